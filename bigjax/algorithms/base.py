@@ -1,0 +1,119 @@
+"""The contract between an algorithm and everything that is blind to families.
+
+State is nested dicts with these keys, and shared code reads nothing deeper:
+
+  step     int32 scalar: updates done
+  key      PRNG key; the keys of a step are fold_in(key, step)
+  players  {name: {params, opt, stats}}
+  ema      averaged weights of whatever is sampled
+  aux      {skipped: {player: int32 consecutive updates refused for being non-finite}, ...}
+  frozen   weights that no one trains
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bigjax import spectral, utils
+from bigjax.latents import How
+
+Array = jax.Array
+State = dict[str, Any]
+Gen = dict[str, Any]
+Metrics = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """What must be known before a step is traced: one compilation per distinct value."""
+  resolution: int
+  batch: tuple[int, int]  # (minibatches per step, examples per minibatch)
+  due: frozenset[str] = frozenset()  # lazy regularisers that run in this step
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+  """One set of weights and how it moves. `tx` carries the spectral vectors (spectral.track)."""
+  tx: optax.GradientTransformation
+
+  def init(self, params: Any) -> dict[str, Any]:
+    """Return the player's state around freshly initialised parameters."""
+    return {'params': params, 'opt': self.tx.init(params), 'stats': {}}
+
+  def update(self, player: dict[str, Any], grads: Any) -> dict[str, Any]:
+    """Return the player's state after one optimizer update."""
+    updates, opt = self.tx.update(grads, player['opt'], player['params'])
+    return {**player, 'params': optax.apply_updates(player['params'], updates), 'opt': opt}
+
+  def normalized(self, player: dict[str, Any]) -> Any:
+    """Return the weights as the network uses them: spectrally normalised."""
+    return spectral.normalize(player['params'], spectral.vectors(player['opt']))
+
+
+def count_skipped(skipped: Array, finite: Array) -> Array:
+  """Return the number of consecutive refused updates after one more."""
+  return jnp.where(finite, 0, skipped + 1)
+
+
+class Algorithm(Protocol):
+  """Training. All methods but `stage` and `position` are pure and are jitted by build.py."""
+
+  def init(self, key: Array) -> State:
+    """Return the state at step 0."""
+
+  def step(self, state: State, batch: Mapping[str, Array], stage: Stage) -> tuple[State, Metrics]:
+    """Advance by one update of every player.
+
+    Args:
+      state: see above; donated.
+      batch: {'image': uint8 [k, B, H, W, C], 'label': int32 [k, B]}, k and B as in `stage.batch`.
+      stage: static.
+    """
+
+  def probe(self, state: State, batch: Mapping[str, Array], held_out: Mapping[str, Array]) -> Metrics:
+    """Return vital signs on a training batch and on a held-out one; changes nothing."""
+
+  def stage(self, step: int) -> Stage:
+    """Return what step number `step` is compiled for: plain Python, a function of the step alone."""
+
+  def position(self, step: int) -> int:
+    """Return how many real images are consumed before `step` (may exceed 32 bits)."""
+
+  def generator(self, state: State) -> Gen:
+    """Return the generator as sampled: averaged weights with normalisation folded in, uncalibrated."""
+
+  def architecture(self) -> dict[str, Any]:
+    """Return what `make_generator` needs to build the sampled network, as JSON-able values."""
+
+
+class Generator(Protocol):
+  """Everything after training: sample, evaluate, export and convert see only this."""
+
+  def latents(self, key: Array, num: int, how: How) -> Array:
+    """Return z for `num` samples; the first n do not depend on `num`."""
+
+  def generate(self, gen: Gen, z: Array, y: Array, how: How) -> Array:
+    """Return images [B, H, W, C] in [-1, 1]; y is int32 [B] or float32 [B, classes] weights."""
+
+  def calibrate(self, gen: Gen, key: Array, how: How) -> Gen:
+    """Return `gen` with standing statistics for this truncation added; the identity without BatchNorm."""
+
+
+def require_groups(config: Any, groups: Mapping[str, tuple[str, ...]]) -> None:
+  """Refuse a config whose groups lack keys the algorithm reads or have keys it does not know.
+
+  Raises:
+    UserError: names the first such key.
+  """
+  for group, keys in groups.items():
+    for key in keys:
+      if key not in config[group]:
+        raise utils.UserError(f'config.{group}.{key} is missing; algorithm {config.algorithm!r} needs it.')
+    for key in config[group]:
+      if key not in keys:
+        raise utils.UserError(f'config.{group}.{key} is not known to algorithm {config.algorithm!r}'
+                              f'{utils.did_you_mean(key, keys)}.')

@@ -1,0 +1,1 @@
+"""Networks: linen modules only, no loss, no optimizer, no config object."""

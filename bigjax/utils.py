@@ -1,0 +1,107 @@
+"""Small things every floor may use: the error a user sees, tree paths, periods, numbers for people."""
+
+import difflib
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+class UserError(Exception):
+  """A mistake of the user's. `__main__` prints its one sentence and exits with status 2."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+  """Return ' (did you mean X?)' for the closest known name, or '' when none is close."""
+  close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+  return f' (did you mean {close[0]}?)' if close else ''
+
+
+def pick(name: str, table: Mapping[str, Any], what: str) -> Any:
+  """Look a name up in a table of objects; `what` names the table in the error.
+
+  Raises:
+    UserError: the name is not in the table.
+  """
+  if name not in table:
+    raise UserError(f'{what} is {name!r}{did_you_mean(str(name), table)}; '
+                    f'expected one of: {", ".join(table)}.')
+  return table[name]
+
+
+def path_str(path: tuple) -> str:
+  """Return a jax key path as 'a/b/c': dict keys, sequence indices and attribute names."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def flat(tree: Any) -> dict[str, Any]:
+  """Return the leaves of a tree by their path, in tree order."""
+  return {path_str(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def map_paths(fn: Callable[[str, Any], Any], tree: Any) -> Any:
+  """Map `fn(path, leaf)` over a tree."""
+  return jax.tree_util.tree_map_with_path(lambda path, leaf: fn(path_str(path), leaf), tree)
+
+
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the nested dict whose leaves lie at these paths: the inverse of `flat` on dicts."""
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    *parents, last = path.split('/')
+    node = tree
+    for name in parents:
+      node = node.setdefault(name, {})
+    node[last] = leaf
+  return tree
+
+
+def num_params(tree: Any) -> int:
+  """Return the number of scalars in a tree of arrays or shapes."""
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def stable_hash(name: str) -> int:
+  """Return 31 bits of a name, the same in every process (Python's `hash` is not)."""
+  return zlib.crc32(name.encode()) & 0x7FFFFFFF
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+  """Return x in float32, or as it is if it is float64: for moments, softmax, scores and reductions."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def all_finite(tree: Any) -> jax.Array:
+  """Return whether every element of every leaf is finite, as a scalar bool."""
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def select(keep: jax.Array, new: Any, old: Any) -> Any:
+  """Return `new` where the scalar bool `keep` holds, else `old`, leaf by leaf."""
+  return jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, old)
+
+
+def due(step: int, every: int, last: int) -> bool:
+  """Return whether a period ends at `step`; the last step ends every period, 0 switches it off."""
+  return every > 0 and (step % every == 0 or step == last)
+
+
+def duration(seconds: float) -> str:
+  """Return a duration for people: '41s', '3m05s', '2h07m', '3d04h'."""
+  seconds = int(round(seconds))
+  if seconds < 60:
+    return f'{seconds}s'
+  if seconds < 3600:
+    return f'{seconds // 60}m{seconds % 60:02d}s'
+  if seconds < 86400:
+    return f'{seconds // 3600}h{seconds % 3600 // 60:02d}m'
+  return f'{seconds // 86400}d{seconds % 86400 // 3600:02d}h'
+
+
+def cache_dir() -> str:
+  """Return bigjax's cache folder: $BIGJAX_CACHE, else $XDG_CACHE_HOME/bigjax, else ~/.cache/bigjax."""
+  base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  return os.environ.get('BIGJAX_CACHE') or os.path.join(base, 'bigjax')
