@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax import spectral, utils
+from bigjax import spectral
 from bigjax.latents import How
 
 Array = jax.Array
@@ -101,19 +101,3 @@ class Generator(Protocol):
 
   def calibrate(self, gen: Gen, key: Array, how: How) -> Gen:
     """Return `gen` with standing statistics for this truncation added; the identity without BatchNorm."""
-
-
-def require_groups(config: Any, groups: Mapping[str, tuple[str, ...]]) -> None:
-  """Refuse a config whose groups lack keys the algorithm reads or have keys it does not know.
-
-  Raises:
-    UserError: names the first such key.
-  """
-  for group, keys in groups.items():
-    for key in keys:
-      if key not in config[group]:
-        raise utils.UserError(f'config.{group}.{key} is missing; algorithm {config.algorithm!r} needs it.')
-    for key in config[group]:
-      if key not in keys:
-        raise utils.UserError(f'config.{group}.{key} is not known to algorithm {config.algorithm!r}'
-                              f'{utils.did_you_mean(key, keys)}.')

@@ -8,15 +8,16 @@ no running BatchNorm averages.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from jax import lax
 
 from bigjax import augment, losses, optim, parallel, regularizers, spectral, utils
+from bigjax import config as configs
 from bigjax.algorithms import base
 from bigjax.algorithms.base import Gen, Metrics, Player, Stage, State
 from bigjax.latents import How, draw, knot_weights
@@ -130,7 +131,7 @@ class BigGAN:
 
     examples = {**batch, **self.fresh(key_disc, (num_steps, num_examples))}
     carry = (disc, aux['skipped']['disc'])
-    (disc, disc_skipped), disc_metrics = lax.scan(disc_step, carry, examples)
+    (disc, disc_skipped), disc_metrics = parallel.scan(disc_step, carry, examples)
 
     shared = {'disc': self.disc.normalized(disc), 'vectors': spectral.vectors(gen['opt'])}
     grad = parallel.value_and_grad(self.gen_loss)
@@ -210,28 +211,27 @@ class BigGANGenerator:
     stats = jax.tree.map(lambda s: jnp.tensordot(weights, s, 1, precision='highest'), gen['stats'])
     return self.net.apply({'params': gen['params'], 'stats': stats}, z, y, train=False)
 
+  @functools.partial(jax.jit, static_argnums=0)
+  def moments(self, params: Any, key: Array, how: How) -> dict[str, Any]:
+    """Return BatchNorm's moments over one batch of `how.batch` fresh samples."""
+    key_z, key_y = jax.random.split(key)
+    z = self.latents(key_z, how.batch, how)
+    y = jax.random.randint(key_y, (how.batch,), 0, self.net.num_classes)
+    z, y = parallel.shard_examples((z, y))
+    return self.net.apply({'params': params}, z, y, train=True, mutable=['moments'])[1]['moments']
+
   def calibrate(self, gen: Gen, key: Array, how: How) -> Gen:
     """Average BatchNorm's moments over `how.passes` passes of `how.batch` samples (paper, C.1)."""
-    def one_pass(total, key):
-      key_z, key_y = jax.random.split(key)
-      z = self.latents(key_z, how.batch, how)
-      y = jax.random.randint(key_y, (how.batch,), 0, self.net.num_classes)
-      z, y = parallel.shard_examples((z, y))
-      _, new = self.net.apply({'params': gen['params']}, z, y, train=True, mutable=['moments'])
-      return jax.tree.map(jnp.add, total, new['moments']), None
-
-    shapes = jax.eval_shape(
-        lambda: self.net.apply({'params': gen['params']}, jnp.zeros((2, self.net.z_dim)),
-                               jnp.zeros((2,), jnp.int32), train=True, mutable=['moments'])[1])
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes['moments'])
-    total, _ = lax.scan(one_pass, zeros, jax.random.split(key, how.passes))
-    stats = jax.tree.map(lambda s: s[None] / how.passes, total)
+    passes = [self.moments(gen['params'], key, how) for key in jax.random.split(key, how.passes)]
+    stats = jax.tree.map(lambda *s: jnp.stack(s).mean(0)[None], *passes)  # [1, C]
+    knots = jnp.full((1,), how.truncation, jnp.float32)
     if gen['knots'].shape[0]:
-      stats = jax.tree.map(lambda *s: jnp.concatenate(s), gen['stats'], stats)
-    knots = jnp.concatenate([gen['knots'], jnp.full((1,), how.truncation, jnp.float32)])
+      others = gen['knots'] != how.truncation  # a knot measured again replaces the old one
+      stats = jax.tree.map(lambda old, new: jnp.concatenate([old[others], new]), gen['stats'], stats)
+      knots = jnp.concatenate([gen['knots'][others], knots])
     order = jnp.argsort(knots)
-    return {'params': gen['params'], 'stats': jax.tree.map(lambda s: s[order], stats),
-            'knots': knots[order]}
+    return {'params': gen['params'], 'knots': knots[order],
+            'stats': jax.tree.map(lambda s: s[order], stats)}
 
 
 def make_generator(architecture: dict[str, Any]) -> BigGANGenerator:
@@ -246,7 +246,7 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
   Raises:
     UserError: a key is missing or unknown, or values do not fit together.
   """
-  base.require_groups(config, {
+  configs.require(config, {
       'model': ('ch', 'z_dim', 'shared_dim', 'gen_attention', 'disc_attention', 'bn_group', 'dtype'),
       'optim': ('batch_size', 'd_steps', 'name', 'gen_lr', 'disc_lr', 'b1', 'b2', 'eps',
                 'ortho_beta', 'spectral_eps', 'ema_decay', 'ema_start'),

@@ -1,0 +1,49 @@
+"""`bigjax VERB ...`: only dispatch. Imports nothing heavy, so that --help answers at once."""
+
+import sys
+
+VERBS = {
+    'train': 'train from a config, or resume a run',
+    'sample': 'make images: class grids, interpolations, truncation sweeps',
+    'export': 'write a generator for use elsewhere: safetensors and a card',
+}
+
+
+def usage() -> str:
+  lines = ['usage: bigjax VERB [options]      (bigjax VERB --help for its options)', '']
+  return '\n'.join(lines + [f'  {verb:<10}{what}' for verb, what in VERBS.items()])
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Run one verb; return the exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+  argv = sys.argv[1:] if argv is None else argv
+  if not argv or argv[0] in ('-h', '--help', 'help'):
+    print(usage())
+    return 0
+  if argv[0] == '--version':
+    import bigjax
+    print(bigjax.__version__)
+    return 0
+  verb, *rest = argv
+  if verb not in VERBS:
+    import difflib
+    close = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f' (did you mean {close[0]}?)' if close else ''
+    print(f'bigjax: there is no verb {verb!r}{hint}; expected one of {", ".join(VERBS)}.', file=sys.stderr)
+    return 2
+  import importlib
+
+  from bigjax import utils
+  try:
+    importlib.import_module(f'bigjax.{verb}').main(rest)
+  except utils.UserError as error:
+    print(f'bigjax: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('\nbigjax: interrupted.', file=sys.stderr)
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

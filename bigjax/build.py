@@ -1,0 +1,156 @@
+"""config -> algorithm, mesh, jitted step and generator functions.
+
+What train, sample, plan, doctor and the benchmarks all run, so that none of them can time or plan
+another program than train's. Names no family: algorithms are found by their file's name.
+"""
+
+import dataclasses
+import functools
+import importlib
+import os
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from bigjax import algorithms, parallel, utils
+from bigjax import config as configs
+from bigjax.algorithms.base import Algorithm, Gen, Generator
+from bigjax.latents import How
+
+
+def family(name: str) -> Any:
+  """Return the module bigjax/algorithms/NAME.py.
+
+  Raises:
+    UserError: no such algorithm.
+  """
+  known = [m.name for m in pkgutil.iter_modules(algorithms.__path__) if m.name != 'base']
+  if name not in known:
+    raise utils.UserError(f'algorithm is {name!r}{utils.did_you_mean(name, known)}; '
+                          f'expected one of: {", ".join(known)}.')
+  return importlib.import_module(f'{algorithms.__name__}.{name}')
+
+
+def use_compilation_cache() -> None:
+  """Keep compiled programs on disk, so that the second start of anything compiles nothing anew.
+
+  JAX_COMPILATION_CACHE_DIR moves the cache; an empty value switches it off.
+  """
+  jax.config.update('jax_compilation_cache_dir', os.environ.get(
+      'JAX_COMPILATION_CACHE_DIR', os.path.join(utils.cache_dir(), 'xla')) or None)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def on_mesh(mesh: Mesh, fn: Callable) -> Callable:
+  """Run `fn` with the mesh set: what the functions of parallel.py look for."""
+  @functools.wraps(fn)
+  def run(*args):
+    with jax.set_mesh(mesh):
+      return fn(*args)
+
+  return run
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """A generator's functions, jitted, on a mesh."""
+  generator: Generator
+  mesh: Mesh
+
+  @functools.cached_property
+  def _latents(self):
+    return jax.jit(self.generator.latents, static_argnums=1,
+                   out_shardings=parallel.replicated(self.mesh))
+
+  @functools.cached_property
+  def _generate(self):
+    def to_uint8(gen, z, y, how):
+      images = self.generator.generate(gen, z, y, how)
+      return jnp.round((images + 1) * 127.5).clip(0, 255).astype(jnp.uint8)
+
+    examples = parallel.batched(self.mesh)
+    return jax.jit(to_uint8, in_shardings=(None, examples, examples, None),
+                   out_shardings=parallel.replicated(self.mesh))
+
+  def latents(self, seed: int, num: int, how: How) -> np.ndarray:
+    """Return z [num, ...]; the first n do not depend on `num`."""
+    with jax.set_mesh(self.mesh):
+      return np.asarray(self._latents(jax.random.key(seed), num, how).addressable_data(0))
+
+  def images(self, gen: Gen, z: np.ndarray, y: np.ndarray, how: How, batch: int = 64) -> np.ndarray:
+    """Return uint8 images [n, H, W, C] for latents and labels (int32 [n] or weights [n, classes])."""
+    num, size = len(z), self.mesh.size
+    batch = -(-min(batch, num) // size) * size
+    padding = -num % batch
+    z, y = (np.concatenate([a, np.repeat(a[-1:], padding, axis=0)]) for a in (z, y))
+    out = []
+    with jax.set_mesh(self.mesh):
+      for i in range(0, num + padding, batch):
+        out.append(self._generate(gen, z[i:i + batch], y[i:i + batch], how).addressable_data(0))
+    return np.concatenate([np.asarray(x) for x in out])[:num]
+
+  def calibrate(self, gen: Gen, seed: int, how: How) -> Gen:
+    """Return `gen` with standing statistics for this truncation added."""
+    with jax.set_mesh(self.mesh):
+      return self.generator.calibrate(gen, jax.random.key(seed), how)
+
+
+def sampler(algorithm: str, architecture: Mapping[str, Any],
+            devices: Sequence[jax.Device] | None = None) -> Sampler:
+  """Return the sampler that a card describes."""
+  return Sampler(family(algorithm).make_generator(dict(architecture)), parallel.make_mesh(devices))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """Everything that runs on the devices in a training run, jitted with its shardings pinned."""
+  algorithm: Algorithm
+  mesh: Mesh
+  init: Callable  # (key) -> state
+  step: Callable  # (state, batch, stage) -> state, metrics; the state is donated
+  probe: Callable  # (state, batch, held_out) -> metrics
+  gen: Callable  # (state) -> gen
+  sampler: Sampler
+
+  def shapes(self) -> Any:
+    """Return the state's tree of shapes, computing nothing."""
+    with jax.set_mesh(self.mesh):
+      return jax.eval_shape(self.algorithm.init, jax.random.key(0))
+
+
+def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Program:
+  """Build the program of a config on these devices (default: all of them, on all hosts).
+
+  Raises:
+    UserError: the config is not complete, or does not fit the devices.
+  """
+  configs.require(config, configs.GROUPS)
+  module = family(config.algorithm)
+  algorithm = module.make(config)
+  mesh = parallel.make_mesh(devices)
+  _, batch = algorithm.stage(0).batch
+  if batch % mesh.size:
+    raise utils.UserError(f'a batch of {batch} examples cannot be split over {mesh.size} devices; '
+                          f'use a multiple of {mesh.size}.')
+  everywhere, examples = parallel.replicated(mesh), parallel.batched(mesh, lead=1)
+  # Initialisation runs once: on CPUs, optimising its code costs more than it saves.
+  on_cpu = mesh.devices.flat[0].platform == 'cpu'
+  quick = {'xla_backend_optimization_level': 0} if on_cpu else None
+  jitted = {
+      'init': jax.jit(algorithm.init, out_shardings=everywhere, compiler_options=quick),
+      'step': jax.jit(algorithm.step, static_argnums=2, donate_argnums=0,
+                      in_shardings=(everywhere, examples), out_shardings=everywhere),
+      'probe': jax.jit(algorithm.probe, in_shardings=(everywhere, examples, examples),
+                       out_shardings=everywhere),
+      'gen': jax.jit(algorithm.generator, in_shardings=everywhere, out_shardings=everywhere),
+  }
+  generator = module.make_generator(algorithm.architecture())
+  return Program(algorithm=algorithm, mesh=mesh, sampler=Sampler(generator, mesh),
+                 **{name: on_mesh(mesh, fn) for name, fn in jitted.items()})

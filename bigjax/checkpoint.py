@@ -1,0 +1,228 @@
+"""Checkpoints: Orbax behind save, restore and latest; nothing else of the project sees Orbax.
+
+A checkpoint holds three items: `state` (training), `generator` (what is sampled, an item of its own so
+that sampling never reads the optimizer) and `meta` (JSON). Trees are stored as nested dicts of arrays
+by path, with no library classes, so that another Python, JAX or optax reads them.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import NamedSharding
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+from bigjax import utils
+
+FORMAT = 1
+
+
+def _is_key(leaf: Any) -> bool:
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def to_plain(tree: Any) -> dict[str, Any]:
+  """Return any tree of arrays as nested dicts by path; PRNG keys as their uint32 data."""
+  return utils.nest({path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
+                     for path, leaf in utils.flat(tree).items()})
+
+
+def from_plain(plain: Mapping[str, Any], like: Any) -> Any:
+  """Return the plain tree in the structure of `like` (arrays or shapes), the inverse of `to_plain`.
+
+  Raises:
+    UserError: a leaf is missing or has another shape.
+  """
+  leaves = utils.flat(plain)
+
+  def take(path, template):
+    if path not in leaves:
+      raise utils.UserError(f'the checkpoint has no {path!r}: it was written by an incompatible version.')
+    if _is_key(template):
+      return jax.random.wrap_key_data(leaves[path])
+    if leaves[path].shape != template.shape:
+      raise utils.UserError(f'{path!r} has shape {leaves[path].shape} in the checkpoint, but the config '
+                            f'gives {template.shape}.')
+    return leaves[path]
+
+  return utils.map_paths(take, like)
+
+
+def _root(workdir: str) -> epath.Path:
+  return epath.Path(workdir if '://' in workdir else os.path.abspath(workdir)) / 'checkpoints'
+
+
+class Checkpoints:
+  """The checkpoints of a workdir: the latest few, every K-th, and the best by a metric.
+
+  Args:
+    workdir: checkpoints lie in its folder `checkpoints`.
+    keep: how many of the latest to keep.
+    keep_every: also keep each whose step is a multiple of this (0: none).
+    best: name of the score by which the best one is kept, or ''; higher is better, lower with a
+      leading '-'.
+  Raises:
+    UserError: the workdir cannot be written.
+  """
+
+  def __init__(self, workdir: str, keep: int = 3, keep_every: int = 0, best: str = ''):
+    self.root = _root(workdir)
+    keepers = [policies.LatestN(keep)]
+    if keep_every:
+      keepers.append(policies.EveryNSteps(keep_every))
+    metric = best.removeprefix('-')
+    options: dict[str, Any] = {}
+    if best:
+      value = lambda metrics: metrics[metric]
+      lower = best.startswith('-')
+      keepers.append(policies.BestN(get_metric_fn=value, reverse=lower, n=1,
+                                    keep_checkpoints_without_metrics=False))
+      # Without best_fn Orbax does not write the metrics down, and a restart deletes the best.
+      options = {'best_fn': value, 'best_mode': 'min' if lower else 'max'}
+    self._best = best
+    self._manager = ocp.CheckpointManager(
+        self.root, options=ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(keepers), **options))
+
+  def save(self, step: int, state: Any, gen: Any, meta: Mapping[str, Any],
+           scores: Mapping[str, float] | None = None) -> None:
+    """Start writing a checkpoint in the background; the arrays may be donated right after."""
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(to_plain(state)),
+        generator=ocp.args.StandardSave(to_plain(gen)),
+        meta=ocp.args.JsonSave({'format': FORMAT, 'step': step, 'best': self._best,
+                                'scores': dict(scores or {}), **meta}))
+    known = scores and self._best.removeprefix('-') in scores
+    self._manager.save(step, args=items, metrics=dict(scores) if known else None, force=True)
+
+  def steps(self) -> list[int]:
+    """Return the steps of the finished checkpoints, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def restore_latest(self, like: Any, sharding: NamedSharding,
+                     warn: Callable[[str], None]) -> tuple[Any, dict] | None:
+    """Return (state, meta) of the newest readable checkpoint, or None where there is none.
+
+    One that cannot be read is named through `warn`, moved to the folder `corrupt`, and the one before
+    it is used. The state may come from another number of devices.
+    Args:
+      like: the state, or its shapes.
+      sharding: of every leaf.
+    Raises:
+      UserError: there are checkpoints and none can be read, or they are of another format.
+    """
+    tried = []
+    for step in reversed(self.steps()):
+      try:
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+        _check_format(meta, step)
+        shapes = jax.eval_shape(to_plain, like)
+        target = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
+        plain = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))['state']
+        return from_plain(plain, like), meta
+      except utils.UserError:
+        raise
+      except Exception as error:
+        logging.getLogger(__name__).debug('checkpoint %d', step, exc_info=True)
+        tried.append(step)
+        warn(f'checkpoint {step} cannot be read ({type(error).__name__}: {_first_line(error)}); '
+             f'it is moved to {self.root.parent}/corrupt and the one before it is used.')
+    if tried:
+      raise utils.UserError(f'no checkpoint of {self.root} can be read (tried {tried}); '
+                            'restore the folder from a copy, or train in another workdir.')
+    return None
+
+  def set_aside(self, step: int) -> None:
+    """Move every checkpoint after `step` out of the way, so that training can write it anew."""
+    later = [s for s in self.steps() if s > step]
+    for s in later:
+      target = self.root.parent / 'corrupt'
+      target.mkdir(parents=True, exist_ok=True)
+      shutil.move(os.fspath(self.root / str(s)), os.fspath(target / str(s)))
+    if later:
+      self._manager.reload()
+
+  def close(self) -> None:
+    """Wait for the writes under way to finish."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip().splitlines() or [''])[0][:160]
+
+
+def _check_format(meta: Mapping[str, Any], step: int) -> None:
+  if meta.get('format') != FORMAT:
+    raise utils.UserError(f'checkpoint {step} has format {meta.get("format")!r}; this bigjax reads '
+                          f'format {FORMAT}.')
+
+
+def list_steps(workdir: str) -> list[int]:
+  """Return the steps of the finished checkpoints of a workdir, ascending, without opening them."""
+  root = _root(workdir)
+  if not root.exists():
+    return []
+  return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit())
+
+
+def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any], int]:
+  """Return (gen, step) of a checkpoint: NumPy arrays, without the training state.
+
+  Args:
+    workdir: of a run.
+    which: 'last', 'best' or a step number.
+  Raises:
+    UserError: there is no such checkpoint, or it cannot be read.
+  """
+  steps = list_steps(workdir)
+  if not steps:
+    raise utils.UserError(f'{workdir!r} has no checkpoints; give the workdir of a run, '
+                          'or --params FILE for an exported generator.')
+  step = steps[-1]
+  if which == 'best':
+    step = best_step(workdir)
+  elif which != 'last':
+    if not which.isdigit() or int(which) not in steps:
+      raise utils.UserError(f'{workdir!r} has no checkpoint {which!r}; it has '
+                            f'{", ".join(map(str, steps))} (or say last or best).')
+    step = int(which)
+  path = _root(workdir) / str(step) / 'generator'
+  try:
+    handler = ocp.StandardCheckpointHandler()
+    with ocp.Checkpointer(handler) as checkpointer:
+      shapes = checkpointer.metadata(path).item_metadata
+      target = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.tree)
+      plain = checkpointer.restore(path, args=ocp.args.StandardRestore(target))
+  except Exception as error:
+    raise utils.UserError(f'the generator of checkpoint {step} in {workdir!r} cannot be read '
+                          f'({type(error).__name__}: {_first_line(error)}).') from error
+  return {'stats': {}, **plain}, step
+
+
+def best_step(workdir: str) -> int:
+  """Return the step of the best checkpoint by the metric that the run kept.
+
+  Raises:
+    UserError: the run kept none.
+  """
+  scored = {}
+  for step in list_steps(workdir):
+    meta = json.loads((_root(workdir) / str(step) / 'meta' / 'metadata').read_text())
+    best = meta.get('best', '')
+    if best.removeprefix('-') in meta.get('scores', {}):
+      value = meta['scores'][best.removeprefix('-')]
+      scored[step] = -value if best.startswith('-') else value
+  if not scored:
+    raise utils.UserError(f'{workdir!r} has no checkpoint with a score to be best by: '
+                          'set config.run.best to the name of a score.')
+  return max(scored, key=scored.get)

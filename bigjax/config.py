@@ -1,0 +1,111 @@
+"""Configs: finding them by name, checking their keys, and what makes two runs the same run.
+
+A config is an ml_collections file with flat groups. The group `run` (steps, periods, paths) may change
+freely between resumes; everything else is the identity of a run: hashed, and refused on mismatch.
+"""
+
+import hashlib
+import importlib.resources
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from bigjax import utils
+
+FREE = 'run'
+GROUPS = {
+    'run': ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep', 'keep_every', 'best',
+            'max_skipped'),
+    'data': ('source', 'resolution', 'channels', 'num_classes', 'held_out'),
+    'eval': ('name', 'num_samples', 'standing_passes', 'standing_batch', 'grid_columns'),
+    'export': ('truncations', 'dialect'),
+}
+
+
+def builtin() -> dict[str, str]:
+  """Return the paths of the configs that come with bigjax, by name."""
+  folder = importlib.resources.files('bigjax.configs')
+  return {os.path.splitext(entry.name)[0]: str(entry) for entry in folder.iterdir()
+          if entry.name.endswith('.py') and not entry.name.startswith('_')}
+
+
+def resolve(given: str) -> str:
+  """Return 'path.py[:variant]' for NAME[:variant] or a path.
+
+  Raises:
+    UserError: no such config.
+  """
+  name, colon, variant = given.partition(':')
+  if name.endswith('.py'):
+    if not os.path.isfile(name):
+      raise utils.UserError(f'--config={given}: there is no file {name!r}.')
+    return given
+  known = builtin()
+  if name not in known:
+    raise utils.UserError(f'--config={given}: there is no config {name!r}{utils.did_you_mean(name, known)}; '
+                          f'expected one of {", ".join(sorted(known))}, or a path to a .py file.')
+  return known[name] + colon + variant
+
+
+def read(given: str) -> ml_collections.ConfigDict:
+  """Return the config NAME[:variant] or path.py[:variant]; the file is executed.
+
+  Raises:
+    UserError: no such config.
+  """
+  path, _, variant = resolve(given).partition('.py')
+  spec = importlib.util.spec_from_file_location('bigjax_config', path + '.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(variant.removeprefix(':'))
+
+
+def require(config: ml_collections.ConfigDict, groups: Mapping[str, tuple[str, ...]]) -> None:
+  """Refuse a config whose groups lack a key that is read, or have one that nobody knows.
+
+  Raises:
+    UserError: names the first such key.
+  """
+  for group, keys in groups.items():
+    if group not in config:
+      raise utils.UserError(f'the config has no group {group!r}; it needs {", ".join(keys)}.')
+    for key in keys:
+      if key not in config[group]:
+        raise utils.UserError(f'config.{group}.{key} is missing from the config.')
+    for key in config[group]:
+      if key not in keys:
+        raise utils.UserError(f'config.{group}.{key} is not a known key{utils.did_you_mean(key, keys)}; '
+                              f'the group has {", ".join(keys)}.')
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Return a config as {'group.key': JSON-able value}, sorted."""
+  leaves = json.loads(config.to_json(sort_keys=True))
+  flat = {}
+  for group, value in leaves.items():
+    if isinstance(value, dict):
+      flat |= {f'{group}.{key}': v for key, v in value.items()}
+    else:
+      flat[group] = value
+  return dict(sorted(flat.items()))
+
+
+def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Return what must not change between resumes."""
+  return {k: v for k, v in flatten(config).items() if not k.startswith(f'{FREE}.')}
+
+
+def digest(config: ml_collections.ConfigDict) -> str:
+  """Return a short hash of the identity."""
+  return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+  """Return 'key: theirs -> ours' for every key that differs between two identities."""
+  missing = '(absent)'
+  return [f'{key}: {theirs.get(key, missing)} -> {ours.get(key, missing)}'
+          for key in sorted({*ours, *theirs}) if ours.get(key, missing) != theirs.get(key, missing)]

@@ -1,0 +1,204 @@
+"""Images from a trained generator: class grids, interpolations, truncation sweeps.
+
+Needs neither the dataset nor TensorFlow nor the training state.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bigjax import build, export, report, utils
+from bigjax.latents import How
+
+
+@dataclasses.dataclass
+class Loaded:
+  """A generator with what is needed to sample from it; `gen` gains statistics as they are asked for."""
+  sampler: build.Sampler
+  gen: Any
+  card: dict[str, Any]
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.card['class_names'])
+
+  def prepare(self, how: How, recalibrate: bool = False) -> None:
+    """See to standing statistics for a truncation, and say where they come from.
+
+    Stored at this very truncation: used. Between two stored ones: interpolated. Elsewhere, in another
+    dialect, or with `recalibrate`: measured now.
+    """
+    knots = [float(t) for t in np.asarray(self.gen['knots'])]
+    finite = [t for t in knots if math.isfinite(t)]
+    t = how.truncation
+    if not recalibrate and (math.isinf(t) or how.dialect == self.card['dialect']):
+      if t in knots:
+        return
+      if finite and finite[0] < t < finite[-1]:
+        upper = next(k for k in finite if k > t)
+        lower = max(k for k in finite if k < t)
+        say(f'standing statistics at {how} are interpolated between those at {lower:g} and {upper:g}; '
+            '--recalibrate measures them.')
+        return
+    why = 'as asked' if recalibrate else 'none are stored for it'
+    say(f'measuring standing statistics at {how} ({why}): {how.passes} passes of {how.batch} samples.')
+    gen = self.gen
+    if how.dialect != self.card['dialect']:  # never mix the statistics of two dialects
+      gen = {**gen, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
+      self.card = {**self.card, 'dialect': how.dialect}
+    self.gen = self.sampler.calibrate(gen, 0, how)
+
+  def images(self, z: np.ndarray, y: np.ndarray, how: How) -> np.ndarray:
+    """Return uint8 images [n, H, W, C]; call `prepare(how)` first."""
+    return self.sampler.images(self.gen, z, y, how)
+
+
+def say(text: str) -> None:
+  print(text, file=sys.stderr)
+
+
+def load(path: str, which: str = 'last') -> Loaded:
+  """Load a generator from a workdir (checkpoint `which`) or an exported .safetensors file.
+
+  Raises:
+    UserError: it is neither, or cannot be read.
+  """
+  build.use_compilation_cache()
+  gen, card = export.load_workdir(path, which) if os.path.isdir(path) else export.load(path)
+  return Loaded(build.sampler(card['algorithm'], card['architecture']), gen, card)
+
+
+def parse_classes(text: str, class_names: list[str]) -> np.ndarray:
+  """Read '3,7', 'cat,dog' or 'all' into int32 labels; a name wins over a number.
+
+  Raises:
+    UserError: a class that does not exist.
+  """
+  if text == 'all':
+    return np.arange(len(class_names), dtype=np.int32)
+  labels = []
+  for word in text.split(','):
+    if word in class_names:
+      labels.append(class_names.index(word))
+    elif word.isdigit() and int(word) < len(class_names):
+      labels.append(int(word))
+    else:
+      raise utils.UserError(f'there is no class {word!r}{utils.did_you_mean(word, class_names)}; this '
+                            f'generator has {len(class_names)}: numbers 0 to {len(class_names) - 1} or '
+                            f'names such as {", ".join(class_names[:3])}.')
+  return np.array(labels, np.int32)
+
+
+def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
+  """Return points on the arc between latents a and b [dim], at `way` [n] in [0, 1]: [n, dim].
+
+  The norm goes linearly from one's to the other's, so that every point is as likely as its ends.
+  """
+  norm_a, norm_b = np.linalg.norm(a), np.linalg.norm(b)
+  angle = np.arccos(np.clip(a @ b / (norm_a * norm_b), -1, 1))
+  if angle < 1e-4:
+    return a[None] + way[:, None] * (b - a)[None]
+  unit = (np.sin((1 - way) * angle)[:, None] * (a / norm_a) + np.sin(way * angle)[:, None] * (b / norm_b))
+  norms = (1 - way) * norm_a + way * norm_b
+  return (unit / np.sin(angle) * norms[:, None]).astype(np.float32)
+
+
+def class_grid(loaded: Loaded, labels: np.ndarray, columns: int, seed: int,
+               how: How) -> tuple[np.ndarray, np.ndarray]:
+  """Return (images, labels): a row of `columns` samples for each class."""
+  y = np.repeat(labels, columns)
+  return loaded.images(loaded.sampler.latents(seed, len(y), how), y, how), y
+
+
+def interpolation(loaded: Loaded, kind: str, labels: np.ndarray, columns: int, seed: int,
+                  how: How) -> np.ndarray:
+  """Return rows of `columns` images from one sample to another: z, class, or both change.
+
+  Rows start at each class of `labels`; the class changes to the next one of them.
+  """
+  way = np.linspace(0, 1, columns, dtype=np.float32)
+  starts = loaded.sampler.latents(seed, 2 * len(labels), how)
+  rows = []
+  for i, label in enumerate(labels):
+    a, b = starts[2 * i], starts[2 * i + 1]
+    z = np.repeat(a[None], columns, 0) if kind == 'class' else slerp(a, b, way)
+    ends = np.eye(loaded.num_classes, dtype=np.float32)[[label, labels[(i + 1) % len(labels)]]]
+    mix = np.zeros_like(way) if kind == 'z' else way
+    rows.append(loaded.images(z, (1 - mix)[:, None] * ends[0] + mix[:, None] * ends[1], how))
+  return np.concatenate(rows)
+
+
+def write(images: np.ndarray, labels: np.ndarray | None, columns: int, out: str) -> str:
+  """Write a grid (.png), arrays (.npz) or one PNG per image (a folder); return what was written."""
+  if out.endswith('.png'):
+    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
+    report.grid(images, columns).save(out)
+    return f'{out}: {len(images)} images, {columns} in a row'
+  if out.endswith('.npz'):
+    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
+    arrays = {'images': images} if labels is None else {'images': images, 'labels': labels}
+    np.savez(out, **arrays)
+    return f'{out}: {len(images)} images, uint8 {images.shape}'
+  os.makedirs(out, exist_ok=True)
+  for i, image in enumerate(images):
+    name = f'{i:06d}.png' if labels is None else f'{i:06d}_class{labels[i]}.png'
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(os.path.join(out, name))
+  return f'{out}/: {len(images)} PNGs'
+
+
+def arguments() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(prog='bigjax sample', description=__doc__.splitlines()[0])
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument('--workdir', help='of a run: its newest checkpoint (see --checkpoint)')
+  source.add_argument('--params', help='an exported generator, .safetensors')
+  parser.add_argument('--checkpoint', default='last', help='of the workdir: last, best or a step')
+  parser.add_argument('--classes', default='all', help="numbers or names, '3,7', or 'all' (default)")
+  parser.add_argument('--truncation', default='none', metavar='t[:dialect]',
+                      help='0.5, 0.4:truncnorm (dialects: resample, truncnorm, scale, clamp), or none')
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--num', type=int, help='number of images, shared evenly among the classes '
+                      '(default: ten of each)')
+  parser.add_argument('--out', default='samples.png', help='x.png (a grid), x.npz (arrays) or a folder')
+  parser.add_argument('--interpolate', choices=('z', 'class', 'both'),
+                      help='a row per class, from one sample to another')
+  parser.add_argument('--sweep', metavar='t,t,...', help='a row per truncation, 0.02,0.5,1,2')
+  parser.add_argument('--recalibrate', action='store_true', help='measure standing statistics anew')
+  return parser
+
+
+def main(argv: list[str]) -> None:
+  """`bigjax sample`."""
+  args = arguments().parse_args(argv)
+  if args.num is not None and args.num < 1:
+    raise utils.UserError(f'--num={args.num}: give at least 1.')
+  if args.sweep and args.interpolate:
+    raise utils.UserError('--sweep and --interpolate are two pictures: ask for one at a time.')
+  loaded = load(args.workdir or args.params, args.checkpoint)
+  labels = parse_classes(args.classes, loaded.card['class_names'])
+  hows = [export.how(loaded.card, t) for t in (args.sweep or args.truncation).split(',')]
+  if args.sweep:
+    columns = args.num or max(10, len(labels))
+    y = labels[np.arange(columns) % len(labels)]
+    rows = []
+    for how in hows:
+      loaded.prepare(how, args.recalibrate)
+      rows.append(loaded.images(loaded.sampler.latents(args.seed, columns, how), y, how))
+    images, y = np.concatenate(rows), np.tile(y, len(hows))
+  else:
+    how = hows[0]
+    loaded.prepare(how, args.recalibrate)
+    columns = -(-(args.num or 10 * len(labels)) // len(labels))
+    if args.interpolate:
+      images, y = interpolation(loaded, args.interpolate, labels, columns, args.seed, how), None
+    else:
+      images, y = class_grid(loaded, labels, columns, args.seed, how)
+  if args.num and not args.sweep and not args.interpolate:
+    images, y = images[:args.num], y[:args.num]
+  print(write(images, y, columns, args.out))
+

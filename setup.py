@@ -1,0 +1,58 @@
+"""bigjax: metadata, extras and the console script; `configs/` is installed as `bigjax.configs`."""
+
+import pathlib
+import re
+
+from setuptools import setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'bigjax' / '__init__.py').read_text())[1]
+
+# What sampling needs; no TensorFlow. jax 0.10 is the last for Python 3.11.
+BASE = [
+    'jax>=0.10',
+    'flax>=0.12.8',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12.8',
+    'ml_collections>=1.1',
+    'absl-py',
+    'etils[epath]',
+    'numpy>=2',
+    'pillow>=10',
+    'safetensors>=0.5',
+]
+TRAIN = [
+    'tensorflow-cpu>=2.20; platform_system != "Darwin"',
+    'tensorflow>=2.20; platform_system == "Darwin"',
+    'tensorflow-datasets>=4.9.10',
+    'importlib_resources',  # tensorflow-datasets needs it and does not say so
+    'clu>=0.0.12',
+    'tensorboard',  # clu's writers need it; TensorFlow no longer brings it
+    'scikit-learn>=1.5',
+    'matplotlib>=3.9',
+]
+TEST = [*TRAIN, 'pytest>=8', 'scipy']
+
+setup(
+    name='bigjax',
+    version=VERSION,
+    description='BigGAN-family training on TPU pods in JAX, and sampling anywhere',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=['bigjax', 'bigjax.algorithms', 'bigjax.configs', 'bigjax.data', 'bigjax.evaluators',
+              'bigjax.models'],
+    package_dir={'bigjax.configs': 'configs'},
+    install_requires=BASE,
+    extras_require={
+        'train': TRAIN,
+        'tpu': ['jax[tpu]'],
+        'gpu': ['jax[cuda12]'],
+        'plan': ['libtpu'],
+        'gcs': ['gcsfs'],
+        'test': TEST,
+        'oracle': [*TEST, 'torch'],
+    },
+    entry_points={'console_scripts': ['bigjax = bigjax.__main__:main']},
+)

@@ -1,0 +1,339 @@
+"""Resampling convolutions, BatchNorm, attention and embeddings against plain NumPy forms.
+
+Sources: specs/biggan.md sections 1.2, 1.3 and T08, T12-T14, T27, T28, T38, T39.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigjax import layers
+
+
+@pytest.fixture
+def x64():
+  with jax.enable_x64(True):
+    yield
+
+
+def rand(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape)
+
+
+def f32(x):
+  return jnp.asarray(x, jnp.float32)
+
+
+def conv_reference(x, kernel):
+  """SAME cross-correlation, tap by tap, as HWIO kernels mean it."""
+  size = kernel.shape[0]
+  pad = size // 2
+  b, h, w, _ = x.shape
+  padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  y = np.zeros((b, h, w, kernel.shape[-1]))
+  for i in range(size):
+    for j in range(size):
+      y += padded[:, i:i + h, j:j + w] @ kernel[i, j]
+  return y
+
+
+def up_reference(x):
+  return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def pool_reference(x, reduce=np.mean):
+  corners = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+  return reduce(np.stack(corners), axis=0)
+
+
+def init(module, *args, **kwargs):
+  return jax.jit(lambda *a: module.init(jax.random.key(0), *a, **kwargs))(*args)['params']
+
+
+def shapes_of(module, *args, **kwargs):
+  return jax.eval_shape(lambda *a: module.init(jax.random.key(0), *a, **kwargs), *args)['params']
+
+
+def apply(module, variables, *args, **kwargs):
+  return jax.jit(lambda v, *a: module.apply(v, *a, **kwargs))(variables, *args)
+
+
+def eqns(jaxpr):
+  """All equations of a jaxpr, those of inner jaxprs included."""
+  for eqn in jaxpr.eqns:
+    yield eqn
+    for value in eqn.params.values():
+      for inner in value if isinstance(value, (tuple, list)) else (value,):
+        inner = getattr(inner, 'jaxpr', inner)
+        if hasattr(inner, 'eqns'):
+          yield from eqns(inner)
+
+
+def test_resampling_against_numpy():
+  x = rand(2, 4, 6, 3).astype(np.float32)
+  np.testing.assert_array_equal(layers.upsample(f32(x)), up_reference(x))
+  np.testing.assert_allclose(layers.mean_pool(f32(x)), pool_reference(x), atol=1e-6)
+  np.testing.assert_array_equal(layers.max_pool(f32(x)), pool_reference(x, np.max))
+
+
+def test_upsampling_a_constant_keeps_it():
+  # T27: compare_gan's unpool inserts zeros, which leaves a mean of c / 4.
+  np.testing.assert_array_equal(layers.upsample(jnp.full((1, 3, 3, 2), 0.7)), np.float32(0.7))
+
+
+UP_SIZES = [(1, 1, 2, 3), (3, 8, 5, 7), (8, 8, 1, 4)]  # h, w, in, out
+DOWN_SIZES = [(2, 8, 5, 7), (8, 8, 1, 4)]
+
+
+def check_conv_and_gradients(fast, plain, reference, h, w, cin, cout):
+  """`fast` is `plain` is the NumPy form; gradients of x and kernel agree for a random cotangent."""
+  x, kernel = rand(2, h, w, cin), rand(3, 3, cin, cout, seed=1)
+  want = reference(x, kernel)
+  cotangent = jnp.asarray(rand(*want.shape, seed=2))
+
+  def with_vjp(fn, x, kernel, cotangent):
+    y, vjp = jax.vjp(fn, x, kernel)
+    return y, *vjp(cotangent)
+
+  both = jax.jit(lambda *args: (with_vjp(fast, *args), with_vjp(plain, *args)))
+  got, expected = both(x, kernel, cotangent)
+  for one, other in zip(got, expected, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12)
+  np.testing.assert_allclose(got[0], want, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(('h', 'w', 'cin', 'cout'), UP_SIZES)
+def test_phases_equal_upsampling_then_convolving(x64, h, w, cin, cout):
+  check_conv_and_gradients(layers.up_conv_phases, layers.up_conv_plain,
+                           lambda x, k: conv_reference(up_reference(x), k), h, w, cin, cout)
+
+
+@pytest.mark.parametrize(('h', 'w', 'cin', 'cout'), DOWN_SIZES)
+def test_strided_equals_convolving_then_pooling(x64, h, w, cin, cout):
+  check_conv_and_gradients(layers.down_conv_strided, layers.down_conv_plain,
+                           lambda x, k: pool_reference(conv_reference(x, k)), h, w, cin, cout)
+
+
+@pytest.mark.parametrize('size', [1, 3])
+@pytest.mark.parametrize('resample', ['none', 'up', 'down'])
+@pytest.mark.parametrize('side', [4, 16])  # whichever form a shape gets, the result is this one
+def test_conv_module_is_the_plain_form(size, resample, side):
+  x, bias, kernel = rand(2, side, side, 3), rand(5, seed=1), rand(size, size, 3, 5, seed=2)
+  module = layers.Conv(5, size, resample=resample)
+  got = apply(module, {'params': {'kernel': f32(kernel), 'bias': f32(bias)}}, f32(x))
+  want = conv_reference(up_reference(x) if resample == 'up' else x, kernel) + bias
+  want = pool_reference(want) if resample == 'down' else want
+  np.testing.assert_allclose(got, want, atol=5e-5)
+
+
+@pytest.mark.parametrize(('module', 'shape', 'kernel'), [
+    (layers.Conv(4), (1, 4, 4, 3), (27, 4)),
+    (layers.Conv(40), (1, 4, 4, 3), (27, 40)),  # more filters than taps: rows orthonormal
+    (layers.Dense(96), (2, 20), (20, 96))])
+def test_kernels_start_orthogonal_and_biases_at_zero(module, shape, kernel):
+  # T39: K^T K = I where out <= prod(in), else K K^T = I (the 20 x 24576 first layer). T38: bias 0.
+  params = init(module, jnp.zeros(shape))
+  k = np.asarray(params['kernel']).reshape(kernel)
+  gram = k.T @ k if kernel[1] <= kernel[0] else k @ k.T
+  np.testing.assert_allclose(gram, np.eye(min(kernel)), atol=1e-5)
+  np.testing.assert_array_equal(params['bias'], np.zeros(kernel[1]))
+
+
+def test_dense_against_numpy():
+  x, kernel, bias = rand(3, 4), rand(4, 5, seed=1), rand(5, seed=2)
+  params = {'kernel': f32(kernel), 'bias': f32(bias)}
+  np.testing.assert_allclose(layers.Dense(5).apply({'params': params}, f32(x)), x @ kernel + bias,
+                             atol=1e-5)
+  assert 'bias' not in shapes_of(layers.Dense(5, use_bias=False), f32(x))
+
+
+def test_embedding_of_labels_and_of_weights():
+  module = layers.Embed(6, 4)
+  params = init(module, jnp.zeros((2,), jnp.int32))
+  table = np.asarray(params['embedding'])
+  np.testing.assert_allclose(table.T @ table, np.eye(4), atol=1e-5)  # T39: columns
+  y = jnp.array([5, 0, 2])
+  by_label = module.apply({'params': params}, y)
+  np.testing.assert_array_equal(by_label, table[[5, 0, 2]])
+  by_weight = module.apply({'params': params}, jax.nn.one_hot(y, 6, dtype=jnp.float32))
+  np.testing.assert_allclose(by_weight, by_label, atol=1e-7)
+  mixed = module.apply({'params': params}, f32([[0.25, 0, 0, 0.75, 0, 0]]))
+  np.testing.assert_allclose(mixed, [0.25 * table[0] + 0.75 * table[3]], atol=1e-6)
+
+
+# BatchNorm
+
+
+def moments_reference(x, group):
+  """Per example: mean and biased variance over H, W and the group it is in; [B, C] each."""
+  b, _, _, c = x.shape
+  groups = x.reshape(b // group, -1, c)
+  return groups.mean(1).repeat(group, 0), groups.var(1).repeat(group, 0)
+
+
+def normalize_reference(x, mean, var):
+  return (x - mean[:, None, None]) / np.sqrt(var + 1e-4)[:, None, None]  # eps: section 2.1, T14
+
+
+@pytest.mark.parametrize('group', [None, 1, 2, 3, 6])
+def test_batchnorm_moments_and_eps_against_numpy(group):
+  # A spread of 0.01 makes the variance as small as eps = 1e-4: eps 1e-5 would change it by a third.
+  x = rand(6, 4, 5, 3) * [0.01, 1.0, 30.0] + [0.02, -1.0, 5.0] * rand(6, 1, 1, 1, seed=1)
+  gain, bias = rand(3, seed=2), rand(3, seed=3)
+  mean, var = moments_reference(x, group or 6)
+  want = normalize_reference(x, mean, var) * gain + bias
+  variables = {'params': {'gain': f32(gain), 'bias': f32(bias)}}
+  got, sown = apply(layers.BatchNorm(group), variables, f32(x), train=True, mutable=['moments'])
+  np.testing.assert_allclose(got, want, atol=2e-3 * np.abs(want).max())
+  np.testing.assert_allclose(sown['moments']['norm']['mean'], mean.mean(0), rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(sown['moments']['norm']['var'], var.mean(0), rtol=1e-3)
+
+
+def test_batchnorm_starts_as_gain_one_and_bias_zero():
+  params = init(layers.BatchNorm(), jnp.zeros((2, 2, 2, 3)), train=True)
+  np.testing.assert_array_equal(params['gain'], [1, 1, 1])
+  np.testing.assert_array_equal(params['bias'], [0, 0, 0])
+
+
+def test_conditional_gain_is_centred_at_one():
+  # T08 ([iss compare_gan#54]: without the 1 + it cost "200+ training runs").
+  x, c = rand(4, 3, 3, 5), rand(4, 6, seed=1)
+  gain, bias = rand(6, 5, seed=2), rand(6, 5, seed=3)
+  xhat = normalize_reference(x, *moments_reference(x, 4))
+
+  def out(gain, bias):
+    params = {'gain': {'kernel': f32(gain)}, 'bias': {'kernel': f32(bias)}}
+    return apply(layers.ConditionalBatchNorm(), {'params': params}, f32(x), f32(c), train=True)
+
+  np.testing.assert_allclose(out(0 * gain, 0 * bias), xhat, atol=1e-5)
+  want = (1 + (c @ gain)[:, None, None]) * xhat + (c @ bias)[:, None, None]
+  np.testing.assert_allclose(out(gain, bias), want, atol=1e-4)
+  shapes = shapes_of(layers.ConditionalBatchNorm(), f32(x), f32(c), train=True)
+  shapes = jax.tree.map(lambda leaf: leaf.shape, shapes)
+  assert shapes == {'gain': {'kernel': (6, 5)}, 'bias': {'kernel': (6, 5)}}  # T06: no bias terms
+
+
+@pytest.mark.parametrize('conditional', [False, True])
+def test_standing_statistics_get_the_same_affine(conditional):
+  # T12: with the statistics set to the batch's, sampling equals training. Gain 2, bias 0.5 in the
+  # case where BigGAN-PyTorch's SyncBN adds the gain in place of multiplying.
+  x, c = f32(rand(4, 3, 3, 5) * 3 + 1), jnp.ones((4, 1))
+  if conditional:
+    module, args = layers.ConditionalBatchNorm(), (x, c)
+    params = {'gain': {'kernel': jnp.ones((1, 5))}, 'bias': {'kernel': jnp.full((1, 5), 0.5)}}
+  else:
+    module, args = layers.BatchNorm(), (x,)
+    params = {'gain': jnp.full((5,), 2.0), 'bias': jnp.full((5,), 0.5)}
+  train, new = apply(module, {'params': params}, *args, train=True, mutable=['moments'])
+  variables = {'params': params, 'stats': new['moments']}
+  sample = apply(module, variables, *args, train=False)
+  np.testing.assert_allclose(sample, train, atol=1e-5)
+  np.testing.assert_allclose(np.mean(sample), 0.5, atol=1e-4)
+  np.testing.assert_allclose(np.std(sample), 2, rtol=1e-3)
+  # T15: and then an example no longer depends on its neighbours.
+  alone = apply(module, variables, *(a[1:2] for a in args), train=False)
+  np.testing.assert_allclose(alone, sample[1:2], atol=1e-6)
+
+
+def test_sampling_without_statistics_is_refused():
+  # T16
+  with pytest.raises(ValueError, match='standing statistics: calibrate'):
+    layers.Normalize().apply({}, jnp.ones((2, 2, 2, 3)), train=False)
+
+
+def test_moments_are_float32_under_bfloat16():
+  # T13. 4,096 values near 3: bfloat16 (8 bits) sums would be off in the second digit.
+  x = jnp.asarray(rand(4, 32, 32, 2) + 3, jnp.bfloat16)
+  exact = np.asarray(x.astype(jnp.float32), np.float64)
+  module = layers.Normalize(dtype=jnp.bfloat16)
+  y, new = apply(module, {}, x, train=True, mutable=['moments'])
+  assert y.dtype == jnp.bfloat16
+  mean, var = new['moments']['mean'], new['moments']['var']
+  assert mean.dtype == var.dtype == jnp.float32
+  np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=1e-5)
+  np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_variance_never_goes_below_zero():
+  # T13: E[x^2] - E[x]^2 of a constant rounds to either side of 0; -0.25 here would be sqrt(-0.25).
+  x = jnp.full((2, 8, 8, 64), 1.0) * jnp.linspace(1e2, 4e3, 64)[None, None, None]
+  y, new = apply(layers.Normalize(), {}, x, train=True, mutable=['moments'])
+  assert (new['moments']['var'] >= 0).all() and np.isfinite(y).all()
+
+
+# Attention
+
+
+def attention_reference(x, p):
+  """Section 1.3 by example: keys and values max-pooled, softmax over keys, no 1/sqrt(d)."""
+  b, h, w, c = x.shape
+  out = np.empty_like(x)
+  conv = {name: x @ p[name]['kernel'][0, 0] for name in ('theta', 'phi', 'g')}
+  for i in range(b):
+    theta = conv['theta'][i].reshape(h * w, c // 8)
+    phi = pool_reference(conv['phi'][i:i + 1], np.max).reshape(h * w // 4, c // 8)
+    g = pool_reference(conv['g'][i:i + 1], np.max).reshape(h * w // 4, c // 2)
+    logits = theta @ phi.T  # [HW, HW/4]
+    beta = np.exp(logits - logits.max(1, keepdims=True))
+    beta /= beta.sum(1, keepdims=True)
+    out[i] = (beta @ g @ p['o']['kernel'][0, 0]).reshape(h, w, c)
+  return x + p['gamma'] * out
+
+
+@pytest.fixture(scope='module')
+def attention():
+  """Module, input and parameters; d = 4, so a 1/sqrt(d) would halve the logits. h != w."""
+  x = rand(2, 4, 6, 32)
+  shapes = shapes_of(layers.Attention(), f32(x))
+  params = jax.tree.map(lambda p: f32(rand(*p.shape, seed=p.size) / p.shape[-2] ** 0.5),
+                        {name: shapes[name] for name in ('theta', 'phi', 'g', 'o')})
+  return layers.Attention(), x, {**params, 'gamma': jnp.zeros(())}
+
+
+def test_attention_is_the_identity_at_init(attention):
+  module, x, params = attention
+  np.testing.assert_array_equal(apply(module, {'params': init(module, f32(x))}, f32(x)), f32(x))
+  shapes = jax.tree.map(lambda leaf: leaf.shape, shapes_of(module, f32(x)))
+  assert shapes == {'theta': {'kernel': (1, 1, 32, 4)}, 'phi': {'kernel': (1, 1, 32, 4)},
+                    'g': {'kernel': (1, 1, 32, 16)}, 'o': {'kernel': (1, 1, 16, 32)},
+                    'gamma': ()}  # no bias anywhere
+  # gamma can leave 0: its gradient is there from the first step.
+  grad = jax.jit(jax.grad(lambda p: jnp.square(module.apply({'params': p}, f32(x))).sum()))(params)
+  assert abs(grad['gamma']) > 1e-2
+
+
+def test_attention_against_numpy(attention):
+  # T28. Logits of a few units: far from uniform attention, where mistakes would hide.
+  module, x, params = attention
+  params = {**params, 'gamma': jnp.float32(1.0)}
+  want = attention_reference(x, jax.tree.map(lambda p: np.asarray(p, np.float64), params))
+  np.testing.assert_allclose(apply(module, {'params': params}, f32(x)), want, atol=1e-4)
+  assert np.abs(want - x).max() > 0.1
+
+
+def test_attention_weights_sum_to_one(attention):
+  # With constant values g the block adds gamma W_o g at every pixel, whatever the logits.
+  module, x, params = attention
+  x = np.abs(x)
+  kernel = np.zeros((1, 1, 32, 16), np.float32)
+  kernel[0, 0, 0] = 1.0
+  x[..., 0] = 2.0
+  params = {**params, 'gamma': jnp.float32(0.5), 'g': {'kernel': f32(kernel)}}
+  got = apply(module, {'params': params}, f32(x)) - f32(x)
+  want = 0.5 * 2.0 * np.asarray(params['o']['kernel'])[0, 0].sum(0)
+  np.testing.assert_allclose(got, np.broadcast_to(want, got.shape), atol=1e-5)
+
+
+def test_softmax_is_float32_under_bfloat16(attention):
+  # T13: every exponential and division of the block is in float32, the convolutions in bfloat16.
+  module = layers.Attention(dtype=jnp.bfloat16)
+  _, x, params = attention
+  x = jnp.asarray(x, jnp.bfloat16)
+  jaxpr = jax.make_jaxpr(lambda p, x: module.apply({'params': p}, x))(params, x)
+  by_name = {}
+  for eqn in eqns(jaxpr.jaxpr):
+    by_name.setdefault(eqn.primitive.name, []).append(eqn.invars[0].aval.dtype)
+  assert set(by_name['exp']) == {jnp.dtype('float32')}
+  assert set(by_name['conv_general_dilated']) == {jnp.dtype('bfloat16')}
+  assert jaxpr.out_avals[0].dtype == jnp.bfloat16
