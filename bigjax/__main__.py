@@ -3,9 +3,9 @@
 import sys
 
 VERBS = {
-    'train': 'train from a config, or resume a run',
-    'sample': 'make images: class grids, interpolations, truncation sweeps',
-    'export': 'write a generator for use elsewhere: safetensors and a card',
+  'train': 'train from a config, or resume a run',
+  'sample': 'make images: class grids, interpolations, truncation sweeps',
+  'export': 'write a generator for use elsewhere: safetensors and a card',
 }
 
 
@@ -22,18 +22,24 @@ def main(argv: list[str] | None = None) -> int:
     return 0
   if argv[0] == '--version':
     import bigjax
+
     print(bigjax.__version__)
     return 0
   verb, *rest = argv
   if verb not in VERBS:
     import difflib
+
     close = difflib.get_close_matches(verb, VERBS, n=1)
     hint = f' (did you mean {close[0]}?)' if close else ''
-    print(f'bigjax: there is no verb {verb!r}{hint}; expected one of {", ".join(VERBS)}.', file=sys.stderr)
+    print(
+      f'bigjax: there is no verb {verb!r}{hint}; expected one of {", ".join(VERBS)}.',
+      file=sys.stderr,
+    )
     return 2
   import importlib
 
   from bigjax import utils
+
   try:
     importlib.import_module(f'bigjax.{verb}').main(rest)
   except utils.UserError as error:

@@ -22,8 +22,12 @@ def translation(keys: jax.Array, images: jax.Array) -> jax.Array:
   _, h, w, _ = images.shape
 
   def shift(key, image):
-    dy, dx = jax.random.randint(key, (2,), minval=jnp.array([-(h // 8), -(w // 8)]),
-                                maxval=jnp.array([h // 8 + 1, w // 8 + 1]))
+    dy, dx = jax.random.randint(
+      key,
+      (2,),
+      minval=jnp.array([-(h // 8), -(w // 8)]),
+      maxval=jnp.array([h // 8 + 1, w // 8 + 1]),
+    )
     padded = jnp.pad(image, ((h // 8, h // 8), (w // 8, w // 8), (0, 0)))
     return jax.lax.dynamic_slice(padded, (h // 8 + dy, w // 8 + dx, 0), image.shape)
 

@@ -32,8 +32,10 @@ def family(name: str) -> Any:
   """
   known = [m.name for m in pkgutil.iter_modules(algorithms.__path__) if m.name != 'base']
   if name not in known:
-    raise utils.UserError(f'algorithm is {name!r}{utils.did_you_mean(name, known)}; '
-                          f'expected one of: {", ".join(known)}.')
+    raise utils.UserError(
+      f'algorithm is {name!r}{utils.did_you_mean(name, known)}; '
+      f'expected one of: {", ".join(known)}.'
+    )
   return importlib.import_module(f'{algorithms.__name__}.{name}')
 
 
@@ -42,14 +44,17 @@ def use_compilation_cache() -> None:
 
   JAX_COMPILATION_CACHE_DIR moves the cache; an empty value switches it off.
   """
-  jax.config.update('jax_compilation_cache_dir', os.environ.get(
-      'JAX_COMPILATION_CACHE_DIR', os.path.join(utils.cache_dir(), 'xla')) or None)
+  jax.config.update(
+    'jax_compilation_cache_dir',
+    os.environ.get('JAX_COMPILATION_CACHE_DIR', os.path.join(utils.cache_dir(), 'xla')) or None,
+  )
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
 def on_mesh(mesh: Mesh, fn: Callable) -> Callable:
   """Run `fn` with the mesh set: what the functions of parallel.py look for."""
+
   @functools.wraps(fn)
   def run(*args):
     with jax.set_mesh(mesh):
@@ -61,13 +66,15 @@ def on_mesh(mesh: Mesh, fn: Callable) -> Callable:
 @dataclasses.dataclass(frozen=True)
 class Sampler:
   """A generator's functions, jitted, on a mesh."""
+
   generator: Generator
   mesh: Mesh
 
   @functools.cached_property
   def _latents(self):
-    return jax.jit(self.generator.latents, static_argnums=1,
-                   out_shardings=parallel.replicated(self.mesh))
+    return jax.jit(
+      self.generator.latents, static_argnums=1, out_shardings=parallel.replicated(self.mesh)
+    )
 
   @functools.cached_property
   def _generate(self):
@@ -76,8 +83,11 @@ class Sampler:
       return jnp.round((images + 1) * 127.5).clip(0, 255).astype(jnp.uint8)
 
     examples = parallel.batched(self.mesh)
-    return jax.jit(to_uint8, in_shardings=(None, examples, examples, None),
-                   out_shardings=parallel.replicated(self.mesh))
+    return jax.jit(
+      to_uint8,
+      in_shardings=(None, examples, examples, None),
+      out_shardings=parallel.replicated(self.mesh),
+    )
 
   def latents(self, seed: int, num: int, how: How) -> np.ndarray:
     """Return z [num, ...]; the first n do not depend on `num`."""
@@ -85,7 +95,7 @@ class Sampler:
       return np.asarray(self._latents(jax.random.key(seed), num, how).addressable_data(0))
 
   def images(self, gen: Gen, z: np.ndarray, y: np.ndarray, how: How, batch: int = 64) -> np.ndarray:
-    """Return uint8 images [n, H, W, C] for latents and labels (int32 [n] or weights [n, classes])."""
+    """Return uint8 [n, H, W, C] for latents and labels (int32 [n], or float32 [n, classes])."""
     num, size = len(z), self.mesh.size
     batch = -(-min(batch, num) // size) * size
     padding = -num % batch
@@ -93,7 +103,7 @@ class Sampler:
     out = []
     with jax.set_mesh(self.mesh):
       for i in range(0, num + padding, batch):
-        out.append(self._generate(gen, z[i:i + batch], y[i:i + batch], how).addressable_data(0))
+        out.append(self._generate(gen, z[i : i + batch], y[i : i + batch], how).addressable_data(0))
     return np.concatenate([np.asarray(x) for x in out])[:num]
 
   def calibrate(self, gen: Gen, seed: int, how: How) -> Gen:
@@ -102,8 +112,9 @@ class Sampler:
       return self.generator.calibrate(gen, jax.random.key(seed), how)
 
 
-def sampler(algorithm: str, architecture: Mapping[str, Any],
-            devices: Sequence[jax.Device] | None = None) -> Sampler:
+def sampler(
+  algorithm: str, architecture: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
+) -> Sampler:
   """Return the sampler that a card describes."""
   return Sampler(family(algorithm).make_generator(dict(architecture)), parallel.make_mesh(devices))
 
@@ -111,6 +122,7 @@ def sampler(algorithm: str, architecture: Mapping[str, Any],
 @dataclasses.dataclass(frozen=True)
 class Program:
   """Everything that runs on the devices in a training run, jitted with its shardings pinned."""
+
   algorithm: Algorithm
   mesh: Mesh
   init: Callable  # (key) -> state
@@ -137,20 +149,32 @@ def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None
   mesh = parallel.make_mesh(devices)
   _, batch = algorithm.stage(0).batch
   if batch % mesh.size:
-    raise utils.UserError(f'a batch of {batch} examples cannot be split over {mesh.size} devices; '
-                          f'use a multiple of {mesh.size}.')
+    raise utils.UserError(
+      f'a batch of {batch} examples cannot be split over {mesh.size} devices; '
+      f'use a multiple of {mesh.size}.'
+    )
   everywhere, examples = parallel.replicated(mesh), parallel.batched(mesh, lead=1)
   # Initialisation runs once: on CPUs, optimising its code costs more than it saves.
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
   quick = {'xla_backend_optimization_level': 0} if on_cpu else None
   jitted = {
-      'init': jax.jit(algorithm.init, out_shardings=everywhere, compiler_options=quick),
-      'step': jax.jit(algorithm.step, static_argnums=2, donate_argnums=0,
-                      in_shardings=(everywhere, examples), out_shardings=everywhere),
-      'probe': jax.jit(algorithm.probe, in_shardings=(everywhere, examples, examples),
-                       out_shardings=everywhere),
-      'gen': jax.jit(algorithm.generator, in_shardings=everywhere, out_shardings=everywhere),
+    'init': jax.jit(algorithm.init, out_shardings=everywhere, compiler_options=quick),
+    'step': jax.jit(
+      algorithm.step,
+      static_argnums=2,
+      donate_argnums=0,
+      in_shardings=(everywhere, examples),
+      out_shardings=everywhere,
+    ),
+    'probe': jax.jit(
+      algorithm.probe, in_shardings=(everywhere, examples, examples), out_shardings=everywhere
+    ),
+    'gen': jax.jit(algorithm.generator, in_shardings=everywhere, out_shardings=everywhere),
   }
   generator = module.make_generator(algorithm.architecture())
-  return Program(algorithm=algorithm, mesh=mesh, sampler=Sampler(generator, mesh),
-                 **{name: on_mesh(mesh, fn) for name, fn in jitted.items()})
+  return Program(
+    algorithm=algorithm,
+    mesh=mesh,
+    sampler=Sampler(generator, mesh),
+    **{name: on_mesh(mesh, fn) for name, fn in jitted.items()},
+  )

@@ -1,8 +1,8 @@
 """Checkpoints: Orbax behind save, restore and latest; nothing else of the project sees Orbax.
 
-A checkpoint holds three items: `state` (training), `generator` (what is sampled, an item of its own so
-that sampling never reads the optimizer) and `meta` (JSON). Trees are stored as nested dicts of arrays
-by path, with no library classes, so that another Python, JAX or optax reads them.
+A checkpoint holds three items: `state` (training), `generator` (what is sampled, an item of its own
+so that sampling never reads the optimizer) and `meta` (JSON). Trees are stored as nested dicts of
+arrays by path, with no library classes, so that another Python, JAX or optax reads them.
 """
 
 import json
@@ -30,8 +30,12 @@ def _is_key(leaf: Any) -> bool:
 
 def to_plain(tree: Any) -> dict[str, Any]:
   """Return any tree of arrays as nested dicts by path; PRNG keys as their uint32 data."""
-  return utils.nest({path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
-                     for path, leaf in utils.flat(tree).items()})
+  return utils.nest(
+    {
+      path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
+      for path, leaf in utils.flat(tree).items()
+    }
+  )
 
 
 def from_plain(plain: Mapping[str, Any], like: Any) -> Any:
@@ -44,12 +48,16 @@ def from_plain(plain: Mapping[str, Any], like: Any) -> Any:
 
   def take(path, template):
     if path not in leaves:
-      raise utils.UserError(f'the checkpoint has no {path!r}: it was written by an incompatible version.')
+      raise utils.UserError(
+        f'the checkpoint has no {path!r}: it was written by an incompatible version.'
+      )
     if _is_key(template):
       return jax.random.wrap_key_data(leaves[path])
     if leaves[path].shape != template.shape:
-      raise utils.UserError(f'{path!r} has shape {leaves[path].shape} in the checkpoint, but the config '
-                            f'gives {template.shape}.')
+      raise utils.UserError(
+        f'{path!r} has shape {leaves[path].shape} in the checkpoint, but the config '
+        f'gives {template.shape}.'
+      )
     return leaves[path]
 
   return utils.map_paths(take, like)
@@ -82,23 +90,37 @@ class Checkpoints:
     if best:
       value = lambda metrics: metrics[metric]
       lower = best.startswith('-')
-      keepers.append(policies.BestN(get_metric_fn=value, reverse=lower, n=1,
-                                    keep_checkpoints_without_metrics=False))
+      keepers.append(
+        policies.BestN(
+          get_metric_fn=value, reverse=lower, n=1, keep_checkpoints_without_metrics=False
+        )
+      )
       # Without best_fn Orbax does not write the metrics down, and a restart deletes the best.
       options = {'best_fn': value, 'best_mode': 'min' if lower else 'max'}
     self._best = best
     self._manager = ocp.CheckpointManager(
-        self.root, options=ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(keepers), **options))
+      self.root,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(keepers), **options
+      ),
+    )
 
-  def save(self, step: int, state: Any, gen: Any, meta: Mapping[str, Any],
-           scores: Mapping[str, float] | None = None) -> None:
+  def save(
+    self,
+    step: int,
+    state: Any,
+    gen: Any,
+    meta: Mapping[str, Any],
+    scores: Mapping[str, float] | None = None,
+  ) -> None:
     """Start writing a checkpoint in the background; the arrays may be donated right after."""
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(to_plain(state)),
-        generator=ocp.args.StandardSave(to_plain(gen)),
-        meta=ocp.args.JsonSave({'format': FORMAT, 'step': step, 'best': self._best,
-                                'scores': dict(scores or {}), **meta}))
+      state=ocp.args.StandardSave(to_plain(state)),
+      generator=ocp.args.StandardSave(to_plain(gen)),
+      meta=ocp.args.JsonSave(
+        {'format': FORMAT, 'step': step, 'best': self._best, 'scores': dict(scores or {}), **meta}
+      ),
+    )
     known = scores and self._best.removeprefix('-') in scores
     self._manager.save(step, args=items, metrics=dict(scores) if known else None, force=True)
 
@@ -106,12 +128,13 @@ class Checkpoints:
     """Return the steps of the finished checkpoints, ascending."""
     return sorted(self._manager.all_steps())
 
-  def restore_latest(self, like: Any, sharding: NamedSharding,
-                     warn: Callable[[str], None]) -> tuple[Any, dict] | None:
+  def restore_latest(
+    self, like: Any, sharding: NamedSharding, warn: Callable[[str], None]
+  ) -> tuple[Any, dict] | None:
     """Return (state, meta) of the newest readable checkpoint, or None where there is none.
 
-    One that cannot be read is named through `warn`, moved to the folder `corrupt`, and the one before
-    it is used. The state may come from another number of devices.
+    One that cannot be read is named through `warn`, moved to the folder `corrupt`, and the one
+    before it is used. The state may come from another number of devices.
     Args:
       like: the state, or its shapes.
       sharding: of every leaf.
@@ -121,24 +144,32 @@ class Checkpoints:
     tried = []
     for step in reversed(self.steps()):
       try:
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+          'meta'
+        ]
         _check_format(meta, step)
         shapes = jax.eval_shape(to_plain, like)
         target = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
+          lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+        )
         plain = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))['state']
+          step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        )['state']
         return from_plain(plain, like), meta
       except utils.UserError:
         raise
       except Exception as error:
         logging.getLogger(__name__).debug('checkpoint %d', step, exc_info=True)
         tried.append(step)
-        warn(f'checkpoint {step} cannot be read ({type(error).__name__}: {_first_line(error)}); '
-             f'it is moved to {self.root.parent}/corrupt and the one before it is used.')
+        warn(
+          f'checkpoint {step} cannot be read ({type(error).__name__}: {_first_line(error)}); '
+          f'it is moved to {self.root.parent}/corrupt and the one before it is used.'
+        )
     if tried:
-      raise utils.UserError(f'no checkpoint of {self.root} can be read (tried {tried}); '
-                            'restore the folder from a copy, or train in another workdir.')
+      raise utils.UserError(
+        f'no checkpoint of {self.root} can be read (tried {tried}); '
+        'restore the folder from a copy, or train in another workdir.'
+      )
     return None
 
   def set_aside(self, step: int) -> None:
@@ -163,8 +194,9 @@ def _first_line(error: Exception) -> str:
 
 def _check_format(meta: Mapping[str, Any], step: int) -> None:
   if meta.get('format') != FORMAT:
-    raise utils.UserError(f'checkpoint {step} has format {meta.get("format")!r}; this bigjax reads '
-                          f'format {FORMAT}.')
+    raise utils.UserError(
+      f'checkpoint {step} has format {meta.get("format")!r}; this bigjax reads format {FORMAT}.'
+    )
 
 
 def list_steps(workdir: str) -> list[int]:
@@ -186,15 +218,19 @@ def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any]
   """
   steps = list_steps(workdir)
   if not steps:
-    raise utils.UserError(f'{workdir!r} has no checkpoints; give the workdir of a run, '
-                          'or --params FILE for an exported generator.')
+    raise utils.UserError(
+      f'{workdir!r} has no checkpoints; give the workdir of a run, '
+      'or --params FILE for an exported generator.'
+    )
   step = steps[-1]
   if which == 'best':
     step = best_step(workdir)
   elif which != 'last':
     if not which.isdigit() or int(which) not in steps:
-      raise utils.UserError(f'{workdir!r} has no checkpoint {which!r}; it has '
-                            f'{", ".join(map(str, steps))} (or say last or best).')
+      raise utils.UserError(
+        f'{workdir!r} has no checkpoint {which!r}; it has '
+        f'{", ".join(map(str, steps))} (or say last or best).'
+      )
     step = int(which)
   path = _root(workdir) / str(step) / 'generator'
   try:
@@ -204,8 +240,10 @@ def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any]
       target = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.tree)
       plain = checkpointer.restore(path, args=ocp.args.StandardRestore(target))
   except Exception as error:
-    raise utils.UserError(f'the generator of checkpoint {step} in {workdir!r} cannot be read '
-                          f'({type(error).__name__}: {_first_line(error)}).') from error
+    raise utils.UserError(
+      f'the generator of checkpoint {step} in {workdir!r} cannot be read '
+      f'({type(error).__name__}: {_first_line(error)}).'
+    ) from error
   return {'stats': {}, **plain}, step
 
 
@@ -223,6 +261,8 @@ def best_step(workdir: str) -> int:
       value = meta['scores'][best.removeprefix('-')]
       scored[step] = -value if best.startswith('-') else value
   if not scored:
-    raise utils.UserError(f'{workdir!r} has no checkpoint with a score to be best by: '
-                          'set config.run.best to the name of a score.')
+    raise utils.UserError(
+      f'{workdir!r} has no checkpoint with a score to be best by: '
+      'set config.run.best to the name of a score.'
+    )
   return max(scored, key=scored.get)

@@ -1,7 +1,8 @@
 """Configs: finding them by name, checking their keys, and what makes two runs the same run.
 
-A config is an ml_collections file with flat groups. The group `run` (steps, periods, paths) may change
-freely between resumes; everything else is the identity of a run: hashed, and refused on mismatch.
+A config is an ml_collections file with flat groups. The group `run` (steps, periods, paths) may
+change freely between resumes; everything else is the identity of a run: hashed, and refused on
+mismatch.
 """
 
 import hashlib
@@ -18,19 +19,30 @@ from bigjax import utils
 
 FREE = 'run'
 GROUPS = {
-    'run': ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep', 'keep_every', 'best',
-            'max_skipped'),
-    'data': ('source', 'resolution', 'channels', 'num_classes', 'held_out'),
-    'eval': ('name', 'num_samples', 'standing_passes', 'standing_batch', 'grid_columns'),
-    'export': ('truncations', 'dialect'),
+  'run': (
+    'steps',
+    'log_every',
+    'eval_every',
+    'checkpoint_every',
+    'keep',
+    'keep_every',
+    'best',
+    'max_skipped',
+  ),
+  'data': ('source', 'resolution', 'channels', 'num_classes', 'held_out'),
+  'eval': ('name', 'num_samples', 'standing_passes', 'standing_batch', 'grid_columns'),
+  'export': ('truncations', 'dialect'),
 }
 
 
 def builtin() -> dict[str, str]:
   """Return the paths of the configs that come with bigjax, by name."""
   folder = importlib.resources.files('bigjax.configs')
-  return {os.path.splitext(entry.name)[0]: str(entry) for entry in folder.iterdir()
-          if entry.name.endswith('.py') and not entry.name.startswith('_')}
+  return {
+    os.path.splitext(entry.name)[0]: str(entry)
+    for entry in folder.iterdir()
+    if entry.name.endswith('.py') and not entry.name.startswith('_')
+  }
 
 
 def resolve(given: str) -> str:
@@ -46,8 +58,10 @@ def resolve(given: str) -> str:
     return given
   known = builtin()
   if name not in known:
-    raise utils.UserError(f'--config={given}: there is no config {name!r}{utils.did_you_mean(name, known)}; '
-                          f'expected one of {", ".join(sorted(known))}, or a path to a .py file.')
+    raise utils.UserError(
+      f'--config={given}: there is no config {name!r}{utils.did_you_mean(name, known)}; '
+      f'expected one of {", ".join(sorted(known))}, or a path to a .py file.'
+    )
   return known[name] + colon + variant
 
 
@@ -78,8 +92,10 @@ def require(config: ml_collections.ConfigDict, groups: Mapping[str, tuple[str, .
         raise utils.UserError(f'config.{group}.{key} is missing from the config.')
     for key in config[group]:
       if key not in keys:
-        raise utils.UserError(f'config.{group}.{key} is not a known key{utils.did_you_mean(key, keys)}; '
-                              f'the group has {", ".join(keys)}.')
+        raise utils.UserError(
+          f'config.{group}.{key} is not a known key{utils.did_you_mean(key, keys)}; '
+          f'the group has {", ".join(keys)}.'
+        )
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -107,5 +123,8 @@ def digest(config: ml_collections.ConfigDict) -> str:
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
   """Return 'key: theirs -> ours' for every key that differs between two identities."""
   missing = '(absent)'
-  return [f'{key}: {theirs.get(key, missing)} -> {ours.get(key, missing)}'
-          for key in sorted({*ours, *theirs}) if ours.get(key, missing) != theirs.get(key, missing)]
+  return [
+    f'{key}: {theirs.get(key, missing)} -> {ours.get(key, missing)}'
+    for key in sorted({*ours, *theirs})
+    if ours.get(key, missing) != theirs.get(key, missing)
+  ]

@@ -1,8 +1,8 @@
 """The generator for people who only want images: safetensors with a JSON card beside it.
 
 `bigjax export` writes the generator of a run's checkpoint; `bigjax train` does so when it ends. The
-tensors are averaged weights with spectral norm folded in and BatchNorm's standing statistics at every
-truncation of `export.truncations`.
+tensors are averaged weights with spectral norm folded in and BatchNorm's standing statistics at
+every truncation of `export.truncations`.
 """
 
 import argparse
@@ -21,8 +21,16 @@ from bigjax import build, checkpoint, report, utils
 from bigjax.latents import How, parse
 
 FORMAT = 1
-CARD_KEYS = ('format', 'algorithm', 'architecture', 'class_names', 'dialect', 'standing_passes',
-             'standing_batch', 'truncations')
+CARD_KEYS = (
+  'format',
+  'algorithm',
+  'architecture',
+  'class_names',
+  'dialect',
+  'standing_passes',
+  'standing_batch',
+  'truncations',
+)
 
 
 def how(card: Mapping[str, Any], truncation: str) -> How:
@@ -49,7 +57,9 @@ def save(path: str, gen: Any, card: Mapping[str, Any]) -> None:
   os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
   tensors = {name: np.asarray(leaf) for name, leaf in utils.flat(gen).items()}
   partial = path + '.partial'
-  safetensors.numpy.save_file(tensors, partial, metadata={'format': str(FORMAT), 'bigjax': bigjax.__version__})
+  safetensors.numpy.save_file(
+    tensors, partial, metadata={'format': str(FORMAT), 'bigjax': bigjax.__version__}
+  )
   os.replace(partial, path)
   report.write_json(card_path(path), card)
 
@@ -62,8 +72,10 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
   """
   for needed, what in ((path, 'exported generator'), (card_path(path), 'card')):
     if not os.path.isfile(needed):
-      raise utils.UserError(f'there is no {what} {needed!r}; give the .safetensors file that bigjax wrote, '
-                            'with its .json beside it.')
+      raise utils.UserError(
+        f'there is no {what} {needed!r}; give the .safetensors file that bigjax wrote, '
+        'with its .json beside it.'
+      )
   try:
     with open(card_path(path)) as f:
       card = json.load(f)
@@ -72,8 +84,10 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
     raise utils.UserError(f'{path!r} or its card is damaged ({error}).') from None
   missing = [key for key in CARD_KEYS if key not in card]
   if card.get('format') != FORMAT or missing:
-    raise utils.UserError(f'{card_path(path)!r} is not a card of format {FORMAT}'
-                          f'{" (missing: " + ", ".join(missing) + ")" if missing else ""}.')
+    raise utils.UserError(
+      f'{card_path(path)!r} is not a card of format {FORMAT}'
+      f'{" (missing: " + ", ".join(missing) + ")" if missing else ""}.'
+    )
   return {'stats': {}, **gen}, card
 
 
@@ -97,7 +111,9 @@ def main(argv: list[str]) -> None:
   parser = argparse.ArgumentParser(prog='bigjax export', description=__doc__.splitlines()[0])
   parser.add_argument('--workdir', required=True, help='of a run')
   parser.add_argument('--checkpoint', default='last', help='last, best or a step (default: last)')
-  parser.add_argument('--out', help='the .safetensors file (default: WORKDIR/export/generator.safetensors)')
+  parser.add_argument(
+    '--out', help='the .safetensors file (default: WORKDIR/export/generator.safetensors)'
+  )
   args = parser.parse_args(argv)
   out = args.out or os.path.join(args.workdir, 'export', 'generator.safetensors')
   if not out.endswith('.safetensors'):

@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 def normal(keys: Array, dim: int) -> Array:
-  """Return one N(0, I) vector per key: keys [B] -> [B, dim]. Sample i never depends on the others."""
+  """Return one N(0, I) vector per key, [B, dim]: sample i never depends on the others."""
   return jax.vmap(lambda key: jax.random.normal(key, (dim,)))(keys)
 
 
@@ -24,7 +24,7 @@ def resample(keys: Array, dim: int, t: Array) -> Array:
 
 
 def truncnorm(keys: Array, dim: int, t: Array) -> Array:
-  """TF-Hub's: t times a normal truncated to [-2, 2]. At t = 0.5 its std is 0.44, `resample(1)`'s 0.54."""
+  """TF-Hub's: t times a normal cut at [-2, 2]. At t = 0.5 its std is 0.44, `resample(1)`'s 0.54."""
   return t * jax.vmap(lambda key: jax.random.truncated_normal(key, -2.0, 2.0, (dim,)))(keys)
 
 
@@ -40,11 +40,18 @@ def clamp(keys: Array, dim: int, t: Array) -> Array:
 
 Dialect = Callable[[Array, int, Array], Array]
 DIALECTS: dict[str, Dialect] = {
-    'resample': resample, 'truncnorm': truncnorm, 'scale': scale, 'clamp': clamp}
+  'resample': resample,
+  'truncnorm': truncnorm,
+  'scale': scale,
+  'clamp': clamp,
+}
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=['truncation'],
-                   meta_fields=['dialect', 'passes', 'batch'])
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=['truncation'],
+  meta_fields=['dialect', 'passes', 'batch'],
+)
 @dataclasses.dataclass(frozen=True)
 class How:
   """How to draw latents, and how to measure the standing statistics that go with them.
@@ -52,11 +59,13 @@ class How:
   The truncation is a leaf and may be traced: a sweep compiles once.
 
   Attributes:
-    truncation: threshold or factor t, whose meaning is the dialect's; inf is N(0, I) in all of them.
+    truncation: threshold or factor t, whose meaning is the dialect's; inf is N(0, I) in all of
+    them.
     dialect: a key of DIALECTS.
     passes: generator passes over which BatchNorm moments are averaged (the paper: 100).
     batch: samples per pass (the paper: 2048).
   """
+
   truncation: float = math.inf
   dialect: str = 'resample'
   passes: int = 100
@@ -79,13 +88,17 @@ def parse(text: str, dialect: str = 'resample') -> How:
   try:
     truncation = math.inf if number in ('none', 'inf') else float(number)
   except ValueError:
-    raise utils.UserError(f'truncation {text!r} is not a number; write t or t:dialect, for example 0.5 '
-                          f'or 0.5:truncnorm (dialects: {", ".join(DIALECTS)}), or none.') from None
+    raise utils.UserError(
+      f'truncation {text!r} is not a number; write t or t:dialect, for example 0.5 '
+      f'or 0.5:truncnorm (dialects: {", ".join(DIALECTS)}), or none.'
+    ) from None
   dialect = named or dialect
   utils.pick(dialect, DIALECTS, 'the truncation dialect')
   if not truncation >= 0 or (dialect == 'resample' and truncation == 0):
-    raise utils.UserError(f'truncation {number} in the dialect {dialect!r} leaves nothing to draw; '
-                          'give a number above 0.')
+    raise utils.UserError(
+      f'truncation {number} in the dialect {dialect!r} leaves nothing to draw; '
+      'give a number above 0.'
+    )
   return How(truncation, dialect)
 
 
@@ -99,8 +112,9 @@ def draw(keys: Array, dim: int, how: How) -> Array:
 def knot_weights(knots: Array, truncation: Array | float) -> Array:
   """Return the weights with which statistics stored at ascending knots [K] serve a truncation.
 
-  Linear between the two neighbouring knots: at a quarter of the way the lower one weighs 0.75 (a widely
-  used port has the two swapped). Beyond the ends, the end; towards a knot at inf, the last finite one.
+  Linear between the two neighbouring knots: at a quarter of the way the lower one weighs 0.75 (a
+  widely used port has the two swapped). Beyond the ends, the end; towards a knot at inf, the last
+  finite one.
   """
   k = knots.shape[0]
   upper = jnp.clip(jnp.searchsorted(knots, truncation), 0, k - 1)

@@ -1,6 +1,7 @@
 """Blocks that two networks share: convolution with resampling, BatchNorm, attention.
 
-Parameters are float32; `dtype` is the compute dtype. BatchNorm moments, softmax and scores are float32.
+Parameters are float32; `dtype` is the compute dtype. BatchNorm moments, softmax and scores are
+float32.
 """
 
 from typing import Any
@@ -49,16 +50,21 @@ def up_conv_plain(x: Array, kernel: Array) -> Array:
 def up_conv_phases(x: Array, kernel: Array) -> Array:
   """The same as `up_conv_plain` with 2.25 times fewer multiplications.
 
-  Output pixel 2i+p sees only two input rows: i-1 and i with taps (k0, k1+k2) for p = 0, i and i+1 with
-  taps (k0+k1, k2) for p = 1; likewise for columns. So four 2x2 convolutions, interleaved.
+  Output pixel 2i+p sees only two input rows: i-1 and i with taps (k0, k1+k2) for p = 0, i and i+1
+  with taps (k0+k1, k2) for p = 1; likewise for columns. So four 2x2 convolutions, interleaved.
   """
   b, h, w, _ = x.shape
   c = kernel.shape[-1]
-  rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
+  rows = (
+    jnp.stack([kernel[0], kernel[1] + kernel[2]]),
+    jnp.stack([kernel[0] + kernel[1], kernel[2]]),
+  )
   phases = []
   for p, row in enumerate(rows):
-    columns = (jnp.stack([row[:, 0], row[:, 1] + row[:, 2]], 1),
-               jnp.stack([row[:, 0] + row[:, 1], row[:, 2]], 1))
+    columns = (
+      jnp.stack([row[:, 0], row[:, 1] + row[:, 2]], 1),
+      jnp.stack([row[:, 0] + row[:, 1], row[:, 2]], 1),
+    )
     for q, phase in enumerate(columns):
       phases.append(conv(x, phase, padding=((1 - p, p), (1 - q, q))))
   y = jnp.stack(phases, 3).reshape(b, h, w, 2, 2, c)
@@ -71,7 +77,7 @@ def down_conv_plain(x: Array, kernel: Array) -> Array:
 
 
 def down_conv_strided(x: Array, kernel: Array) -> Array:
-  """The same as `down_conv_plain` as one 4x4 convolution of stride 2: 2.25 times fewer multiplications."""
+  """The same as `down_conv_plain`, as one 4x4 convolution of stride 2: 2.25 times cheaper."""
   k = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
   k = k + jnp.pad(kernel, ((1, 0), (0, 1), (0, 0), (0, 0)))
   k = k + jnp.pad(kernel, ((0, 1), (1, 0), (0, 0), (0, 0)))
@@ -84,6 +90,7 @@ class Conv(nn.Module):
 
   A 1x1 convolution commutes with both and runs at the low resolution.
   """
+
   features: int
   size: int = 3
   resample: str = 'none'  # none | up | down
@@ -102,13 +109,18 @@ class Conv(nn.Module):
     else:
       x = {'none': conv, 'up': up_conv_phases, 'down': down_conv_strided}[self.resample](x, kernel)
     if self.use_bias:
-      x = x + self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)[
-          None, None, None]
+      x = (
+        x
+        + self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(
+          self.dtype
+        )[None, None, None]
+      )
     return x
 
 
 class Dense(nn.Module):
   """Linear layer on [B, in] with orthogonal initialisation and zero bias."""
+
   features: int
   use_bias: bool = True
   dtype: Any = jnp.float32
@@ -118,13 +130,18 @@ class Dense(nn.Module):
     kernel = self.param('kernel', orthogonal, (x.shape[-1], self.features), jnp.float32)
     x = x.astype(self.dtype) @ kernel.astype(self.dtype)
     if self.use_bias:
-      x = x + self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(
-          self.dtype)[None]
+      x = (
+        x
+        + self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(
+          self.dtype
+        )[None]
+      )
     return x
 
 
 class Embed(nn.Module):
-  """Class table: y int32 [B] -> rows [B, features], or float32 weights [B, classes] -> mixed rows."""
+  """Class table: y int32 [B] -> rows [B, features]; float32 weights [B, classes] mix the rows."""
+
   num_classes: int
   features: int
 
@@ -137,10 +154,11 @@ class Embed(nn.Module):
 class Normalize(nn.Module):
   """Batch normalisation without its affine: cross-replica moments in training, standing ones after.
 
-  In training the moments are those of the global batch, or of each group of `group` examples, and are
-  sown into the collection `moments` for whoever accumulates standing statistics. Otherwise they are
-  read from the collection `stats`: there are no running averages.
+  In training the moments are those of the global batch, or of each group of `group` examples, and
+  are sown into the collection `moments` for whoever accumulates standing statistics. Otherwise they
+  are read from the collection `stats`: there are no running averages.
   """
+
   group: int | None = None
   eps: float = 1e-4
   dtype: Any = jnp.float32
@@ -166,6 +184,7 @@ class Normalize(nn.Module):
 
 class BatchNorm(nn.Module):
   """BatchNorm with a learned gain and bias per channel."""
+
   group: int | None = None
   dtype: Any = jnp.float32
 
@@ -180,6 +199,7 @@ class BatchNorm(nn.Module):
 
 class ConditionalBatchNorm(nn.Module):
   """BatchNorm whose gain, 1 + Wg c, and bias, Wb c, are linear in a condition c [B, dim]."""
+
   group: int | None = None
   dtype: Any = jnp.float32
 
@@ -197,6 +217,7 @@ class Attention(nn.Module):
 
   Keys and values are max-pooled 2x2 and there is no 1/sqrt(d), unlike in the SA-GAN paper.
   """
+
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -206,8 +227,9 @@ class Attention(nn.Module):
     theta = conv1(c // 8, 'theta')(x).reshape(b, h * w, c // 8)
     phi = max_pool(conv1(c // 8, 'phi')(x)).reshape(b, h * w // 4, c // 8)
     g = max_pool(conv1(c // 2, 'g')(x)).reshape(b, h * w // 4, c // 2)
-    logits = jnp.einsum('bqc,bkc->bqk', theta, phi,
-                        preferred_element_type=jnp.promote_types(theta.dtype, jnp.float32))
+    logits = jnp.einsum(
+      'bqc,bkc->bqk', theta, phi, preferred_element_type=jnp.promote_types(theta.dtype, jnp.float32)
+    )
     beta = jax.nn.softmax(logits, axis=-1).astype(self.dtype)  # over the HW/4 keys
     o = jnp.einsum('bqk,bkc->bqc', beta, g).reshape(b, h, w, c // 2)
     gamma = self.param('gamma', nn.initializers.zeros, (), jnp.float32).astype(self.dtype)

@@ -1,4 +1,4 @@
-"""Adversarial losses: logits -> scalar. Float32, means over the examples given, never a factor 1/2."""
+"""Adversarial losses: logits -> scalar, a mean over the examples, never with a factor 1/2."""
 
 import jax
 import jax.numpy as jnp

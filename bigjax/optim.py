@@ -10,16 +10,22 @@ import optax
 from bigjax import regularizers, utils
 
 
-def add_orthogonal_penalty(beta: float, mask: Callable[[str, Any], bool]) -> optax.GradientTransformation:
+def add_orthogonal_penalty(
+  beta: float, mask: Callable[[str, Any], bool]
+) -> optax.GradientTransformation:
   """Add the gradient of beta |W^T W * (1 - I)|_F^2 (BigGAN Eq. 3) to the updates; first in a chain.
 
   Args:
-    beta: strength; the paper's 1e-4. BigGAN-PyTorch applies half of Eq. 3's gradient: its 1e-4 is 5e-5.
+    beta: strength; the paper's 1e-4. BigGAN-PyTorch applies half of Eq. 3's gradient: its 1e-4 is
+    5e-5.
     mask: (path, leaf) -> whether the tensor is penalised.
   """
+
   def update(updates, state, params=None):
     if params is None:
-      raise ValueError('add_orthogonal_penalty needs the parameters: call tx.update(g, state, params).')
+      raise ValueError(
+        'add_orthogonal_penalty needs the parameters: call tx.update(g, state, params).'
+      )
     weights = utils.flat(params)
 
     def penalised(path, g):
@@ -33,6 +39,7 @@ def add_orthogonal_penalty(beta: float, mask: Callable[[str, Any], bool]) -> opt
 
 def _standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTransformation:
   """Let optax mix its int32 counts with floats where the program at large forbids it."""
+
   def update(updates, state, params=None):
     with jax.numpy_dtype_promotion('standard'):
       return tx.update(updates, state, params)
@@ -52,18 +59,24 @@ def adam_b1_0(lr: float, b1: float, b2: float, eps: float) -> optax.GradientTran
     UserError: b1 is not 0.
   """
   if b1 != 0:
-    raise utils.UserError(f'optim.b1 is {b1}, but optim.name=adam_b1_0 keeps no first moment; '
-                          'set optim.name=adam, or optim.b1=0.')
-  return _standard_promotion(optax.chain(
+    raise utils.UserError(
+      f'optim.b1 is {b1}, but optim.name=adam_b1_0 keeps no first moment; '
+      'set optim.name=adam, or optim.b1=0.'
+    )
+  return _standard_promotion(
+    optax.chain(
       optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
-      optax.scale_by_learning_rate(lr)))
+      optax.scale_by_learning_rate(lr),
+    )
+  )
 
 
 OPTIMIZERS = {'adam': adam, 'adam_b1_0': adam_b1_0}
 
 
 def ema(average: Any, params: Any, decay: float, started: jax.Array) -> Any:
-  """Return the exponential moving average after one update; before `started` it is the parameters."""
+  """Return the exponential moving average after an update; before `started`, the parameters."""
+
   def one(a, p):
     return jnp.where(started, decay * a + (1 - decay) * p, p)
 

@@ -2,8 +2,9 @@
 
 The step is one jitted program over global arrays. Loss and gradient of a player run under
 `jax.shard_map` over `data` inside that program, for two measured reasons: plain jit with bfloat16
-compute reduces weight gradients in bfloat16, and concatenating real and fake images across a sharded
-batch axis costs three all-to-alls. Every function here also works with no mesh set, on one device.
+compute reduces weight gradients in bfloat16, and concatenating real and fake images across a
+sharded batch axis costs three all-to-alls. Every function here also works with no mesh set, on one
+device.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,7 +89,9 @@ def group_mean(x: jax.Array, size: int | None) -> jax.Array:
   b = x.shape[0]
   if size <= b:
     if b % size:
-      raise ValueError(f'BatchNorm groups of {size} examples do not divide {b} examples per device.')
+      raise ValueError(
+        f'BatchNorm groups of {size} examples do not divide {b} examples per device.'
+      )
     groups = x.reshape(b // size, size, *x.shape[1:]).mean(1)
     return jnp.repeat(groups, size, axis=0)
   if not _in_shard_map():
@@ -96,8 +99,10 @@ def group_mean(x: jax.Array, size: int | None) -> jax.Array:
   num_devices = lax.axis_size(DATA)
   span = size // b
   if size % b or num_devices % span:
-    raise ValueError(f'BatchNorm groups of {size} examples do not line up with {num_devices} devices '
-                     f'of {b} examples.')
+    raise ValueError(
+      f'BatchNorm groups of {size} examples do not line up with {num_devices} devices '
+      f'of {b} examples.'
+    )
   # Groups over several devices: moments are small, so gather them all and keep this group's.
   means = lax.all_gather(x.mean(0), DATA)  # [devices, ...]
   means = means.reshape(num_devices // span, span, *means.shape[1:]).mean(1)
@@ -115,12 +120,14 @@ def value_and_grad(loss: Callable[[Any, Any, Any], tuple[jax.Array, dict]]) -> C
   """Differentiate a batch-mean loss over the global batch.
 
   Args:
-    loss: (params, shared, batch) -> (scalar, {name: scalar}), both means over the examples in `batch`.
+    loss: (params, shared, batch) -> (scalar, {name: scalar}), both means over the examples in
+    `batch`.
   Returns:
-    (params, shared, batch) -> ((scalar, {name: scalar}), grads): means over the global batch, float32,
-    equal on all devices. `params` and `shared` are whole trees, `batch` leaves are [B, ...]; `shared`
-    is not differentiated.
+    (params, shared, batch) -> ((scalar, {name: scalar}), grads): means over the global batch,
+    float32, equal on all devices. `params` and `shared` are whole trees, `batch` leaves are [B,
+    ...]; `shared` is not differentiated.
   """
+
   def local(params, shared, batch):
     if _in_shard_map():  # varying parameters keep the gradient local until the float32 mean below
       params = jax.tree.map(lambda x: lax.pcast(x, DATA, to='varying'), params)
@@ -130,7 +137,8 @@ def value_and_grad(loss: Callable[[Any, Any, Any], tuple[jax.Array, dict]]) -> C
 
 
 def over_batch(fn: Callable[..., Any]) -> Callable:
-  """Run `fn(params, shared, batch)` on each device's examples; return the float32 mean of its results."""
+  """Run `fn(params, shared, batch)` on each device's examples; return the mean of its results."""
+
   def mapped(params, shared, batch):
     out = fn(params, shared, batch)
     return jax.tree.map(lambda x: lax.pmean(utils.at_least_float32(x), DATA), out)

@@ -11,7 +11,7 @@ from bigjax import utils
 
 
 def gram(w: jax.Array) -> tuple[jax.Array, bool]:
-  """Return the Gram matrix on the small side of W [prod, out], and whether that is the filters' side."""
+  """Return the Gram matrix on the small side of W [prod, out]; is that the filters' side?"""
   m = w.reshape(-1, w.shape[-1])
   rows, columns = m.shape
   if columns <= rows:
@@ -30,16 +30,20 @@ def orthogonal(w: jax.Array) -> jax.Array:
 
 
 def orthogonal_grad(w: jax.Array) -> jax.Array:
-  """Return the exact gradient of `orthogonal`: 4 (W W^T W - W diag(n)), n_j the squared filter norms."""
+  """Return the gradient of `orthogonal`: 4 (W W^T W - W diag(n)), n_j the squared filter norms."""
   m = w.reshape(-1, w.shape[-1])
   h, filters = gram(w)
-  product = jnp.matmul(m, h, precision=lax.Precision.HIGHEST) if filters else (
-      jnp.matmul(h, m, precision=lax.Precision.HIGHEST))
+  product = (
+    jnp.matmul(m, h, precision=lax.Precision.HIGHEST)
+    if filters
+    else (jnp.matmul(h, m, precision=lax.Precision.HIGHEST))
+  )
   return (4 * (product - m * jnp.square(m).sum(0, keepdims=True))).reshape(w.shape)
 
 
-def total(value: Callable[[jax.Array], jax.Array], params: Any,
-          mask: Callable[[str, Any], bool]) -> jax.Array:
+def total(
+  value: Callable[[jax.Array], jax.Array], params: Any, mask: Callable[[str, Any], bool]
+) -> jax.Array:
   """Return the sum of `value` over the tensors that `mask(path, leaf)` picks."""
   terms = [value(w) for path, w in utils.flat(params).items() if mask(path, w)]
   return jnp.sum(jnp.stack(terms)) if terms else jnp.float32(0)

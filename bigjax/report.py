@@ -27,7 +27,7 @@ class JsonLines:
     with open(partial, 'w') as f:
       f.writelines(json.dumps(row) + '\n' for row in rows)
     os.replace(partial, path)
-    self._file = open(path, 'a', buffering=1)
+    self._file = open(path, 'a', buffering=1)  # noqa: SIM115 - closed by close()
 
   def write(self, row: Mapping[str, Any]) -> None:
     self._file.write(json.dumps(row) + '\n')
@@ -65,6 +65,7 @@ class TensorBoard:
   def write(self, row: Mapping[str, Any]) -> None:
     if self._writer is None:
       from clu import metric_writers  # imports TensorFlow
+
       self._writer = metric_writers.SummaryWriter(self._logdir)
     self._writer.write_scalars(row['step'], {k: v for k, v in row.items() if k != 'step'})
 
@@ -130,20 +131,24 @@ class Progress:
 
 
 def grid(images: np.ndarray, columns: int, min_side: int = 48) -> Image.Image:
-  """Return uint8 images [n, H, W, C] as one picture, row by row, small ones enlarged to `min_side`."""
+  """Return uint8 images [n, H, W, C] as one picture, row by row, enlarged to `min_side`."""
   num, h, w, c = images.shape
   rows = -(-num // columns)
   gap = max(1, h // 16)
   sheet = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, c), 255, np.uint8)
   for i, image in enumerate(images):
     top, left = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
-    sheet[top:top + h, left:left + w] = image
+    sheet[top : top + h, left : left + w] = image
   picture = Image.fromarray(sheet[..., 0] if c == 1 else sheet)
   enlarge = -(-min_side // h)
-  return picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST)
+  return picture.resize(
+    (picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST
+  )
 
 
-def curves(path: str, rows: Iterable[Mapping[str, Any]], floor: Mapping[str, float], title: str) -> None:
+def curves(
+  path: str, rows: Iterable[Mapping[str, Any]], floor: Mapping[str, float], title: str
+) -> None:
   """Draw losses, the discriminator's accuracies and the scores against step into a PNG.
 
   Args:
@@ -156,18 +161,26 @@ def curves(path: str, rows: Iterable[Mapping[str, Any]], floor: Mapping[str, flo
 
   rows = list(rows)
   names = {name for row in rows for name in row}
-  vital = [n for n in ('d_accuracy_train', 'd_accuracy_held_out') if n in names]
   panels = [
-      ('losses', [n for n in ('d_loss', 'g_loss') if n in names]),
-      ('discriminator says right', [n for n in ('d_accuracy_real', 'd_accuracy_fake') if n in names] + vital),
-      ('scores (dashed: real images)', sorted(names & set(floor))),
+    ('losses', sorted(n for n in names if n.endswith('_loss'))),
+    (
+      "share of images a discriminator's sign gets right",
+      sorted(n for n in names if '_accuracy_' in n),
+    ),
+    ('scores (dashed: real images)', sorted(names & set(floor))),
   ]
   figure = Figure(figsize=(15, 4), layout='constrained')
   for axis, (heading, shown) in zip(figure.subplots(1, 3), panels, strict=True):
     for i, name in enumerate(shown):
       points = [(row['step'], row[name]) for row in rows if name in row]
-      axis.plot(*zip(*points, strict=True), color=f'C{i}', label=name, linewidth=1.2,
-                marker='o' if len(points) < 40 else '', markersize=3)
+      axis.plot(
+        *zip(*points, strict=True),
+        color=f'C{i}',
+        label=name,
+        linewidth=1.2,
+        marker='o' if len(points) < 40 else '',
+        markersize=3,
+      )
       if name in floor:
         axis.axhline(floor[name], color=f'C{i}', linestyle='--', linewidth=0.8)
     axis.set_title(heading)

@@ -19,7 +19,8 @@ from bigjax.latents import How
 
 @dataclasses.dataclass
 class Loaded:
-  """A generator with what is needed to sample from it; `gen` gains statistics as they are asked for."""
+  """A generator and what sampling needs; `gen` gains statistics as they are asked for."""
+
   sampler: build.Sampler
   gen: Any
   card: dict[str, Any]
@@ -31,8 +32,8 @@ class Loaded:
   def prepare(self, how: How, recalibrate: bool = False) -> None:
     """See to standing statistics for a truncation, and say where they come from.
 
-    Stored at this very truncation: used. Between two stored ones: interpolated. Elsewhere, in another
-    dialect, or with `recalibrate`: measured now.
+    Stored at this very truncation: used. Between two stored ones: interpolated. Elsewhere, in
+    another dialect, or with `recalibrate`: measured now.
     """
     knots = [float(t) for t in np.asarray(self.gen['knots'])]
     finite = [t for t in knots if math.isfinite(t)]
@@ -43,11 +44,15 @@ class Loaded:
       if finite and finite[0] < t < finite[-1]:
         upper = next(k for k in finite if k > t)
         lower = max(k for k in finite if k < t)
-        say(f'standing statistics at {how} are interpolated between those at {lower:g} and {upper:g}; '
-            '--recalibrate measures them.')
+        say(
+          f'standing statistics at {how}: interpolated between those at {lower:g} and {upper:g}; '
+          '--recalibrate measures them.'
+        )
         return
     why = 'as asked' if recalibrate else 'none are stored for it'
-    say(f'measuring standing statistics at {how} ({why}): {how.passes} passes of {how.batch} samples.')
+    say(
+      f'measuring standing statistics at {how} ({why}): {how.passes} passes of {how.batch} samples.'
+    )
     gen = self.gen
     if how.dialect != self.card['dialect']:  # never mix the statistics of two dialects
       gen = {**gen, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
@@ -89,9 +94,11 @@ def parse_classes(text: str, class_names: list[str]) -> np.ndarray:
     elif word.isdigit() and int(word) < len(class_names):
       labels.append(int(word))
     else:
-      raise utils.UserError(f'there is no class {word!r}{utils.did_you_mean(word, class_names)}; this '
-                            f'generator has {len(class_names)}: numbers 0 to {len(class_names) - 1} or '
-                            f'names such as {", ".join(class_names[:3])}.')
+      raise utils.UserError(
+        f'there is no class {word!r}{utils.did_you_mean(word, class_names)}; this '
+        f'generator has {len(class_names)}: numbers 0 to {len(class_names) - 1} or '
+        f'names such as {", ".join(class_names[:3])}.'
+      )
   return np.array(labels, np.int32)
 
 
@@ -104,20 +111,24 @@ def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
   angle = np.arccos(np.clip(a @ b / (norm_a * norm_b), -1, 1))
   if angle < 1e-4:
     return a[None] + way[:, None] * (b - a)[None]
-  unit = (np.sin((1 - way) * angle)[:, None] * (a / norm_a) + np.sin(way * angle)[:, None] * (b / norm_b))
+  unit = np.sin((1 - way) * angle)[:, None] * (a / norm_a) + np.sin(way * angle)[:, None] * (
+    b / norm_b
+  )
   norms = (1 - way) * norm_a + way * norm_b
   return (unit / np.sin(angle) * norms[:, None]).astype(np.float32)
 
 
-def class_grid(loaded: Loaded, labels: np.ndarray, columns: int, seed: int,
-               how: How) -> tuple[np.ndarray, np.ndarray]:
+def class_grid(
+  loaded: Loaded, labels: np.ndarray, columns: int, seed: int, how: How
+) -> tuple[np.ndarray, np.ndarray]:
   """Return (images, labels): a row of `columns` samples for each class."""
   y = np.repeat(labels, columns)
   return loaded.images(loaded.sampler.latents(seed, len(y), how), y, how), y
 
 
-def interpolation(loaded: Loaded, kind: str, labels: np.ndarray, columns: int, seed: int,
-                  how: How) -> np.ndarray:
+def interpolation(
+  loaded: Loaded, kind: str, labels: np.ndarray, columns: int, seed: int, how: How
+) -> np.ndarray:
   """Return rows of `columns` images from one sample to another: z, class, or both change.
 
   Rows start at each class of `labels`; the class changes to the next one of them.
@@ -158,15 +169,29 @@ def arguments() -> argparse.ArgumentParser:
   source.add_argument('--workdir', help='of a run: its newest checkpoint (see --checkpoint)')
   source.add_argument('--params', help='an exported generator, .safetensors')
   parser.add_argument('--checkpoint', default='last', help='of the workdir: last, best or a step')
-  parser.add_argument('--classes', default='all', help="numbers or names, '3,7', or 'all' (default)")
-  parser.add_argument('--truncation', default='none', metavar='t[:dialect]',
-                      help='0.5, 0.4:truncnorm (dialects: resample, truncnorm, scale, clamp), or none')
+  parser.add_argument(
+    '--classes', default='all', help="numbers or names, '3,7', or 'all' (default)"
+  )
+  parser.add_argument(
+    '--truncation',
+    default='none',
+    metavar='t[:dialect]',
+    help='0.5, 0.4:truncnorm (dialects: resample, truncnorm, scale, clamp), or none',
+  )
   parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--num', type=int, help='number of images, shared evenly among the classes '
-                      '(default: ten of each)')
-  parser.add_argument('--out', default='samples.png', help='x.png (a grid), x.npz (arrays) or a folder')
-  parser.add_argument('--interpolate', choices=('z', 'class', 'both'),
-                      help='a row per class, from one sample to another')
+  parser.add_argument(
+    '--num',
+    type=int,
+    help='number of images, shared evenly among the classes (default: ten of each)',
+  )
+  parser.add_argument(
+    '--out', default='samples.png', help='x.png (a grid), x.npz (arrays) or a folder'
+  )
+  parser.add_argument(
+    '--interpolate',
+    choices=('z', 'class', 'both'),
+    help='a row per class, from one sample to another',
+  )
   parser.add_argument('--sweep', metavar='t,t,...', help='a row per truncation, 0.02,0.5,1,2')
   parser.add_argument('--recalibrate', action='store_true', help='measure standing statistics anew')
   return parser
@@ -199,6 +224,5 @@ def main(argv: list[str]) -> None:
     else:
       images, y = class_grid(loaded, labels, columns, args.seed, how)
   if args.num and not args.sweep and not args.interpolate:
-    images, y = images[:args.num], y[:args.num]
+    images, y = images[: args.num], y[: args.num]
   print(write(images, y, columns, args.out))
-

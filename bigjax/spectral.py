@@ -1,10 +1,10 @@
 """Spectral normalisation (Miyato et al. 2018) as a function on the parameter tree.
 
-Networks know nothing of it. `track` is an optax transformation, last in a player's chain, that carries
-the singular vectors in the optimizer state and refines them once per update; `normalize` divides the
-kernels by their estimated norm inside the loss, so that one power iteration serves any number of
-forward passes. Reference codes iterate on every forward (three times per generator update) and keep
-the vectors beside BatchNorm's averages.
+Networks know nothing of it. `track` is an optax transformation, last in a player's chain, that
+carries the singular vectors in the optimizer state and refines them once per update; `normalize`
+divides the kernels by their estimated norm inside the loss, so that one power iteration serves any
+number of forward passes. Reference codes iterate on every forward (three times per generator
+update) and keep the vectors beside BatchNorm's averages.
 """
 
 import math
@@ -23,6 +23,7 @@ Spec = Callable[[str, Any], bool]  # (path, leaf) -> is this leaf normalised
 
 class SpectralState(NamedTuple):
   """Unit singular vectors by parameter path: sn_u [out], sn_v [prod(in)]."""
+
   sn_u: dict[str, Any]
   sn_v: dict[str, Any]
 
@@ -73,6 +74,7 @@ def track(which: Spec, eps: float = 1e-4) -> optax.GradientTransformation:
     which: the tensors to track (see `spec`).
     eps: floor of the norm in the power iteration (the paper uses 1e-4).
   """
+
   def init(params):
     us, vs = {}, {}
     for path, w in utils.flat(params).items():
@@ -86,8 +88,10 @@ def track(which: Spec, eps: float = 1e-4) -> optax.GradientTransformation:
       raise ValueError('spectral.track needs the parameters: call tx.update(grads, state, params).')
     weights, us = utils.flat(optax.apply_updates(params, updates)), utils.flat(state.sn_u)
     pairs = {path: iterate(weights[path], u, eps) for path, u in us.items()}
-    return updates, SpectralState(utils.nest({p: u for p, (u, _) in pairs.items()}),
-                                  utils.nest({p: v for p, (_, v) in pairs.items()}))
+    return updates, SpectralState(
+      utils.nest({p: u for p, (u, _) in pairs.items()}),
+      utils.nest({p: v for p, (_, v) in pairs.items()}),
+    )
 
   return optax.GradientTransformation(init, update)
 
@@ -124,9 +128,10 @@ def sigmas(params: Any, state: SpectralState) -> dict[str, jax.Array]:
 def fold(params: Any, state: SpectralState, rtol: float = 1e-4, max_iterations: int = 2000) -> Any:
   """Divide every tracked kernel by its own largest singular value, iterated until converged.
 
-  For weights that were not trained with these vectors, such as an average over time: an averaged unit
-  vector is no unit vector, and a stored one belongs to other weights. The iteration ends when the
-  residual |W^T W u - theta u| <= 2 rtol theta, which bounds the relative error of sigma by rtol.
+  For weights that were not trained with these vectors, such as an average over time: an averaged
+  unit vector is no unit vector, and a stored one belongs to other weights. The iteration ends when
+  the residual |W^T W u - theta u| <= 2 rtol theta, which bounds the relative error of sigma by
+  rtol.
   """
   us = utils.flat(state.sn_u)
 
@@ -137,7 +142,7 @@ def fold(params: Any, state: SpectralState, rtol: float = 1e-4, max_iterations: 
       return _dot(_dot(m, u), m)
 
     def unfinished(carry):
-      u, residual, theta, n = carry
+      _, residual, theta, n = carry
       return (residual > 2 * rtol * theta) & (n < max_iterations)
 
     def refine(carry):
@@ -153,4 +158,6 @@ def fold(params: Any, state: SpectralState, rtol: float = 1e-4, max_iterations: 
     u, *_ = lax.while_loop(unfinished, refine, start)
     return jnp.sqrt(_dot(u, gram(u)))
 
-  return utils.map_paths(lambda path, w: w / converged_sigma(w, us[path]) if path in us else w, params)
+  return utils.map_paths(
+    lambda path, w: w / converged_sigma(w, us[path]) if path in us else w, params
+  )

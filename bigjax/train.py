@@ -1,15 +1,17 @@
-"""config + workdir -> a trained state: the loop, its log, checkpoints and evaluations. Names no family.
+"""config + workdir -> a trained state: loop, log, checkpoints, evaluations. Names no family.
 
-Everything that decides the result is in (state, config, step); the disk, the clock and the terminal are
-here. A resumed run writes the same bytes as one that was never stopped.
+Everything that decides the result is in (state, config, step); the disk, the clock and the terminal
+are here. A resumed run writes the same bytes as one that was never stopped.
 """
 
 import collections
+import contextlib
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -48,11 +50,19 @@ def held_out_batch(program: build.Program, source: data.Source) -> Any:
 class Evaluation:
   """Samples, scores and pictures of the averaged generator with standing statistics."""
 
-  def __init__(self, program: build.Program, source: data.Source, config: ml_collections.ConfigDict):
+  def __init__(
+    self, program: build.Program, source: data.Source, config: ml_collections.ConfigDict
+  ):
     self._program, self._source, self._config = program, source, config.eval
     self._columns = config.eval.grid_columns
     self._how = How(passes=config.eval.standing_passes, batch=config.eval.standing_batch)
     self._score, self.floor = evaluators.load(config.eval.name, source.train(), source.held_out())
+    best = config.run.best
+    if best and best.removeprefix('-') not in self.floor:
+      raise utils.UserError(
+        f'run.best is {best!r}, but eval.name={config.eval.name} gives '
+        f'{", ".join(self.floor)} (with a leading - where lower is better).'
+      )
 
   def __call__(self, state: Any, workdir: str, step: int) -> tuple[Any, dict[str, float]]:
     """Return (gen calibrated untruncated, scores), and write the class grid of this step."""
@@ -81,16 +91,19 @@ def prepare_workdir(workdir: str, config: ml_collections.ConfigDict) -> list[dic
       pass
     os.remove(probe)
   except OSError as error:
-    raise utils.UserError(f'the workdir {workdir!r} cannot be written ({error.strerror}); '
-                          'give another with --workdir.') from None
+    raise utils.UserError(
+      f'the workdir {workdir!r} cannot be written ({error.strerror}); give another with --workdir.'
+    ) from None
   path = os.path.join(workdir, 'history.json')
   if os.path.exists(path):
     with open(os.path.join(workdir, 'config.json')) as f:
       theirs = {k: v for k, v in json.load(f).items() if not k.startswith(f'{configs.FREE}.')}
     differing = configs.differences(configs.identity(config), theirs)
     if differing:
-      raise utils.UserError(f'the workdir {workdir!r} holds a run of another config ('
-                            f'{"; ".join(differing)}); give those values, or another --workdir.')
+      raise utils.UserError(
+        f'the workdir {workdir!r} holds a run of another config ('
+        f'{"; ".join(differing)}); give those values, or another --workdir.'
+      )
     with open(path) as f:
       history = json.load(f)
   else:
@@ -106,27 +119,30 @@ def seed_at(history: list[dict[str, Any]], step: int) -> int:
   return [entry['seed'] for entry in history if entry['from_step'] <= step][-1]
 
 
-def make_card(program: build.Program, source: data.Source, config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Return what travels with a generator: how to build it, what it was trained on, how to sample it."""
+def make_card(
+  program: build.Program, source: data.Source, config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """Return what travels with a generator: its network, its data, how to sample it."""
   return {
-      'format': export.FORMAT,
-      'bigjax': bigjax.__version__,
-      'algorithm': config.algorithm,
-      'architecture': program.algorithm.architecture(),
-      'class_names': list(source.class_names),
-      'data': config.data.source,
-      'license': f'data: {source.license}; weights: set by whoever publishes them',
-      'config_hash': configs.digest(config),
-      'dialect': config.export.dialect,
-      'truncations': list(config.export.truncations),
-      'standing_passes': config.eval.standing_passes,
-      'standing_batch': config.eval.standing_batch,
+    'format': export.FORMAT,
+    'bigjax': bigjax.__version__,
+    'algorithm': config.algorithm,
+    'architecture': program.algorithm.architecture(),
+    'class_names': list(source.class_names),
+    'data': config.data.source,
+    'license': f'data: {source.license}; weights: set by whoever publishes them',
+    'config_hash': configs.digest(config),
+    'dialect': config.export.dialect,
+    'truncations': list(config.export.truncations),
+    'standing_passes': config.eval.standing_passes,
+    'standing_batch': config.eval.standing_batch,
   }
 
 
 def dry_run(config: ml_collections.ConfigDict) -> None:
   """Print the resolved config, the parameters of every player, and the stages."""
   from clu import parameter_overview
+
   program = build.make(config)
   for key, value in configs.flatten(config).items():
     print(f'config.{key} = {value}')
@@ -138,19 +154,25 @@ def dry_run(config: ml_collections.ConfigDict) -> None:
     stages.setdefault(program.algorithm.stage(step), step)
   print(f'\n{config.run.steps} steps in {len(stages)} stage(s):')
   for stage, first in stages.items():
-    print(f'  from step {first}: {stage.resolution} px, {stage.batch[0]} x {stage.batch[1]} images per step'
-          f'{", with " + ", ".join(sorted(stage.due)) if stage.due else ""}')
+    print(
+      f'  from step {first}: {stage.resolution} px, {stage.batch[0]} x {stage.batch[1]} images each'
+      f'{", with " + ", ".join(sorted(stage.due)) if stage.due else ""}'
+    )
 
 
 class Log:
-  """metrics.jsonl (values), timing.jsonl (clock), TensorBoard and the progress line of one process."""
+  """metrics.jsonl (values), timing.jsonl (clock), TensorBoard and the progress line."""
 
   def __init__(self, workdir: str, first: int, last: int, images_per_step: int):
     main = jax.process_index() == 0
     self._path = os.path.join(workdir, 'metrics.jsonl')
     self._values = report.JsonLines(self._path, first) if main else report.Null()
-    self._clock = report.JsonLines(os.path.join(workdir, 'timing.jsonl'), first) if main else report.Null()
-    self._events = report.TensorBoard(os.path.join(workdir, 'tensorboard')) if main else report.Null()
+    self._clock = (
+      report.JsonLines(os.path.join(workdir, 'timing.jsonl'), first) if main else report.Null()
+    )
+    self._events = (
+      report.TensorBoard(os.path.join(workdir, 'tensorboard')) if main else report.Null()
+    )
     self.progress = report.Progress(first, last, images_per_step, sys.stderr if main else None)
     self._start = time.time()
 
@@ -159,15 +181,18 @@ class Log:
     values = {name: float(value) for name, value in sorted(jax.device_get(metrics).items())}
     losses = {name: value for name, value in values.items() if name.endswith('_loss')}
     self.progress.update(step, losses)
-    self.scores(step, values)
-    clock = {'images_per_second': round(self.progress.rate, 2),
-             'seconds': round(time.time() - self._start, 3), 'time': round(time.time(), 3)}
+    self.write(step, values)
+    clock = {
+      'images_per_second': round(self.progress.rate, 2),
+      'seconds': round(time.time() - self._start, 3),
+      'time': round(time.time(), 3),
+    }
     self._clock.write({'step': step, **clock})
     self._events.write({'step': step, 'images_per_second': self.progress.rate})
     return values
 
-  def scores(self, step: int, values: Mapping[str, float]) -> None:
-    """Write values that have a row of their own."""
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Write a row of values."""
     self._values.write({'step': step, **values})
     self._events.write({'step': step, **values})
 
@@ -179,16 +204,31 @@ class Log:
       writer.close()
 
 
+def restore(
+  program: build.Program, checkpoints: checkpoint.Checkpoints, seed: int, say: Callable[[str], None]
+) -> tuple[Any, int]:
+  """Return (state, step): from the newest readable checkpoint, else freshly initialised."""
+  everywhere = parallel.replicated(program.mesh)
+  restored = checkpoints.restore_latest(program.shapes(), everywhere, warn=say)
+  if restored is None:
+    return program.init(jax.random.key(seed)), 0
+  state, meta = restored
+  checkpoints.set_aside(meta['step'])
+  say(f'resuming at step {meta["step"]}')
+  return state, meta['step']
+
+
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   """Train from where the workdir stands to `config.run.steps`; return the summary.
 
   Raises:
     UserError: config, data or workdir do not fit, or the updates stay non-finite.
   """
-  began = time.time()
+  began = time.monotonic()
   run = config.run
   program = build.make(config)
   source = data.load(config.data)
+  evaluation = Evaluation(program, source, config)
   history = prepare_workdir(workdir, config)
   card = make_card(program, source, config)
   main = jax.process_index() == 0
@@ -196,80 +236,99 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     report.write_json(os.path.join(workdir, 'card.json'), card)
   say = report.Progress(0, run.steps, 0, sys.stderr if main else None).say
 
-  checkpoints = checkpoint.Checkpoints(workdir, run.keep, run.keep_every, run.best)
-  restored = checkpoints.restore_latest(program.shapes(), parallel.replicated(program.mesh), warn=say)
-  if restored:
-    state, meta = restored
-    first = meta['step']
-    checkpoints.set_aside(first)
-    say(f'resuming {workdir} at step {first} of {run.steps}')
-  else:
-    first = 0
-    state = program.init(jax.random.key(seed_at(history, 0)))
-  stream = batches(program, source, seed_at(history, first), first)
-  held_out = held_out_batch(program, source)
-  evaluation = Evaluation(program, source, config)
-  d_steps, batch_size = program.algorithm.stage(first).batch
-  log = Log(workdir, first, run.steps, d_steps * batch_size)
-  if run.best and run.best.removeprefix('-') not in evaluation.floor:
-    raise utils.UserError(f'run.best is {run.best!r}; eval.name={config.eval.name} gives '
-                          f'{", ".join(evaluation.floor)} (with a leading - if lower is better).')
-  scores: dict[str, float] = {}
+  with contextlib.ExitStack() as stack:
+    checkpoints = checkpoint.Checkpoints(workdir, run.keep, run.keep_every, run.best)
+    stack.callback(checkpoints.close)
+    state, first = restore(program, checkpoints, seed_at(history, 0), say)
+    stream = batches(program, source, seed_at(history, first), first)
+    held_out = held_out_batch(program, source)
+    log = Log(workdir, first, run.steps, math.prod(program.algorithm.stage(first).batch))
+    stack.callback(log.close)
+    scores: dict[str, float] = {}
+    if first >= run.steps:
+      say(f'{workdir} is at step {first} already; a larger --config.run.steps trains on')
+      _, scores = evaluation(state, workdir, first)
 
-  for step in range(first, run.steps):
-    batch = next(stream)
-    state, metrics = program.step(state, batch, program.algorithm.stage(step))
-    done = step + 1
-    if step == first:
-      jax.block_until_ready(state)
-      say(f'first step after {utils.duration(time.time() - began)} (imports, data, compilation)')
-      log.progress.restart(done)
-    if utils.due(done, run.log_every, run.steps):
-      values = log.metrics(done, metrics)
-      if values['skipped'] >= run.max_skipped:
-        raise utils.UserError(f'{values["skipped"]:.0f} updates in a row were not finite and were refused, up to '
-                              f'step {done}; lower the learning rates, or resume from an earlier checkpoint.')
-    pause = time.time()
-    evaluated = utils.due(done, run.eval_every, run.steps)
-    if evaluated:
-      signs = jax.device_get(program.probe(state, batch, held_out))
-      gen, scores = evaluation(state, workdir, done)
-      log.scores(done, {**{k: float(v) for k, v in sorted(signs.items())}, **scores})
-      say(f'step {done}: ' + '  '.join(f'{k} {v:.3f}' for k, v in scores.items()))
-      if main:
-        report.curves(os.path.join(workdir, 'curves.png'), log.rows(), evaluation.floor,
-                      f'{config.algorithm} on {config.data.source}, step {done}')
-    if utils.due(done, run.checkpoint_every, run.steps):
-      gen = gen if evaluated else program.gen(state)
-      checkpoints.save(done, state, gen, {'config_hash': card['config_hash']}, scores if evaluated else None)
-    log.progress.skip(time.time() - pause)
-  checkpoints.close()
-  log.close()
-  return finish(program, evaluation, state, card, workdir, scores, time.time() - began)
+    for step in range(first, run.steps):
+      batch = next(stream)
+      state, metrics = program.step(state, batch, program.algorithm.stage(step))
+      done = step + 1
+      if step == first:
+        jax.block_until_ready(state)
+        say(f'first step after {utils.duration(time.monotonic() - began)} (data and compilation)')
+        log.progress.restart(done)
+      if utils.due(done, run.log_every):
+        skipped = log.metrics(done, metrics)['skipped']
+        if skipped >= run.max_skipped:
+          raise utils.UserError(
+            f'{skipped:.0f} updates in a row were not finite and were refused, up to step {done}; '
+            'lower the learning rates, or resume from an earlier checkpoint.'
+          )
+      pause = time.monotonic()
+      # A last step off the periods is evaluated and kept, but leaves no row: a run that goes on has
+      # none there.
+      evaluated = utils.due(done, run.eval_every) or done == run.steps
+      if evaluated:
+        signs = jax.device_get(program.probe(state, batch, held_out))
+        gen, scores = evaluation(state, workdir, done)
+        if utils.due(done, run.eval_every):
+          log.write(done, {**{k: float(v) for k, v in sorted(signs.items())}, **scores})
+        say(f'step {done}: ' + '  '.join(f'{k} {v:.3f}' for k, v in scores.items()))
+        if main:
+          report.curves(
+            os.path.join(workdir, 'curves.png'),
+            log.rows(),
+            evaluation.floor,
+            f'{config.algorithm} on {config.data.source}, step {done}',
+          )
+      if utils.due(done, run.checkpoint_every) or done == run.steps:
+        gen = gen if evaluated else program.gen(state)
+        checkpoints.save(
+          done, state, gen, {'config_hash': card['config_hash']}, scores if evaluated else None
+        )
+      log.progress.skip(time.monotonic() - pause)
+  return finish(program, evaluation, state, card, workdir, scores, began)
 
 
-def finish(program: build.Program, evaluation: Evaluation, state: Any, card: dict[str, Any], workdir: str,
-           scores: dict[str, float], seconds: float) -> dict[str, Any]:
+def finish(
+  program: build.Program,
+  evaluation: Evaluation,
+  state: Any,
+  card: dict[str, Any],
+  workdir: str,
+  scores: dict[str, float],
+  began: float,
+) -> dict[str, Any]:
   """Export the generator, write summary.json and print the scores beside those of real images."""
   step = int(state['step'])
   card = {**card, 'step': step, 'images_seen': program.algorithm.position(step), 'scores': scores}
   gen = export.calibrate_all(program.sampler, program.gen(state), card)
-  summary = {**scores, 'real': evaluation.floor, 'step': step, 'seconds': round(seconds, 1),
-             'config_hash': card['config_hash'], 'bigjax': bigjax.__version__}
   if jax.process_index() == 0:
     path = os.path.join(workdir, 'export', 'generator.safetensors')
     export.save(path, gen, card)
+  seconds = time.monotonic() - began
+  summary = {
+    **scores,
+    'real': evaluation.floor,
+    'step': step,
+    'seconds': round(seconds, 1),
+    'config_hash': card['config_hash'],
+    'bigjax': bigjax.__version__,
+  }
+  if jax.process_index() == 0:
     report.write_json(os.path.join(workdir, 'summary.json'), summary)
     print(f'{"":16}{"samples":>9}{"real":>9}')
     for name, value in scores.items():
       print(f'{name:16}{value:9.3f}{evaluation.floor[name]:9.3f}')
-    print(f'{step} steps in {utils.duration(seconds)}: {workdir}/ has samples/, curves.png, summary.json; '
-          f'try: bigjax sample --params {path}')
+    print(
+      f'{step} steps in {utils.duration(seconds)}: see {workdir}/samples, {workdir}/curves.png; '
+      f'try: bigjax sample --params {path}'
+    )
   return summary
 
 
-USAGE = """usage: bigjax train [--config NAME[:variant] | FILE.py[:variant]] [--workdir DIR] [--dry_run]
-                    [--config.group.key=value ...]
+USAGE = """usage: bigjax train [--config NAME[:variant] | FILE.py[:variant]] [--workdir DIR]
+                    [--dry_run] [--config.group.key=value ...]
 
 Trains from a config, or resumes the run that DIR holds (default: digits, in runs/NAME).
 --dry_run prints the config, the parameters of every player and the stages, and exits.
@@ -316,8 +375,10 @@ def _explain(error: Exception, given: str, words: list[str]) -> str:
     key, _, value = word.removeprefix('--').partition('=')
     if key.startswith('config.') and key.removeprefix('config.') not in known:
       key = key.removeprefix('config.')
-      return (f'--config.{key}: the config has no key {key!r}{utils.did_you_mean(key, known)}; '
-              'bigjax train --dry_run lists them.')
+      return (
+        f'--config.{key}: the config has no key {key!r}{utils.did_you_mean(key, known)}; '
+        'bigjax train --dry_run lists them.'
+      )
     if key.startswith('config.') and value in str(error):
       key = key.removeprefix('config.')
       return f'--config.{key}={value}: expected a value like {known[key]!r}.'

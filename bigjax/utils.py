@@ -1,4 +1,4 @@
-"""Small things every floor may use: the error a user sees, tree paths, periods, numbers for people."""
+"""Small things for every floor: the error a user sees, tree paths, periods, durations."""
 
 import difflib
 import os
@@ -27,8 +27,9 @@ def pick(name: str, table: Mapping[str, Any], what: str) -> Any:
     UserError: the name is not in the table.
   """
   if name not in table:
-    raise UserError(f'{what} is {name!r}{did_you_mean(str(name), table)}; '
-                    f'expected one of: {", ".join(table)}.')
+    raise UserError(
+      f'{what} is {name!r}{did_you_mean(str(name), table)}; expected one of: {", ".join(table)}.'
+    )
   return table[name]
 
 
@@ -70,7 +71,7 @@ def stable_hash(name: str) -> int:
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-  """Return x in float32, or as it is if it is float64: for moments, softmax, scores and reductions."""
+  """Return x as float32, or float64 where it is: for moments, softmax, scores, reductions."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -84,14 +85,14 @@ def select(keep: jax.Array, new: Any, old: Any) -> Any:
   return jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, old)
 
 
-def due(step: int, every: int, last: int) -> bool:
-  """Return whether a period ends at `step`; the last step ends every period, 0 switches it off."""
-  return every > 0 and (step % every == 0 or step == last)
+def due(step: int, every: int) -> bool:
+  """Return whether a period ends at `step`; 0 switches it off."""
+  return every > 0 and step % every == 0
 
 
 def duration(seconds: float) -> str:
   """Return a duration for people: '41s', '3m05s', '2h07m', '3d04h'."""
-  seconds = int(round(seconds))
+  seconds = round(seconds)
   if seconds < 60:
     return f'{seconds}s'
   if seconds < 3600:
@@ -102,6 +103,6 @@ def duration(seconds: float) -> str:
 
 
 def cache_dir() -> str:
-  """Return bigjax's cache folder: $BIGJAX_CACHE, else $XDG_CACHE_HOME/bigjax, else ~/.cache/bigjax."""
+  """Return bigjax's cache folder: $BIGJAX_CACHE, $XDG_CACHE_HOME/bigjax or ~/.cache/bigjax."""
   base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   return os.environ.get('BIGJAX_CACHE') or os.path.join(base, 'bigjax')

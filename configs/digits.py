@@ -1,4 +1,4 @@
-"""BigGAN at 16 px on scikit-learn's handwritten digits: the whole system in minutes, without a download.
+"""BigGAN at 16 px on scikit-learn's handwritten digits: everything in minutes, no download.
 
   bigjax train
 
@@ -14,7 +14,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.algorithm = 'biggan'
   config.seed = 0
-  config.run = ml_collections.ConfigDict({
+  config.run = ml_collections.ConfigDict(
+    {
       'steps': 1000,
       'log_every': 20,
       'eval_every': 250,
@@ -23,15 +24,19 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'keep_every': 0,
       'best': 'coverage',
       'max_skipped': 10,
-  })
-  config.data = ml_collections.ConfigDict({
+    }
+  )
+  config.data = ml_collections.ConfigDict(
+    {
       'source': 'digits',
       'resolution': 16,
       'channels': 1,
       'num_classes': 10,
       'held_out': 0.25,
-  })
-  config.model = ml_collections.ConfigDict({
+    }
+  )
+  config.model = ml_collections.ConfigDict(
+    {
       'ch': 16,
       'z_dim': 60,
       'shared_dim': 32,
@@ -39,8 +44,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'disc_attention': (),
       'bn_group': 0,
       'dtype': 'float32',
-  })
-  config.optim = ml_collections.ConfigDict({
+    }
+  )
+  config.optim = ml_collections.ConfigDict(
+    {
       'batch_size': 64,
       'd_steps': 2,
       'name': 'adam_b1_0',
@@ -53,19 +60,24 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'spectral_eps': 1e-4,
       'ema_decay': 0.99,
       'ema_start': 200,
-  })
+    }
+  )
   config.augment = ml_collections.ConfigDict({'name': 'none'})
-  config.eval = ml_collections.ConfigDict({
+  config.eval = ml_collections.ConfigDict(
+    {
       'name': 'pixels',
       'num_samples': 1000,
       'standing_passes': 16,
       'standing_batch': 128,
       'grid_columns': 10,
-  })
-  config.export = ml_collections.ConfigDict({
+    }
+  )
+  config.export = ml_collections.ConfigDict(
+    {
       'truncations': ('0.5', '1', '2', 'none'),
       'dialect': 'resample',
-  })
+    }
+  )
   if variant == 'tiny':
     config.run.update({'steps': 4, 'log_every': 1, 'eval_every': 2, 'checkpoint_every': 2})
     config.model.update({'ch': 8, 'z_dim': 12, 'shared_dim': 8})

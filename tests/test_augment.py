@@ -31,7 +31,7 @@ def shifts(before, after):
 
 @pytest.mark.parametrize('name', list(augment.AUGMENTATIONS))
 def test_contract(name):
-  """Shape and dtype stay, an example depends on its own key and pixels, gradients reach the image."""
+  """Shape and dtype stay, examples do not depend on each other, gradients reach the image."""
   fn = jax.jit(augment.AUGMENTATIONS[name])
   x = images(4, 16, 16, 3)
   y = fn(keys(4), x)

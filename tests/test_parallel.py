@@ -1,4 +1,4 @@
-"""One result on any number of devices: gradients, BatchNorm moments, placement (DESIGN.md 4, T11)."""
+"""One result on any number of devices: gradients, moments, placement (DESIGN.md 4, T11)."""
 
 import contextlib
 
@@ -137,12 +137,13 @@ def test_gradient_through_group_moments_against_finite_differences():
   params, shared, batch = inputs()
   noise = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (4,)))(batch['keys']), np.float64)
   x, y = np.asarray(batch['x'], np.float64), np.asarray(batch['y'], np.float64)
+  shift = np.asarray(shared['shift'], np.float64)
 
   def loss(w):
     h = x @ w
     mean = groups_reference(h, 8)
     var = groups_reference(h ** 2, 8) - mean ** 2
-    out = np.tanh((h - mean) / np.sqrt(var + 1e-2) + np.asarray(shared['shift'], np.float64) + noise)
+    out = np.tanh((h - mean) / np.sqrt(var + 1e-2) + shift + noise)
     return ((out - y[:, None]) ** 2).sum(1).mean()
 
   w, step = np.asarray(params['w'], np.float64), 1e-5
@@ -183,7 +184,7 @@ def test_one_process_supplies_every_row(num_devices):
 
 
 def test_local_rows_are_those_of_this_process(monkeypatch):
-  # Two hosts of four devices, interleaved on the mesh as pod slices are: this one owns the odd ones.
+  # Two hosts of four devices, interleaved on the mesh: this one owns the odd ones.
   devices = parallel.make_mesh().devices.flat
   spans = {d: (slice(2 * i, 2 * i + 2),) for i, d in reversed(list(enumerate(devices))) if i % 2}
   monkeypatch.setattr(jax.sharding.NamedSharding, 'addressable_devices_indices_map',

@@ -1,1 +1,1 @@
-"""One straight-line file per family, each with `make(config)` and `make_generator(architecture)`."""
+"""One straight-line file per family, with `make(config)` and `make_generator(architecture)`."""

@@ -30,6 +30,7 @@ Metrics = dict[str, Array]
 @dataclasses.dataclass(frozen=True)
 class Stage:
   """What must be known before a step is traced: one compilation per distinct value."""
+
   resolution: int
   batch: tuple[int, int]  # (minibatches per step, examples per minibatch)
   due: frozenset[str] = frozenset()  # lazy regularisers that run in this step
@@ -38,6 +39,7 @@ class Stage:
 @dataclasses.dataclass(frozen=True)
 class Player:
   """One set of weights and how it moves. `tx` carries the spectral vectors (spectral.track)."""
+
   tx: optax.GradientTransformation
 
   def init(self, params: Any) -> dict[str, Any]:
@@ -74,17 +76,19 @@ class Algorithm(Protocol):
       stage: static.
     """
 
-  def probe(self, state: State, batch: Mapping[str, Array], held_out: Mapping[str, Array]) -> Metrics:
+  def probe(
+    self, state: State, batch: Mapping[str, Array], held_out: Mapping[str, Array]
+  ) -> Metrics:
     """Return vital signs on a training batch and on a held-out one; changes nothing."""
 
   def stage(self, step: int) -> Stage:
-    """Return what step number `step` is compiled for: plain Python, a function of the step alone."""
+    """Return what this step is compiled for: plain Python, a function of the step alone."""
 
   def position(self, step: int) -> int:
     """Return how many real images are consumed before `step` (may exceed 32 bits)."""
 
   def generator(self, state: State) -> Gen:
-    """Return the generator as sampled: averaged weights with normalisation folded in, uncalibrated."""
+    """Return the generator as sampled: averaged, normalisation folded in, uncalibrated."""
 
   def architecture(self) -> dict[str, Any]:
     """Return what `make_generator` needs to build the sampled network, as JSON-able values."""
@@ -100,4 +104,4 @@ class Generator(Protocol):
     """Return images [B, H, W, C] in [-1, 1]; y is int32 [B] or float32 [B, classes] weights."""
 
   def calibrate(self, gen: Gen, key: Array, how: How) -> Gen:
-    """Return `gen` with standing statistics for this truncation added; the identity without BatchNorm."""
+    """Return `gen` with standing statistics for this truncation; the identity without BatchNorm."""

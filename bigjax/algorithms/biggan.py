@@ -1,10 +1,10 @@
 """BigGAN (Brock, Donahue, Simonyan 2019): large-batch class-conditional GAN with spectral norm.
 
-k discriminator steps, each on its own real minibatch with fresh latents and labels, then one generator
-step; hinge loss; cross-replica BatchNorm; orthogonal penalty on the generator; averaged weights.
-Differences from BigGAN-PyTorch, all towards the paper: the penalty has Eq. 3's full gradient, one power
-iteration per update rather than per forward pass, epsilon 1e-4 in every BatchNorm, zero biases at init,
-no running BatchNorm averages.
+k discriminator steps, each on its own real minibatch with fresh latents and labels, then one
+generator step; hinge loss; cross-replica BatchNorm; orthogonal penalty on the generator; averaged
+weights. Differences from BigGAN-PyTorch, all towards the paper: the penalty has Eq. 3's full
+gradient, one power iteration per update rather than per forward pass, epsilon 1e-4 in every
+BatchNorm, zero biases at init, no running BatchNorm averages.
 """
 
 import dataclasses
@@ -41,6 +41,7 @@ def penalised(path: str, leaf: Any) -> bool:
 @dataclasses.dataclass(frozen=True)
 class BigGAN:
   """The game of the paper; see base.Algorithm for what each method promises."""
+
   gen_net: models.Generator
   disc_net: models.Discriminator
   gen: Player
@@ -67,21 +68,21 @@ class BigGAN:
     gen = self.gen.init(net.init(key_gen, z, y, train=True)['params'])
     disc = self.disc.init(self.disc_net.init(key_disc, images, y)['params'])
     return {
-        'step': jnp.int32(0),
-        'key': key_state,
-        'players': {'gen': gen, 'disc': disc},
-        'ema': jax.tree.map(jnp.copy, gen['params']),  # never an alias: the state is donated
-        'aux': {'skipped': {'gen': jnp.int32(0), 'disc': jnp.int32(0)}},
-        'frozen': {},
+      'step': jnp.int32(0),
+      'key': key_state,
+      'players': {'gen': gen, 'disc': disc},
+      'ema': jax.tree.map(jnp.copy, gen['params']),  # never an alias: the state is donated
+      'aux': {'skipped': {'gen': jnp.int32(0), 'disc': jnp.int32(0)}},
+      'frozen': {},
     }
 
   def fresh(self, key: Array, shape: tuple[int, ...]) -> dict[str, Array]:
     """Draw latents, labels uniform over the classes, and augmentation keys, one per example."""
     key_z, key_y, key_aug = jax.random.split(key, 3)
     inputs = {
-        'z': jax.random.normal(key_z, (*shape, self.gen_net.z_dim)),
-        'y': jax.random.randint(key_y, shape, 0, self.gen_net.num_classes),
-        'aug': jax.random.split(key_aug, shape),
+      'z': jax.random.normal(key_z, (*shape, self.gen_net.z_dim)),
+      'y': jax.random.randint(key_y, shape, 0, self.gen_net.num_classes),
+      'aug': jax.random.split(key_aug, shape),
     }
     return parallel.shard_examples(inputs, lead=len(shape) - 1)
 
@@ -96,13 +97,13 @@ class BigGAN:
     real_logits, fake_logits = jnp.split(logits, 2)
     loss_real, loss_fake = losses.hinge_disc(real_logits, fake_logits)
     metrics = {
-        'd_loss': loss_real + loss_fake,
-        'd_loss_real': loss_real,
-        'd_loss_fake': loss_fake,
-        'd_logit_real': real_logits.mean(),
-        'd_logit_fake': fake_logits.mean(),
-        'd_accuracy_real': (real_logits > 0).mean(dtype=jnp.float32),
-        'd_accuracy_fake': (fake_logits < 0).mean(dtype=jnp.float32),
+      'd_loss': loss_real + loss_fake,
+      'd_loss_real': loss_real,
+      'd_loss_fake': loss_fake,
+      'd_logit_real': real_logits.mean(),
+      'd_logit_fake': fake_logits.mean(),
+      'd_accuracy_real': (real_logits > 0).mean(dtype=jnp.float32),
+      'd_accuracy_fake': (fake_logits < 0).mean(dtype=jnp.float32),
     }
     return loss_real + loss_fake, metrics
 
@@ -146,12 +147,12 @@ class BigGAN:
     metrics |= jax.tree.map(lambda x: x.mean(), disc_metrics)
     metrics['skipped'] = jnp.maximum(skipped['gen'], skipped['disc'])
     state = {
-        'step': state['step'] + 1,
-        'key': state['key'],
-        'players': {'gen': gen, 'disc': disc},
-        'ema': ema,
-        'aux': {'skipped': skipped},
-        'frozen': state['frozen'],
+      'step': state['step'] + 1,
+      'key': state['key'],
+      'players': {'gen': gen, 'disc': disc},
+      'ema': ema,
+      'aux': {'skipped': skipped},
+      'frozen': state['frozen'],
     }
     return state, metrics
 
@@ -169,9 +170,9 @@ class BigGAN:
       train, held_out, z, y = (examples[name] for name in ('train', 'held_out', 'z', 'y'))
       fake = self.gen_net.apply({'params': weights['gen']}, z, y, train=True)
       return {
-          'd_accuracy_train': share(score(to_float(train['image']), train['label']) > 0),
-          'd_accuracy_held_out': share(score(to_float(held_out['image']), held_out['label']) > 0),
-          'd_accuracy_fake': share(score(fake, y) < 0),
+        'probe_accuracy_train': share(score(to_float(train['image']), train['label']) > 0),
+        'probe_accuracy_held_out': share(score(to_float(held_out['image']), held_out['label']) > 0),
+        'probe_accuracy_fake': share(score(fake, y) < 0),
       }
 
     fresh = self.fresh(key, train['label'].shape)
@@ -184,7 +185,8 @@ class BigGAN:
     sigmas = spectral.sigmas(gen['params'], spectral.vectors(gen['opt']))
     signs['sigma_gen_linear'] = sigmas['linear/kernel']  # the layer that explodes at collapse
     signs['orthogonal_penalty'] = self.penalty * regularizers.total(
-        regularizers.orthogonal, gen['params'], penalised)
+      regularizers.orthogonal, gen['params'], penalised
+    )
     return signs
 
   def generator(self, state: State) -> Gen:
@@ -199,7 +201,8 @@ class BigGAN:
 
 @dataclasses.dataclass(frozen=True)
 class BigGANGenerator:
-  """The sampled network; `gen` is {params, stats: {layer: {mean [K, C], var [K, C]}}, knots [K]}."""
+  """The sampled network; gen is {params, stats: {layer: {mean [K, C], var [K, C]}}, knots [K]}."""
+
   net: models.Generator
 
   def latents(self, key: Array, num: int, how: How) -> Array:
@@ -227,11 +230,16 @@ class BigGANGenerator:
     knots = jnp.full((1,), how.truncation, jnp.float32)
     if gen['knots'].shape[0]:
       others = gen['knots'] != how.truncation  # a knot measured again replaces the old one
-      stats = jax.tree.map(lambda old, new: jnp.concatenate([old[others], new]), gen['stats'], stats)
+      stats = jax.tree.map(
+        lambda old, new: jnp.concatenate([old[others], new]), gen['stats'], stats
+      )
       knots = jnp.concatenate([gen['knots'][others], knots])
     order = jnp.argsort(knots)
-    return {'params': gen['params'], 'knots': knots[order],
-            'stats': jax.tree.map(lambda s: s[order], stats)}
+    return {
+      'params': gen['params'],
+      'knots': knots[order],
+      'stats': jax.tree.map(lambda s: s[order], stats),
+    }
 
 
 def make_generator(architecture: dict[str, Any]) -> BigGANGenerator:
@@ -246,38 +254,79 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
   Raises:
     UserError: a key is missing or unknown, or values do not fit together.
   """
-  configs.require(config, {
-      'model': ('ch', 'z_dim', 'shared_dim', 'gen_attention', 'disc_attention', 'bn_group', 'dtype'),
-      'optim': ('batch_size', 'd_steps', 'name', 'gen_lr', 'disc_lr', 'b1', 'b2', 'eps',
-                'ortho_beta', 'spectral_eps', 'ema_decay', 'ema_start'),
-      'augment': ('name',)})
+  configs.require(
+    config,
+    {
+      'model': (
+        'ch',
+        'z_dim',
+        'shared_dim',
+        'gen_attention',
+        'disc_attention',
+        'bn_group',
+        'dtype',
+      ),
+      'optim': (
+        'batch_size',
+        'd_steps',
+        'name',
+        'gen_lr',
+        'disc_lr',
+        'b1',
+        'b2',
+        'eps',
+        'ortho_beta',
+        'spectral_eps',
+        'ema_decay',
+        'ema_start',
+      ),
+      'augment': ('name',),
+    },
+  )
   data, model, opt = config.data, config.model, config.optim
   if data.resolution not in models.GEN_WIDTHS:
-    raise utils.UserError(f'data.resolution is {data.resolution}; biggan has networks for '
-                          f'{", ".join(map(str, models.GEN_WIDTHS))}.')
+    raise utils.UserError(
+      f'data.resolution is {data.resolution}; biggan has networks for '
+      f'{", ".join(map(str, models.GEN_WIDTHS))}.'
+    )
   chunks = models.num_chunks(data.resolution)
   if model.z_dim % chunks:
-    raise utils.UserError(f'model.z_dim is {model.z_dim}, but at {data.resolution} px z is split into {chunks} '
-                          f'equal chunks; use a multiple of {chunks}, for example {chunks * 20}.')
+    raise utils.UserError(
+      f'model.z_dim is {model.z_dim}, but at {data.resolution} px z is split into {chunks} '
+      f'equal chunks; use a multiple of {chunks}, for example {chunks * 20}.'
+    )
   dtype = utils.pick(model.dtype, DTYPES, 'model.dtype')
-  net = {'resolution': data.resolution, 'num_classes': data.num_classes, 'ch': model.ch, 'dtype': dtype}
+  net = {
+    'resolution': data.resolution,
+    'num_classes': data.num_classes,
+    'ch': model.ch,
+    'dtype': dtype,
+  }
   adam = utils.pick(opt.name, optim.OPTIMIZERS, 'optim.name')
   gen_tx = optax.chain(
-      optim.add_orthogonal_penalty(opt.ortho_beta, penalised),
-      adam(opt.gen_lr, opt.b1, opt.b2, opt.eps),
-      spectral.track(spectral.spec(), opt.spectral_eps))
+    optim.add_orthogonal_penalty(opt.ortho_beta, penalised),
+    adam(opt.gen_lr, opt.b1, opt.b2, opt.eps),
+    spectral.track(spectral.spec(), opt.spectral_eps),
+  )
   disc_tx = optax.chain(
-      adam(opt.disc_lr, opt.b1, opt.b2, opt.eps),
-      spectral.track(spectral.spec(embeddings=True), opt.spectral_eps))
+    adam(opt.disc_lr, opt.b1, opt.b2, opt.eps),
+    spectral.track(spectral.spec(embeddings=True), opt.spectral_eps),
+  )
   return BigGAN(
-      gen_net=models.Generator(
-          **net, z_dim=model.z_dim, shared_dim=model.shared_dim, channels=data.channels,
-          attention=tuple(model.gen_attention), bn_group=model.bn_group or None),
-      disc_net=models.Discriminator(**net, attention=tuple(model.disc_attention)),
-      gen=Player(gen_tx),
-      disc=Player(disc_tx),
-      batch=(opt.d_steps, opt.batch_size),
-      penalty=opt.ortho_beta,
-      ema_decay=opt.ema_decay,
-      ema_start=opt.ema_start,
-      augment=utils.pick(config.augment.name, augment.AUGMENTATIONS, 'augment.name'))
+    gen_net=models.Generator(
+      **net,
+      z_dim=model.z_dim,
+      shared_dim=model.shared_dim,
+      channels=data.channels,
+      attention=tuple(model.gen_attention),
+      bn_group=model.bn_group or None,
+    ),
+    disc_net=models.Discriminator(**net, attention=tuple(model.disc_attention)),
+    gen=Player(gen_tx),
+    disc=Player(disc_tx),
+    batch=(opt.d_steps, opt.batch_size),
+    penalty=opt.ortho_beta,
+    ema_decay=opt.ema_decay,
+    ema_start=opt.ema_start,
+    augment=utils.pick(config.augment.name, augment.AUGMENTATIONS, 'augment.name'),
+  )

@@ -1,7 +1,7 @@
 """Real images, in an order that is a function of (seed, position) alone.
 
-`load(config.data)` returns a Source with random access; `stream` turns it into minibatches. NumPy and
-tf.data only; nothing here knows JAX. One file per kind of source, found by its name.
+`load(config.data)` returns a Source with random access; `stream` turns it into minibatches. NumPy
+and tf.data only; nothing here knows JAX. One file per kind of source, found by its name.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ class Source:
     train: () -> all training (or, for large sets, the first) images and labels, as NumPy.
     held_out: the same for images that training never sees.
   """
+
   num_train: int
   class_names: tuple[str, ...]
   license: str
@@ -51,8 +52,10 @@ def tensorflow() -> Any:
   try:
     import tensorflow as tf
   except ImportError:
-    raise utils.UserError("training reads data through TensorFlow, which is not installed; "
-                          "run: pip install 'bigjax[train]'") from None
+    raise utils.UserError(
+      'training reads data through TensorFlow, which is not installed; '
+      "run: pip install 'bigjax[train]'"
+    ) from None
   for kind in ('GPU', 'TPU'):
     tf.config.set_visible_devices([], kind)
   return tf
@@ -67,31 +70,41 @@ def load(config: ml_collections.ConfigDict) -> Source:
   name, _, argument = config.source.partition(':')
   known = [module.name for module in pkgutil.iter_modules(__path__)]
   if name not in known:
-    raise utils.UserError(f'data.source is {config.source!r}{utils.did_you_mean(name, known)}; '
-                          f'expected one of: {", ".join(known)}.')
+    raise utils.UserError(
+      f'data.source is {config.source!r}{utils.did_you_mean(name, known)}; '
+      f'expected one of: {", ".join(known)}.'
+    )
   source = importlib.import_module(f'{__name__}.{name}').load(config, argument)
   if len(source.class_names) != config.num_classes:
-    raise utils.UserError(f'data.num_classes is {config.num_classes}, but {config.source!r} has '
-                          f'{len(source.class_names)} classes.')
+    raise utils.UserError(
+      f'data.num_classes is {config.num_classes}, but {config.source!r} has '
+      f'{len(source.class_names)} classes.'
+    )
   return source
 
 
-def in_memory(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray],
-              class_names: tuple[str, ...], license: str) -> Source:
+def in_memory(
+  train: tuple[np.ndarray, np.ndarray],
+  held_out: tuple[np.ndarray, np.ndarray],
+  class_names: tuple[str, ...],
+  license: str,
+) -> Source:
   """Return a source over arrays (uint8 [n, H, W, C], int32 [n])."""
+
   def lookup(tf, indices):
     return tf.gather(train[0], indices), tf.gather(train[1], indices)
 
   return Source(len(train[0]), class_names, license, lookup, lambda: train, lambda: held_out)
 
 
-def stream(source: Source, seed: int, position: int, batch: tuple[int, int],
-           rows: np.ndarray) -> Iterator[Batch]:
+def stream(
+  source: Source, seed: int, position: int, batch: tuple[int, int], rows: np.ndarray
+) -> Iterator[Batch]:
   """Yield {'image': uint8 [k, rows, H, W, C], 'label': int32 [k, rows]} from `position` on.
 
-  Image number g of the run is element g mod n of a permutation drawn from (seed, g div n): every epoch
-  shows every image once, resuming replays nothing, and hosts that ask for other rows of the same
-  minibatches together see what one host would.
+  Image number g of the run is element g mod n of a permutation drawn from (seed, g div n): every
+  epoch shows every image once, resuming replays nothing, and hosts that ask for other rows of the
+  same minibatches together see what one host would.
 
   Args:
     source: where images come from.
@@ -108,19 +121,28 @@ def stream(source: Source, seed: int, position: int, batch: tuple[int, int],
   def read(step):
     index = step * (num_minibatches * num_examples) + offsets.reshape(-1)
     epoch = index // source.num_train
-    seeds = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch % 2**31,
-                      epoch // 2**31], axis=1)
+    seeds = tf.stack(
+      [tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch % 2**31, epoch // 2**31], axis=1
+    )
     shuffled = tf.raw_ops.RandomIndexShuffle(
-        index=index % source.num_train, seed=seeds,
-        max_index=tf.fill(tf.shape(epoch), tf.constant(source.num_train - 1, tf.int64)), rounds=4)
+      index=index % source.num_train,
+      seed=seeds,
+      max_index=tf.fill(tf.shape(epoch), tf.constant(source.num_train - 1, tf.int64)),
+      rounds=4,
+    )
     images, labels = source.lookup(tf, shuffled)
     shape = (num_minibatches, len(rows))
-    return {'image': tf.reshape(images, (*shape, *images.shape[1:])),
-            'label': tf.reshape(labels, shape)}
+    return {
+      'image': tf.reshape(images, (*shape, *images.shape[1:])),
+      'label': tf.reshape(labels, shape),
+    }
 
   first = position // (num_minibatches * num_examples)
-  dataset = tf.data.Dataset.range(first, 2**62).map(
-      read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+  dataset = (
+    tf.data.Dataset.range(first, 2**62)
+    .map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    .prefetch(2)
+  )
   options = tf.data.Options()
   options.threading.max_intra_op_parallelism = 1
   return dataset.with_options(options).as_numpy_iterator()

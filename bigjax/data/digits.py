@@ -8,7 +8,7 @@ from bigjax import data, utils
 
 
 def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
-  """Return the digits at `config.resolution`, enlarged smoothly, split by a fixed stratified shuffle.
+  """Return the digits, enlarged smoothly to `config.resolution`, with a fixed stratified split.
 
   Raises:
     UserError: scikit-learn is missing, or the config asks for what digits are not.
@@ -20,17 +20,23 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
   try:
     from sklearn.datasets import load_digits
   except ImportError:
-    raise utils.UserError("the digits are scikit-learn's, which is not installed; "
-                          "run: pip install 'bigjax[train]'") from None
+    raise utils.UserError(
+      "the digits are scikit-learn's, which is not installed; run: pip install 'bigjax[train]'"
+    ) from None
   raw, labels = load_digits(return_X_y=True)
   grey = np.rint(raw.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # 17 levels
   size = (config.resolution, config.resolution)
-  images = np.stack([np.asarray(Image.fromarray(g).resize(size, Image.Resampling.BICUBIC)) for g in grey])
+  images = np.stack(
+    [np.asarray(Image.fromarray(g).resize(size, Image.Resampling.BICUBIC)) for g in grey]
+  )
   images, labels = images[..., None], labels.astype(np.int32)
   held_out = held_out_mask(labels, config.held_out)
   return data.in_memory(
-      (images[~held_out], labels[~held_out]), (images[held_out], labels[held_out]),
-      class_names=tuple('0123456789'), license='CC BY 4.0 (UCI ML, optical digits; Alpaydin & Kaynak)')
+    (images[~held_out], labels[~held_out]),
+    (images[held_out], labels[held_out]),
+    class_names=tuple('0123456789'),
+    license='CC BY 4.0 (UCI ML, optical digits; Alpaydin & Kaynak)',
+  )
 
 
 def held_out_mask(labels: np.ndarray, share: float) -> np.ndarray:
@@ -39,5 +45,5 @@ def held_out_mask(labels: np.ndarray, share: float) -> np.ndarray:
   mask = np.zeros(len(labels), bool)
   for label in np.unique(labels):
     of_class = order[labels[order] == label]
-    mask[of_class[:round(share * len(of_class))]] = True
+    mask[of_class[: round(share * len(of_class))]] = True
   return mask

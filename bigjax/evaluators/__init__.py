@@ -12,7 +12,9 @@ Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n]
 Scores = dict[str, float]
 
 
-def load(name: str, train: Labelled, held_out: Labelled) -> tuple[Callable[[Labelled], Scores], Scores]:
+def load(
+  name: str, train: Labelled, held_out: Labelled
+) -> tuple[Callable[[Labelled], Scores], Scores]:
   """Return the evaluator bigjax/evaluators/NAME.py: (score samples, their real-against-real floor).
 
   Raises:
@@ -20,6 +22,8 @@ def load(name: str, train: Labelled, held_out: Labelled) -> tuple[Callable[[Labe
   """
   known = [module.name for module in pkgutil.iter_modules(__path__)]
   if name not in known:
-    raise utils.UserError(f'eval.name is {name!r}{utils.did_you_mean(name, known)}; '
-                          f'expected one of: {", ".join(known)}.')
+    raise utils.UserError(
+      f'eval.name is {name!r}{utils.did_you_mean(name, known)}; '
+      f'expected one of: {", ".join(known)}.'
+    )
   return importlib.import_module(f'{__name__}.{name}').make(train, held_out)

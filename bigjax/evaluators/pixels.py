@@ -1,4 +1,4 @@
-"""Scores in pixel space for small labelled sets: does a sample look like its class, and do all of them?
+"""Scores in pixel space, for small labelled sets.
 
 agreement, worst_class: a classifier fitted on real training images gives the requested label.
 std_ratio: per-class pixel standard deviation over the real one's (a collapsed class is near 0).
@@ -40,7 +40,7 @@ def precision_coverage(samples: np.ndarray, reference: np.ndarray) -> tuple[floa
 
 
 def class_std(rows: np.ndarray, labels: np.ndarray) -> float:
-  """Return the pixel standard deviation within a class, root-mean-squared over pixels, mean over classes."""
+  """Return the mean over classes of the pixel standard deviation (rms over pixels) within one."""
   return float(np.mean([np.sqrt(rows[labels == c].var(0).mean()) for c in np.unique(labels)]))
 
 
@@ -55,7 +55,9 @@ def make(train: Labelled, held_out: Labelled) -> tuple[Callable[[Labelled], Scor
   try:
     from sklearn.svm import SVC
   except ImportError:
-    raise utils.UserError("eval.name=pixels needs scikit-learn; run: pip install 'bigjax[train]'") from None
+    raise utils.UserError(
+      "eval.name=pixels needs scikit-learn; run: pip install 'bigjax[train]'"
+    ) from None
   real, real_labels = flatten(train[0]), train[1]
   unseen, unseen_labels = flatten(held_out[0]), held_out[1]
   classifier = SVC(C=10.0, gamma='scale').fit(real, real_labels)
@@ -71,22 +73,22 @@ def make(train: Labelled, held_out: Labelled) -> tuple[Callable[[Labelled], Scor
     agreement, worst = agreements(rows, labels)
     precision, coverage = precision_coverage(rows, unseen)
     return {
-        'agreement': agreement,
-        'worst_class': worst,
-        'std_ratio': class_std(rows, labels) / real_std,
-        'precision': precision,
-        'coverage': coverage,
-        'nearest_ratio': float(np.median(distances(rows, real).min(1))) / nearest_real,
+      'agreement': agreement,
+      'worst_class': worst,
+      'std_ratio': class_std(rows, labels) / real_std,
+      'precision': precision,
+      'coverage': coverage,
+      'nearest_ratio': float(np.median(distances(rows, real).min(1))) / nearest_real,
     }
 
   agreement, worst = agreements(unseen, unseen_labels)
   precision, coverage = precision_coverage(real, unseen)
   floor = {
-      'agreement': agreement,
-      'worst_class': worst,
-      'std_ratio': class_std(unseen, unseen_labels) / real_std,
-      'precision': precision,
-      'coverage': coverage,
-      'nearest_ratio': 1.0,
+    'agreement': agreement,
+    'worst_class': worst,
+    'std_ratio': class_std(unseen, unseen_labels) / real_std,
+    'precision': precision,
+    'coverage': coverage,
+    'nearest_ratio': 1.0,
   }
   return score, floor

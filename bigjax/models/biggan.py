@@ -16,23 +16,23 @@ from bigjax.layers import Attention, BatchNorm, ConditionalBatchNorm, Conv, Dens
 
 Array = jax.Array
 
-# Channel multipliers: the width at 4x4, then the width after each block, which doubles the resolution.
+# Channel multipliers: the width at 4x4, then after each block; a block doubles the resolution.
 GEN_WIDTHS = {
-    16: (4, 4, 2),
-    32: (4, 4, 4, 4),
-    64: (16, 16, 8, 4, 2),
-    128: (16, 16, 8, 4, 2, 1),
-    256: (16, 16, 8, 8, 4, 2, 1),
-    512: (16, 16, 8, 8, 4, 2, 1, 1),
+  16: (4, 4, 2),
+  32: (4, 4, 4, 4),
+  64: (16, 16, 8, 4, 2),
+  128: (16, 16, 8, 4, 2, 1),
+  256: (16, 16, 8, 8, 4, 2, 1),
+  512: (16, 16, 8, 8, 4, 2, 1, 1),
 }
 # The width after each block, and how many of the blocks, from the first, halve the resolution.
 DISC_WIDTHS = {
-    16: ((1, 2, 4), 2),
-    32: ((4, 4, 4, 4), 2),
-    64: ((1, 2, 4, 8, 16), 4),
-    128: ((1, 2, 4, 8, 16, 16), 5),
-    256: ((1, 2, 4, 8, 8, 16, 16), 6),
-    512: ((1, 1, 2, 4, 8, 8, 16, 16), 7),
+  16: ((1, 2, 4), 2),
+  32: ((4, 4, 4, 4), 2),
+  64: ((1, 2, 4, 8, 16), 4),
+  128: ((1, 2, 4, 8, 16, 16), 5),
+  256: ((1, 2, 4, 8, 8, 16, 16), 6),
+  512: ((1, 1, 2, 4, 8, 8, 16, 16), 7),
 }
 
 
@@ -43,6 +43,7 @@ def num_chunks(resolution: int) -> int:
 
 class GenBlock(nn.Module):
   """Residual block of the generator that doubles the resolution (Fig. 15b)."""
+
   features: int
   bn_group: int | None
   dtype: Any
@@ -59,6 +60,7 @@ class GenBlock(nn.Module):
 
 class DiscBlock(nn.Module):
   """Residual block of the discriminator (Fig. 15c); the first one sees the image without a ReLU."""
+
   features: int
   down: bool
   first: bool
@@ -78,11 +80,12 @@ class DiscBlock(nn.Module):
 class Generator(nn.Module):
   """(z [B, z_dim], y [B] or weights [B, classes]) -> images [B, H, W, channels] in [-1, 1].
 
-  z is split into equal chunks: the first feeds the 4x4 layer, the others, each with the shared class
-  embedding, condition the BatchNorms of one block (skip-z). `attention` lists the resolutions that
-  end with a non-local block. `bn_group` is the number of examples that share BatchNorm moments; None
-  is the global batch.
+  z is split into equal chunks: the first feeds the 4x4 layer, the others, each with the shared
+  class embedding, condition the BatchNorms of one block (skip-z). `attention` lists the resolutions
+  that end with a non-local block. `bn_group` is the number of examples that share BatchNorm
+  moments; None is the global batch.
   """
+
   resolution: int
   num_classes: int
   ch: int = 96
@@ -115,6 +118,7 @@ class Discriminator(nn.Module):
 
   Features are summed over the last map, not averaged. `attention` as in the generator.
   """
+
   resolution: int
   num_classes: int
   ch: int = 96
