@@ -38,7 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     return 2
   import importlib
 
+  import absl.logging
+
   from bigjax import utils
+
+  absl.logging.set_verbosity('error')  # Orbax warns of what is meant
 
   try:
     importlib.import_module(f'bigjax.{verb}').main(rest)

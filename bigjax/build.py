@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bigjax import algorithms, parallel, utils
+from bigjax import card as cards
 from bigjax import config as configs
 from bigjax.algorithms.base import Algorithm, Gen, Generator
 from bigjax.latents import How
@@ -111,12 +112,27 @@ class Sampler:
     with jax.set_mesh(self.mesh):
       return self.generator.calibrate(gen, jax.random.key(seed), how)
 
+  def calibrate_all(self, gen: Gen, card: Mapping[str, Any]) -> Gen:
+    """Return `gen` with standing statistics at exactly the truncations that the card lists."""
+    gen = {**gen, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
+    for truncation in card['truncations']:
+      gen = self.calibrate(gen, 0, cards.how(card, truncation))
+    return gen
 
-def sampler(
-  algorithm: str, architecture: Mapping[str, Any], devices: Sequence[jax.Device] | None = None
-) -> Sampler:
-  """Return the sampler that a card describes."""
-  return Sampler(family(algorithm).make_generator(dict(architecture)), parallel.make_mesh(devices))
+
+def load(path: str, which: str = 'last') -> tuple[Sampler, Gen, dict[str, Any]]:
+  """Return (sampler, gen, card) of an exported .safetensors file or of a workdir.
+
+  Args:
+    path: of either.
+    which: checkpoint of a workdir: 'last', 'best' or a step.
+  Raises:
+    UserError: it is neither, or cannot be read.
+  """
+  use_compilation_cache()
+  gen, card = cards.load_workdir(path, which) if os.path.isdir(path) else cards.load(path)
+  generator = family(card['algorithm']).make_generator(dict(card['architecture']))
+  return Sampler(generator, parallel.make_mesh()), gen, card
 
 
 @dataclasses.dataclass(frozen=True)

@@ -234,10 +234,9 @@ def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any]
     step = int(which)
   path = _root(workdir) / str(step) / 'generator'
   try:
-    handler = ocp.StandardCheckpointHandler()
-    with ocp.Checkpointer(handler) as checkpointer:
-      shapes = checkpointer.metadata(path).item_metadata
-      target = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes.tree)
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+      shapes = checkpointer.metadata(path).item_metadata.tree
+      target = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
       plain = checkpointer.restore(path, args=ocp.args.StandardRestore(target))
   except Exception as error:
     raise utils.UserError(

@@ -6,104 +6,12 @@ every truncation of `export.truncations`.
 """
 
 import argparse
-import json
 import os
-from collections.abc import Mapping
-from typing import Any
 
 import jax
-import numpy as np
-import safetensors
-import safetensors.numpy
 
-import bigjax
-from bigjax import build, checkpoint, report, utils
-from bigjax.latents import How, parse
-
-FORMAT = 1
-CARD_KEYS = (
-  'format',
-  'algorithm',
-  'architecture',
-  'class_names',
-  'dialect',
-  'standing_passes',
-  'standing_batch',
-  'truncations',
-)
-
-
-def how(card: Mapping[str, Any], truncation: str) -> How:
-  """Return how to sample at 't[:dialect]' with the standing-statistics settings of a card."""
-  asked = parse(truncation, card['dialect'])
-  return How(asked.truncation, asked.dialect, card['standing_passes'], card['standing_batch'])
-
-
-def calibrate_all(sampler: build.Sampler, gen: Any, card: Mapping[str, Any]) -> Any:
-  """Return `gen` with standing statistics at every truncation that the card lists."""
-  gen = {**gen, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
-  for truncation in card['truncations']:
-    gen = sampler.calibrate(gen, 0, how(card, truncation))
-  return gen
-
-
-def card_path(path: str) -> str:
-  """Return where the card of a safetensors file lies: the same name with .json."""
-  return os.path.splitext(path)[0] + '.json'
-
-
-def save(path: str, gen: Any, card: Mapping[str, Any]) -> None:
-  """Write a generator: `path` (.safetensors) and its card beside it."""
-  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-  tensors = {name: np.asarray(leaf) for name, leaf in utils.flat(gen).items()}
-  partial = path + '.partial'
-  safetensors.numpy.save_file(
-    tensors, partial, metadata={'format': str(FORMAT), 'bigjax': bigjax.__version__}
-  )
-  os.replace(partial, path)
-  report.write_json(card_path(path), card)
-
-
-def load(path: str) -> tuple[Any, dict[str, Any]]:
-  """Return (gen, card) of an exported generator.
-
-  Raises:
-    UserError: a file is missing, damaged, or of another format.
-  """
-  for needed, what in ((path, 'exported generator'), (card_path(path), 'card')):
-    if not os.path.isfile(needed):
-      raise utils.UserError(
-        f'there is no {what} {needed!r}; give the .safetensors file that bigjax wrote, '
-        'with its .json beside it.'
-      )
-  try:
-    with open(card_path(path)) as f:
-      card = json.load(f)
-    gen = utils.nest(safetensors.numpy.load_file(path))
-  except (ValueError, safetensors.SafetensorError) as error:
-    raise utils.UserError(f'{path!r} or its card is damaged ({error}).') from None
-  missing = [key for key in CARD_KEYS if key not in card]
-  if card.get('format') != FORMAT or missing:
-    raise utils.UserError(
-      f'{card_path(path)!r} is not a card of format {FORMAT}'
-      f'{" (missing: " + ", ".join(missing) + ")" if missing else ""}.'
-    )
-  return {'stats': {}, **gen}, card
-
-
-def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]]:
-  """Return (gen, card) of a checkpoint of a run: its step, 'last' or 'best'.
-
-  Raises:
-    UserError: the workdir is not one, or has no such checkpoint.
-  """
-  path = os.path.join(workdir, 'card.json')
-  if not os.path.isfile(path):
-    raise utils.UserError(f'{workdir!r} is not the workdir of a run: it has no card.json.')
-  with open(path) as f:
-    card = json.load(f)
-  gen, step = checkpoint.restore_generator(workdir, which)
-  return gen, {**card, 'step': step}
+from bigjax import build, utils
+from bigjax import card as cards
 
 
 def main(argv: list[str]) -> None:
@@ -118,9 +26,8 @@ def main(argv: list[str]) -> None:
   out = args.out or os.path.join(args.workdir, 'export', 'generator.safetensors')
   if not out.endswith('.safetensors'):
     raise utils.UserError(f'--out={out}: give a name that ends in .safetensors.')
-  build.use_compilation_cache()
-  gen, card = load_workdir(args.workdir, args.checkpoint)
-  sampler = build.sampler(card['algorithm'], card['architecture'])
-  save(out, calibrate_all(sampler, gen, card), card)
+  sampler, gen, card = build.load(args.workdir, args.checkpoint)
+  gen = sampler.calibrate_all(gen, card)
+  cards.save(out, gen, card)
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(gen)) / 1e6
-  print(f'wrote {out} ({size:.1f} MB, step {card["step"]}) and {card_path(out)}')
+  print(f'wrote {out} ({size:.1f} MB, step {card["step"]}) and {cards.card_path(out)}')

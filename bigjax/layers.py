@@ -38,7 +38,8 @@ def max_pool(x: Array) -> Array:
 
 
 def conv(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Array:
-  """NHWC convolution with an HWIO kernel."""
+  """NHWC convolution with an HWIO kernel, in the dtype of x."""
+  kernel = kernel.astype(x.dtype)
   return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_NHWC)
 
 
@@ -100,7 +101,7 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param('kernel', orthogonal, shape, jnp.float32).astype(self.dtype)
+    kernel = self.param('kernel', orthogonal, shape, jnp.float32)
     x = x.astype(self.dtype)
     if self.size == 1:
       x = mean_pool(x) if self.resample == 'down' else x
@@ -227,9 +228,9 @@ class Attention(nn.Module):
     theta = conv1(c // 8, 'theta')(x).reshape(b, h * w, c // 8)
     phi = max_pool(conv1(c // 8, 'phi')(x)).reshape(b, h * w // 4, c // 8)
     g = max_pool(conv1(c // 2, 'g')(x)).reshape(b, h * w // 4, c // 2)
-    logits = jnp.einsum(
-      'bqc,bkc->bqk', theta, phi, preferred_element_type=jnp.promote_types(theta.dtype, jnp.float32)
-    )
+    # Keys and queries may be bfloat16, their products are not.
+    wide = jnp.float64 if theta.dtype == jnp.float64 else jnp.float32
+    logits = jnp.einsum('bqc,bkc->bqk', theta, phi, preferred_element_type=wide)
     beta = jax.nn.softmax(logits, axis=-1).astype(self.dtype)  # over the HW/4 keys
     o = jnp.einsum('bqk,bkc->bqc', beta, g).reshape(b, h, w, c // 2)
     gamma = self.param('gamma', nn.initializers.zeros, (), jnp.float32).astype(self.dtype)

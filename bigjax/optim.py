@@ -7,7 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax import regularizers, utils
+from bigjax import linalg, utils
+
+
+def orthogonal_grad(w: jax.Array) -> jax.Array:
+  """Return the gradient of `regularizers.orthogonal`: 4 (W W^T W - W diag(n)).
+
+  n_j are the squared filter norms. The product goes through the Gram matrix of the small side.
+  """
+  m = linalg.matrix(w)
+  gram = linalg.small_gram(m)
+  product = linalg.dot(m, gram) if gram.shape[0] == m.shape[1] else linalg.dot(gram, m)
+  return (4 * (product - m * jnp.square(m).sum(0, keepdims=True))).reshape(w.shape)
 
 
 def add_orthogonal_penalty(
@@ -30,7 +41,7 @@ def add_orthogonal_penalty(
 
     def penalised(path, g):
       w = weights[path]
-      return g + beta * regularizers.orthogonal_grad(w) if mask(path, w) else g
+      return g + beta * orthogonal_grad(w) if mask(path, w) else g
 
     return utils.map_paths(penalised, updates), state
 

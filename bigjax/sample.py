@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bigjax import build, export, report, utils
+from bigjax import build, report, utils
+from bigjax import card as cards
 from bigjax.latents import How
 
 
@@ -74,9 +75,7 @@ def load(path: str, which: str = 'last') -> Loaded:
   Raises:
     UserError: it is neither, or cannot be read.
   """
-  build.use_compilation_cache()
-  gen, card = export.load_workdir(path, which) if os.path.isdir(path) else export.load(path)
-  return Loaded(build.sampler(card['algorithm'], card['architecture']), gen, card)
+  return Loaded(*build.load(path, which))
 
 
 def parse_classes(text: str, class_names: list[str]) -> np.ndarray:
@@ -206,7 +205,7 @@ def main(argv: list[str]) -> None:
     raise utils.UserError('--sweep and --interpolate are two pictures: ask for one at a time.')
   loaded = load(args.workdir or args.params, args.checkpoint)
   labels = parse_classes(args.classes, loaded.card['class_names'])
-  hows = [export.how(loaded.card, t) for t in (args.sweep or args.truncation).split(',')]
+  hows = [cards.how(loaded.card, t) for t in (args.sweep or args.truncation).split(',')]
   if args.sweep:
     columns = args.num or max(10, len(labels))
     y = labels[np.arange(columns) % len(labels)]

@@ -21,7 +21,8 @@ from absl import flags
 from ml_collections import config_flags
 
 import bigjax
-from bigjax import build, checkpoint, data, evaluators, export, parallel, report, utils
+from bigjax import build, checkpoint, data, evaluators, parallel, report, utils
+from bigjax import card as cards
 from bigjax import config as configs
 from bigjax.latents import How
 
@@ -124,7 +125,7 @@ def make_card(
 ) -> dict[str, Any]:
   """Return what travels with a generator: its network, its data, how to sample it."""
   return {
-    'format': export.FORMAT,
+    'format': cards.FORMAT,
     'bigjax': bigjax.__version__,
     'algorithm': config.algorithm,
     'architecture': program.algorithm.architecture(),
@@ -302,10 +303,10 @@ def finish(
   """Export the generator, write summary.json and print the scores beside those of real images."""
   step = int(state['step'])
   card = {**card, 'step': step, 'images_seen': program.algorithm.position(step), 'scores': scores}
-  gen = export.calibrate_all(program.sampler, program.gen(state), card)
+  gen = program.sampler.calibrate_all(program.gen(state), card)
   if jax.process_index() == 0:
     path = os.path.join(workdir, 'export', 'generator.safetensors')
-    export.save(path, gen, card)
+    cards.save(path, gen, card)
   seconds = time.monotonic() - began
   summary = {
     **scores,
@@ -382,7 +383,7 @@ def _explain(error: Exception, given: str, words: list[str]) -> str:
     if key.startswith('config.') and value in str(error):
       key = key.removeprefix('config.')
       return f'--config.{key}={value}: expected a value like {known[key]!r}.'
-  return ' '.join(str(error).split())
+  return ' '.join(str(error).split()) + '; see bigjax train --help.'
 
 
 def main(argv: list[str]) -> None:

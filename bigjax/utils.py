@@ -71,8 +71,8 @@ def stable_hash(name: str) -> int:
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-  """Return x as float32, or float64 where it is: for moments, softmax, scores, reductions."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  """Return x in at least float32: for moments, softmax, scores and reductions."""
+  return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def all_finite(tree: Any) -> jax.Array:

@@ -65,6 +65,7 @@ class BigGAN:
     net = self.gen_net
     z, y = jnp.zeros((2, net.z_dim)), jnp.zeros((2,), jnp.int32)
     images = jnp.zeros((2, net.resolution, net.resolution, net.channels))
+    net = net.clone(bn_group=None)  # two examples need not make whole groups
     gen = self.gen.init(net.init(key_gen, z, y, train=True)['params'])
     disc = self.disc.init(self.disc_net.init(key_disc, images, y)['params'])
     return {
@@ -190,8 +191,11 @@ class BigGAN:
     return signs
 
   def generator(self, state: State) -> Gen:
-    vectors = spectral.vectors(state['players']['gen']['opt'])
-    return {'params': spectral.fold(state['ema'], vectors), 'stats': {}, 'knots': jnp.zeros((0,))}
+    return {
+      'params': spectral.fold(state['ema'], spectral.spec()),
+      'stats': {},
+      'knots': jnp.zeros((0,)),
+    }
 
   def architecture(self) -> dict[str, Any]:
     net = self.gen_net

@@ -1,0 +1,91 @@
+"""The exported generator on disk: safetensors, and a JSON card that says what the tensors are."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+import bigjax
+from bigjax import checkpoint, report, utils
+from bigjax.latents import How, parse
+
+FORMAT = 1
+CARD_KEYS = (
+  'format',
+  'algorithm',
+  'architecture',
+  'class_names',
+  'dialect',
+  'standing_passes',
+  'standing_batch',
+  'truncations',
+)
+
+
+def how(card: Mapping[str, Any], truncation: str) -> How:
+  """Return how to sample at 't[:dialect]' with the standing-statistics settings of a card."""
+  asked = parse(truncation, card['dialect'])
+  return How(asked.truncation, asked.dialect, card['standing_passes'], card['standing_batch'])
+
+
+def card_path(path: str) -> str:
+  """Return where the card of a safetensors file lies: the same name with .json."""
+  return os.path.splitext(path)[0] + '.json'
+
+
+def save(path: str, gen: Any, card: Mapping[str, Any]) -> None:
+  """Write a generator: `path` (.safetensors) and its card beside it."""
+  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+  tensors = {name: np.asarray(leaf) for name, leaf in utils.flat(gen).items()}
+  partial = path + '.partial'
+  safetensors.numpy.save_file(
+    tensors, partial, metadata={'format': str(FORMAT), 'bigjax': bigjax.__version__}
+  )
+  os.replace(partial, path)
+  report.write_json(card_path(path), card)
+
+
+def load(path: str) -> tuple[Any, dict[str, Any]]:
+  """Return (gen, card) of an exported generator.
+
+  Raises:
+    UserError: a file is missing, damaged, or of another format.
+  """
+  for needed, what in ((path, 'exported generator'), (card_path(path), 'card')):
+    if not os.path.isfile(needed):
+      raise utils.UserError(
+        f'there is no {what} {needed!r}; give the .safetensors file that bigjax wrote, '
+        'with its .json beside it.'
+      )
+  try:
+    with open(card_path(path)) as f:
+      card = json.load(f)
+    gen = utils.nest(safetensors.numpy.load_file(path))
+  except (ValueError, safetensors.SafetensorError) as error:
+    raise utils.UserError(f'{path!r} or its card is damaged ({error}).') from None
+  missing = [key for key in CARD_KEYS if key not in card]
+  if card.get('format') != FORMAT or missing:
+    raise utils.UserError(
+      f'{card_path(path)!r} is not a card of format {FORMAT}'
+      f'{" (missing: " + ", ".join(missing) + ")" if missing else ""}.'
+    )
+  return {'stats': {}, **gen}, card
+
+
+def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]]:
+  """Return (gen, card) of a checkpoint of a run: its step, 'last' or 'best'.
+
+  Raises:
+    UserError: the workdir is not one, or has no such checkpoint.
+  """
+  path = os.path.join(workdir, 'card.json')
+  if not os.path.isfile(path):
+    raise utils.UserError(f'{workdir!r} is not the workdir of a run: it has no card.json.')
+  with open(path) as f:
+    card = json.load(f)
+  gen, step = checkpoint.restore_generator(workdir, which)
+  return gen, {**card, 'step': step}
