@@ -31,7 +31,7 @@ TRAIN = [
   'scikit-learn>=1.5',
   'matplotlib>=3.9',
 ]
-TEST = [*TRAIN, 'pytest>=8', 'scipy']
+TEST = [*TRAIN, 'pytest>=8', 'ruff']
 
 setup(
   name='bigjax',
@@ -55,7 +55,7 @@ setup(
     'train': TRAIN,
     'tpu': ['jax[tpu]'],
     'gpu': ['jax[cuda12]'],
-    'plan': ['libtpu'],
+    'plan': ['jax[tpu]'],  # libtpu as this jax pins it: its compiler runs without a TPU
     'gcs': ['gcsfs'],
     'test': TEST,
     'oracle': [*TEST, 'torch'],

@@ -101,11 +101,14 @@ class Sampler:
     batch = -(-min(batch, num) // size) * size
     padding = -num % batch
     z, y = (np.concatenate([a, np.repeat(a[-1:], padding, axis=0)]) for a in (z, y))
+    # One batch at a time: programs with collectives that do not depend on each other may start in
+    # another order on each device, and CPU devices then wait for each other for ever.
     out = []
     with jax.set_mesh(self.mesh):
       for i in range(0, num + padding, batch):
-        out.append(self._generate(gen, z[i : i + batch], y[i : i + batch], how).addressable_data(0))
-    return np.concatenate([np.asarray(x) for x in out])[:num]
+        made = self._generate(gen, z[i : i + batch], y[i : i + batch], how)
+        out.append(np.asarray(made.addressable_data(0)))
+    return np.concatenate(out)[:num]
 
   def calibrate(self, gen: Gen, seed: int, how: How) -> Gen:
     """Return `gen` with standing statistics for this truncation added."""
@@ -120,19 +123,22 @@ class Sampler:
     return gen
 
 
-def load(path: str, which: str = 'last') -> tuple[Sampler, Gen, dict[str, Any]]:
+def load(
+  path: str, which: str = 'last', devices: Sequence[jax.Device] | None = None
+) -> tuple[Sampler, Gen, dict[str, Any]]:
   """Return (sampler, gen, card) of an exported .safetensors file or of a workdir.
 
   Args:
     path: of either.
     which: checkpoint of a workdir: 'last', 'best' or a step.
+    devices: to sample on (default: all).
   Raises:
     UserError: it is neither, or cannot be read.
   """
   use_compilation_cache()
   gen, card = cards.load_workdir(path, which) if os.path.isdir(path) else cards.load(path)
   generator = family(card['algorithm']).make_generator(dict(card['architecture']))
-  return Sampler(generator, parallel.make_mesh()), gen, card
+  return Sampler(generator, parallel.make_mesh(devices)), gen, card
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-import bigjax
 from bigjax import checkpoint, report, utils
 from bigjax.latents import How, parse
 
@@ -42,9 +41,7 @@ def save(path: str, gen: Any, card: Mapping[str, Any]) -> None:
   os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
   tensors = {name: np.asarray(leaf) for name, leaf in utils.flat(gen).items()}
   partial = path + '.partial'
-  safetensors.numpy.save_file(
-    tensors, partial, metadata={'format': str(FORMAT), 'bigjax': bigjax.__version__}
-  )
+  safetensors.numpy.save_file(tensors, partial, metadata={'bigjax': f'format {FORMAT}'})
   os.replace(partial, path)
   report.write_json(card_path(path), card)
 

@@ -1,7 +1,7 @@
 """Optax chains from keyword arguments, and the orthogonal penalty as a link of a chain."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,8 +63,17 @@ def adam(lr: float, b1: float, b2: float, eps: float) -> optax.GradientTransform
   return _standard_promotion(optax.adam(lr, b1=b1, b2=b2, eps=eps))
 
 
+class SecondMomentState(NamedTuple):
+  """Adam's state without its first moment: updates done, and squared gradients averaged."""
+
+  count: jax.Array
+  nu: Any
+
+
 def adam_b1_0(lr: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-  """Adam with b1 = 0 and no first moment: the same updates bit for bit, half the state.
+  """Adam with b1 = 0 and no first moment: optax.adam's updates bit for bit, half the state.
+
+  `optax.scale_by_rms` is nearly this, but multiplies by a reciprocal: another rounding.
 
   Raises:
     UserError: b1 is not 0.
@@ -74,12 +83,19 @@ def adam_b1_0(lr: float, b1: float, b2: float, eps: float) -> optax.GradientTran
       f'optim.b1 is {b1}, but optim.name=adam_b1_0 keeps no first moment; '
       'set optim.name=adam, or optim.b1=0.'
     )
-  return _standard_promotion(
-    optax.chain(
-      optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
-      optax.scale_by_learning_rate(lr),
-    )
-  )
+
+  def init(params):
+    return SecondMomentState(jnp.zeros((), jnp.int32), optax.tree.zeros_like(params))
+
+  def update(updates, state, params=None):
+    del params
+    nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
+    count = optax.safe_increment(state.count)
+    nu_hat = optax.tree.bias_correction(nu, b2, count)
+    updates = jax.tree.map(lambda g, v: -lr * (g / (jnp.sqrt(v) + eps)), updates, nu_hat)
+    return updates, SecondMomentState(count, nu)
+
+  return _standard_promotion(optax.GradientTransformation(init, update))
 
 
 OPTIMIZERS = {'adam': adam, 'adam_b1_0': adam_b1_0}

@@ -139,13 +139,15 @@ def value_and_grad(loss: Callable[[Any, Any, Any], tuple[jax.Array, dict]]) -> C
 def over_batch(fn: Callable[..., Any]) -> Callable:
   """Run `fn(params, shared, batch)` on each device's examples; return the mean of its results."""
 
+  def wide(params, shared, batch):
+    return jax.tree.map(utils.at_least_float32, fn(params, shared, batch))
+
   def mapped(params, shared, batch):
-    out = fn(params, shared, batch)
-    return jax.tree.map(lambda x: lax.pmean(utils.at_least_float32(x), DATA), out)
+    return jax.tree.map(lambda x: lax.pmean(x, DATA), wide(params, shared, batch))
 
   def run(params, shared, batch):
     if jax.sharding.get_abstract_mesh().empty:
-      return fn(params, shared, batch)
+      return wide(params, shared, batch)
     specs = (P(), P(), P(DATA))
     return jax.shard_map(mapped, in_specs=specs, out_specs=P())(params, shared, batch)
 

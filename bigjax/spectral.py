@@ -123,11 +123,11 @@ def norm(w: jax.Array, squarings: int = 16) -> jax.Array:
   nearly coincide. No start vector can miss the first direction, as a stored one may.
   """
   gram = linalg.small_gram(linalg.matrix(w))
-  power = gram / jnp.trace(gram)
+  power = gram / jnp.maximum(jnp.trace(gram), 1e-30)
 
   def square(_, power):
     power = linalg.dot(power, power)
-    return power / jnp.trace(power)
+    return power / jnp.maximum(jnp.trace(power), 1e-30)
 
   power = lax.fori_loop(0, squarings, square, power)
   return jnp.sqrt(jnp.sum(power * gram))
@@ -139,4 +139,6 @@ def fold(params: Any, which: Spec) -> Any:
   For weights that were not trained with the tracked vectors, such as an average over time: an
   averaged unit vector is no unit vector, and a stored one belongs to other weights.
   """
-  return utils.map_paths(lambda path, w: w / norm(w) if which(path, w) else w, params)
+  return utils.map_paths(
+    lambda path, w: w / jnp.maximum(norm(w), 1e-12) if which(path, w) else w, params
+  )

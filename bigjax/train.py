@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -219,15 +219,23 @@ def restore(
   return state, meta['step']
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+def train(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
   """Train from where the workdir stands to `config.run.steps`; return the summary.
 
+  Args:
+    config: of the run.
+    workdir: where it lives; created where it is missing, resumed where it is not.
+    devices: to train on (default: all, on all hosts).
   Raises:
     UserError: config, data or workdir do not fit, or the updates stay non-finite.
   """
   began = time.monotonic()
   run = config.run
-  program = build.make(config)
+  program = build.make(config, devices)
   source = data.load(config.data)
   evaluation = Evaluation(program, source, config)
   history = prepare_workdir(workdir, config)

@@ -1,13 +1,56 @@
 """Strict mode for every test: 8 fake CPU devices, no silent rank or dtype promotion."""
 
 import os
+import shutil
+import tempfile
 
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8').strip()
+FLAGS = (
+  '--xla_force_host_platform_device_count=8',
+  '--xla_backend_optimization_level=0',  # tests compile more than they compute
+)
+os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FLAGS]).strip()
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# A compilation cache of the session's own: tests share programs, and leave the user's cache alone.
+os.environ['BIGJAX_CACHE'] = tempfile.mkdtemp(prefix='bigjax-test-cache-')
+os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
 
 import jax  # noqa: E402
 
+from bigjax import build  # noqa: E402
+
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
+build.use_compilation_cache()
+
+
+def pytest_unconfigure(config):
+  del config
+  shutil.rmtree(os.environ['BIGJAX_CACHE'], ignore_errors=True)
+
+
+# With BIGJAX_MUST_RUN set, as in CI, a test listed in must_run.txt that was skipped or not collected
+# fails the session: a check that never ran is no check.
+
+
+def must_run():
+  if not os.environ.get('BIGJAX_MUST_RUN'):
+    return []
+  with open(os.path.join(os.path.dirname(__file__), 'must_run.txt')) as f:
+    return [line.strip() for line in f if line.strip()]
+
+
+def pytest_sessionfinish(session):
+  stats = session.config.pluginmanager.get_plugin('terminalreporter').stats
+  passed = [report.nodeid for report in stats.get('passed', [])]
+  skipped = [report.nodeid for report in stats.get('skipped', [])]
+  wrong = [name for name in must_run() if any(node.startswith(name) for node in skipped)]
+  wrong += [name for name in must_run() if not any(node.startswith(name) for node in passed)]
+  session.config.must_have_run = sorted(set(wrong))
+  if wrong:
+    session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  for name in getattr(config, 'must_have_run', []):
+    terminalreporter.write_line(f'MUST RUN, but skipped or not collected: {name}', red=True)

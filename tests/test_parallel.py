@@ -30,12 +30,17 @@ def batchnorm(x, mean_of):
   return (x - mean) * jax.lax.rsqrt(var + 1e-2)
 
 
+def noise_of(keys):
+  """One number in [0, 1) per key: keys are examples too, as augmentation's are."""
+  bits = jax.random.key_data(keys)[:, :1] >> jnp.uint32(8)
+  return bits.astype(jnp.float32) * jnp.float32(2 ** -24)
+
+
 def make_loss(mean_of):
   """A batch-mean loss in which every example sees the others through `mean_of`."""
   def loss(params, shared, batch):
     h = batchnorm(batch['x'] @ params['w'], mean_of)
-    out = jnp.tanh(h + shared['shift'][None] + jax.vmap(
-        lambda key: jax.random.normal(key, (4,)))(batch['keys']))
+    out = jnp.tanh(h + shared['shift'][None] + noise_of(batch['keys']))
     per_example = jnp.square(out - batch['y'][:, None]).sum(1)
     return per_example.mean(), {'out': out.mean(), 'share': (out > 0).mean(dtype=jnp.float32)}
 
@@ -117,8 +122,8 @@ def test_group_mean_values(size):
   np.testing.assert_allclose(got, groups_reference(x, size or B), atol=1e-6)
 
 
-@pytest.mark.parametrize('num_devices', [1, 4, 8])
-@pytest.mark.parametrize('size', [2, 8, 16])
+# Groups within a device's examples, equal to them, over several devices, over all.
+@pytest.mark.parametrize(('num_devices', 'size'), [(1, 8), (4, 2), (4, 4), (8, 4), (8, 16)])
 def test_group_mean_gradients(num_devices, size):
   # Through the moments too: an example's gradient depends on its group, wherever that lives.
   (loss, _), grads = differentiate(num_devices, lambda x: parallel.group_mean(x, size))
@@ -128,14 +133,14 @@ def test_group_mean_gradients(num_devices, size):
     return jnp.repeat(means, size, axis=0)
 
   (want, _), want_grads = jax.jit(jax.value_and_grad(make_loss(plain), has_aux=True))(*inputs())
-  np.testing.assert_allclose(loss, want, rtol=1e-6)
-  np.testing.assert_allclose(grads['w'], want_grads['w'], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  np.testing.assert_allclose(grads['w'], want_grads['w'], atol=1e-5)  # of up to 0.3
 
 
 def test_gradient_through_group_moments_against_finite_differences():
   # The yardstick of the tests above, in float64 NumPy.
   params, shared, batch = inputs()
-  noise = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (4,)))(batch['keys']), np.float64)
+  noise = np.asarray(noise_of(batch['keys']), np.float64)
   x, y = np.asarray(batch['x'], np.float64), np.asarray(batch['y'], np.float64)
   shift = np.asarray(shared['shift'], np.float64)
 

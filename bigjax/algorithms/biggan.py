@@ -214,11 +214,12 @@ class BigGANGenerator:
     return draw(keys, self.net.z_dim, how)
 
   def generate(self, gen: Gen, z: Array, y: Array, how: How) -> Array:
+    if not gen['knots'].shape[0]:
+      raise ValueError('sampling needs standing statistics: calibrate the generator first.')
     weights = knot_weights(gen['knots'], how.truncation)
     stats = jax.tree.map(lambda s: jnp.tensordot(weights, s, 1, precision='highest'), gen['stats'])
     return self.net.apply({'params': gen['params'], 'stats': stats}, z, y, train=False)
 
-  @functools.partial(jax.jit, static_argnums=0)
   def moments(self, params: Any, key: Array, how: How) -> dict[str, Any]:
     """Return BatchNorm's moments over one batch of `how.batch` fresh samples."""
     key_z, key_y = jax.random.split(key)
@@ -227,10 +228,18 @@ class BigGANGenerator:
     z, y = parallel.shard_examples((z, y))
     return self.net.apply({'params': params}, z, y, train=True, mutable=['moments'])[1]['moments']
 
+  @functools.partial(jax.jit, static_argnums=0)
+  def add_pass(self, total: dict[str, Any], params: Any, key: Array, how: How) -> dict[str, Any]:
+    """Return `total` plus one more pass: chained, so that passes never run side by side."""
+    return jax.tree.map(jnp.add, total, self.moments(params, key, how))
+
   def calibrate(self, gen: Gen, key: Array, how: How) -> Gen:
     """Average BatchNorm's moments over `how.passes` passes of `how.batch` samples (paper, C.1)."""
-    passes = [self.moments(gen['params'], key, how) for key in jax.random.split(key, how.passes)]
-    stats = jax.tree.map(lambda *s: jnp.stack(s).mean(0)[None], *passes)  # [1, C]
+    shapes = jax.eval_shape(self.moments, gen['params'], key, how)
+    total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    for key_pass in jax.random.split(key, how.passes):
+      total = self.add_pass(total, gen['params'], key_pass, how)
+    stats = jax.tree.map(lambda s: s[None] / how.passes, total)  # [1, C]
     knots = jnp.full((1,), how.truncation, jnp.float32)
     if gen['knots'].shape[0]:
       others = gen['knots'] != how.truncation  # a knot measured again replaces the old one
@@ -299,6 +308,21 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
       f'model.z_dim is {model.z_dim}, but at {data.resolution} px z is split into {chunks} '
       f'equal chunks; use a multiple of {chunks}, for example {chunks * 20}.'
     )
+  for key, maps in (
+    ('gen_attention', models.gen_maps(data.resolution)),
+    ('disc_attention', models.disc_maps(data.resolution)),
+  ):
+    for at in model[key]:
+      if at not in maps:  # BigGAN-PyTorch then has silently no attention
+        raise utils.UserError(
+          f'model.{key} has {at}, but at {data.resolution} px blocks end at '
+          f'{", ".join(map(str, maps))}.'
+        )
+      if maps[at] * model.ch < 8:
+        raise utils.UserError(
+          f'model.{key} has {at}, where model.ch={model.ch} gives {maps[at] * model.ch} channels; '
+          'attention needs at least 8.'
+        )
   dtype = utils.pick(model.dtype, DTYPES, 'model.dtype')
   net = {
     'resolution': data.resolution,

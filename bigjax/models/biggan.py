@@ -41,6 +41,17 @@ def num_chunks(resolution: int) -> int:
   return len(GEN_WIDTHS[resolution])
 
 
+def gen_maps(resolution: int) -> dict[int, int]:
+  """Return the width multiplier after each block of the generator by resolution."""
+  return {4 * 2**i: width for i, width in enumerate(GEN_WIDTHS[resolution]) if i > 0}
+
+
+def disc_maps(resolution: int) -> dict[int, int]:
+  """Return the width multiplier after each halving block of the discriminator by resolution."""
+  widths, num_down = DISC_WIDTHS[resolution]
+  return {resolution >> (i + 1): width for i, width in enumerate(widths[:num_down])}
+
+
 class GenBlock(nn.Module):
   """Residual block of the generator that doubles the resolution (Fig. 15b)."""
 

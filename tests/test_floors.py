@@ -1,0 +1,87 @@
+"""The floors of the house: a file imports only from lower ones, and never a sibling family."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent / 'bigjax'
+FLOORS = {
+  'utils': 0, 'parallel': 0.5, 'linalg': 0, 'config': 0.5,  # both use utils
+  'layers': 1, 'spectral': 1, 'losses': 1, 'regularizers': 1, 'augment': 1, 'optim': 1, 'latents': 1,
+  'models': 2, 'data': 2, 'checkpoint': 2, 'report': 2,
+  'algorithms': 3, 'evaluators': 3, 'card': 3,
+  'build': 4,
+  'train': 5, 'sample': 5, 'export': 5, '__main__': 5,
+}  # fmt: skip
+FILES = sorted(p for p in ROOT.rglob('*.py') if p != ROOT / '__init__.py')
+
+
+def room(path: pathlib.Path) -> str:
+  return path.relative_to(ROOT).parts[0].removesuffix('.py')
+
+
+def imported(source: str) -> list[tuple[str, ...]]:
+  """Return the parts below bigjax of every module a file imports, anywhere in it."""
+  found = []
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      names = [f'{node.module}.{alias.name}' for alias in node.names]
+    else:
+      continue
+    found += [tuple(name.split('.')[1:]) for name in names if name.split('.')[0] == 'bigjax']
+  return [parts for parts in found if parts and not parts[0].startswith('__')]
+
+
+def violations(path: pathlib.Path, source: str) -> list[str]:
+  mine, wrong = room(path), []
+  for other, *rest in imported(source):
+    if other not in FLOORS:
+      wrong.append(f'{other} is in no floor')
+    elif other != mine and FLOORS[other] >= FLOORS[mine]:
+      wrong.append(f'{mine} (floor {FLOORS[mine]}) imports {other} (floor {FLOORS[other]})')
+    elif other == mine == 'algorithms' and rest and rest[0] not in ('base', path.stem):
+      wrong.append(f'family {path.stem} imports its sibling {rest[0]}')
+  return wrong
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down(path):
+  assert room(path) in FLOORS, f'give {path.name} a floor'
+  assert violations(path, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+  ('path', 'source'),
+  [
+    ('spectral.py', 'from bigjax import train'),
+    ('spectral.py', 'def f():\n  import bigjax.build'),
+    ('evaluators/pixels.py', 'from bigjax.algorithms import biggan'),
+    ('algorithms/sngan.py', 'from bigjax.algorithms import biggan'),
+    ('layers.py', 'from bigjax.spectral import track'),
+  ],
+)
+def test_the_walk_sees_a_wrong_import(path, source):
+  assert violations(ROOT / path, source)
+
+
+def test_only_parallel_names_the_mesh_axis():
+  named = [p.name for p in FILES if "'data'" in p.read_text() and 'P(' in p.read_text()]
+  assert named == ['parallel.py']
+
+
+def test_trainer_and_build_name_no_family():
+  families = {p.stem for p in (ROOT / 'algorithms').glob('*.py')} - {'base', '__init__'}
+  for name in ('train.py', 'build.py'):
+    words = set((ROOT / name).read_text().replace('.', ' ').replace("'", ' ').split())
+    assert not families & words
+
+
+@pytest.mark.parametrize('module', ['bigjax', 'bigjax.sample', 'bigjax.build', 'bigjax.export'])
+def test_no_tensorflow_where_only_images_are_wanted(module):
+  code = f'import {module}, sys; sys.exit("tensorflow" in sys.modules or "sklearn" in sys.modules)'
+  assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

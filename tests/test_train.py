@@ -1,0 +1,206 @@
+"""Stopping changes nothing, devices change next to nothing, a second start compiles nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from bigjax import build, checkpoint, optim, parallel, train, utils
+from bigjax import config as configs
+
+
+def tiny(**run):
+  config = configs.read('digits:tiny')
+  config.run.update({'eval_every': 2, 'checkpoint_every': 2, 'keep': 9, **run})
+  return config
+
+
+def saved_state(workdir, step):
+  """Return a checkpoint's state as plain NumPy arrays by path."""
+  import orbax.checkpoint as ocp
+
+  with ocp.StandardCheckpointer() as checkpointer:
+    tree = checkpointer.restore(os.path.join(workdir, 'checkpoints', str(step), 'state'))
+  return {path: np.asarray(leaf) for path, leaf in utils.flat(tree).items()}
+
+
+def read(workdir, name):
+  with open(os.path.join(workdir, name), 'rb') as f:
+    return f.read()
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+  workdir = str(tmp_path_factory.mktemp('uninterrupted'))
+  train.train(tiny(steps=6), workdir)
+  return workdir
+
+
+# 3 is off every period: its row and checkpoint must leave no trace; 4 is on them.
+@pytest.mark.parametrize('stop', [3, 4])
+def test_resumed_run_equals_the_uninterrupted_one(uninterrupted, tmp_path, stop, capsys):
+  workdir = str(tmp_path)
+  train.train(tiny(steps=stop), workdir)
+  train.train(tiny(steps=6), workdir)
+  assert f'resuming at step {stop}' in capsys.readouterr().err
+  assert read(workdir, 'metrics.jsonl') == read(uninterrupted, 'metrics.jsonl')
+  ours, theirs = saved_state(workdir, 6), saved_state(uninterrupted, 6)
+  assert ours.keys() == theirs.keys()
+  for path, leaf in theirs.items():
+    np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
+  steps = [json.loads(line)['step'] for line in read(workdir, 'timing.jsonl').splitlines()]
+  assert steps == [1, 2, 3, 4, 5, 6]  # no row doubled or lost
+  exports = [read(w, 'export/generator.safetensors') for w in (workdir, uninterrupted)]
+  assert exports[0] == exports[1]
+
+
+def test_another_seed_is_another_run(uninterrupted, tmp_path):
+  config = tiny(steps=2)
+  config.seed = 1
+  train.train(config, str(tmp_path))
+  first = [
+    json.loads(read(w, 'metrics.jsonl').splitlines()[0]) for w in (str(tmp_path), uninterrupted)
+  ]
+  assert first[0]['d_loss'] != first[1]['d_loss']
+
+
+def test_workdir_holds_what_the_readme_promises(uninterrupted):
+  found = {os.path.relpath(os.path.join(d, f), uninterrupted)
+           for d, _, files in os.walk(uninterrupted) for f in files}  # fmt: skip
+  assert {
+    'samples/00000002.png', 'samples/00000006.png', 'curves.png', 'metrics.jsonl', 'timing.jsonl',
+    'summary.json', 'card.json', 'config.json', 'history.json', 'export/generator.safetensors',
+    'export/generator.json',
+  } <= found  # fmt: skip
+  assert any(f.startswith('tensorboard/events') for f in found)
+  summary = json.loads(read(uninterrupted, 'summary.json'))
+  scores = {'agreement', 'worst_class', 'std_ratio', 'precision', 'coverage', 'nearest_ratio'}
+  assert scores <= set(summary)
+  assert scores == set(summary['real'])
+  history = json.loads(read(uninterrupted, 'history.json'))
+  assert history == [{'from_step': 0, 'seed': 0, 'patch': {}, 'reason': 'start'}]
+
+
+def test_history_decides_the_seed_of_data_and_latents():
+  history = [{'from_step': 0, 'seed': 3}, {'from_step': 100, 'seed': 9}]
+  assert [train.seed_at(history, step) for step in (0, 99, 100, 5000)] == [3, 3, 9, 9]
+
+
+def test_a_finished_run_is_left_as_it_is(uninterrupted, capsys):
+  before = read(uninterrupted, 'metrics.jsonl'), read(uninterrupted, 'export/generator.safetensors')
+  train.train(tiny(steps=6), uninterrupted)
+  assert 'is at step 6 already' in capsys.readouterr().err
+  after = read(uninterrupted, 'metrics.jsonl'), read(uninterrupted, 'export/generator.safetensors')
+  assert before == after
+
+
+def test_updates_that_stay_non_finite_end_the_run_in_a_sentence(tmp_path):
+  config = tiny(steps=6, max_skipped=2)
+  config.optim.disc_lr = float('inf')
+  with pytest.raises(utils.UserError, match='in a row were not finite'):
+    train.train(config, str(tmp_path))
+
+
+def step_on(num_devices, config, plain, batch):
+  """Return (state, metrics) after one step from a plain saved state, on this many devices."""
+  program = build.make(config, jax.devices()[:num_devices])
+  state = checkpoint.from_plain(utils.nest(plain), program.shapes())
+  state = jax.device_put(state, parallel.replicated(program.mesh))
+  state, metrics = program.step(state, batch, program.algorithm.stage(0))
+  return utils.flat(jax.device_get(checkpoint.to_plain(state))), jax.device_get(metrics)
+
+
+@pytest.fixture(scope='module')
+def trained(uninterrupted):
+  """A state four steps into training, where statistics are no longer those of initialisation."""
+  rng = np.random.RandomState(0)
+  batch = {
+    'image': rng.randint(0, 256, (2, 16, 16, 16, 1)).astype(np.uint8),
+    'label': rng.randint(0, 10, (2, 16)).astype(np.int32),
+  }
+  return saved_state(uninterrupted, 4), batch
+
+
+def test_sgd_step_does_not_depend_on_the_number_of_devices(trained, monkeypatch):
+  """DESIGN 4: with SGD(1), 1e-5 relative per tensor whose update exceeds 1e-6 of its player's."""
+  monkeypatch.setitem(optim.OPTIMIZERS, 'sgd', lambda lr, b1, b2, eps: optax.sgd(1e-2))
+  config = tiny()
+  config.optim.name = 'sgd'
+  plain, batch = trained
+  plain = {
+    path: leaf for path, leaf in plain.items() if '/nu/' not in path and '/count' not in path
+  }
+  one, one_metrics = step_on(1, config, plain, batch)
+  for num in (2, 8):
+    many, metrics = step_on(num, config, plain, batch)
+    for name, value in one_metrics.items():
+      np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for player in ('gen', 'disc'):
+      prefix = f'players/{player}/'
+      updates = {p: one[p] - plain[p] for p in one if p.startswith(prefix + 'params')}
+      whole = np.sqrt(sum(np.square(u).sum() for u in updates.values()))
+      for path, update in updates.items():
+        size = np.linalg.norm(update)
+        if size > 1e-6 * whole:
+          error = np.linalg.norm(many[path] - one[path])
+          rounding = 1e-7 * np.linalg.norm(plain[path])  # parameters are float32 themselves
+          assert error <= 1e-5 * size + rounding, (num, path, error / size)
+      for path in one:
+        if path.startswith(prefix + 'opt') and '/sn_' in path:
+          np.testing.assert_allclose(many[path], one[path], atol=1e-5, err_msg=path)
+
+
+def test_adam_step_differs_by_at_most_two_learning_rates(trained):
+  plain, batch = trained
+  config = tiny()
+  one, _ = step_on(1, config, plain, batch)
+  many, _ = step_on(8, config, plain, batch)
+  for player, lr in (('gen', config.optim.gen_lr), ('disc', config.optim.disc_lr)):
+    bound = 2 * lr * (config.optim.d_steps if player == 'disc' else 1)
+    paths = [p for p in one if p.startswith(f'players/{player}/params')]
+    assert max(np.abs(many[p] - one[p]).max() for p in paths) <= bound
+    # and by far less nearly everywhere: a wrong mean over devices would move most of them
+    apart = np.concatenate([np.abs(many[p] - one[p]).ravel() for p in paths])
+    assert np.quantile(apart, 0.99) < 0.01 * lr
+
+
+@pytest.mark.parametrize('num_devices', [1, 2])
+def test_a_run_continues_on_another_number_of_devices(uninterrupted, tmp_path, num_devices):
+  """Saved by 8 devices, continued by fewer: the very next losses agree."""
+  workdir = str(tmp_path)
+  train.train(tiny(steps=2), workdir)
+  train.train(tiny(steps=3, eval_every=0), workdir, jax.devices()[:num_devices])
+  rows = [[json.loads(line) for line in read(w, 'metrics.jsonl').splitlines()]
+          for w in (workdir, uninterrupted)]  # fmt: skip
+  ours, theirs = (next(r for r in rs if r['step'] == 3) for rs in rows)
+  for name in ('d_loss', 'g_loss', 'd_logit_real', 'd_logit_fake'):
+    np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, err_msg=name)
+
+
+COUNT = """
+import sys, jax
+from bigjax import __main__
+misses = []
+jax.monitoring.register_event_listener(
+  lambda name, **_: misses.append(name) if name == '/jax/compilation_cache/cache_misses' else None)
+status = __main__.main(['train', '--config=digits:tiny', '--workdir', sys.argv[1]])
+print('MISSES', len(misses))
+sys.exit(status)
+"""
+
+
+def test_a_second_start_compiles_nothing_anew(tmp_path):
+  env = {**os.environ, 'BIGJAX_CACHE': str(tmp_path / 'cache')}
+  env.pop('JAX_COMPILATION_CACHE_DIR', None)
+  misses = []
+  for run in ('first', 'second'):
+    command = [sys.executable, '-c', COUNT, str(tmp_path / run)]
+    out = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    misses.append(int(out.split('MISSES')[1].split()[0]))
+  assert misses[0] > 10
+  assert misses[1] == 0
