@@ -29,8 +29,8 @@ def pytest_unconfigure(config):
   shutil.rmtree(os.environ['BIGJAX_CACHE'], ignore_errors=True)
 
 
-# With BIGJAX_MUST_RUN set, as in CI, a test listed in must_run.txt that was skipped or not collected
-# fails the session: a check that never ran is no check.
+# With BIGJAX_MUST_RUN set, as in CI, a test listed in must_run.txt that was skipped or not
+# collected fails the session: a check that never ran is no check.
 
 
 def must_run():

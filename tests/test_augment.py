@@ -22,8 +22,9 @@ def shifts(before, after):
   for dy in range(-h + 1, h):
     for dx in range(-w + 1, w):
       want = np.zeros_like(before)
-      want[max(dy, 0):h + min(dy, 0), max(dx, 0):w + min(dx, 0)] = before[
-          max(-dy, 0):h + min(-dy, 0), max(-dx, 0):w + min(-dx, 0)]
+      want[max(dy, 0) : h + min(dy, 0), max(dx, 0) : w + min(dx, 0)] = before[
+        max(-dy, 0) : h + min(-dy, 0), max(-dx, 0) : w + min(-dx, 0)
+      ]
       if np.array_equal(want, after):
         return dy, dx
   return None
@@ -71,6 +72,6 @@ def test_translation_gradient_is_the_shift_backwards():
   # A pixel shifted out of the frame gets no gradient, every other one exactly 1.
   x = images(8, 16, 16, 1)
   y, vjp = jax.vjp(lambda x: augment.translation(keys(8), x), x)
-  grad, = vjp(jnp.ones_like(y))
+  (grad,) = vjp(jnp.ones_like(y))
   assert set(np.unique(grad)) == {0.0, 1.0}
   np.testing.assert_allclose((np.asarray(grad) * x).sum((1, 2, 3)), np.sum(y, (1, 2, 3)), rtol=1e-5)

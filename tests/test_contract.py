@@ -192,7 +192,8 @@ def test_generator_round_trips_through_export(name, tmp_path):
   images = sampler.images(gen, z, y, HOW)
   described = {
     'format': card.FORMAT, 'algorithm': configs.read(name).algorithm,
-    'architecture': program.algorithm.architecture(), 'class_names': [str(c) for c in range(classes)],
+    'architecture': program.algorithm.architecture(),
+    'class_names': [str(c) for c in range(classes)],
     'dialect': 'resample', 'standing_passes': 2, 'standing_batch': 16, 'truncations': ['none'],
     'step': 1,
   }  # fmt: skip

@@ -35,12 +35,21 @@ def truncated_std(t):
 
 
 # (t, dialect, std, bound); the stds of the first two laws are printed in section 2.6 and T51.
-@pytest.mark.parametrize(('t', 'dialect', 'std', 'bound'), [
-    (0.5, 'resample', 0.2839, 0.5), (1.0, 'resample', 0.5396, 1.0), (2.0, 'resample', 0.8796, 2.0),
-    (0.25, 'truncnorm', 0.2199, 0.5), (0.5, 'truncnorm', 0.4398, 1.0),
-    (1.0, 'truncnorm', 0.8796, 2.0), (0.3, 'scale', 0.3, math.inf), (1.5, 'scale', 1.5, math.inf),
+@pytest.mark.parametrize(
+  ('t', 'dialect', 'std', 'bound'),
+  [
+    (0.5, 'resample', 0.2839, 0.5),
+    (1.0, 'resample', 0.5396, 1.0),
+    (2.0, 'resample', 0.8796, 2.0),
+    (0.25, 'truncnorm', 0.2199, 0.5),
+    (0.5, 'truncnorm', 0.4398, 1.0),
+    (1.0, 'truncnorm', 0.8796, 2.0),
+    (0.3, 'scale', 0.3, math.inf),
+    (1.5, 'scale', 1.5, math.inf),
     # clamp: E z^2 = (2 Phi(1) - 1) s^2 + 2 (1 - Phi(1)), s = 0.5396: 0.19877 + 0.31731
-    (1.0, 'clamp', 0.71839, 1.0)])
+    (1.0, 'clamp', 0.71839, 1.0),
+  ],
+)
 def test_law_of_each_dialect(keys, t, dialect, std, bound):
   z = sample(keys, t, dialect)
   assert np.abs(z).max() <= bound  # T51: always
@@ -89,10 +98,18 @@ def test_zero_is_the_mode_where_it_has_a_meaning(keys, dialect):
   assert not np.any(latents.draw(keys[:2], 4, How(0.0, dialect)))
 
 
-@pytest.mark.parametrize(('text', 'how'), [
-    ('0.5', How(0.5, 'resample')), ('2', How(2.0, 'resample')), ('1:scale', How(1.0, 'scale')),
-    ('0.4:truncnorm', How(0.4, 'truncnorm')), ('none', How(math.inf)), ('inf', How(math.inf)),
-    ('0:scale', How(0.0, 'scale'))])
+@pytest.mark.parametrize(
+  ('text', 'how'),
+  [
+    ('0.5', How(0.5, 'resample')),
+    ('2', How(2.0, 'resample')),
+    ('1:scale', How(1.0, 'scale')),
+    ('0.4:truncnorm', How(0.4, 'truncnorm')),
+    ('none', How(math.inf)),
+    ('inf', How(math.inf)),
+    ('0:scale', How(0.0, 'scale')),
+  ],
+)
 def test_parse(text, how):
   assert latents.parse(text) == how
 
@@ -128,18 +145,28 @@ def test_parse_refuses_an_unknown_dialect_and_suggests():
     latents.parse('0.5', 'gauss')
 
 
-@pytest.mark.parametrize(('knots', 't', 'want'), [
+@pytest.mark.parametrize(
+  ('knots', 't', 'want'),
+  [
     # T52: a quarter of the way up the lower knot weighs 0.75; Hugging Face's port has 0.25.
     ([0.2, 0.4], 0.25, [0.75, 0.25]),
     ([0.2, 0.4, 1.0], 0.85, [0, 0.25, 0.75]),
     ([0.2, 0.4], 0.3, [0.5, 0.5]),
-    ([0.2, 0.4, 1.0], 0.4, [0, 1, 0]), ([0.2, 0.4, 1.0], 0.2, [1, 0, 0]),  # on a knot
+    ([0.2, 0.4, 1.0], 0.4, [0, 1, 0]),
+    ([0.2, 0.4, 1.0], 0.2, [1, 0, 0]),  # on a knot
     ([0.2, 0.4, 1.0], 1.0, [0, 0, 1]),
-    ([0.2, 0.4], 0.1, [1, 0]), ([0.2, 0.4], 3.0, [0, 1]), ([0.2, 0.4], math.inf, [0, 1]),  # ends
+    ([0.2, 0.4], 0.1, [1, 0]),
+    ([0.2, 0.4], 3.0, [0, 1]),
+    ([0.2, 0.4], math.inf, [0, 1]),  # ends
     ([0.5, 1.0, math.inf], 0.75, [0.5, 0.5, 0]),
     ([0.5, 1.0, math.inf], 1.5, [0, 1, 0]),  # towards inf: the last finite one
     ([0.5, 1.0, math.inf], math.inf, [0, 0, 1]),
-    ([math.inf], 0.5, [1]), ([math.inf], math.inf, [1]), ([0.5], 0.1, [1]), ([0.5], 0.9, [1])])
+    ([math.inf], 0.5, [1]),
+    ([math.inf], math.inf, [1]),
+    ([0.5], 0.1, [1]),
+    ([0.5], 0.9, [1]),
+  ],
+)
 def test_knot_weights(knots, t, want):
   got = jax.jit(latents.knot_weights)(jnp.array(knots, jnp.float32), t)
   np.testing.assert_allclose(got, want, atol=1e-5)

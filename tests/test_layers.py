@@ -34,7 +34,7 @@ def conv_reference(x, kernel):
   y = np.zeros((b, h, w, kernel.shape[-1]))
   for i in range(size):
     for j in range(size):
-      y += padded[:, i:i + h, j:j + w] @ kernel[i, j]
+      y += padded[:, i : i + h, j : j + w] @ kernel[i, j]
   return y
 
 
@@ -105,14 +105,28 @@ def check_conv_and_gradients(fast, plain, reference, h, w, cin, cout):
 
 @pytest.mark.parametrize(('h', 'w', 'cin', 'cout'), UP_SIZES)
 def test_phases_equal_upsampling_then_convolving(x64, h, w, cin, cout):
-  check_conv_and_gradients(layers.up_conv_phases, layers.up_conv_plain,
-                           lambda x, k: conv_reference(up_reference(x), k), h, w, cin, cout)
+  check_conv_and_gradients(
+    layers.up_conv_phases,
+    layers.up_conv_plain,
+    lambda x, k: conv_reference(up_reference(x), k),
+    h,
+    w,
+    cin,
+    cout,
+  )
 
 
 @pytest.mark.parametrize(('h', 'w', 'cin', 'cout'), DOWN_SIZES)
 def test_strided_equals_convolving_then_pooling(x64, h, w, cin, cout):
-  check_conv_and_gradients(layers.down_conv_strided, layers.down_conv_plain,
-                           lambda x, k: pool_reference(conv_reference(x, k)), h, w, cin, cout)
+  check_conv_and_gradients(
+    layers.down_conv_strided,
+    layers.down_conv_plain,
+    lambda x, k: pool_reference(conv_reference(x, k)),
+    h,
+    w,
+    cin,
+    cout,
+  )
 
 
 @pytest.mark.parametrize('size', [1, 3])
@@ -127,10 +141,14 @@ def test_conv_module_is_the_plain_form(size, resample, side):
   np.testing.assert_allclose(got, want, atol=5e-5)
 
 
-@pytest.mark.parametrize(('module', 'shape', 'kernel'), [
+@pytest.mark.parametrize(
+  ('module', 'shape', 'kernel'),
+  [
     (layers.Conv(4), (1, 4, 4, 3), (27, 4)),
     (layers.Conv(40), (1, 4, 4, 3), (27, 40)),  # more filters than taps: rows orthonormal
-    (layers.Dense(96), (2, 20), (20, 96))])
+    (layers.Dense(96), (2, 20), (20, 96)),
+  ],
+)
 def test_kernels_start_orthogonal_and_biases_at_zero(module, shape, kernel):
   # T39: K^T K = I where out <= prod(in), else K K^T = I (the 20 x 24576 first layer). T38: bias 0.
   params = init(module, jnp.zeros(shape))
@@ -143,8 +161,9 @@ def test_kernels_start_orthogonal_and_biases_at_zero(module, shape, kernel):
 def test_dense_against_numpy():
   x, kernel, bias = rand(3, 4), rand(4, 5, seed=1), rand(5, seed=2)
   params = {'kernel': f32(kernel), 'bias': f32(bias)}
-  np.testing.assert_allclose(layers.Dense(5).apply({'params': params}, f32(x)), x @ kernel + bias,
-                             atol=1e-5)
+  np.testing.assert_allclose(
+    layers.Dense(5).apply({'params': params}, f32(x)), x @ kernel + bias, atol=1e-5
+  )
   assert 'bias' not in shapes_of(layers.Dense(5, use_bias=False), f32(x))
 
 
@@ -272,8 +291,8 @@ def attention_reference(x, p):
   conv = {name: x @ p[name]['kernel'][0, 0] for name in ('theta', 'phi', 'g')}
   for i in range(b):
     theta = conv['theta'][i].reshape(h * w, c // 8)
-    phi = pool_reference(conv['phi'][i:i + 1], np.max).reshape(h * w // 4, c // 8)
-    g = pool_reference(conv['g'][i:i + 1], np.max).reshape(h * w // 4, c // 2)
+    phi = pool_reference(conv['phi'][i : i + 1], np.max).reshape(h * w // 4, c // 8)
+    g = pool_reference(conv['g'][i : i + 1], np.max).reshape(h * w // 4, c // 2)
     logits = theta @ phi.T  # [HW, HW/4]
     beta = np.exp(logits - logits.max(1, keepdims=True))
     beta /= beta.sum(1, keepdims=True)
@@ -286,8 +305,10 @@ def attention():
   """Module, input and parameters; d = 4, so a 1/sqrt(d) would halve the logits. h != w."""
   x = rand(2, 4, 6, 32)
   shapes = shapes_of(layers.Attention(), f32(x))
-  params = jax.tree.map(lambda p: f32(rand(*p.shape, seed=p.size) / p.shape[-2] ** 0.5),
-                        {name: shapes[name] for name in ('theta', 'phi', 'g', 'o')})
+  params = jax.tree.map(
+    lambda p: f32(rand(*p.shape, seed=p.size) / p.shape[-2] ** 0.5),
+    {name: shapes[name] for name in ('theta', 'phi', 'g', 'o')},
+  )
   return layers.Attention(), x, {**params, 'gamma': jnp.zeros(())}
 
 
@@ -295,9 +316,13 @@ def test_attention_is_the_identity_at_init(attention):
   module, x, params = attention
   np.testing.assert_array_equal(apply(module, {'params': init(module, f32(x))}, f32(x)), f32(x))
   shapes = jax.tree.map(lambda leaf: leaf.shape, shapes_of(module, f32(x)))
-  assert shapes == {'theta': {'kernel': (1, 1, 32, 4)}, 'phi': {'kernel': (1, 1, 32, 4)},
-                    'g': {'kernel': (1, 1, 32, 16)}, 'o': {'kernel': (1, 1, 16, 32)},
-                    'gamma': ()}  # no bias anywhere
+  assert shapes == {
+    'theta': {'kernel': (1, 1, 32, 4)},
+    'phi': {'kernel': (1, 1, 32, 4)},
+    'g': {'kernel': (1, 1, 32, 16)},
+    'o': {'kernel': (1, 1, 16, 32)},
+    'gamma': (),
+  }  # no bias anywhere
   # gamma can leave 0: its gradient is there from the first step.
   grad = jax.jit(jax.grad(lambda p: jnp.square(module.apply({'params': p}, f32(x))).sum()))(params)
   assert abs(grad['gamma']) > 1e-2

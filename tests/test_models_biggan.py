@@ -35,9 +35,15 @@ def disc_shapes(resolution, num_classes=1000, **fields):
 def weights(shapes, seed=0):
   """Random weights of the size that orthogonal init gives, without its QR; biases too."""
   rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda s: jnp.asarray(
-      rng.normal(size=s.shape) / max(s.size // s.shape[-1], 1) ** 0.5 if s.ndim > 1
-      else rng.uniform(0.5, 1, size=s.shape), jnp.float32), shapes)
+  return jax.tree.map(
+    lambda s: jnp.asarray(
+      rng.normal(size=s.shape) / max(s.size // s.shape[-1], 1) ** 0.5
+      if s.ndim > 1
+      else rng.uniform(0.5, 1, size=s.shape),
+      jnp.float32,
+    ),
+    shapes,
+  )
 
 
 def latents(num, dim, seed=0):
@@ -50,7 +56,9 @@ def pictures(num, side, channels=3, seed=0):
 
 
 # Section 1.7: counted there by arithmetic and in BigGAN-PyTorch.
-@pytest.mark.parametrize(('resolution', 'fields', 'count'), [
+@pytest.mark.parametrize(
+  ('resolution', 'fields', 'count'),
+  [
     (128, {}, 70_433_988),
     (128, {'ch': 64}, 31_978_628),
     (128, {'ch': 128}, 123_909_380),
@@ -62,12 +70,16 @@ def pictures(num, side, channels=3, seed=0):
     (64, {'z_dim': 100, 'attention': (64,)}, 70_083_972),
     (64, {'z_dim': 100, 'attention': (32,)}, 70_222_212),
     (32, {'z_dim': 80, 'attention': (), 'num_classes': 10}, 9_231_875),
-    (32, {'z_dim': 80, 'attention': (16,), 'num_classes': 10}, 9_416_196)])
+    (32, {'z_dim': 80, 'attention': (16,), 'num_classes': 10}, 9_416_196),
+  ],
+)
 def test_generator_parameter_counts(resolution, fields, count):
   assert utils.num_params(gen_shapes(resolution, **fields)) == count
 
 
-@pytest.mark.parametrize(('resolution', 'fields', 'count'), [
+@pytest.mark.parametrize(
+  ('resolution', 'fields', 'count'),
+  [
     (128, {}, 87_982_370),
     (128, {'ch': 64}, 39_448_258),
     (128, {'ch': 128}, 155_723_138),
@@ -75,7 +87,9 @@ def test_generator_parameter_counts(resolution, fields, count):
     (512, {}, 99_401_282),
     (64, {'attention': ()}, 45_500_449),
     (64, {'attention': (32,)}, 45_511_970),
-    (32, {'attention': (), 'num_classes': 10}, 9_456_769)])
+    (32, {'attention': (), 'num_classes': 10}, 9_456_769),
+  ],
+)
 def test_discriminator_parameter_counts(resolution, fields, count):
   assert utils.num_params(disc_shapes(resolution, **fields)) == count
 
@@ -91,13 +105,28 @@ def test_counts_of_each_part_of_biggan_128():
   # Section 1.7, "per-module".
   count = lambda tree: {name: utils.num_params(part) for name, part in tree.items()}
   assert count(gen_shapes(128)) == {
-      'shared': 128_000, 'linear': 516_096, 'blocks_0': 45_740_544, 'blocks_1': 17_789_184,
-      'blocks_2': 4_618_368, 'blocks_3': 1_240_128, 'attention_3': 46_081, 'blocks_4': 352_800,
-      'output_bn': 192, 'output_conv': 2_787 - 192}
+    'shared': 128_000,
+    'linear': 516_096,
+    'blocks_0': 45_740_544,
+    'blocks_1': 17_789_184,
+    'blocks_2': 4_618_368,
+    'blocks_3': 1_240_128,
+    'attention_3': 46_081,
+    'blocks_4': 352_800,
+    'output_bn': 192,
+    'output_conv': 2_787 - 192,
+  }
   assert count(disc_shapes(128)) == {
-      'blocks_0': 86_112, 'attention_0': 11_521, 'blocks_1': 516_672, 'blocks_2': 2_065_536,
-      'blocks_3': 8_259_840, 'blocks_4': 33_034_752, 'blocks_5': 42_470_400, 'linear': 1_537,
-      'embed': 1_536_000}
+    'blocks_0': 86_112,
+    'attention_0': 11_521,
+    'blocks_1': 516_672,
+    'blocks_2': 2_065_536,
+    'blocks_3': 8_259_840,
+    'blocks_4': 33_034_752,
+    'blocks_5': 42_470_400,
+    'linear': 1_537,
+    'embed': 1_536_000,
+  }
 
 
 def test_first_discriminator_convolution():
@@ -105,19 +134,30 @@ def test_first_discriminator_convolution():
   assert disc_shapes(128)['blocks_0']['conv1']['kernel'].shape == (3, 3, 3, 96)
 
 
-@pytest.mark.parametrize(('shapes', 'place', 'channels'), [
+@pytest.mark.parametrize(
+  ('shapes', 'place', 'channels'),
+  [
     (gen_shapes(128), 3, 192),  # T05: after the block that ends at 64 x 64
     (gen_shapes(256, z_dim=140, attention=(128,)), 4, 192),
     (gen_shapes(512, z_dim=160), 3, 384),
     (disc_shapes(128), 0, 96),
     (disc_shapes(256), 1, 192),
-    (disc_shapes(512), 2, 192)])
+    (disc_shapes(512), 2, 192),
+  ],
+)
 def test_places_of_attention(shapes, place, channels):
   assert [name for name in shapes if name.startswith('attention')] == [f'attention_{place}']
-  kernels = {name: p['kernel'].shape[2:] for name, p in shapes[f'attention_{place}'].items()
-             if name != 'gamma'}
-  assert kernels == {'theta': (channels, channels // 8), 'phi': (channels, channels // 8),
-                     'g': (channels, channels // 2), 'o': (channels // 2, channels)}
+  kernels = {
+    name: p['kernel'].shape[2:]
+    for name, p in shapes[f'attention_{place}'].items()
+    if name != 'gamma'
+  }
+  assert kernels == {
+    'theta': (channels, channels // 8),
+    'phi': (channels, channels // 8),
+    'g': (channels, channels // 2),
+    'o': (channels // 2, channels),
+  }
 
 
 @pytest.mark.parametrize(('resolution', 'chunks'), [(32, 4), (64, 5), (128, 6), (256, 7), (512, 8)])
@@ -147,15 +187,23 @@ def small_disc(resolution=16, channels=3, dtype=jnp.float32, **fields):
 
 def generate(net, params, z, y, **kwargs):
   """Images and the outputs of every submodule by path, in training mode."""
-  images, state = net.apply({'params': params}, z, y, train=True, capture_intermediates=True,
-                            mutable=['intermediates'], **kwargs)
-  inner = {path.removesuffix('/__call__/0'): leaf
-           for path, leaf in utils.flat(state['intermediates']).items()}
+  images, state = net.apply(
+    {'params': params},
+    z,
+    y,
+    train=True,
+    capture_intermediates=True,
+    mutable=['intermediates'],
+    **kwargs,
+  )
+  inner = {
+    path.removesuffix('/__call__/0'): leaf
+    for path, leaf in utils.flat(state['intermediates']).items()
+  }
   return images, inner
 
 
-@pytest.mark.parametrize(('resolution', 'channels', 'attention'), [
-    (16, 1, ()), (32, 3, (16,))])
+@pytest.mark.parametrize(('resolution', 'channels', 'attention'), [(16, 1, ()), (32, 3, (16,))])
 def test_images_and_logits(resolution, channels, attention):
   fields = {'ch': 4, 'z_dim': 12, 'shared_dim': 4, 'attention': attention, 'channels': channels}
   params = weights(gen_shapes(resolution, 3, **fields))
@@ -178,8 +226,9 @@ def test_attention_is_placed_at_its_resolution():
   assert inner['attention_1'].shape == (2, 16, 16, 8)
   disc, _ = small_disc(32, ch=2, attention=(16,))
   params = disc_shapes(32, 3, ch=2, attention=(16,))
-  run = lambda p, x: disc.apply({'params': p}, x, jnp.array([0, 1]), capture_intermediates=True,
-                                mutable=['intermediates'])[1]['intermediates']
+  run = lambda p, x: disc.apply(
+    {'params': p}, x, jnp.array([0, 1]), capture_intermediates=True, mutable=['intermediates']
+  )[1]['intermediates']
   inner = jax.eval_shape(run, params, f32(2, 32, 32, 3))
   assert inner['attention_0']['__call__'][0].shape == (2, 16, 16, 8)
 
@@ -196,14 +245,17 @@ def test_each_chunk_of_z_conditions_its_own_block(chunk):
   # T09, forward mode: chunk 0 moves the 4x4 layer, chunk i > 0 the BatchNorms of block i - 1 and
   # nothing before them; every chunk moves the image.
   z = latents(4, 9)
-  tangent = jnp.zeros_like(z).at[:, 3 * chunk:3 * chunk + 3].set(latents(4, 3, seed=1))
+  tangent = jnp.zeros_like(z).at[:, 3 * chunk : 3 * chunk + 3].set(latents(4, 3, seed=1))
   image, inner = latent_derivative()(z, tangent)
   moves = {path: bool(np.any(t)) for path, t in inner.items()}
   assert np.any(image)
   assert moves['linear'] == (chunk == 0)
   for i in range(2):
-    conditions = [path for path in moves if path.startswith(f'blocks_{i}/bn')
-                  and path.endswith(('/gain', '/bias'))]
+    conditions = [
+      path
+      for path in moves
+      if path.startswith(f'blocks_{i}/bn') and path.endswith(('/gain', '/bias'))
+    ]
     assert len(conditions) == 4
     assert {moves[path] for path in conditions} == {chunk == i + 1}
     assert moves[f'blocks_{i}'] == (chunk <= i + 1)  # features after block i
@@ -242,10 +294,12 @@ def test_image_does_not_depend_on_the_batch_once_statistics_stand():
   # T15, and T12 for the whole network.
   net, params = small_gen()
   z, y = latents(6, 9), jnp.array([0, 1, 2, 0, 1, 2])
-  train, new = jax.jit(lambda z, y: net.apply({'params': params}, z, y, train=True,
-                                              mutable=['moments']))(z, y)
-  sample = jax.jit(lambda z, y: net.apply({'params': params, 'stats': new['moments']}, z, y,
-                                          train=False))
+  train, new = jax.jit(
+    lambda z, y: net.apply({'params': params}, z, y, train=True, mutable=['moments'])
+  )(z, y)
+  sample = jax.jit(
+    lambda z, y: net.apply({'params': params, 'stats': new['moments']}, z, y, train=False)
+  )
   np.testing.assert_allclose(sample(z, y), train, atol=1e-5)
   np.testing.assert_allclose(sample(z[4:5], y[4:5]), train[4:5], atol=1e-5)
 
@@ -367,8 +421,9 @@ def test_head_is_linear_plus_projection():
 
   @jax.jit
   def run(y):
-    logits, state = net.apply({'params': params}, x, y, capture_intermediates=True,
-                              mutable=['intermediates'])
+    logits, state = net.apply(
+      {'params': params}, x, y, capture_intermediates=True, mutable=['intermediates']
+    )
     return logits, state['intermediates']['blocks_2']['__call__'][0]
 
   logits, features = run(y)

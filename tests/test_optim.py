@@ -23,8 +23,9 @@ def some_params():
   net = models.Generator(16, 3, ch=4, z_dim=6, shared_dim=4, attention=(16,), channels=1)
   z, y = jnp.zeros((2, 6)), jnp.zeros((2,), jnp.int32)
   shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), z, y, train=True)['params'])
-  return utils.nest({path: rand(*leaf.shape, seed=i) for i, (path, leaf) in enumerate(
-      utils.flat(shapes).items())})
+  return utils.nest(
+    {path: rand(*leaf.shape, seed=i) for i, (path, leaf) in enumerate(utils.flat(shapes).items())}
+  )
 
 
 def dense_grad(w):
@@ -51,8 +52,12 @@ def test_penalty_adds_its_gradient_to_the_kernels_alone():
         touched.add(path)
     else:
       assert not extra.any(), path
-  assert {'linear/kernel', 'blocks_0/bn1/gain/kernel', 'blocks_1/conv_sc/kernel',
-          'attention_1/o/kernel'} <= touched
+  assert {
+    'linear/kernel',
+    'blocks_0/bn1/gain/kernel',
+    'blocks_1/conv_sc/kernel',
+    'attention_1/o/kernel',
+  } <= touched
   untouched = flat_params.keys() - touched
   assert {'shared/embedding', 'linear/bias', 'output_bn/gain', 'attention_1/gamma'} <= untouched
 
@@ -60,9 +65,11 @@ def test_penalty_adds_its_gradient_to_the_kernels_alone():
 def test_penalty_covers_41_tensors_of_biggan_128():
   # Section 2.3: every G parameter with two or more dims but the shared embedding; 41 of them.
   net = models.Generator(128, 1000)
-  shapes = jax.eval_shape(lambda z, y: net.init(jax.random.key(0), z, y, train=True)['params'],
-                          jax.ShapeDtypeStruct((2, 120), jnp.float32),
-                          jax.ShapeDtypeStruct((2,), jnp.int32))
+  shapes = jax.eval_shape(
+    lambda z, y: net.init(jax.random.key(0), z, y, train=True)['params'],
+    jax.ShapeDtypeStruct((2, 120), jnp.float32),
+    jax.ShapeDtypeStruct((2,), jnp.int32),
+  )
   leaves = utils.flat(shapes)
   picked = {path for path, leaf in leaves.items() if biggan.penalised(path, leaf)}
   wide = {path for path, leaf in leaves.items() if leaf.ndim >= 2}
@@ -79,8 +86,11 @@ def test_penalty_comes_before_adam_and_the_vectors_after():
   # First in the chain: with no gradient from the loss, Adam's first step is lr times the sign of
   # the penalty's gradient. Last in the chain: u belongs to the weights after that step.
   lr, params = 1e-2, {'kernel': rand(8, 5), 'bias': jnp.ones((5,))}
-  tx = optax.chain(optim.add_orthogonal_penalty(1e-2, biggan.penalised),
-                   optim.adam_b1_0(lr, 0.0, 0.999, 1e-12), spectral.track(spectral.spec()))
+  tx = optax.chain(
+    optim.add_orthogonal_penalty(1e-2, biggan.penalised),
+    optim.adam_b1_0(lr, 0.0, 0.999, 1e-12),
+    spectral.track(spectral.spec()),
+  )
   state = tx.init(params)
   updates, new = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
   want = -lr * np.sign(dense_grad(params['kernel']))
@@ -95,8 +105,10 @@ def test_penalty_comes_before_adam_and_the_vectors_after():
 def test_adam_without_first_moment_equals_optax_bit_for_bit(b2, eps):
   params = {'a': {'kernel': rand(6, 5), 'bias': rand(5)}, 'b': rand(3, 3, 2, 4)}
   scales = 10.0 ** np.random.default_rng(0).uniform(-7, 3, size=20)  # vanishing to exploding
-  grads = [jax.tree.map(lambda w, i=i, s=s: rand(*w.shape, seed=i) * jnp.float32(s), params)
-           for i, s in enumerate(scales)]
+  grads = [
+    jax.tree.map(lambda w, i=i, s=s: rand(*w.shape, seed=i) * jnp.float32(s), params)
+    for i, s in enumerate(scales)
+  ]
 
   def run(tx):
     def one(carry, g):
@@ -121,8 +133,9 @@ def test_adam_without_first_moment_keeps_half_the_state_and_no_memory():
   state = tx.init(params)
   assert not any('mu' in path.split('/') for path in utils.flat(state))
   assert sum(x.size for x in jax.tree.leaves(state) if x.ndim) == utils.num_params(params)
-  assert sum(x.size for x in jax.tree.leaves(optim.adam(1e-2, 0.0, 0.999, 1e-8).init(params))
-             if x.ndim) == 2 * utils.num_params(params)
+  assert sum(
+    x.size for x in jax.tree.leaves(optim.adam(1e-2, 0.0, 0.999, 1e-8).init(params)) if x.ndim
+  ) == 2 * utils.num_params(params)
   # T37: a step with no gradient moves nothing, whatever came before.
   _, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
   updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
@@ -141,8 +154,8 @@ def test_adam_with_momentum_against_numpy():
   params = {'kernel': jnp.zeros((7,))}
   state, m, v = tx.init(params), 0.0, 0.0
   for t, gt in enumerate(g, 1):
-    m, v = b1 * m + (1 - b1) * gt, b2 * v + (1 - b2) * gt ** 2
-    want = -lr * (m / (1 - b1 ** t)) / (np.sqrt(v / (1 - b2 ** t)) + eps)
+    m, v = b1 * m + (1 - b1) * gt, b2 * v + (1 - b2) * gt**2
+    want = -lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
     updates, state = tx.update({'kernel': jnp.asarray(gt, jnp.float32)}, state, params)
     np.testing.assert_allclose(updates['kernel'], want, rtol=1e-4)
 
@@ -172,5 +185,5 @@ def test_ema_after_its_start_decays():
   params, average, decay = {'a': jnp.ones((3,))}, {'a': jnp.zeros((3,))}, 0.9
   for n in range(1, 6):
     average = optim.ema(average, params, decay, jnp.array(True))
-    np.testing.assert_allclose(average['a'], 1 - decay ** n, rtol=1e-6)
+    np.testing.assert_allclose(average['a'], 1 - decay**n, rtol=1e-6)
   assert average['a'].dtype == jnp.float32

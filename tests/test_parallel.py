@@ -33,11 +33,12 @@ def batchnorm(x, mean_of):
 def noise_of(keys):
   """One number in [0, 1) per key: keys are examples too, as augmentation's are."""
   bits = jax.random.key_data(keys)[:, :1] >> jnp.uint32(8)
-  return bits.astype(jnp.float32) * jnp.float32(2 ** -24)
+  return bits.astype(jnp.float32) * jnp.float32(2**-24)
 
 
 def make_loss(mean_of):
   """A batch-mean loss in which every example sees the others through `mean_of`."""
+
   def loss(params, shared, batch):
     h = batchnorm(batch['x'] @ params['w'], mean_of)
     out = jnp.tanh(h + shared['shift'][None] + noise_of(batch['keys']))
@@ -49,8 +50,11 @@ def make_loss(mean_of):
 
 def inputs():
   params, shared = {'w': jnp.asarray(rand(5, 4))}, {'shift': jnp.asarray(rand(4, seed=1))}
-  batch = {'x': jnp.asarray(rand(B, 5, seed=2)), 'y': jnp.asarray(rand(B, seed=3)),
-           'keys': jax.random.split(jax.random.key(0), B)}
+  batch = {
+    'x': jnp.asarray(rand(B, 5, seed=2)),
+    'y': jnp.asarray(rand(B, seed=3)),
+    'keys': jax.random.split(jax.random.key(0), B),
+  }
   return params, shared, batch
 
 
@@ -116,8 +120,10 @@ def test_group_mean_values(size):
   x = rand(B, 2, 3)
   with on(4):
     mapped = jax.shard_map(
-        lambda x: jnp.broadcast_to(parallel.group_mean(x, size), x.shape),
-        in_specs=P('data'), out_specs=P('data'))
+      lambda x: jnp.broadcast_to(parallel.group_mean(x, size), x.shape),
+      in_specs=P('data'),
+      out_specs=P('data'),
+    )
     got = jax.jit(mapped)(jnp.asarray(x))
   np.testing.assert_allclose(got, groups_reference(x, size or B), atol=1e-6)
 
@@ -147,7 +153,7 @@ def test_gradient_through_group_moments_against_finite_differences():
   def loss(w):
     h = x @ w
     mean = groups_reference(h, 8)
-    var = groups_reference(h ** 2, 8) - mean ** 2
+    var = groups_reference(h**2, 8) - mean**2
     out = np.tanh((h - mean) / np.sqrt(var + 1e-2) + shift + noise)
     return ((out - y[:, None]) ** 2).sum(1).mean()
 
@@ -162,13 +168,17 @@ def test_gradient_through_group_moments_against_finite_differences():
   np.testing.assert_allclose(grads['w'], want, atol=1e-4)
 
 
-@pytest.mark.parametrize(('num_devices', 'size', 'message'), [
+@pytest.mark.parametrize(
+  ('num_devices', 'size', 'message'),
+  [
     (None, 3, 'groups of 3 examples do not divide 16 examples'),
     (None, 32, 'group of 32 examples exceeds the batch of 16'),
     (4, 3, 'groups of 3 examples do not divide 4 examples per device'),
     (4, 6, 'groups of 6 examples do not line up with 4 devices of 4'),
     (4, 12, 'groups of 12 examples do not line up with 4 devices'),
-    (4, 32, 'groups of 32 examples do not line up')])
+    (4, 32, 'groups of 32 examples do not line up'),
+  ],
+)
 def test_groups_that_do_not_line_up_are_refused(num_devices, size, message):
   with pytest.raises(ValueError, match=message):
     differentiate(num_devices, lambda x: parallel.group_mean(x, size))
@@ -192,23 +202,26 @@ def test_local_rows_are_those_of_this_process(monkeypatch):
   # Two hosts of four devices, interleaved on the mesh: this one owns the odd ones.
   devices = parallel.make_mesh().devices.flat
   spans = {d: (slice(2 * i, 2 * i + 2),) for i, d in reversed(list(enumerate(devices))) if i % 2}
-  monkeypatch.setattr(jax.sharding.NamedSharding, 'addressable_devices_indices_map',
-                      lambda self, shape: spans)
+  monkeypatch.setattr(
+    jax.sharding.NamedSharding, 'addressable_devices_indices_map', lambda self, shape: spans
+  )
   rows = parallel.local_rows(parallel.make_mesh(), B)
   np.testing.assert_array_equal(rows, [2, 3, 6, 7, 10, 11, 14, 15])
 
 
 def test_to_global_places_minibatches_over_the_devices():
   mesh = parallel.make_mesh()
-  batch = {'image': np.arange(2 * B * 3, dtype=np.uint8).reshape(2, B, 3),
-           'label': np.arange(2 * B, dtype=np.int32).reshape(2, B)}
+  batch = {
+    'image': np.arange(2 * B * 3, dtype=np.uint8).reshape(2, B, 3),
+    'label': np.arange(2 * B, dtype=np.int32).reshape(2, B),
+  }
   placed = parallel.to_global(mesh, batch)
   for name, want in batch.items():
     got = placed[name]
     assert got.dtype == want.dtype and got.sharding.spec == P(None, 'data')
     np.testing.assert_array_equal(got, want)
     for i, shard in enumerate(sorted(got.addressable_shards, key=lambda s: s.index[1].start or 0)):
-      np.testing.assert_array_equal(shard.data, want[:, 2 * i:2 * i + 2])
+      np.testing.assert_array_equal(shard.data, want[:, 2 * i : 2 * i + 2])
 
 
 def test_shard_examples():

@@ -33,7 +33,7 @@ def test_value_and_gradient_equal_the_dense_form(x64, shape):
   value, grad = jax.jit(jax.value_and_grad(dense))(w)
   m = np.asarray(w).reshape(-1, shape[-1])
   off = (m.T @ m) * (1 - np.eye(shape[-1]))
-  np.testing.assert_allclose(value, (off ** 2).sum(), rtol=1e-12)  # the yardstick itself, in NumPy
+  np.testing.assert_allclose(value, (off**2).sum(), rtol=1e-12)  # the yardstick itself, in NumPy
   scale = float(np.square(m).sum() ** 2)
   np.testing.assert_allclose(regularizers.orthogonal(w), value, rtol=1e-12, atol=1e-13 * scale)
   np.testing.assert_allclose(optim.orthogonal_grad(w), grad, rtol=1e-10, atol=1e-12 * scale)

@@ -164,8 +164,7 @@ def test_num_is_the_number_of_images(bigjax, params, tmp_path, num):
   assert bigjax(*ask, '--num', num)[0] == 0
   arrays = read(tmp_path / 'x.npz')
   assert len(arrays['images']) == len(arrays['labels']) == num
-  columns = -(-num // 3)
-  assert arrays['labels'].tolist() == ([2] * columns + [5] * columns + [8] * columns)[:num]
+  assert arrays['labels'].tolist() == sorted(arrays['labels'])  # class by class
 
 
 def test_num_is_shared_evenly_among_the_classes(bigjax, params, tmp_path):

@@ -62,9 +62,16 @@ def estimates(w, num):
 
 # T18: less than 1e-2 short after 100 updates (measured there: 96 x 864 2e-6, 1536 x 4000 1.4e-3,
 # 24576 x 20 2.4e-3). How far short depends on the gap of the matrix drawn: 2e-5 for the first here.
-@pytest.mark.parametrize(('shape', 'tol'), [
-    ((3, 3, 96, 96), 1e-4), ((864, 24), 1e-2), ((20, 2048), 1e-2), ((3, 3, 8, 64), 1e-2),
-    ((48, 1), 1e-6)])
+@pytest.mark.parametrize(
+  ('shape', 'tol'),
+  [
+    ((3, 3, 96, 96), 1e-4),
+    ((864, 24), 1e-2),
+    ((20, 2048), 1e-2),
+    ((3, 3, 8, 64), 1e-2),
+    ((48, 1), 1e-6),
+  ],
+)
 def test_estimate_rises_to_the_norm_on_fixed_weights(shape, tol):
   w = rand(*shape).astype(np.float32)
   got, true = estimates(w, 100), top_sv(w)
@@ -103,8 +110,10 @@ def test_eps_floors_the_norm_not_its_square():
 
 
 def test_normalize_divides_tracked_kernels_only():
-  params = {'a': {'kernel': jnp.asarray(rand(6, 4), jnp.float32), 'bias': jnp.ones((4,))},
-            'b': {'embedding': jnp.ones((3, 4))}}
+  params = {
+    'a': {'kernel': jnp.asarray(rand(6, 4), jnp.float32), 'bias': jnp.ones((4,))},
+    'b': {'embedding': jnp.ones((3, 4))},
+  }
   state = spectral.track(KERNELS).init(params)
   got = spectral.normalize(params, state)
   assert jax.tree.structure(got) == jax.tree.structure(params)
@@ -130,8 +139,9 @@ def test_gradient_flows_through_sigma_and_not_through_the_vectors(x64):
   grad, into_state = jax.grad(f, argnums=(0, 1))(params, state)
   sigma = v @ w @ u
   g = 2 * (w / sigma - target)
-  np.testing.assert_allclose(grad['kernel'], (g - (g * w / sigma).sum() * np.outer(v, u)) / sigma,
-                             rtol=1e-10)
+  np.testing.assert_allclose(
+    grad['kernel'], (g - (g * w / sigma).sum() * np.outer(v, u)) / sigma, rtol=1e-10
+  )
   assert not any(np.any(x) for x in jax.tree.leaves(into_state))
   # T20: orthogonal to W, exactly, since f does not change along W (-4e-16 in the spec) ...
   scale = np.linalg.norm(grad['kernel']) * np.linalg.norm(w)
@@ -172,13 +182,14 @@ def test_five_adam_steps_equal_the_reference_order(x64):
     g = (g - (g * w / sigma).sum() * np.outer(v, u)) / sigma
     expected.append({'w': w, 'u': u, 'v': v, 'sigma': sigma})
     nu = b2 * nu + (1 - b2) * g * g
-    w = w - lr * g / (np.sqrt(nu / (1 - b2 ** t)) + eps)
+    w = w - lr * g / (np.sqrt(nu / (1 - b2**t)) + eps)
 
   params = {'kernel': jnp.asarray(expected[0]['w'])}
   tx = optax.chain(optim.adam_b1_0(lr, 0.0, b2, eps), spectral.track(KERNELS))
   # Hand over the vectors of the first forward in place of the random ones.
-  first = spectral.SpectralState({'kernel': jnp.asarray(expected[0]['u'])},
-                                 {'kernel': jnp.asarray(expected[0]['v'])})
+  first = spectral.SpectralState(
+    {'kernel': jnp.asarray(expected[0]['u'])}, {'kernel': jnp.asarray(expected[0]['v'])}
+  )
   state = (*tx.init(params)[:-1], first)
 
   def loss(params, vectors):
@@ -199,16 +210,20 @@ def test_five_adam_steps_equal_the_reference_order(x64):
 @pytest.mark.parametrize('shape', [(3, 3, 4, 6), (3, 3, 16, 16), (20, 300), (64, 8), (30, 1)])
 def test_fold_matches_svd(shape):
   w = rand(*shape).astype(np.float32)
-  params = {'conv': {'kernel': jnp.asarray(w), 'bias': jnp.arange(2.0)},
-            'shared': {'embedding': jnp.asarray(rand(4, 3), jnp.float32)}}
+  params = {
+    'conv': {'kernel': jnp.asarray(w), 'bias': jnp.arange(2.0)},
+    'shared': {'embedding': jnp.asarray(rand(4, 3), jnp.float32)},
+  }
   folded = jax.jit(lambda params: spectral.fold(params, KERNELS))(params)
   np.testing.assert_allclose(folded['conv']['kernel'], w / top_sv(w), rtol=1e-4)
   np.testing.assert_array_equal(folded['conv']['bias'], params['conv']['bias'])
   np.testing.assert_array_equal(folded['shared']['embedding'], params['shared']['embedding'])
 
 
-@pytest.mark.parametrize(('second', 'rest'), [
-    (0.5, 0.25), (0.9, 0.1), (0.99, 0.5), (0.999, 0.1), (0.9999, 0.9999), (1.0, 1.0), (1e-6, 0.0)])
+@pytest.mark.parametrize(
+  ('second', 'rest'),
+  [(0.5, 0.25), (0.9, 0.1), (0.99, 0.5), (0.999, 0.1), (0.9999, 0.9999), (1.0, 1.0), (1e-6, 0.0)],
+)
 @pytest.mark.parametrize('size', [16, 64])
 def test_fold_finds_the_largest_singular_value_of_a_hard_spectrum(second, rest, size):
   # A vector almost along a lesser direction has almost no residual, so an iteration from a stored
@@ -258,8 +273,10 @@ def big_networks():
   z = jax.ShapeDtypeStruct((2, 120), jnp.float32)
   x = jax.ShapeDtypeStruct((2, 128, 128, 3), jnp.float32)
   key = jax.random.key(0)
-  return (jax.eval_shape(lambda z, y: gen.init(key, z, y, train=True)['params'], z, y),
-          jax.eval_shape(lambda x, y: disc.init(key, x, y)['params'], x, y))
+  return (
+    jax.eval_shape(lambda z, y: gen.init(key, z, y, train=True)['params'], z, y),
+    jax.eval_shape(lambda x, y: disc.init(key, x, y)['params'], x, y),
+  )
 
 
 def test_the_rule_covers_41_and_23_tensors_of_biggan_128():
@@ -273,8 +290,11 @@ def test_the_rule_covers_41_and_23_tensors_of_biggan_128():
   # Everything else that is out has one dim or none: biases, the last BatchNorm, attention's gamma.
   out = (gen.keys() - in_gen) | (disc.keys() - in_disc)
   assert {path.rsplit('/', 1)[-1] for path in out} == {'bias', 'gain', 'gamma', 'embedding'}
-  assert all(leaf.ndim < 2 for path, leaf in [*gen.items(), *disc.items()]
-             if path in out and path != 'shared/embedding')
+  assert all(
+    leaf.ndim < 2
+    for path, leaf in [*gen.items(), *disc.items()]
+    if path in out and path != 'shared/embedding'
+  )
 
 
 def test_vectors_are_no_trainable_leaves():
@@ -289,12 +309,16 @@ def test_vectors_are_no_trainable_leaves():
     assert not any('sn_u' in path or 'sn_v' in path for path in params)
     slots = {path: leaf for path, leaf in utils.flat(player['opt']).items() if 'sn_' not in path}
     for path, leaf in slots.items():
-      assert leaf.ndim == 0 or any(path.endswith(name) and leaf.shape == params[name].shape
-                                   for name in params), path
+      assert leaf.ndim == 0 or any(
+        path.endswith(name) and leaf.shape == params[name].shape for name in params
+      ), path
     assert sum(leaf.size for leaf in slots.values() if leaf.ndim) in (
-        utils.num_params(params), 2 * utils.num_params(params))  # nu, or mu and nu, of params alone
+      utils.num_params(params),
+      2 * utils.num_params(params),
+    )  # nu, or mu and nu, of params alone
     vectors = spectral.vectors(player['opt'])
     for path, u in utils.flat(vectors.sn_u).items():
       w = params[path]
       assert u.shape == w.shape[-1:] and utils.flat(vectors.sn_v)[path].shape == (
-          w.size // w.shape[-1],)
+        w.size // w.shape[-1],
+      )

@@ -5,17 +5,15 @@ needed.
 """
 
 import math
-import types
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import pytest
 import tpu_hlo
-from jax import lax
 from jax.experimental import topologies
 
-from bigjax import parallel, regularizers, spectral, utils
+from bigjax import linalg, parallel, spectral, utils
 from bigjax.algorithms import biggan
 
 pytest.importorskip('libtpu', reason='compiling for TPUs needs libtpu: pip install "jax[tpu]"')
@@ -26,16 +24,36 @@ LOCAL_BATCH = 2 * tpu_hlo.PRIME
 
 def tiny_config(attention: tuple[int, ...], augment: str) -> ml_collections.ConfigDict:
   """A 16 px BigGAN of which no size but the batch is a multiple of `tpu_hlo.PRIME`."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'algorithm': 'biggan',
       'data': {'resolution': 16, 'channels': 3, 'num_classes': 10},
-      'model': {'ch': 8, 'z_dim': 12, 'shared_dim': 8, 'gen_attention': attention,
-                'disc_attention': attention, 'bn_group': 0, 'dtype': 'bfloat16'},
-      'optim': {'batch_size': NUM_DEVICES * LOCAL_BATCH, 'd_steps': 2, 'name': 'adam_b1_0',
-                'gen_lr': 5e-5, 'disc_lr': 2e-4, 'b1': 0.0, 'b2': 0.999, 'eps': 1e-8,
-                'ortho_beta': 1e-4, 'spectral_eps': 1e-4, 'ema_decay': 0.999, 'ema_start': 0},
+      'model': {
+        'ch': 8,
+        'z_dim': 12,
+        'shared_dim': 8,
+        'gen_attention': attention,
+        'disc_attention': attention,
+        'bn_group': 0,
+        'dtype': 'bfloat16',
+      },
+      'optim': {
+        'batch_size': NUM_DEVICES * LOCAL_BATCH,
+        'd_steps': 2,
+        'name': 'adam_b1_0',
+        'gen_lr': 5e-5,
+        'disc_lr': 2e-4,
+        'b1': 0.0,
+        'b2': 0.999,
+        'eps': 1e-8,
+        'ortho_beta': 1e-4,
+        'spectral_eps': 1e-4,
+        'ema_decay': 0.999,
+        'ema_start': 0,
+      },
       'augment': {'name': augment},
-  })
+    }
+  )
 
 
 def abstract(tree, sharding):
@@ -48,8 +66,10 @@ def compile_step(mesh, config) -> tuple[tpu_hlo.Program, list[str]]:
   stage = algorithm.stage(0)
   state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
   size = (stage.resolution, stage.resolution, 3)
-  batch = {'image': jax.ShapeDtypeStruct((*stage.batch, *size), jnp.uint8),
-           'label': jax.ShapeDtypeStruct(stage.batch, jnp.int32)}
+  batch = {
+    'image': jax.ShapeDtypeStruct((*stage.batch, *size), jnp.uint8),
+    'label': jax.ShapeDtypeStruct(stage.batch, jnp.int32),
+  }
   everywhere, examples = parallel.replicated(mesh), parallel.batched(mesh, lead=1)
   kinds = []
 
@@ -58,27 +78,35 @@ def compile_step(mesh, config) -> tuple[tpu_hlo.Program, list[str]]:
     return algorithm.step(state, batch, stage)
 
   with jax.set_mesh(mesh):
-    jitted = jax.jit(step, donate_argnums=0, in_shardings=(everywhere, examples),
-                     out_shardings=everywhere)
+    jitted = jax.jit(
+      step, donate_argnums=0, in_shardings=(everywhere, examples), out_shardings=everywhere
+    )
     lowered = jitted.lower(abstract(state, everywhere), abstract(batch, examples))
     ops = tpu_hlo.parse_compiled(lowered.compile().as_text())
 
   players = state['players'].values()
-  tracked = [utils.flat(player['params'])[path].shape for player in players
-             for path in utils.flat(spectral.vectors(player['opt']).sn_u)]
-  gains = [leaf.shape[-1] for path, leaf in utils.flat(state['players']['gen']['params']).items()
-           if '/gain' in path]
+  tracked = [
+    utils.flat(player['params'])[path].shape
+    for player in players
+    for path in utils.flat(spectral.vectors(player['opt']).sn_u)
+  ]
+  gains = [
+    leaf.shape[-1]
+    for path, leaf in utils.flat(state['players']['gen']['params']).items()
+    if '/gain' in path
+  ]
   num_weights = sum(utils.num_params(player['params']) for player in players)
   program = tpu_hlo.Program(
-      ops=ops,
-      dots=tpu_hlo.parse_lowered(lowered.as_text()),
-      local_batch=LOCAL_BATCH,
-      num_devices=NUM_DEVICES,
-      matrices=[(math.prod(shape[:-1]), shape[-1]) for shape in tracked],
-      # The generator's BatchNorms run forward for D, and forward and backward for G: two moments
-      # or their cotangents each time. Then one all-reduce for all gradients of a player.
-      max_reductions=3 * len(gains) + 2,
-      num_reduced=3 * 2 * sum(gains) + num_weights)
+    ops=ops,
+    dots=tpu_hlo.parse_lowered(lowered.as_text()),
+    local_batch=LOCAL_BATCH,
+    num_devices=NUM_DEVICES,
+    matrices=[(math.prod(shape[:-1]), shape[-1]) for shape in tracked],
+    # The generator's BatchNorms run forward for D, and forward and backward for G: two moments
+    # or their cotangents each time. Then one all-reduce for all gradients of a player.
+    max_reductions=3 * len(gains) + 2,
+    num_reduced=3 * 2 * sum(gains) + num_weights,
+  )
   return program, kinds
 
 
@@ -99,24 +127,21 @@ def real(mesh):
 @pytest.fixture(scope='module')
 def wrong(mesh):
   """The same game as one writes it first: plain jit, examples drawn anywhere, any precision."""
-  inexact = types.SimpleNamespace(
-      Precision=types.SimpleNamespace(HIGHEST=lax.Precision.DEFAULT))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(parallel, 'value_and_grad', lambda loss: jax.value_and_grad(loss, has_aux=True))
     patch.setattr(parallel, 'shard_examples', lambda tree, lead=0: tree)
-    patch.setattr(spectral, '_dot', jnp.matmul)
-    patch.setattr(regularizers, 'lax', inexact)
+    patch.setattr(linalg, 'dot', jnp.matmul)
     return compile_step(mesh, tiny_config(attention=(), augment='none'))[0]
 
 
 RULES = {  # and what is to be said of the wrong step
-    tpu_hlo.check_collectives_are_all_reduces: 'all-to-all',
-    tpu_hlo.check_reductions_are_float32: r'bf16\[3,3,3,8\]',  # the first kernel of D
-    tpu_hlo.check_reductions_are_few: 'gradients are not reduced',
-    tpu_hlo.check_convolutions_are_local: r'\{208\} examples',
-    tpu_hlo.check_no_array_has_the_global_batch: 'arrays hold the global batch',
-    tpu_hlo.check_spectral_norm_is_exact: 'products of weights are inexact',
-    tpu_hlo.check_penalty_is_exact: 'products of weights are inexact',
+  tpu_hlo.check_collectives_are_all_reduces: 'all-to-all',
+  tpu_hlo.check_reductions_are_float32: r'bf16\[3,3,3,8\]',  # the first kernel of D
+  tpu_hlo.check_reductions_are_few: 'gradients are not reduced',
+  tpu_hlo.check_convolutions_are_local: r'\{208\} examples',
+  tpu_hlo.check_no_array_has_the_global_batch: 'arrays hold the global batch',
+  tpu_hlo.check_spectral_norm_is_exact: 'products of weights are inexact',
+  tpu_hlo.check_penalty_is_exact: 'products of weights are inexact',
 }
 NAMES = [check.__name__.removeprefix('check_') for check in RULES]
 
@@ -151,6 +176,7 @@ def reductions_of(mesh, moments) -> list[tpu_hlo.Op]:
 
 def test_two_pass_variance_would_double_the_reductions(mesh):
   """The count has teeth: a variance around the finished mean is the collective BatchNorm saves."""
+
   def one_pass(x):
     x = x.astype(jnp.float32)
     both = jnp.stack([x.mean((1, 2)), jnp.square(x).mean((1, 2))], 1)

@@ -10,8 +10,17 @@ import re
 from typing import NamedTuple
 
 PRIME = 13
-COLLECTIVES = {'all-reduce', 'all-gather', 'all-to-all', 'ragged-all-to-all', 'reduce-scatter',
-               'collective-permute', 'collective-broadcast', 'send', 'recv'}
+COLLECTIVES = {
+  'all-reduce',
+  'all-gather',
+  'all-to-all',
+  'ragged-all-to-all',
+  'reduce-scatter',
+  'collective-permute',
+  'collective-broadcast',
+  'send',
+  'recv',
+}
 
 _OP = re.compile(r'^\s*(?:ROOT )?%(\S+) = (.+?) ([a-z][\w-]*)\((.*)$')
 _SHAPE = re.compile(r'\b([a-z]\w*)\[([\d,]*)\]')
@@ -20,6 +29,7 @@ _DOT = re.compile(r'stablehlo\.dot_general .* : \(tensor<(\S+)>, tensor<(\S+)>\)
 
 class Shape(NamedTuple):
   """The type of an array: 'bf16', (26, 4, 4, 32)."""
+
   dtype: str
   dims: tuple[int, ...]
 
@@ -33,6 +43,7 @@ class Shape(NamedTuple):
 
 class Op(NamedTuple):
   """One instruction; tuples are flattened into `results`."""
+
   kind: str
   results: list[Shape]
   operands: list[Shape]
@@ -41,6 +52,7 @@ class Op(NamedTuple):
 
 class Dot(NamedTuple):
   """One matrix product of the program before optimisation."""
+
   left: Shape
   right: Shape
   highest: bool
@@ -49,6 +61,7 @@ class Dot(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Program:
   """A compiled step and what is known of it beforehand."""
+
   ops: list[Op] = dataclasses.field(repr=False)  # after optimisation: what each device runs
   dots: list[Dot] = dataclasses.field(repr=False)  # as written
   local_batch: int
@@ -59,8 +72,10 @@ class Program:
 
 
 def _shapes(text: str) -> list[Shape]:
-  return [Shape(dtype, tuple(int(d) for d in dims.split(',') if d))
-          for dtype, dims in _SHAPE.findall(text)]
+  return [
+    Shape(dtype, tuple(int(d) for d in dims.split(',') if d))
+    for dtype, dims in _SHAPE.findall(text)
+  ]
 
 
 def parse_compiled(text: str) -> list[Op]:
@@ -83,8 +98,10 @@ def parse_lowered(text: str) -> list[Dot]:
   dots = []
   for line in text.splitlines():
     if match := _DOT.search(line):
-      left, right = (Shape(dtype, tuple(int(d) for d in dims))
-                     for *dims, dtype in (kind.split('x') for kind in match.groups()))
+      left, right = (
+        Shape(dtype, tuple(int(d) for d in dims))
+        for *dims, dtype in (kind.split('x') for kind in match.groups())
+      )
       dots.append(Dot(left, right, 'precision = [HIGHEST, HIGHEST]' in line))
   return dots
 
@@ -112,8 +129,11 @@ def check_collectives_are_all_reduces(program: Program):
 
 def check_reductions_are_float32(program: Program):
   """No gradient and no moment is summed over devices in bfloat16."""
-  halves = [op.text[:200] for op in _of_kind(program.ops, 'all-reduce')
-            if {shape.dtype for shape in op.results} != {'f32'}]
+  halves = [
+    op.text[:200]
+    for op in _of_kind(program.ops, 'all-reduce')
+    if {shape.dtype for shape in op.results} != {'f32'}
+  ]
   assert not halves, f'all-reduces of other types than float32: {halves}'
 
 
@@ -121,14 +141,16 @@ def check_reductions_are_few(program: Program):
   """BatchNorm sends both moments at once, and each gradient travels once."""
   reductions = _of_kind(program.ops, 'all-reduce')
   assert len(reductions) <= program.max_reductions, (
-      f'{len(reductions)} all-reduces; {program.max_reductions} suffice')
+    f'{len(reductions)} all-reduces; {program.max_reductions} suffice'
+  )
   sizes = [shape.size for op in reductions for shape in op.results]
   missing = collections.Counter(rows * columns for rows, columns in program.matrices)
   missing.subtract(sizes)
   assert not +missing, f'gradients are not reduced: {dict(+missing)} (size: how many)'
   # The loss and a few metrics ride along; XLA merges gradients that are equal (of added biases).
   assert sum(sizes) < program.num_reduced + 32, (
-      f'{sum(sizes)} numbers are reduced; there are {program.num_reduced}')
+    f'{sum(sizes)} numbers are reduced; there are {program.num_reduced}'
+  )
 
 
 def check_convolutions_are_local(program: Program):
@@ -149,8 +171,11 @@ def check_convolutions_are_local(program: Program):
 def check_no_array_has_the_global_batch(program: Program):
   """Latents, labels and keys are drawn for this device's examples alone."""
   batch = program.local_batch * program.num_devices
-  whole = [op.text[:200] for op in program.ops
-           if {batch, 2 * batch} & _example_dims(op.operands + op.results)]
+  whole = [
+    op.text[:200]
+    for op in program.ops
+    if {batch, 2 * batch} & _example_dims(op.operands + op.results)
+  ]
   assert not whole, f'{len(whole)} arrays hold the global batch, among them {whole[:3]}'
 
 
@@ -161,8 +186,7 @@ def check_spectral_norm_is_exact(program: Program):
   ask for; hence this reads what was asked, which holds for every TPU.
   """
   weights = [dot for dot in program.dots if not _example_dims([dot.left, dot.right])]
-  bad = [dot for dot in weights
-         if not dot.highest or {dot.left.dtype, dot.right.dtype} != {'f32'}]
+  bad = [dot for dot in weights if not dot.highest or {dot.left.dtype, dot.right.dtype} != {'f32'}]
   assert not bad, f'{len(bad)} products of weights are inexact, among them {bad[:3]}'
   asked = {(dot.left.dims, dot.right.dims) for dot in weights}
   for rows, columns in program.matrices:
@@ -172,10 +196,14 @@ def check_spectral_norm_is_exact(program: Program):
 
 def check_penalty_is_exact(program: Program):
   """No matrix product without examples, such as the penalty's Gram, was rounded to bfloat16."""
-  weights = [op for op in _of_kind(program.ops, 'convolution')
-             if not _example_dims(op.operands + op.results)]
+  weights = [
+    op for op in _of_kind(program.ops, 'convolution') if not _example_dims(op.operands + op.results)
+  ]
   assert weights, 'no product of weights is left'
-  bad = [op.text[:200] for op in weights
-         if 'operand_precision={highest,highest}' not in op.text
-         or {shape.dtype for shape in op.operands + op.results} != {'f32'}]
+  bad = [
+    op.text[:200]
+    for op in weights
+    if 'operand_precision={highest,highest}' not in op.text
+    or {shape.dtype for shape in op.operands + op.results} != {'f32'}
+  ]
   assert not bad, f'{len(bad)} products of weights are inexact, among them {bad[:3]}'
