@@ -123,20 +123,18 @@ class Sampler:
     return gen
 
 
-def load(
-  path: str, which: str = 'last', devices: Sequence[jax.Device] | None = None
-) -> tuple[Sampler, Gen, dict[str, Any]]:
-  """Return (sampler, gen, card) of an exported .safetensors file or of a workdir.
+Loaded = tuple[Sampler, Gen, dict[str, Any]]
 
-  Args:
-    path: of either.
-    which: checkpoint of a workdir: 'last', 'best' or a step.
-    devices: to sample on (default: all).
+
+def from_card(
+  gen: Gen, card: dict[str, Any], devices: Sequence[jax.Device] | None = None
+) -> Loaded:
+  """Return (sampler, gen, card) for what card.load or card.load_workdir read.
+
   Raises:
-    UserError: it is neither, or cannot be read.
+    UserError: the card names an algorithm that this version does not have.
   """
   use_compilation_cache()
-  gen, card = cards.load_workdir(path, which) if os.path.isdir(path) else cards.load(path)
   generator = family(card['algorithm']).make_generator(dict(card['architecture']))
   return Sampler(generator, parallel.make_mesh(devices)), gen, card
 

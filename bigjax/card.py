@@ -46,6 +46,19 @@ def save(path: str, gen: Any, card: Mapping[str, Any]) -> None:
   report.write_json(card_path(path), card)
 
 
+def check(card: Any, path: str) -> None:
+  """Refuse a card that is not one.
+
+  Raises:
+    UserError: says what is wrong with it.
+  """
+  known = set(card) if isinstance(card, dict) else set()
+  missing = [key for key in CARD_KEYS if key not in known]
+  if missing or card['format'] != FORMAT:
+    why = f' (missing: {", ".join(missing)})' if missing else ''
+    raise utils.UserError(f'{path!r} is not a card of format {FORMAT}{why}.')
+
+
 def load(path: str) -> tuple[Any, dict[str, Any]]:
   """Return (gen, card) of an exported generator.
 
@@ -64,12 +77,7 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
     gen = utils.nest(safetensors.numpy.load_file(path))
   except (ValueError, safetensors.SafetensorError) as error:
     raise utils.UserError(f'{path!r} or its card is damaged ({error}).') from None
-  missing = [key for key in CARD_KEYS if key not in card]
-  if card.get('format') != FORMAT or missing:
-    raise utils.UserError(
-      f'{card_path(path)!r} is not a card of format {FORMAT}'
-      f'{" (missing: " + ", ".join(missing) + ")" if missing else ""}.'
-    )
+  check(card, card_path(path))
   return {'stats': {}, **gen}, card
 
 
@@ -82,7 +90,11 @@ def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]
   path = os.path.join(workdir, 'card.json')
   if not os.path.isfile(path):
     raise utils.UserError(f'{workdir!r} is not the workdir of a run: it has no card.json.')
-  with open(path) as f:
-    card = json.load(f)
+  try:
+    with open(path) as f:
+      card = json.load(f)
+  except ValueError as error:
+    raise utils.UserError(f'{path!r} is damaged ({error}).') from None
+  check(card, path)
   gen, step = checkpoint.restore_generator(workdir, which)
   return gen, {**card, 'step': step}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -29,38 +30,56 @@ def _is_key(leaf: Any) -> bool:
 
 
 def to_plain(tree: Any) -> dict[str, Any]:
-  """Return any tree of arrays as nested dicts by path; PRNG keys as their uint32 data."""
+  """Return any tree of arrays as nested dicts by path; PRNG keys as their uint32 data.
+
+  Arrays without elements are left out: Orbax refuses them.
+  """
   return utils.nest(
     {
       path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
       for path, leaf in utils.flat(tree).items()
+      if leaf.size
     }
   )
 
 
 def from_plain(plain: Mapping[str, Any], like: Any) -> Any:
-  """Return the plain tree in the structure of `like` (arrays or shapes), the inverse of `to_plain`.
+  """Return the plain tree in the structure of `like` (arrays or shapes), inverting `to_plain`.
 
   Raises:
-    UserError: a leaf is missing or has another shape.
+    UserError: a leaf is missing, superfluous or has another shape.
   """
+  _check_shapes(plain, jax.eval_shape(to_plain, like))
   leaves = utils.flat(plain)
 
   def take(path, template):
-    if path not in leaves:
-      raise utils.UserError(
-        f'the checkpoint has no {path!r}: it was written by an incompatible version.'
-      )
-    if _is_key(template):
-      return jax.random.wrap_key_data(leaves[path])
-    if leaves[path].shape != template.shape:
-      raise utils.UserError(
-        f'{path!r} has shape {leaves[path].shape} in the checkpoint, but the config '
-        f'gives {template.shape}.'
-      )
-    return leaves[path]
+    if not template.size:
+      return jnp.zeros(template.shape, template.dtype)
+    return jax.random.wrap_key_data(leaves[path]) if _is_key(template) else leaves[path]
 
   return utils.map_paths(take, like)
+
+
+def _stored_shapes(path: epath.Path) -> Any:
+  """Return the tree of shapes that a stored item has."""
+  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    return checkpointer.metadata(path).item_metadata.tree
+
+
+def _check_shapes(stored: Any, wanted: Any) -> None:
+  """Refuse a checkpoint of another tree, which is sound but not ours.
+
+  Raises:
+    UserError: names the first leaf that differs.
+  """
+  theirs = {path: tuple(leaf.shape) for path, leaf in utils.flat(stored).items()}
+  ours = {path: tuple(leaf.shape) for path, leaf in utils.flat(wanted).items()}
+  for path in sorted({*theirs, *ours}):
+    if theirs.get(path) != ours.get(path):
+      raise utils.UserError(
+        f'{path!r} has shape {theirs.get(path, "(absent)")} in the checkpoint, but this config and '
+        f'version give {ours.get(path, "(absent)")}.'
+      )
 
 
 def _root(workdir: str) -> epath.Path:
@@ -98,12 +117,13 @@ class Checkpoints:
       # Without best_fn Orbax does not write the metrics down, and a restart deletes the best.
       options = {'best_fn': value, 'best_mode': 'min' if lower else 'max'}
     self._best = best
-    self._manager = ocp.CheckpointManager(
-      self.root,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(keepers), **options
-      ),
-    )
+    options['preservation_policy'] = policies.AnyPreservationPolicy(keepers)
+    try:
+      self._manager = ocp.CheckpointManager(
+        self.root, options=ocp.CheckpointManagerOptions(**options)
+      )
+    except OSError as error:
+      raise utils.UserError(f'{self.root} cannot be written ({error.strerror}).') from None
 
   def save(
     self,
@@ -139,7 +159,7 @@ class Checkpoints:
       like: the state, or its shapes.
       sharding: of every leaf.
     Raises:
-      UserError: there are checkpoints and none can be read, or they are of another format.
+      UserError: there are checkpoints and none can be read, or they are of another format or tree.
     """
     tried = []
     for step in reversed(self.steps()):
@@ -149,6 +169,7 @@ class Checkpoints:
         ]
         _check_format(meta, step)
         shapes = jax.eval_shape(to_plain, like)
+        _check_shapes(_stored_shapes(self.root / str(step) / 'state'), shapes)
         target = jax.tree.map(
           lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
         )
@@ -234,16 +255,15 @@ def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any]
     step = int(which)
   path = _root(workdir) / str(step) / 'generator'
   try:
+    target = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), _stored_shapes(path))
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-      shapes = checkpointer.metadata(path).item_metadata.tree
-      target = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
       plain = checkpointer.restore(path, args=ocp.args.StandardRestore(target))
   except Exception as error:
     raise utils.UserError(
       f'the generator of checkpoint {step} in {workdir!r} cannot be read '
       f'({type(error).__name__}: {_first_line(error)}).'
     ) from error
-  return {'stats': {}, **plain}, step
+  return {'stats': {}, 'knots': np.zeros((0,), np.float32), **plain}, step
 
 
 def best_step(workdir: str) -> int:

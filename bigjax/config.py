@@ -71,7 +71,7 @@ def read(given: str) -> ml_collections.ConfigDict:
   Raises:
     UserError: no such config.
   """
-  path, _, variant = resolve(given).partition('.py')
+  path, _, variant = resolve(given).rpartition('.py')
   spec = importlib.util.spec_from_file_location('bigjax_config', path + '.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

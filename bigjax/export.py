@@ -5,7 +5,6 @@ tensors are averaged weights with spectral norm folded in and BatchNorm's standi
 every truncation of `export.truncations`.
 """
 
-import argparse
 import os
 
 import jax
@@ -16,7 +15,7 @@ from bigjax import card as cards
 
 def main(argv: list[str]) -> None:
   """`bigjax export`."""
-  parser = argparse.ArgumentParser(prog='bigjax export', description=__doc__.splitlines()[0])
+  parser = utils.Arguments(prog='bigjax export', description=__doc__.splitlines()[0])
   parser.add_argument('--workdir', required=True, help='of a run')
   parser.add_argument('--checkpoint', default='last', help='last, best or a step (default: last)')
   parser.add_argument(
@@ -26,7 +25,7 @@ def main(argv: list[str]) -> None:
   out = args.out or os.path.join(args.workdir, 'export', 'generator.safetensors')
   if not out.endswith('.safetensors'):
     raise utils.UserError(f'--out={out}: give a name that ends in .safetensors.')
-  sampler, gen, card = build.load(args.workdir, args.checkpoint)
+  sampler, gen, card = build.from_card(*cards.load_workdir(args.workdir, args.checkpoint))
   gen = sampler.calibrate_all(gen, card)
   cards.save(out, gen, card)
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(gen)) / 1e6

@@ -3,7 +3,6 @@
 Needs neither the dataset nor TensorFlow nor the training state.
 """
 
-import argparse
 import dataclasses
 import math
 import os
@@ -75,7 +74,8 @@ def load(path: str, which: str = 'last') -> Loaded:
   Raises:
     UserError: it is neither, or cannot be read.
   """
-  return Loaded(*build.load(path, which))
+  read = cards.load_workdir(path, which) if os.path.isdir(path) else cards.load(path)
+  return Loaded(*build.from_card(*read))
 
 
 def parse_classes(text: str, class_names: list[str]) -> np.ndarray:
@@ -90,7 +90,7 @@ def parse_classes(text: str, class_names: list[str]) -> np.ndarray:
   for word in text.split(','):
     if word in class_names:
       labels.append(class_names.index(word))
-    elif word.isdigit() and int(word) < len(class_names):
+    elif word.isdecimal() and int(word) < len(class_names):
       labels.append(int(word))
     else:
       raise utils.UserError(
@@ -117,12 +117,12 @@ def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
   return (unit / np.sin(angle) * norms[:, None]).astype(np.float32)
 
 
-def class_grid(
-  loaded: Loaded, labels: np.ndarray, columns: int, seed: int, how: How
+def of_each_class(
+  loaded: Loaded, labels: np.ndarray, num: int, seed: int, how: How
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Return (images, labels): a row of `columns` samples for each class."""
-  y = np.repeat(labels, columns)
-  return loaded.images(loaded.sampler.latents(seed, len(y), how), y, how), y
+  """Return (images, labels) of `num` samples class by class, shared evenly among the classes."""
+  y = labels[np.sort(np.arange(num) % len(labels))]
+  return loaded.images(loaded.sampler.latents(seed, num, how), y, how), y
 
 
 def interpolation(
@@ -162,8 +162,8 @@ def write(images: np.ndarray, labels: np.ndarray | None, columns: int, out: str)
   return f'{out}/: {len(images)} PNGs'
 
 
-def arguments() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(prog='bigjax sample', description=__doc__.splitlines()[0])
+def arguments() -> utils.Arguments:
+  parser = utils.Arguments(prog='bigjax sample', description=__doc__.splitlines()[0])
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument('--workdir', help='of a run: its newest checkpoint (see --checkpoint)')
   source.add_argument('--params', help='an exported generator, .safetensors')
@@ -203,7 +203,10 @@ def main(argv: list[str]) -> None:
     raise utils.UserError(f'--num={args.num}: give at least 1.')
   if args.sweep and args.interpolate:
     raise utils.UserError('--sweep and --interpolate are two pictures: ask for one at a time.')
-  loaded = load(args.workdir or args.params, args.checkpoint)
+  if args.workdir:
+    loaded = Loaded(*build.from_card(*cards.load_workdir(args.workdir, args.checkpoint)))
+  else:
+    loaded = Loaded(*build.from_card(*cards.load(args.params)))
   labels = parse_classes(args.classes, loaded.card['class_names'])
   hows = [cards.how(loaded.card, t) for t in (args.sweep or args.truncation).split(',')]
   if args.sweep:
@@ -217,11 +220,10 @@ def main(argv: list[str]) -> None:
   else:
     how = hows[0]
     loaded.prepare(how, args.recalibrate)
-    columns = -(-(args.num or 10 * len(labels)) // len(labels))
+    num = args.num or 10 * len(labels)
+    columns = -(-num // len(labels))
     if args.interpolate:
       images, y = interpolation(loaded, args.interpolate, labels, columns, args.seed, how), None
     else:
-      images, y = class_grid(loaded, labels, columns, args.seed, how)
-  if args.num and not args.sweep and not args.interpolate:
-    images, y = images[: args.num], y[: args.num]
+      images, y = of_each_class(loaded, labels, num, args.seed, how)
   print(write(images, y, columns, args.out))

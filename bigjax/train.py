@@ -6,6 +6,7 @@ are here. A resumed run writes the same bytes as one that was never stopped.
 
 import collections
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -28,14 +29,23 @@ from bigjax.latents import How
 
 
 def batches(program: build.Program, source: data.Source, seed: int, step: int) -> Iterator[Any]:
-  """Yield global batches from `step` on, with one on its way to the devices while one is used."""
-  stage = program.algorithm.stage(step)
-  rows = parallel.local_rows(program.mesh, stage.batch[1])
-  stream = data.stream(source, seed, program.algorithm.position(step), stage.batch, rows)
-  ahead = collections.deque(parallel.to_global(program.mesh, next(stream)) for _ in range(2))
-  for batch in stream:
-    yield ahead.popleft()
-    ahead.append(parallel.to_global(program.mesh, batch))
+  """Yield the global batch of every step from `step` on, two ahead of their use."""
+  ahead: collections.deque[Any] = collections.deque()
+  for batch in _placed(program, source, seed, step):
+    ahead.append(batch)
+    if len(ahead) > 2:
+      yield ahead.popleft()
+
+
+def _placed(program: build.Program, source: data.Source, seed: int, step: int) -> Iterator[Any]:
+  """Yield global batches, starting the stream anew where a stage has other batches."""
+  algorithm, shape = program.algorithm, None
+  for now in itertools.count(step):
+    if algorithm.stage(now).batch != shape:
+      shape = algorithm.stage(now).batch
+      rows = parallel.local_rows(program.mesh, shape[1])
+      stream = data.stream(source, seed, algorithm.position(now), shape, rows)
+    yield parallel.to_global(program.mesh, next(stream))
 
 
 def held_out_batch(program: build.Program, source: data.Source) -> Any:
@@ -361,7 +371,7 @@ def parse(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, bool]:
     else:
       words.append(word)
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=values)
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['bigjax train', *words])
   flags.DEFINE_string('workdir', None, 'where the run lives', flag_values=values)
   flags.DEFINE_bool('dry_run', False, 'show what would run', flag_values=values)
   try:

@@ -1,10 +1,11 @@
 """Small things for every floor: the error a user sees, tree paths, periods, durations."""
 
+import argparse
 import difflib
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,13 @@ import jax.numpy as jnp
 
 class UserError(Exception):
   """A mistake of the user's. `__main__` prints its one sentence and exits with status 2."""
+
+
+class Arguments(argparse.ArgumentParser):
+  """An argument parser whose errors are UserErrors, like all others."""
+
+  def error(self, message: str) -> NoReturn:
+    raise UserError(f'{message}; see {self.prog} --help.')
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -16,10 +16,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.seed = 0
   config.run = ml_collections.ConfigDict(
     {
-      'steps': 1000,
-      'log_every': 20,
-      'eval_every': 250,
-      'checkpoint_every': 250,
+      'steps': 700,
+      'log_every': 25,
+      'eval_every': 175,
+      'checkpoint_every': 175,
       'keep': 2,
       'keep_every': 0,
       'best': 'coverage',
@@ -51,8 +51,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'batch_size': 64,
       'd_steps': 2,
       'name': 'adam_b1_0',
-      'gen_lr': 4e-4,
-      'disc_lr': 1e-3,
+      'gen_lr': 7e-4,
+      'disc_lr': 2e-3,
       'b1': 0.0,
       'b2': 0.99,
       'eps': 1e-8,

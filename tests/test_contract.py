@@ -199,7 +199,7 @@ def test_generator_round_trips_through_export(name, tmp_path):
   }  # fmt: skip
   path = str(tmp_path / 'generator.safetensors')
   card.save(path, gen, described)
-  again, loaded, read = build.load(path, devices=jax.devices()[:1])
+  again, loaded, read = build.from_card(*card.load(path), jax.devices()[:1])
   assert read == described
   np.testing.assert_array_equal(again.images(loaded, z, y, HOW), images)
   # weights over classes serve as well as labels

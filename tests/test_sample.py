@@ -21,7 +21,7 @@ NAMES = ['cat', 'dog', '0', 'bird']
 
 @pytest.fixture(scope='module')
 def original(params):
-  return sample.Loaded(*build.load(str(params), devices=jax.devices()[:1]))
+  return sample.Loaded(*build.from_card(*card.load(str(params)), jax.devices()[:1]))
 
 
 @pytest.fixture
