@@ -2,8 +2,9 @@
 
   bigjax train
 
-Hardware: 2 CPU cores. See the README for time and scores. Nothing is published to compare with; the
-scores' floor, real images against real images, is in summary.json.
+Hardware: 2 CPU cores, two and a half minutes. Expected (three seeds): agreement 0.995 or more,
+std_ratio 0.91, precision 0.89, coverage 0.89, nearest_ratio 1.02. Nothing is published to compare
+with: summary.json has what real images score.
 """
 
 import ml_collections
