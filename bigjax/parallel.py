@@ -55,11 +55,16 @@ def _in_shard_map() -> bool:
 
 
 def shard_examples(tree: Any, lead: int = 0) -> Any:
-  """Constrain arrays computed inside the step to be sharded over their example axis."""
-  if jax.sharding.get_abstract_mesh().empty:
+  """Constrain arrays made inside a program to be sharded over their examples, if they divide."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
     return tree
   spec = P(*[None] * lead, DATA)
-  return jax.tree.map(lambda x: lax.with_sharding_constraint(x, spec), tree)
+
+  def shard(x):
+    return x if x.shape[lead] % mesh.size else lax.with_sharding_constraint(x, spec)
+
+  return jax.tree.map(shard, tree)
 
 
 def global_mean(x: jax.Array) -> jax.Array:

@@ -91,7 +91,7 @@ class BigGAN:
     """L_D on one device's examples; `shared` has the other player's weights and D's vectors."""
     fake = self.gen_net.apply({'params': shared['gen']}, batch['z'], batch['y'], train=True)
     fake = self.augment(batch['aug'], fake)
-    real = self.augment(batch['aug'], to_float(batch['image']))
+    real = self.augment(batch['aug_real'], to_float(batch['image']))
     weights = spectral.normalize(params, shared['vectors'])
     images, labels = jnp.concatenate([real, fake]), jnp.concatenate([batch['label'], batch['y']])
     logits = self.disc_net.apply({'params': weights}, images, labels)
@@ -117,7 +117,8 @@ class BigGAN:
     return loss, {'g_loss': loss}
 
   def step(self, state: State, batch: dict[str, Array], stage: Stage) -> tuple[State, Metrics]:
-    key_disc, key_gen = jax.random.split(jax.random.fold_in(state['key'], state['step']))
+    key = jax.random.fold_in(state['key'], state['step'])
+    key_disc, key_gen, key_real = jax.random.split(key, 3)
     gen, disc, aux = state['players']['gen'], state['players']['disc'], state['aux']
     num_steps, num_examples = stage.batch
     gen_weights = self.gen.normalized(gen)
@@ -131,7 +132,9 @@ class BigGAN:
       disc = utils.select(finite, self.disc.update(disc, grads), disc)
       return (disc, base.count_skipped(skipped, finite)), metrics
 
-    examples = {**batch, **self.fresh(key_disc, (num_steps, num_examples))}
+    shape = (num_steps, num_examples)
+    aug_real = parallel.shard_examples(jax.random.split(key_real, shape), lead=1)
+    examples = {**batch, **self.fresh(key_disc, shape), 'aug_real': aug_real}
     carry = (disc, aux['skipped']['disc'])
     (disc, disc_skipped), disc_metrics = parallel.scan(disc_step, carry, examples)
 
@@ -162,8 +165,7 @@ class BigGAN:
     weights = {'gen': self.gen.normalized(gen), 'disc': self.disc.normalized(disc)}
     first = lambda tree: jax.tree.map(lambda x: x[0], tree)
     train, held_out = first(dict(batch)), first(dict(held_out))
-    # Keys apart from the step's: its two come from splitting this same fold.
-    key = jax.random.fold_in(jax.random.fold_in(state['key'], state['step']), 2)
+    key = jax.random.fold_in(jax.random.fold_in(state['key'], state['step']), 3)  # no key of a step
 
     def accuracies(_, weights, examples):
       score = lambda image, y: self.disc_net.apply({'params': weights['disc']}, image, y)
