@@ -133,8 +133,14 @@ def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch
     ([*TRAIN, '--config.zzz=1'], ["no key 'zzz'", '--dry_run']),
     ([*TRAIN, '--config.run.steps=many'], ['--config.run.steps=many', 'a value like 4']),
     ([*TRAIN, '--config.run.steps=1.5'], ['--config.run.steps=1.5', 'a value like 4']),
-    ([*TRAIN, '--config.optim.gen_lr=fast'], ['--config.optim.gen_lr=fast', '0.0004']),
-    ([*TRAIN, '--config.optim.gen_lr', 'fast'], ['--config.optim.gen_lr', '0.0004']),
+    (
+      [*TRAIN, '--config.optim.gen_lr=fast'],
+      ['--config.optim.gen_lr=fast', str(configs.read('digits').optim.gen_lr)],
+    ),
+    (
+      [*TRAIN, '--config.optim.gen_lr', 'fast'],
+      ['--config.optim.gen_lr', str(configs.read('digits').optim.gen_lr)],
+    ),
     ([*TRAIN, '--wrokdir=x'], ['wrokdir', 'workdir']),
     ([*TRAIN, '--steps=3'], ['steps', '--help']),
     ([*TRAIN, 'stray'], ["'stray' is not an option"]),
