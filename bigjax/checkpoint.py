@@ -63,7 +63,10 @@ def from_plain(plain: Mapping[str, Any], like: Any) -> Any:
 def _stored_shapes(path: epath.Path) -> Any:
   """Return the tree of shapes that a stored item has."""
   with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-    return checkpointer.metadata(path).item_metadata.tree
+    metadata = checkpointer.metadata(path).item_metadata
+  if metadata is None:
+    raise ValueError('its metadata is damaged')
+  return metadata.tree
 
 
 def _check_shapes(stored: Any, wanted: Any) -> None:
