@@ -136,7 +136,8 @@ def from_card(
   """
   use_compilation_cache()
   generator = family(card['algorithm']).make_generator(dict(card['architecture']))
-  return Sampler(generator, parallel.make_mesh(devices)), gen, card
+  mesh = parallel.make_mesh(devices)
+  return Sampler(generator, mesh), jax.device_put(gen, parallel.replicated(mesh)), card
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +164,7 @@ def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None
   Raises:
     UserError: the config is not complete, or does not fit the devices.
   """
-  configs.require(config, configs.GROUPS)
+  configs.check(config)
   module = family(config.algorithm)
   algorithm = module.make(config)
   mesh = parallel.make_mesh(devices)

@@ -5,6 +5,7 @@ so that sampling never reads the optimizer) and `meta` (JSON). Trees are stored 
 arrays by path, with no library classes, so that another Python, JAX or optax reads them.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -156,8 +157,9 @@ class Checkpoints:
   ) -> tuple[Any, dict] | None:
     """Return (state, meta) of the newest readable checkpoint, or None where there is none.
 
-    One that cannot be read is named through `warn`, moved to the folder `corrupt`, and the one
-    before it is used. The state may come from another number of devices.
+    One that cannot be read is named through `warn`, and the one before it is tried. The state may
+    come from another number of devices.
+
     Args:
       like: the state, or its shapes.
       sharding: of every leaf.
@@ -187,7 +189,7 @@ class Checkpoints:
         tried.append(step)
         warn(
           f'checkpoint {step} cannot be read ({type(error).__name__}: {_first_line(error)}); '
-          f'it is moved to {self.root.parent}/corrupt and the one before it is used.'
+          'trying the one before it.'
         )
     if tried:
       raise utils.UserError(
@@ -196,13 +198,16 @@ class Checkpoints:
       )
     return None
 
-  def set_aside(self, step: int) -> None:
-    """Move every checkpoint after `step` out of the way, so that training can write it anew."""
+  def set_aside(self, step: int, warn: Callable[[str], None]) -> None:
+    """Move every checkpoint after `step` to the folder `corrupt`: training will write it anew."""
     later = [s for s in self.steps() if s > step]
+    folder = self.root.parent / 'corrupt'
     for s in later:
-      target = self.root.parent / 'corrupt'
-      target.mkdir(parents=True, exist_ok=True)
-      shutil.move(os.fspath(self.root / str(s)), os.fspath(target / str(s)))
+      folder.mkdir(parents=True, exist_ok=True)
+      names = (f'{s}.{i}' if i else str(s) for i in itertools.count())
+      target = next(folder / name for name in names if not (folder / name).exists())
+      warn(f'the unreadable checkpoint {s} is moved to {target}.')
+      shutil.move(os.fspath(self.root / str(s)), os.fspath(target))
     if later:
       self._manager.reload()
 
@@ -277,7 +282,11 @@ def best_step(workdir: str) -> int:
   """
   scored = {}
   for step in list_steps(workdir):
-    meta = json.loads((_root(workdir) / str(step) / 'meta' / 'metadata').read_text())
+    path = _root(workdir) / str(step) / 'meta' / 'metadata'
+    try:
+      meta = json.loads(path.read_text())
+    except (OSError, ValueError):
+      continue  # restoring it would say what is wrong
     best = meta.get('best', '')
     if best.removeprefix('-') in meta.get('scores', {}):
       value = meta['scores'][best.removeprefix('-')]

@@ -18,6 +18,7 @@ import ml_collections
 from bigjax import utils
 
 FREE = 'run'
+TOP = ('algorithm', 'seed', 'run', 'data', 'model', 'optim', 'augment', 'eval', 'export')
 GROUPS = {
   'run': (
     'steps',
@@ -96,6 +97,35 @@ def require(config: ml_collections.ConfigDict, groups: Mapping[str, tuple[str, .
           f'config.{group}.{key} is not a known key{utils.did_you_mean(key, keys)}; '
           f'the group has {", ".join(keys)}.'
         )
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuse a config whose shared part is incomplete, has unknown keys, or makes no sense.
+
+  Raises:
+    UserError: names the first such key.
+  """
+  for key in config:
+    if key not in TOP:
+      raise utils.UserError(
+        f'config.{key} is not known{utils.did_you_mean(key, TOP)}; a config has {", ".join(TOP)}.'
+      )
+  for key in TOP:
+    if key not in config:
+      raise utils.UserError(f'config.{key} is missing from the config.')
+  require(config, GROUPS)
+  for group, key in (
+    ('eval', 'num_samples'),
+    ('eval', 'standing_passes'),
+    ('eval', 'standing_batch'),
+    ('eval', 'grid_columns'),
+    ('run', 'steps'),
+    ('run', 'keep'),
+  ):
+    if config[group][key] < 1:
+      raise utils.UserError(f'{group}.{key} is {config[group][key]}; give at least 1.')
+  if not 0 < config.data.held_out < 1:
+    raise utils.UserError(f'data.held_out is {config.data.held_out}; give a share between 0 and 1.')
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:

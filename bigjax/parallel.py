@@ -87,24 +87,24 @@ def group_mean(x: jax.Array, size: int | None) -> jax.Array:
   Returns:
     [1, ...] for one group, else [b, ...].
   Raises:
-    ValueError: the groups do not line up with the devices.
+    UserError: the groups do not line up with the devices.
   """
   if size is None:
     return global_mean(x)
   b = x.shape[0]
   if size <= b:
     if b % size:
-      raise ValueError(
+      raise utils.UserError(
         f'BatchNorm groups of {size} examples do not divide {b} examples per device.'
       )
     groups = x.reshape(b // size, size, *x.shape[1:]).mean(1)
     return jnp.repeat(groups, size, axis=0)
   if not _in_shard_map():
-    raise ValueError(f'a BatchNorm group of {size} examples exceeds the batch of {b}.')
+    raise utils.UserError(f'a BatchNorm group of {size} examples exceeds the batch of {b}.')
   num_devices = lax.axis_size(DATA)
   span = size // b
   if size % b or num_devices % span:
-    raise ValueError(
+    raise utils.UserError(
       f'BatchNorm groups of {size} examples do not line up with {num_devices} devices '
       f'of {b} examples.'
     )

@@ -37,13 +37,23 @@ class JsonLines:
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
-  """Return the rows of a JSON-lines file; a last line that was cut off is left out."""
+  """Return the rows of a JSON-lines file; a last line that was cut off is left out.
+
+  Raises:
+    UserError: a line within it is damaged.
+  """
   rows = []
   if os.path.exists(path):
     with open(path) as f:
       for line in f:
-        if line.endswith('\n'):
+        if not line.endswith('\n'):
+          break
+        try:
           rows.append(json.loads(line))
+        except ValueError:
+          raise utils.UserError(
+            f'{path!r} is damaged at: {line[:40]!r}; mend or remove it.'
+          ) from None
   return rows
 
 

@@ -19,11 +19,15 @@ from bigjax.latents import How
 
 @dataclasses.dataclass
 class Loaded:
-  """A generator and what sampling needs; `gen` gains statistics as they are asked for."""
+  """A generator and what sampling needs; `gen` is `stored` with the statistics last prepared."""
 
   sampler: build.Sampler
-  gen: Any
+  stored: Any
   card: dict[str, Any]
+
+  def __post_init__(self):
+    self.gen = self.stored
+    self._measured: dict[How, Any] = {}
 
   @property
   def num_classes(self) -> int:
@@ -35,9 +39,12 @@ class Loaded:
     Stored at this very truncation: used. Between two stored ones: interpolated. Elsewhere, in
     another dialect, or with `recalibrate`: measured now.
     """
-    knots = [float(t) for t in np.asarray(self.gen['knots'])]
+    knots = [float(t) for t in np.asarray(self.stored['knots'])]
     finite = [t for t in knots if math.isfinite(t)]
-    t = how.truncation
+    t = float(np.float32(how.truncation))  # as the knots are stored
+    self.gen = self.stored if recalibrate else self._measured.get(how, self.stored)
+    if self.gen is not self.stored:
+      return
     if not recalibrate and (math.isinf(t) or how.dialect == self.card['dialect']):
       if t in knots:
         return
@@ -53,11 +60,8 @@ class Loaded:
     say(
       f'measuring standing statistics at {how} ({why}): {how.passes} passes of {how.batch} samples.'
     )
-    gen = self.gen
-    if how.dialect != self.card['dialect']:  # never mix the statistics of two dialects
-      gen = {**gen, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
-      self.card = {**self.card, 'dialect': how.dialect}
-    self.gen = self.sampler.calibrate(gen, 0, how)
+    bare = {**self.stored, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
+    self.gen = self._measured[how] = self.sampler.calibrate(bare, 0, how)
 
   def images(self, z: np.ndarray, y: np.ndarray, how: How) -> np.ndarray:
     """Return uint8 images [n, H, W, C]; call `prepare(how)` first."""
@@ -106,7 +110,7 @@ def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
 
   The norm goes linearly from one's to the other's, so that every point is as likely as its ends.
   """
-  norm_a, norm_b = np.linalg.norm(a), np.linalg.norm(b)
+  norm_a, norm_b = (max(np.linalg.norm(x), 1e-12) for x in (a, b))
   angle = np.arccos(np.clip(a @ b / (norm_a * norm_b), -1, 1))
   if angle < 1e-4:
     return a[None] + way[:, None] * (b - a)[None]
@@ -167,7 +171,7 @@ def arguments() -> utils.Arguments:
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument('--workdir', help='of a run: its newest checkpoint (see --checkpoint)')
   source.add_argument('--params', help='an exported generator, .safetensors')
-  parser.add_argument('--checkpoint', default='last', help='of the workdir: last, best or a step')
+  parser.add_argument('--checkpoint', help='of the workdir: last (default), best or a step')
   parser.add_argument(
     '--classes', default='all', help="numbers or names, '3,7', or 'all' (default)"
   )
@@ -181,7 +185,8 @@ def arguments() -> utils.Arguments:
   parser.add_argument(
     '--num',
     type=int,
-    help='number of images, shared evenly among the classes (default: ten of each)',
+    help='number of images, shared evenly among the classes (default: ten of each); '
+    'with --sweep, images in a row',
   )
   parser.add_argument(
     '--out', default='samples.png', help='x.png (a grid), x.npz (arrays) or a folder'
@@ -203,12 +208,18 @@ def main(argv: list[str]) -> None:
     raise utils.UserError(f'--num={args.num}: give at least 1.')
   if args.sweep and args.interpolate:
     raise utils.UserError('--sweep and --interpolate are two pictures: ask for one at a time.')
+  if args.params and args.checkpoint:
+    raise utils.UserError(
+      '--checkpoint chooses one of a --workdir; --params has only one generator.'
+    )
   if args.workdir:
-    loaded = Loaded(*build.from_card(*cards.load_workdir(args.workdir, args.checkpoint)))
+    read = cards.load_workdir(args.workdir, args.checkpoint or 'last')
+    loaded = Loaded(*build.from_card(*read))
   else:
     loaded = Loaded(*build.from_card(*cards.load(args.params)))
   labels = parse_classes(args.classes, loaded.card['class_names'])
-  hows = [cards.how(loaded.card, t) for t in (args.sweep or args.truncation).split(',')]
+  asked = args.sweep.split(',') if args.sweep else [args.truncation]
+  hows = [cards.how(loaded.card, t) for t in asked]
   if args.sweep:
     columns = args.num or max(10, len(labels))
     y = labels[np.arange(columns) % len(labels)]
@@ -221,9 +232,12 @@ def main(argv: list[str]) -> None:
     how = hows[0]
     loaded.prepare(how, args.recalibrate)
     num = args.num or 10 * len(labels)
-    columns = -(-num // len(labels))
+    columns = max(-(-num // len(labels)), 3 if args.interpolate else 1)
     if args.interpolate:
       images, y = interpolation(loaded, args.interpolate, labels, columns, args.seed, how), None
     else:
       images, y = of_each_class(loaded, labels, num, args.seed, how)
-  print(write(images, y, columns, args.out))
+  try:
+    print(write(images, y, columns, args.out))
+  except OSError as error:
+    raise utils.UserError(f'--out={args.out} cannot be written ({error.strerror}).') from None

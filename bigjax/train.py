@@ -26,23 +26,31 @@ from bigjax import build, checkpoint, data, evaluators, parallel, report, utils
 from bigjax import card as cards
 from bigjax import config as configs
 from bigjax.latents import How
+from bigjax.latents import parse as parse_truncation
+
+History = list[dict[str, Any]]  # [{from_step, seed, patch, reason}], ascending
 
 
-def batches(program: build.Program, source: data.Source, seed: int, step: int) -> Iterator[Any]:
+def batches(
+  program: build.Program, source: data.Source, history: History, step: int
+) -> Iterator[Any]:
   """Yield the global batch of every step from `step` on, two ahead of their use."""
   ahead: collections.deque[Any] = collections.deque()
-  for batch in _placed(program, source, seed, step):
+  for batch in _placed(program, source, history, step):
     ahead.append(batch)
     if len(ahead) > 2:
       yield ahead.popleft()
 
 
-def _placed(program: build.Program, source: data.Source, seed: int, step: int) -> Iterator[Any]:
-  """Yield global batches, starting the stream anew where a stage has other batches."""
-  algorithm, shape = program.algorithm, None
+def _placed(
+  program: build.Program, source: data.Source, history: History, step: int
+) -> Iterator[Any]:
+  """Yield global batches; another batch shape or another seed begins a new stream."""
+  algorithm, current = program.algorithm, None
   for now in itertools.count(step):
-    if algorithm.stage(now).batch != shape:
-      shape = algorithm.stage(now).batch
+    shape, seed = algorithm.stage(now).batch, seed_at(history, now)
+    if (shape, seed) != current:
+      current = shape, seed
       rows = parallel.local_rows(program.mesh, shape[1])
       stream = data.stream(source, seed, algorithm.position(now), shape, rows)
     yield parallel.to_global(program.mesh, next(stream))
@@ -89,15 +97,17 @@ class Evaluation:
     return gen, {name: round(value, 6) for name, value in self._score((images, labels)).items()}
 
 
-def prepare_workdir(workdir: str, config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
+def prepare_workdir(workdir: str, config: ml_collections.ConfigDict) -> History:
   """Create the workdir, or check that it belongs to this config; return its history.
 
   Raises:
     UserError: it cannot be written, or holds a run of another config.
   """
+  if '://' in workdir:
+    raise utils.UserError(f'the workdir {workdir!r} is a URL; give a folder that is mounted here.')
   try:
     os.makedirs(os.path.join(workdir, 'samples'), exist_ok=True)
-    probe = os.path.join(workdir, '.writable')
+    probe = os.path.join(workdir, f'.writable{jax.process_index()}')
     with open(probe, 'w'):
       pass
     os.remove(probe)
@@ -107,16 +117,15 @@ def prepare_workdir(workdir: str, config: ml_collections.ConfigDict) -> list[dic
     ) from None
   path = os.path.join(workdir, 'history.json')
   if os.path.exists(path):
-    with open(os.path.join(workdir, 'config.json')) as f:
-      theirs = {k: v for k, v in json.load(f).items() if not k.startswith(f'{configs.FREE}.')}
+    theirs = _read_json(os.path.join(workdir, 'config.json'))
+    theirs = {k: v for k, v in theirs.items() if not k.startswith(f'{configs.FREE}.')}
     differing = configs.differences(configs.identity(config), theirs)
     if differing:
       raise utils.UserError(
         f'the workdir {workdir!r} holds a run of another config ('
         f'{"; ".join(differing)}); give those values, or another --workdir.'
       )
-    with open(path) as f:
-      history = json.load(f)
+    history = _read_json(path)
   else:
     history = [{'from_step': 0, 'seed': config.seed, 'patch': {}, 'reason': 'start'}]
   if jax.process_index() == 0:
@@ -125,8 +134,30 @@ def prepare_workdir(workdir: str, config: ml_collections.ConfigDict) -> list[dic
   return history
 
 
-def seed_at(history: list[dict[str, Any]], step: int) -> int:
-  """Return the seed of data and latents at a step: history.json alone decides it."""
+def _read_json(path: str) -> Any:
+  try:
+    with open(path) as f:
+      return json.load(f)
+  except (OSError, ValueError) as error:
+    raise utils.UserError(
+      f'{path!r} cannot be read ({error}); mend it, or use another --workdir.'
+    ) from None
+
+
+def export_truncations(config: ml_collections.ConfigDict) -> list[str]:
+  """Return `export.truncations` as words, however they were given on the command line.
+
+  Raises:
+    UserError: one of them means nothing.
+  """
+  words = [w.strip() for given in config.export.truncations for w in str(given).split(',')]
+  for word in words:
+    parse_truncation(word, config.export.dialect)
+  return words
+
+
+def seed_at(history: History, step: int) -> int:
+  """Return the seed at a step: of the data's order, and at step 0 of the state's key."""
   return [entry['seed'] for entry in history if entry['from_step'] <= step][-1]
 
 
@@ -144,7 +175,7 @@ def make_card(
     'license': f'data: {source.license}; weights: set by whoever publishes them',
     'config_hash': configs.digest(config),
     'dialect': config.export.dialect,
-    'truncations': list(config.export.truncations),
+    'truncations': export_truncations(config),
     'standing_passes': config.eval.standing_passes,
     'standing_batch': config.eval.standing_batch,
   }
@@ -152,7 +183,10 @@ def make_card(
 
 def dry_run(config: ml_collections.ConfigDict) -> None:
   """Print the resolved config, the parameters of every player, and the stages."""
-  from clu import parameter_overview
+  try:
+    from clu import parameter_overview
+  except ImportError:
+    raise utils.UserError("--dry_run needs clu; run: pip install 'bigjax[train]'") from None
 
   program = build.make(config)
   for key, value in configs.flatten(config).items():
@@ -187,8 +221,8 @@ class Log:
     self.progress = report.Progress(first, last, images_per_step, sys.stderr if main else None)
     self._start = time.time()
 
-  def metrics(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Write a step's metrics and move the progress line; return them as floats."""
+  def metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Write a step's metrics and move the progress line."""
     values = {name: float(value) for name, value in sorted(jax.device_get(metrics).items())}
     losses = {name: value for name, value in values.items() if name.endswith('_loss')}
     self.progress.update(step, losses)
@@ -200,7 +234,6 @@ class Log:
     }
     self._clock.write({'step': step, **clock})
     self._events.write({'step': step, 'images_per_second': self.progress.rate})
-    return values
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Write a row of values."""
@@ -216,17 +249,44 @@ class Log:
 
 
 def restore(
-  program: build.Program, checkpoints: checkpoint.Checkpoints, seed: int, say: Callable[[str], None]
+  program: build.Program,
+  checkpoints: checkpoint.Checkpoints,
+  seed: int,
+  config_hash: str,
+  say: Callable[[str], None],
 ) -> tuple[Any, int]:
-  """Return (state, step): from the newest readable checkpoint, else freshly initialised."""
+  """Return (state, step): from the newest readable checkpoint, else freshly initialised.
+
+  Raises:
+    UserError: the checkpoint was written under another config.
+  """
   everywhere = parallel.replicated(program.mesh)
   restored = checkpoints.restore_latest(program.shapes(), everywhere, warn=say)
   if restored is None:
     return program.init(jax.random.key(seed)), 0
   state, meta = restored
-  checkpoints.set_aside(meta['step'])
+  if meta['config_hash'] != config_hash:
+    raise utils.UserError(
+      f'checkpoint {meta["step"]} was written under another config (hash {meta["config_hash"]}, '
+      f'this one has {config_hash}); use its config, or another --workdir.'
+    )
+  checkpoints.set_aside(meta['step'], say)
   say(f'resuming at step {meta["step"]}')
   return state, meta['step']
+
+
+def refuse_non_finite(metrics: Mapping[str, Any], step: int, most: int) -> None:
+  """End a run in which too many updates in a row were refused.
+
+  Raises:
+    UserError: there were at least `most`.
+  """
+  skipped = int(metrics['skipped'])
+  if skipped >= most:
+    raise utils.UserError(
+      f'{skipped} updates in a row were not finite and were refused, up to step {step}; '
+      'lower the learning rates, or resume from an earlier checkpoint.'
+    )
 
 
 def train(
@@ -248,8 +308,8 @@ def train(
   program = build.make(config, devices)
   source = data.load(config.data)
   evaluation = Evaluation(program, source, config)
-  history = prepare_workdir(workdir, config)
   card = make_card(program, source, config)
+  history = prepare_workdir(workdir, config)
   main = jax.process_index() == 0
   if main:
     report.write_json(os.path.join(workdir, 'card.json'), card)
@@ -258,8 +318,8 @@ def train(
   with contextlib.ExitStack() as stack:
     checkpoints = checkpoint.Checkpoints(workdir, run.keep, run.keep_every, run.best)
     stack.callback(checkpoints.close)
-    state, first = restore(program, checkpoints, seed_at(history, 0), say)
-    stream = batches(program, source, seed_at(history, first), first)
+    state, first = restore(program, checkpoints, seed_at(history, 0), card['config_hash'], say)
+    stream = batches(program, source, history, first)
     held_out = held_out_batch(program, source)
     log = Log(workdir, first, run.steps, math.prod(program.algorithm.stage(first).batch))
     stack.callback(log.close)
@@ -277,16 +337,15 @@ def train(
         say(f'first step after {utils.duration(time.monotonic() - began)} (data and compilation)')
         log.progress.restart(done)
       if utils.due(done, run.log_every):
-        skipped = log.metrics(done, metrics)['skipped']
-        if skipped >= run.max_skipped:
-          raise utils.UserError(
-            f'{skipped:.0f} updates in a row were not finite and were refused, up to step {done}; '
-            'lower the learning rates, or resume from an earlier checkpoint.'
-          )
-      pause = time.monotonic()
+        log.metrics(done, metrics)
+        refuse_non_finite(metrics, done, run.max_skipped)
       # A last step off the periods is evaluated and kept, but leaves no row: a run that goes on has
       # none there.
       evaluated = utils.due(done, run.eval_every) or done == run.steps
+      kept = utils.due(done, run.checkpoint_every) or done == run.steps
+      if evaluated or kept:
+        refuse_non_finite(metrics, done, run.max_skipped)  # waits for the step, too
+      pause = time.monotonic()
       if evaluated:
         signs = jax.device_get(program.probe(state, batch, held_out))
         gen, scores = evaluation(state, workdir, done)
@@ -300,7 +359,7 @@ def train(
             evaluation.floor,
             f'{config.algorithm} on {config.data.source}, step {done}',
           )
-      if utils.due(done, run.checkpoint_every) or done == run.steps:
+      if kept:
         gen = gen if evaluated else program.gen(state)
         checkpoints.save(
           done, state, gen, {'config_hash': card['config_hash']}, scores if evaluated else None
@@ -380,7 +439,8 @@ def parse(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, bool]:
     raise utils.UserError(_explain(error, given, words)) from None
   if rest:
     raise utils.UserError(f'{rest[0]!r} is not an option; see bigjax train --help.')
-  name = os.path.basename(given).replace('.py', '').replace(':', '-')
+  path, _, variant = given.rpartition(':') if ':' in given else (given, '', '')
+  name = os.path.basename(path).removesuffix('.py') + (f'-{variant}' if variant else '')
   return values.config, values.workdir or os.path.join('runs', name), values.dry_run
 
 

@@ -266,7 +266,7 @@ def test_a_damaged_latest_falls_back_and_says_so(tmp_path, how, item):
   (restored, meta), warnings = restore(tmp_path)
   assert meta['step'] == 2 and restored['w'].tolist() == [2, 2, 2]
   assert len(warnings) == 1 and warnings[0].startswith('checkpoint 3 cannot be read')
-  assert 'corrupt' in warnings[0] and '\n' not in warnings[0]
+  assert 'the one before it' in warnings[0] and '\n' not in warnings[0]
 
 
 def test_two_damaged_ones_are_both_named(tmp_path):
@@ -292,9 +292,11 @@ def test_training_moves_a_damaged_latest_aside_and_writes_it_anew(tmp_path, work
   damage(copy, 4, truncate)
   said = []
   checkpoints = checkpoint.Checkpoints(str(copy), best='coverage')
-  state, step = train.restore(program, checkpoints, 0, said.append)
+  config_hash = json.loads((copy / 'card.json').read_text())['config_hash']
+  state, step = train.restore(program, checkpoints, 0, config_hash, said.append)
   assert step == 2 and int(state['step']) == 2
-  assert len(said) == 2 and 'checkpoint 4 cannot be read' in said[0] and 'step 2' in said[1]
+  assert len(said) == 3 and 'checkpoint 4 cannot be read' in said[0] and 'step 2' in said[2]
+  assert 'moved' in said[1]
   assert checkpoints.steps() == [2]
   assert (copy / 'corrupt' / '4' / 'state').is_dir()
   checkpoints.save(4, {**state, 'step': jnp.int32(4)}, small(0)[1], {})
@@ -309,7 +311,9 @@ def test_setting_aside_twice_keeps_both(tmp_path):
     save(tmp_path, {1: None, 2: None} if not (tmp_path / 'checkpoints').exists() else {2: None})
     damage(tmp_path, 2, truncate)
     checkpoints = checkpoint.Checkpoints(str(tmp_path))
-    checkpoints.set_aside(1)
+    said = []
+    checkpoints.set_aside(1, said.append)
+    assert len(said) == 1 and 'corrupt' in said[0]
     assert checkpoints.steps() == [1]
     checkpoints.close()
   assert sum(path.name == 'state' for path in (tmp_path / 'corrupt').rglob('*')) == 2

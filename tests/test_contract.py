@@ -174,6 +174,24 @@ def test_a_non_finite_update_never_enters_the_state(name, poisoned):
 
 
 @pytest.mark.parametrize('name', CONFIGS)
+def test_a_finite_gradient_that_overflows_the_optimizer_is_refused(name):
+  """Squares of gradients of 1e20 do not fit float32: a second moment of inf would stop a weight."""
+  program, before, _, _ = made(name)
+  state = jax.tree.map(np.copy, before)
+  for player in state['players'].values():
+    for path, leaf in utils.flat(player['params']).items():
+      if path.endswith(
+        'kernel'
+      ):  # scores and gradients far beyond the square root of float32's end
+        leaf *= 1e15
+  after, metrics = program.step(
+    on_device(program, state), batch_for(program), program.algorithm.stage(0)
+  )
+  assert metrics['skipped'] >= 1
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(to_numpy(after)))
+
+
+@pytest.mark.parametrize('name', CONFIGS)
 def test_probe_changes_nothing(name):
   program, before, _, _ = made(name)
   state = on_device(program, before)

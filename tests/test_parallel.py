@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from bigjax import parallel
+from bigjax import parallel, utils
 
 B = 16
 
@@ -180,7 +180,7 @@ def test_gradient_through_group_moments_against_finite_differences():
   ],
 )
 def test_groups_that_do_not_line_up_are_refused(num_devices, size, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(utils.UserError, match=message):
     differentiate(num_devices, lambda x: parallel.group_mean(x, size))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -86,7 +87,7 @@ def test_workdir_holds_what_the_readme_promises(uninterrupted):
   assert history == [{'from_step': 0, 'seed': 0, 'patch': {}, 'reason': 'start'}]
 
 
-def test_history_decides_the_seed_of_data_and_latents():
+def test_history_decides_the_seed():
   history = [{'from_step': 0, 'seed': 3}, {'from_step': 100, 'seed': 9}]
   assert [train.seed_at(history, step) for step in (0, 99, 100, 5000)] == [3, 3, 9, 9]
 
@@ -104,6 +105,31 @@ def test_updates_that_stay_non_finite_end_the_run_in_a_sentence(tmp_path):
   config.optim.disc_lr = float('inf')
   with pytest.raises(utils.UserError, match='in a row were not finite'):
     train.train(config, str(tmp_path))
+
+
+def test_a_workdir_of_another_config_is_refused_even_without_its_history(uninterrupted, tmp_path):
+  copy = tmp_path / 'run'
+  shutil.copytree(uninterrupted, copy)
+  os.remove(copy / 'history.json')
+  config = tiny(steps=8)
+  config.optim.gen_lr = 1e-3
+  with pytest.raises(utils.UserError, match='written under another config'):
+    train.train(config, str(copy))
+
+
+@pytest.mark.parametrize('given', [('0.5,none',), (0.5, 1.0), ('0.5', ' none')])
+def test_export_truncations_may_be_written_in_many_ways(given):
+  config = tiny()
+  config.export = {'truncations': given, 'dialect': 'resample'}
+  assert train.export_truncations(config)[0] == '0.5'
+
+
+def test_a_bad_export_truncation_is_refused_before_training(tmp_path):
+  config = tiny()
+  config.export.truncations = ('0.5', 'much')
+  with pytest.raises(utils.UserError, match="truncation 'much'"):
+    train.train(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
 
 
 def step_on(num_devices, config, plain, batch):
@@ -128,10 +154,11 @@ def trained(uninterrupted):
 
 def test_sgd_step_does_not_depend_on_the_number_of_devices(trained, monkeypatch):
   """DESIGN 4: with SGD(1), 1e-5 relative per tensor whose update exceeds 1e-6 of its player's."""
-  monkeypatch.setitem(optim.OPTIMIZERS, 'sgd', lambda lr, b1, b2, eps: optax.sgd(1e-2))
+  monkeypatch.setitem(optim.OPTIMIZERS, 'sgd', lambda lr, b1, b2, eps: optax.sgd(1.0))
   config = tiny()
-  config.optim.name = 'sgd'
+  config.optim.update({'name': 'sgd', 'd_steps': 1})
   plain, batch = trained
+  batch = {name: array[:1] for name, array in batch.items()}
   plain = {
     path: leaf for path, leaf in plain.items() if '/nu/' not in path and '/count' not in path
   }

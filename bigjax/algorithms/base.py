@@ -8,6 +8,12 @@ State is nested dicts with these keys, and shared code reads nothing deeper:
   ema      averaged weights of whatever is sampled
   aux      {skipped: {player: int32 consecutive updates refused for being non-finite}, ...}
   frozen   weights that no one trains
+
+The generator that is sampled, exported and kept in checkpoints is one tree, too: params (averaged,
+normalisation folded in), knots (ascending truncations [K] with statistics) and stats (those
+statistics, [K, ...]; both without entries where there is no BatchNorm).
+
+Among a step's metrics is `skipped`: the largest count of aux.skipped, on which the trainer stops.
 """
 
 import dataclasses

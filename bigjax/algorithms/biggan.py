@@ -128,8 +128,9 @@ class BigGAN:
       shared = {'gen': gen_weights, 'vectors': spectral.vectors(disc['opt'])}
       grad = parallel.value_and_grad(self.disc_loss)
       (loss, metrics), grads = grad(disc['params'], shared, examples)
-      finite = utils.all_finite((loss, grads))
-      disc = utils.select(finite, self.disc.update(disc, grads), disc)
+      new_disc = self.disc.update(disc, grads)
+      finite = utils.all_finite((loss, grads, new_disc))
+      disc = utils.select(finite, new_disc, disc)
       return (disc, base.count_skipped(skipped, finite)), metrics
 
     shape = (num_steps, num_examples)
@@ -141,8 +142,8 @@ class BigGAN:
     shared = {'disc': self.disc.normalized(disc), 'vectors': spectral.vectors(gen['opt'])}
     grad = parallel.value_and_grad(self.gen_loss)
     (loss, metrics), grads = grad(gen['params'], shared, self.fresh(key_gen, (num_examples,)))
-    finite = utils.all_finite((loss, grads))
-    new_gen = self.gen.update(gen, grads)
+    new_gen = self.gen.update(gen, grads)  # with the penalty, which can overflow by itself
+    finite = utils.all_finite((loss, grads, new_gen))
     started = state['step'] >= self.ema_start
     new_ema = optim.ema(state['ema'], new_gen['params'], self.ema_decay, started)
     gen, ema = utils.select(finite, (new_gen, new_ema), (gen, state['ema']))
@@ -304,6 +305,14 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
       f'data.resolution is {data.resolution}; biggan has networks for '
       f'{", ".join(map(str, models.GEN_WIDTHS))}.'
     )
+  for group, key in (
+    ('optim', 'batch_size'),
+    ('optim', 'd_steps'),
+    ('model', 'ch'),
+    ('model', 'z_dim'),
+  ):
+    if config[group][key] < 1:
+      raise utils.UserError(f'{group}.{key} is {config[group][key]}; give at least 1.')
   chunks = models.num_chunks(data.resolution)
   if model.z_dim % chunks:
     raise utils.UserError(

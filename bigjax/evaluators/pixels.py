@@ -47,7 +47,7 @@ def class_std(rows: np.ndarray, labels: np.ndarray) -> float:
 def make(train: Labelled, held_out: Labelled) -> tuple[Callable[[Labelled], Scores], Scores]:
   """Return (score, floor): `score((images, labels))`, and what real images get.
 
-  The floor scores as many real training images as there are held-out ones; for `nearest_ratio`, the
+  The floor's precision and coverage are those of the training images; for `nearest_ratio`, the
   held-out images themselves (so it is 1), and for `agreement` the held-out images too.
   Raises:
     UserError: scikit-learn is not installed.
