@@ -264,8 +264,8 @@ def make_generator(architecture: dict[str, Any]) -> BigGANGenerator:
   return BigGANGenerator(models.Generator(**fields))
 
 
-def make(config: ml_collections.ConfigDict) -> BigGAN:
-  """Build the algorithm from a config with the groups data, model, optim and augment.
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuse a config that `make` cannot build.
 
   Raises:
     UserError: a key is missing or unknown, or values do not fit together.
@@ -299,7 +299,7 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
       'augment': ('name',),
     },
   )
-  data, model, opt = config.data, config.model, config.optim
+  data, model = config.data, config.model
   if data.resolution not in models.GEN_WIDTHS:
     raise utils.UserError(
       f'data.resolution is {data.resolution}; biggan has networks for '
@@ -334,6 +334,16 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
           f'model.{key} has {at}, where model.ch={model.ch} gives {maps[at] * model.ch} channels; '
           'attention needs at least 8.'
         )
+
+
+def make(config: ml_collections.ConfigDict) -> BigGAN:
+  """Build the algorithm from a config with the groups data, model, optim and augment.
+
+  Raises:
+    UserError: as `check`, or a name that stands for nothing.
+  """
+  check(config)
+  data, model, opt = config.data, config.model, config.optim
   dtype = utils.pick(model.dtype, DTYPES, 'model.dtype')
   net = {
     'resolution': data.resolution,
