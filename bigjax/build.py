@@ -64,6 +64,11 @@ def on_mesh(mesh: Mesh, fn: Callable) -> Callable:
   return run
 
 
+def uncalibrated(gen: Gen) -> Gen:
+  """Return `gen` without any standing statistics."""
+  return {**gen, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampler:
   """A generator's functions, jitted, on a mesh."""
@@ -117,18 +122,15 @@ class Sampler:
 
   def calibrate_all(self, gen: Gen, card: Mapping[str, Any]) -> Gen:
     """Return `gen` with standing statistics at exactly the truncations that the card lists."""
-    gen = {**gen, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
+    gen = uncalibrated(gen)
     for truncation in card['truncations']:
       gen = self.calibrate(gen, 0, cards.how(card, truncation))
     return gen
 
 
-Loaded = tuple[Sampler, Gen, dict[str, Any]]
-
-
 def from_card(
   gen: Gen, card: dict[str, Any], devices: Sequence[jax.Device] | None = None
-) -> Loaded:
+) -> tuple[Sampler, Gen, dict[str, Any]]:
   """Return (sampler, gen, card) for what card.load or card.load_workdir read.
 
   Raises:

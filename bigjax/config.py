@@ -99,6 +99,17 @@ def require(config: ml_collections.ConfigDict, groups: Mapping[str, tuple[str, .
         )
 
 
+def at_least_one(config: ml_collections.ConfigDict, group: str, *keys: str) -> None:
+  """Refuse a config in which one of these numbers is below 1.
+
+  Raises:
+    UserError: names the first such key.
+  """
+  for key in keys:
+    if config[group][key] < 1:
+      raise utils.UserError(f'{group}.{key} is {config[group][key]}; give at least 1.')
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuse a config whose shared part is incomplete, has unknown keys, or makes no sense.
 
@@ -114,16 +125,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     if key not in config:
       raise utils.UserError(f'config.{key} is missing from the config.')
   require(config, GROUPS)
-  for group, key in (
-    ('eval', 'num_samples'),
-    ('eval', 'standing_passes'),
-    ('eval', 'standing_batch'),
-    ('eval', 'grid_columns'),
-    ('run', 'steps'),
-    ('run', 'keep'),
-  ):
-    if config[group][key] < 1:
-      raise utils.UserError(f'{group}.{key} is {config[group][key]}; give at least 1.')
+  at_least_one(config, 'eval', 'num_samples', 'standing_passes', 'standing_batch', 'grid_columns')
+  at_least_one(config, 'run', 'steps', 'keep')
   if not 0 < config.data.held_out < 1:
     raise utils.UserError(f'data.held_out is {config.data.held_out}; give a share between 0 and 1.')
 

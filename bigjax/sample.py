@@ -60,8 +60,8 @@ class Loaded:
     say(
       f'measuring standing statistics at {how} ({why}): {how.passes} passes of {how.batch} samples.'
     )
-    bare = {**self.stored, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
-    self.gen = self._measured[how] = self.sampler.calibrate(bare, 0, how)
+    gen = self.sampler.calibrate(build.uncalibrated(self.stored), 0, how)
+    self.gen = self._measured[how] = gen
 
   def images(self, z: np.ndarray, y: np.ndarray, how: How) -> np.ndarray:
     """Return uint8 images [n, H, W, C]; call `prepare(how)` first."""

@@ -16,12 +16,19 @@ os.environ['BIGJAX_CACHE'] = tempfile.mkdtemp(prefix='bigjax-test-cache-')
 os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 from bigjax import build  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 build.use_compilation_cache()
+
+
+@pytest.fixture
+def x64():
+  with jax.enable_x64(True):
+    yield
 
 
 def pytest_unconfigure(config):

@@ -11,12 +11,6 @@ import pytest
 from bigjax import layers
 
 
-@pytest.fixture
-def x64():
-  with jax.enable_x64(True):
-    yield
-
-
 def rand(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape)
 

@@ -11,12 +11,6 @@ from bigjax import linalg, optim, regularizers
 SHAPES = [(3, 3, 4, 8), (5, 40), (1, 1, 6, 6), (9, 1)]
 
 
-@pytest.fixture
-def x64():
-  with jax.enable_x64(True):
-    yield
-
-
 def rand(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape)
 

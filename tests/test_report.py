@@ -149,8 +149,9 @@ def test_progress_is_plain_lines_elsewhere(clock):
   )
 
 
-def test_progress_to_nowhere():
+def test_progress_to_nowhere(capsys):
   report.Progress(0, 10, 1, out=None).update(5, {'d_loss': 1.0})
+  assert capsys.readouterr() == ('', '')
 
 
 ROWS = [
@@ -210,10 +211,12 @@ def test_tensorboard_events_can_be_read_back(tmp_path):
   assert found == [(3, 0.5), (7, 0.25)]
 
 
-def test_null_writes_nothing(tmp_path):
+def test_null_writes_nothing(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
   writer = report.Null()
   writer.write({'step': 1})
   writer.close()
+  assert not list(tmp_path.iterdir())
 
 
 def test_importing_report_is_light(tmp_path):

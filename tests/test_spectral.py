@@ -16,12 +16,6 @@ from bigjax.models import biggan as models
 KERNELS = spectral.spec()
 
 
-@pytest.fixture
-def x64():
-  with jax.enable_x64(True):
-    yield
-
-
 def rand(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape)
 

@@ -305,14 +305,8 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'data.resolution is {data.resolution}; biggan has networks for '
       f'{", ".join(map(str, models.GEN_WIDTHS))}.'
     )
-  for group, key in (
-    ('optim', 'batch_size'),
-    ('optim', 'd_steps'),
-    ('model', 'ch'),
-    ('model', 'z_dim'),
-  ):
-    if config[group][key] < 1:
-      raise utils.UserError(f'{group}.{key} is {config[group][key]}; give at least 1.')
+  configs.at_least_one(config, 'optim', 'batch_size', 'd_steps')
+  configs.at_least_one(config, 'model', 'ch', 'z_dim')
   chunks = models.num_chunks(data.resolution)
   if model.z_dim % chunks:
     raise utils.UserError(
