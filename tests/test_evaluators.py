@@ -7,7 +7,6 @@ import pytest
 
 from bigjax import config as configs
 from bigjax import data, evaluators, utils
-from bigjax.data import digits
 from bigjax.evaluators import pixels
 
 BARS = {  # of issue 2, for digits
@@ -29,7 +28,7 @@ def real():
   """
   source = data.load(configs.read('digits').data)
   images, labels = source.held_out()
-  half = digits.held_out_mask(labels, 0.5)
+  half = data.held_out_mask(labels, 0.5)
   return source.train(), (images[half], labels[half]), (images[~half], labels[~half])
 
 
@@ -188,6 +187,11 @@ def test_class_std_by_hand():
   root = np.sqrt(np.float32(7))
   rows = np.array([[1, root], [-1, -root], [5, 5], [5, 5]], np.float32)
   np.testing.assert_allclose(pixels.class_std(rows, np.array([0, 0, 1, 1])), 1, rtol=1e-6)
+
+
+def test_none_scores_nothing():
+  score, floor = evaluators.load('none', None, None)
+  assert score((np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.int32))) == floor == {}
 
 
 def test_unknown_evaluator():

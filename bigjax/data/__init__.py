@@ -5,6 +5,7 @@ and tf.data only; nothing here knows JAX. One file per kind of source, found by 
 """
 
 import dataclasses
+import functools
 import importlib
 import os
 import pkgutil
@@ -13,21 +14,27 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from PIL import Image
 
 from bigjax import utils
 
 Batch = dict[str, np.ndarray]
+MOST_GIB = 4  # of a set held in memory (twice while it is streamed: NumPy's and TensorFlow's)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
   """A labelled set of images with random access, split into train and held-out.
 
+  Labels are int32 [n], or [n, m] padded with -1 where an image may have several, as in JFT:
+  `stream` then draws one of them, uniformly, whenever it visits the image. Every image has one at
+  least.
+
   Attributes:
     num_train: number of training images.
     class_names: one name per class.
     license: of the images, for the card of a generator trained on them.
-    lookup: (tf, int64 tensor [n] of training indices) -> (uint8 [n, H, W, C], int32 [n]), traced by
+    lookup: (tf, int64 tensor [n] of training indices) -> (uint8 [n, H, W, C], labels), traced by
       tf.data; `tf` is the TensorFlow module.
     train: () -> all training (or, for large sets, the first) images and labels, as NumPy.
     held_out: the same for images that training never sees.
@@ -83,18 +90,128 @@ def load(config: ml_collections.ConfigDict) -> Source:
   return source
 
 
+def one_label(labels: np.ndarray) -> np.ndarray:
+  """Return the first label of each image, [n], of labels [n] or [n, m] padded with -1.
+
+  For what needs one and the same label per image: held-out batches, evaluators, splits.
+  """
+  if labels.ndim == 1:
+    return labels
+  return labels[np.arange(len(labels)), (labels >= 0).argmax(1)]
+
+
+def held_out_mask(labels: np.ndarray, share: float) -> np.ndarray:
+  """Return which examples are held out: the same share of every class, the same in every run.
+
+  A class of two or more has at least one on either side; a single example is trained on.
+  """
+  labels = one_label(labels)
+  order = np.random.RandomState(0).permutation(len(labels))
+  mask = np.zeros(len(labels), bool)
+  for label in np.unique(labels):
+    of_class = order[labels[order] == label]
+    num = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
+    mask[of_class[:num]] = True
+  return mask
+
+
+def check_memory(num: int, config: ml_collections.ConfigDict) -> None:
+  """Refuse to hold more images than fit in memory.
+
+  Raises:
+    UserError: `num` images of the config's size exceed MOST_GIB.
+  """
+  gib = num * config.resolution**2 * config.channels / 2**30
+  if gib > MOST_GIB:
+    raise utils.UserError(
+      f'{config.source!r} has {num:,} images, {gib:.1f} GiB at this data.resolution, but is held '
+      f'in memory, at most {MOST_GIB} GiB; use a smaller set or resolution.'
+    )
+
+
+def fit(image: np.ndarray, resolution: int, channels: int) -> np.ndarray:
+  """Return uint8 [H, W, 1 or 3] as [resolution, resolution, channels]; the same where it fits.
+
+  The centre square is averaged by area where it is larger (each pixel is the exact mean of what it
+  covers, rounded: no Pillow filter does that at fractional ratios) and enlarged bicubically where
+  it is smaller. Grey is repeated; colour becomes the luma of ITU-R 601.
+  """
+  h, w, given = image.shape
+  size = min(h, w)
+  top, left = (h - size) // 2, (w - size) // 2
+  image = image[top : top + size, left : left + size]
+  if channels < given:
+    image = np.asarray(Image.fromarray(image).convert('L'))[..., None]
+  if size > resolution:
+    image = _average(image, resolution)
+  elif size < resolution:
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture = picture.resize((resolution, resolution), Image.Resampling.BICUBIC)
+    image = np.asarray(picture).reshape(resolution, resolution, -1)
+  return np.repeat(image, channels, axis=-1) if channels > given else image
+
+
+def _average(image: np.ndarray, resolution: int) -> np.ndarray:
+  """Return the area averages of a square image [n, n, C] as [resolution, resolution, C]."""
+  n, _, c = image.shape
+  shares = _overlaps(n, resolution)
+  # Integers, below 2^24 in the first product (n < 65794) and 2^53 in the second: both are exact, in
+  # any order of summation, on every machine.
+  rows = (shares @ image.reshape(n, n * c).astype(np.float32)).reshape(resolution, n, c)
+  sums = np.tensordot(rows.astype(np.float64), shares, ([1], [1])).astype(np.int64)
+  return ((2 * sums.transpose(0, 2, 1) + n * n) // (2 * n * n)).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=16)
+def _overlaps(n: int, resolution: int) -> np.ndarray:
+  """Return how much of pixel j of n lies in pixel i of `resolution`, as integers with row sum n."""
+  new, old = np.arange(resolution)[:, None] * n, np.arange(n)[None, :] * resolution
+  overlaps = np.minimum(new + n, old + resolution) - np.maximum(new, old)
+  return np.maximum(overlaps, 0).astype(np.float32)
+
+
 def in_memory(
   train: tuple[np.ndarray, np.ndarray],
   held_out: tuple[np.ndarray, np.ndarray],
   class_names: tuple[str, ...],
   license: str,
 ) -> Source:
-  """Return a source over arrays (uint8 [n, H, W, C], int32 [n])."""
+  """Return a source over arrays: uint8 [n, H, W, C], and int32 [n] or [n, m] padded with -1.
+
+  Raises:
+    UserError: there are no images to train on or to hold out, or one has no label.
+  """
+  for what, (images, labels) in (('training', train), ('held-out', held_out)):
+    if not len(images):
+      raise utils.UserError(f'the data has no {what} images; give it more images of every class.')
+    missing = np.flatnonzero(one_label(labels) < 0)
+    if len(missing):
+      raise utils.UserError(
+        f'{len(missing)} of the {len(labels)} {what} images have no label (the first is number '
+        f'{missing[0]}); give each at least one, or leave it out.'
+      )
+
+  @functools.cache
+  def tensors(tf):
+    with tf.init_scope():  # outside the graph, whose constants may not exceed 2 GiB
+      return tf.constant(train[0]), tf.constant(train[1])
 
   def lookup(tf, indices):
-    return tf.gather(train[0], indices), tf.gather(train[1], indices)
+    images, labels = tensors(tf)
+    return tf.gather(images, indices), tf.gather(labels, indices)
 
   return Source(len(train[0]), class_names, license, lookup, lambda: train, lambda: held_out)
+
+
+def _draw_label(tf: Any, labels: Any, seed: int, visit: Any) -> Any:
+  """Return one of the labels in each row, [n] of [n, m], as a function of (seed, visit)."""
+  # By a hash that TensorFlow promises not to change. RandomIndexShuffle is no substitute: over so
+  # few values its first element is far from uniform, and depends on that of the seed before.
+  words = tf.strings.join([f'label of seed {seed} at ', tf.strings.as_string(visit)])
+  number = tf.strings.to_hash_bucket_fast(words, 2**62)
+  count = tf.reduce_sum(tf.cast(labels >= 0, tf.int64), axis=1)
+  ahead = tf.sort(labels, axis=1, direction='DESCENDING')  # the padding last
+  return tf.gather(ahead, number % count, batch_dims=1)
 
 
 def stream(
@@ -104,7 +221,8 @@ def stream(
 
   Image number g of the run is element g mod n of a permutation drawn from (seed, g div n): every
   epoch shows every image once, resuming replays nothing, and hosts that ask for other rows of the
-  same minibatches together see what one host would.
+  same minibatches together see what one host would. So is the label of an image that has several:
+  a function of (seed, g).
 
   Args:
     source: where images come from.
@@ -131,6 +249,8 @@ def stream(
       rounds=8,  # at TensorFlow's default of 4, sets of a thousand stay nearly sorted
     )
     images, labels = source.lookup(tf, shuffled)
+    if labels.shape.rank == 2:
+      labels = _draw_label(tf, labels, seed, index)
     shape = (num_minibatches, len(rows))
     return {
       'image': tf.reshape(images, (*shape, *images.shape[1:])),

@@ -30,20 +30,10 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     [np.asarray(Image.fromarray(g).resize(size, Image.Resampling.BICUBIC)) for g in grey]
   )
   images, labels = images[..., None], labels.astype(np.int32)
-  held_out = held_out_mask(labels, config.held_out)
+  held_out = data.held_out_mask(labels, config.held_out)
   return data.in_memory(
     (images[~held_out], labels[~held_out]),
     (images[held_out], labels[held_out]),
     class_names=tuple('0123456789'),
     license='CC BY 4.0 (UCI ML, optical digits; Alpaydin & Kaynak)',
   )
-
-
-def held_out_mask(labels: np.ndarray, share: float) -> np.ndarray:
-  """Return which examples are held out: the same share of every class, the same in every run."""
-  order = np.random.RandomState(0).permutation(len(labels))
-  mask = np.zeros(len(labels), bool)
-  for label in np.unique(labels):
-    of_class = order[labels[order] == label]
-    mask[of_class[: round(share * len(of_class))]] = True
-  return mask
