@@ -21,7 +21,10 @@ Spec = Callable[[str, Any], bool]  # (path, leaf) -> is this leaf normalised
 
 
 class SpectralState(NamedTuple):
-  """Unit singular vectors by parameter path: sn_u [out], sn_v [prod(in)]."""
+  """Unit singular vectors of the current weights M [in, out], by parameter path.
+
+  sn_u [out]: as the reference codes store it before a forward pass; sn_v [in]: M u, normalised.
+  """
 
   sn_u: dict[str, Any]
   sn_v: dict[str, Any]
@@ -37,28 +40,43 @@ def spec(embeddings: bool = False) -> Spec:
   return lambda path, leaf: path.rsplit('/', 1)[-1] in names
 
 
+def matrix(path: str, w: jax.Array) -> jax.Array:
+  """Return a tensor as the matrix [in, out] that is normalised.
+
+  The rows of a class table are its outputs, as in PyTorch.
+  """
+  m = linalg.matrix(w)
+  return m.T if path.rsplit('/', 1)[-1] == 'embedding' else m
+
+
 def _unit(x: jax.Array, eps: float) -> jax.Array:
   return x / jnp.maximum(jnp.linalg.norm(x), eps)
 
 
-def iterate(w: jax.Array, u: jax.Array, eps: float = 1e-4) -> tuple[jax.Array, jax.Array]:
-  """One power iteration on the matrix [prod, out] of `w`: u [out] -> (u, v)."""
-  m = linalg.matrix(w)
-  v = _unit(linalg.dot(m, u), eps)
-  return _unit(linalg.dot(v, m), eps), v
+def left(m: jax.Array, u: jax.Array, eps: float = 1e-4) -> jax.Array:
+  """Return v = M u / max(|M u|, eps) for M [in, out]: the first half of a power iteration."""
+  return _unit(linalg.dot(m, u), eps)
 
 
-def sigma(w: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
-  """Return the estimate v^T W u of the largest singular value; gradient flows through W only."""
-  u, v = lax.stop_gradient((u, v))
-  return linalg.dot(v, linalg.dot(linalg.matrix(w), u))
+def right(m: jax.Array, v: jax.Array, eps: float = 1e-4) -> jax.Array:
+  """Return u = v M / max(|v M|, eps): the second half."""
+  return _unit(linalg.dot(v, m), eps)
+
+
+def sigma(m: jax.Array, v: jax.Array) -> jax.Array:
+  """Return |v M|, the estimate v M u of the largest singular value with u = v M / |v M|.
+
+  Gradient flows through M only; that of the norm, v u^T, is what it is with u held constant.
+  """
+  return jnp.linalg.norm(linalg.dot(lax.stop_gradient(v), m))
 
 
 def track(which: Spec, eps: float = 1e-4) -> optax.GradientTransformation:
   """Carry the singular vectors of a player's normalised tensors through its updates.
 
-  Put it last in the chain: it leaves the updates alone and runs one power iteration on
-  `params + updates`, the weights that the next forward pass will use.
+  Put it last in the chain: it leaves the updates alone and runs one power iteration, whose second
+  half ends on the old weights, where the reference's forward pass stored its vector, and whose
+  first half begins on `params + updates`, the weights that the next forward pass will use.
 
   Args:
     which: the tensors to track (see `spec`).
@@ -69,19 +87,21 @@ def track(which: Spec, eps: float = 1e-4) -> optax.GradientTransformation:
     us, vs = {}, {}
     for path, w in utils.flat(params).items():
       if which(path, w):
+        m = matrix(path, w)
         key = jax.random.fold_in(jax.random.key(0), utils.stable_hash(path))
-        us[path], vs[path] = iterate(w, _unit(jax.random.normal(key, w.shape[-1:]), eps), eps)
+        us[path] = _unit(jax.random.normal(key, m.shape[1:], m.dtype), eps)
+        vs[path] = left(m, us[path], eps)
     return SpectralState(utils.nest(us), utils.nest(vs))
 
   def update(updates, state, params=None):
     if params is None:
       raise ValueError('spectral.track needs the parameters: call tx.update(grads, state, params).')
-    weights, us = utils.flat(optax.apply_updates(params, updates)), utils.flat(state.sn_u)
-    pairs = {path: iterate(weights[path], u, eps) for path, u in us.items()}
-    return updates, SpectralState(
-      utils.nest({p: u for p, (u, _) in pairs.items()}),
-      utils.nest({p: v for p, (_, v) in pairs.items()}),
-    )
+    old, new = utils.flat(params), utils.flat(optax.apply_updates(params, updates))
+    us = {
+      path: right(matrix(path, old[path]), v, eps) for path, v in utils.flat(state.sn_v).items()
+    }
+    vs = {path: left(matrix(path, new[path]), u, eps) for path, u in us.items()}
+    return updates, SpectralState(utils.nest(us), utils.nest(vs))
 
   return optax.GradientTransformation(init, update)
 
@@ -100,19 +120,19 @@ def vectors(opt_state: Any) -> SpectralState:
 
 
 def normalize(params: Any, state: SpectralState) -> Any:
-  """Return the parameters with every tracked kernel W replaced by W / sigma."""
-  us, vs = utils.flat(state.sn_u), utils.flat(state.sn_v)
+  """Return the parameters with every tracked tensor W replaced by W / sigma."""
+  vs = utils.flat(state.sn_v)
 
   def scaled(path, w):
-    return w / sigma(w, us[path], vs[path]) if path in us else w
+    return w / sigma(matrix(path, w), vs[path]) if path in vs else w
 
   return utils.map_paths(scaled, params)
 
 
 def sigmas(params: Any, state: SpectralState) -> dict[str, jax.Array]:
-  """Return the estimated norm of every tracked kernel by path."""
-  us, vs, ws = utils.flat(state.sn_u), utils.flat(state.sn_v), utils.flat(params)
-  return {path: sigma(ws[path], us[path], vs[path]) for path in us}
+  """Return the estimated norm of every tracked tensor by path."""
+  ws = utils.flat(params)
+  return {path: sigma(matrix(path, ws[path]), v) for path, v in utils.flat(state.sn_v).items()}
 
 
 def norm(w: jax.Array, squarings: int = 16) -> jax.Array:
