@@ -4,6 +4,8 @@ Parameters are float32; `dtype` is the compute dtype. BatchNorm moments, softmax
 float32.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -110,12 +112,8 @@ class Conv(nn.Module):
     else:
       x = {'none': conv, 'up': up_conv_phases, 'down': down_conv_strided}[self.resample](x, kernel)
     if self.use_bias:
-      x = (
-        x
-        + self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(
-          self.dtype
-        )[None, None, None]
-      )
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+      x = x + bias.astype(self.dtype)[None, None, None]
     return x
 
 
@@ -131,12 +129,8 @@ class Dense(nn.Module):
     kernel = self.param('kernel', orthogonal, (x.shape[-1], self.features), jnp.float32)
     x = x.astype(self.dtype) @ kernel.astype(self.dtype)
     if self.use_bias:
-      x = (
-        x
-        + self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(
-          self.dtype
-        )[None]
-      )
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+      x = x + bias.astype(self.dtype)[None]
     return x
 
 
@@ -152,8 +146,8 @@ class Embed(nn.Module):
     return table[y] if y.ndim == 1 else jnp.matmul(y, table, precision=lax.Precision.HIGHEST)
 
 
-class Normalize(nn.Module):
-  """Batch normalisation without its affine: cross-replica moments in training, standing ones after.
+class Moments(nn.Module):
+  """Mean and variance for batch normalisation: cross-replica in training, standing ones after.
 
   In training the moments are those of the global batch, or of each group of `group` examples, and
   are sown into the collection `moments` for whoever accumulates standing statistics. Otherwise they
@@ -161,56 +155,106 @@ class Normalize(nn.Module):
   """
 
   group: int | None = None
-  eps: float = 1e-4
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    x32 = utils.at_least_float32(x)
-    if train:
-      per_example = jnp.stack([x32.mean((1, 2)), jnp.square(x32).mean((1, 2))], 1)  # [B, 2, C]
-      moments = parallel.group_mean(per_example, self.group)  # [1 or B, 2, C]
-      mean, var = moments[:, 0], jnp.maximum(moments[:, 1] - jnp.square(moments[:, 0]), 0)
-      keep_last = {'init_fn': lambda: None, 'reduce_fn': lambda _, new: new}
-      self.sow('moments', 'mean', mean.mean(0), **keep_last)
-      self.sow('moments', 'var', var.mean(0), **keep_last)
-    else:
+    """Return (mean, variance) stacked, [1 or B, 2, C], of x [B, H, W, C]."""
+    if not train:
       if not self.has_variable('stats', 'mean'):
         raise ValueError('sampling needs standing statistics: calibrate the generator first.')
-      mean = self.get_variable('stats', 'mean')[None]
-      var = self.get_variable('stats', 'var')[None]
-    xhat = (x32 - mean[:, None, None]) * lax.rsqrt(var + self.eps)[:, None, None]
-    return xhat.astype(self.dtype)
+      both = [self.get_variable('stats', name) for name in ('mean', 'var')]
+      return jnp.stack(both)[None]
+    x = utils.at_least_float32(x)
+    per_example = jnp.stack([x.mean((1, 2)), jnp.square(x).mean((1, 2))], 1)  # [B, 2, C]
+    mean, square = jnp.moveaxis(parallel.group_mean(per_example, self.group), 1, 0)
+    var = jnp.maximum(square - jnp.square(mean), 0)
+    keep_last = {'init_fn': lambda: None, 'reduce_fn': lambda _, new: new}
+    self.sow('moments', 'mean', mean.mean(0), **keep_last)
+    self.sow('moments', 'var', var.mean(0), **keep_last)
+    return jnp.stack([mean, var], 1)
+
+
+def standardize(x: Array, moments: Array, eps: float, dtype: Any) -> Array:
+  """Return (x - mean) / sqrt(variance + eps), computed in at least float32, as `dtype`."""
+  mean, var = moments[:, 0, None, None], moments[:, 1, None, None]
+  return ((utils.at_least_float32(x) - mean) * lax.rsqrt(var + eps)).astype(dtype)
 
 
 class BatchNorm(nn.Module):
-  """BatchNorm with a learned gain and bias per channel."""
+  """BatchNorm with a learned gain and bias per channel.
 
+  Moments and what is done with them are two calls, so that a network may run the second, and what
+  follows, on a part of the batch at a time (`in_minibatches`).
+  """
+
+  features: int
   group: int | None = None
+  eps: float = 1e-4
   dtype: Any = jnp.float32
 
-  @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
-    c = x.shape[-1]
-    gain = self.param('gain', nn.initializers.ones, (c,), jnp.float32).astype(self.dtype)
-    bias = self.param('bias', nn.initializers.zeros, (c,), jnp.float32).astype(self.dtype)
-    x = Normalize(self.group, dtype=self.dtype, name='norm')(x, train)
+  def setup(self):
+    self.norm = Moments(self.group)
+    self.gain = self.param('gain', nn.initializers.ones, (self.features,), jnp.float32)
+    self.bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+
+  def moments(self, x: Array, train: bool) -> Array:
+    return self.norm(x, train)
+
+  def __call__(self, x: Array, moments: Array) -> Array:
+    x = standardize(x, moments, self.eps, self.dtype)
+    gain, bias = self.gain.astype(self.dtype), self.bias.astype(self.dtype)
     return x * gain[None, None, None] + bias[None, None, None]
 
 
 class ConditionalBatchNorm(nn.Module):
-  """BatchNorm whose gain, 1 + Wg c, and bias, Wb c, are linear in a condition c [B, dim]."""
+  """BatchNorm whose gain, 1 + Wg c, and bias, Wb c, are linear in a condition c [B, dim].
 
+  With `num_classes` the condition is the class itself (labels, or weights over classes), and Wg and
+  Wb are tables with a row per class.
+  """
+
+  features: int
+  num_classes: int | None = None
   group: int | None = None
+  eps: float = 1e-4
   dtype: Any = jnp.float32
 
-  @nn.compact
-  def __call__(self, x: Array, c: Array, train: bool) -> Array:
-    features = x.shape[-1]
-    gain = 1 + Dense(features, use_bias=False, dtype=self.dtype, name='gain')(c)
-    bias = Dense(features, use_bias=False, dtype=self.dtype, name='bias')(c)
-    x = Normalize(self.group, dtype=self.dtype, name='norm')(x, train)
-    return x * gain[:, None, None] + bias[:, None, None]
+  def setup(self):
+    self.norm = Moments(self.group)
+    if self.num_classes is None:
+      linear = functools.partial(Dense, use_bias=False, dtype=self.dtype)
+    else:
+      linear = functools.partial(Embed, self.num_classes)
+    self.gain, self.bias = linear(self.features), linear(self.features)
+
+  def moments(self, x: Array, train: bool) -> Array:
+    return self.norm(x, train)
+
+  def __call__(self, x: Array, c: Array, moments: Array) -> Array:
+    gain, bias = (projection(c).astype(self.dtype) for projection in (self.gain, self.bias))
+    x = standardize(x, moments, self.eps, self.dtype)
+    return x * (1 + gain[:, None, None]) + bias[:, None, None]
+
+
+def in_minibatches(num: int, module: nn.Module, method: Callable[..., Array], *xs: Array) -> Array:
+  """Run `method(module, *xs)` on `num` equal parts of the batch, one after the other.
+
+  Between two BatchNorms no example sees another, so this changes nothing but the memory: of a part,
+  only inputs and output are kept, and the backward pass computes the rest again. Arguments with one
+  row serve all parts. For modules that have their parameters already.
+  """
+  if num == 1:
+    return method(module, *xs)
+  unbound, variables = module.unbind()
+  whole = [x.shape[0] == 1 for x in xs]
+
+  def run(variables, parts):
+    parts = iter(parts)
+    args = [x if one else next(parts) for x, one in zip(xs, whole, strict=True)]
+    return unbound.apply(variables, *args, method=method)
+
+  parts = [x for x, one in zip(xs, whole, strict=True) if not one]
+  return parallel.in_parts(functools.partial(run, variables), num, parts)
 
 
 class Attention(nn.Module):
@@ -235,3 +279,42 @@ class Attention(nn.Module):
     o = jnp.einsum('bqk,bkc->bqc', beta, g).reshape(b, h, w, c // 2)
     gamma = self.param('gamma', nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
     return x + gamma * conv1(c, 'o')(o)
+
+
+class ImageOutput(nn.Module):
+  """The last layers of a generator: BatchNorm, ReLU, 3x3 convolution, tanh -> float32 in [-1, 1].
+
+  Of `filters` convolved, the first `channels` are the image: TF-Hub's BigGAN-deep computes 128.
+  """
+
+  in_features: int
+  filters: int
+  channels: int
+  bn_group: int | None = None
+  bn_eps: float = 1e-4
+  minibatches: int = 1
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.bn = BatchNorm(self.in_features, self.bn_group, self.bn_eps, self.dtype)
+    self.conv = Conv(self.filters, dtype=self.dtype)
+
+  def image(self, h: Array, moments: Array) -> Array:
+    h = self.conv(nn.relu(self.bn(h, moments)))[..., : self.channels]
+    return jnp.tanh(utils.at_least_float32(h))
+
+  def __call__(self, h: Array, train: bool) -> Array:
+    moments = self.bn.moments(h, train)
+    return in_minibatches(self.minibatches, self, ImageOutput.image, h, moments)
+
+
+def projection_score(h: Array, y: Array, num_classes: int, mask: Array | None) -> Array:
+  """Score feature maps [B, H, W, C]: linear plus class projection of their ReLU's sum, [B] float32.
+
+  A part of the module that calls it, whose parameters `linear` and `embed` become. `mask` [B, C]
+  multiplies the summed features.
+  """
+  h = utils.at_least_float32(nn.relu(h)).sum((1, 2))  # a sum, not a mean
+  h = h if mask is None else h * mask
+  embedding = Embed(num_classes, h.shape[-1], name='embed')(y).astype(h.dtype)
+  return Dense(1, dtype=h.dtype, name='linear')(h)[:, 0] + (embedding * h).sum(1)

@@ -1,8 +1,8 @@
 """BigGAN's generator and discriminator (Brock et al. 2019, Appendix B, Tables 4-6 and Fig. 15).
 
 Table 4 prints the discriminator's first block as ch -> 2ch; the published 88.0M parameters need
-3 -> ch, as here. Blocks at 16 px are ours (digits), 32 px is BigGAN-PyTorch's CIFAR-10 layout.
-Parameters carry BigGAN-PyTorch's names.
+3 -> ch, as here. 16 px (digits) and 1024 px (one more block 1 -> 1) are ours; 32 and 64 px are
+BigGAN-PyTorch's layouts. Parameters carry BigGAN-PyTorch's names.
 """
 
 from typing import Any
@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from bigjax import utils
-from bigjax.layers import Attention, BatchNorm, ConditionalBatchNorm, Conv, Dense, Embed
+from bigjax.layers import (
+  Attention,
+  ConditionalBatchNorm,
+  Conv,
+  Dense,
+  Embed,
+  ImageOutput,
+  in_minibatches,
+  projection_score,
+)
 
 Array = jax.Array
 
@@ -24,6 +33,7 @@ GEN_WIDTHS = {
   128: (16, 16, 8, 4, 2, 1),
   256: (16, 16, 8, 8, 4, 2, 1),
   512: (16, 16, 8, 8, 4, 2, 1, 1),
+  1024: (16, 16, 8, 8, 4, 2, 1, 1, 1),
 }
 # The width after each block, and how many of the blocks, from the first, halve the resolution.
 DISC_WIDTHS = {
@@ -33,12 +43,14 @@ DISC_WIDTHS = {
   128: ((1, 2, 4, 8, 16, 16), 5),
   256: ((1, 2, 4, 8, 8, 16, 16), 6),
   512: ((1, 1, 2, 4, 8, 8, 16, 16), 7),
+  1024: ((1, 1, 1, 2, 4, 8, 8, 16, 16), 8),
 }
+OPTIONS = ('shared_dim', 'skip_z')  # the generator's fields that only this network has
 
 
-def num_chunks(resolution: int) -> int:
+def num_chunks(resolution: int, skip_z: bool = True) -> int:
   """Return into how many parts z is split: one for the first layer and one for each block."""
-  return len(GEN_WIDTHS[resolution])
+  return len(GEN_WIDTHS[resolution]) if skip_z else 1
 
 
 def gen_maps(resolution: int) -> dict[int, int]:
@@ -46,27 +58,67 @@ def gen_maps(resolution: int) -> dict[int, int]:
   return {4 * 2**i: width for i, width in enumerate(GEN_WIDTHS[resolution]) if i > 0}
 
 
-def disc_maps(resolution: int) -> dict[int, int]:
+def disc_maps(resolution: int, widths: tuple[int, ...] = ()) -> dict[int, int]:
   """Return the width multiplier after each halving block of the discriminator by resolution."""
-  widths, num_down = DISC_WIDTHS[resolution]
-  return {resolution >> (i + 1): width for i, width in enumerate(widths[:num_down])}
+  published, num_down = DISC_WIDTHS[resolution]
+  return {resolution >> (i + 1): w for i, w in enumerate((widths or published)[:num_down])}
+
+
+def num_disc_widths(resolution: int) -> int:
+  """Return how many entries a discriminator's `widths` has."""
+  return len(DISC_WIDTHS[resolution][0])
+
+
+def check_options(options: dict[str, Any], z_dim: int, resolution: int) -> None:
+  """Refuse generator fields that do not fit together.
+
+  Raises:
+    UserError: z cannot be split, or there is nothing to join its parts to.
+  """
+  if options['skip_z'] and not options['shared_dim']:
+    raise utils.UserError(
+      'model.skip_z joins parts of z to the shared class embedding, but model.shared_dim is 0 '
+      '(no shared embedding); set model.skip_z=False or a model.shared_dim such as 128.'
+    )
+  chunks = num_chunks(resolution, options['skip_z'])
+  if z_dim % chunks:  # BigGAN-PyTorch floors in silence
+    raise utils.UserError(
+      f'model.z_dim is {z_dim}, but at {resolution} px z is split into {chunks} equal chunks; '
+      f'use a multiple of {chunks}, for example {chunks * 20}.'
+    )
 
 
 class GenBlock(nn.Module):
   """Residual block of the generator that doubles the resolution (Fig. 15b)."""
 
+  in_features: int
   features: int
+  num_classes: int | None  # of per-class BatchNorm tables; None: gain and bias are linear in c
   bn_group: int | None
+  bn_eps: float
+  minibatches: int
   dtype: Any
 
-  @nn.compact
+  def setup(self):
+    norm = lambda features: ConditionalBatchNorm(
+      features, self.num_classes, self.bn_group, self.bn_eps, self.dtype
+    )
+    self.bn1, self.bn2 = norm(self.in_features), norm(self.features)
+    self.conv1 = Conv(self.features, resample='up', dtype=self.dtype)
+    self.conv2 = Conv(self.features, dtype=self.dtype)
+    self.conv_sc = Conv(self.features, 1, resample='up', dtype=self.dtype)
+
+  def first(self, x: Array, c: Array, moments: Array) -> Array:
+    return self.conv1(nn.relu(self.bn1(x, c, moments)))
+
+  def second(self, h: Array, x: Array, c: Array, moments: Array) -> Array:
+    return self.conv2(nn.relu(self.bn2(h, c, moments))) + self.conv_sc(x)
+
   def __call__(self, x: Array, c: Array, train: bool) -> Array:
-    norm = lambda name: ConditionalBatchNorm(self.bn_group, dtype=self.dtype, name=name)
-    h = nn.relu(norm('bn1')(x, c, train))
-    h = Conv(self.features, resample='up', dtype=self.dtype, name='conv1')(h)
-    h = nn.relu(norm('bn2')(h, c, train))
-    h = Conv(self.features, dtype=self.dtype, name='conv2')(h)
-    return h + Conv(self.features, 1, resample='up', dtype=self.dtype, name='conv_sc')(x)
+    moments = self.bn1.moments(x, train)
+    h = in_minibatches(self.minibatches, self, GenBlock.first, x, c, moments)
+    moments = self.bn2.moments(h, train)
+    return in_minibatches(self.minibatches, self, GenBlock.second, h, x, c, moments)
 
 
 class DiscBlock(nn.Module):
@@ -91,10 +143,14 @@ class DiscBlock(nn.Module):
 class Generator(nn.Module):
   """(z [B, z_dim], y [B] or weights [B, classes]) -> images [B, H, W, channels] in [-1, 1].
 
-  z is split into equal chunks: the first feeds the 4x4 layer, the others, each with the shared
-  class embedding, condition the BatchNorms of one block (skip-z). `attention` lists the resolutions
-  that end with a non-local block. `bn_group` is the number of examples that share BatchNorm
-  moments; None is the global batch.
+  The class enters through a shared embedding of `shared_dim`, to which every conditional
+  BatchNorm is linear; 0 gives each BatchNorm a table of its own (Table 1, rows 1-5). With `skip_z`,
+  z is split into equal chunks: the first feeds the 4x4 layer, the others join the embedding, one
+  per block (rows 7-9). `attention` lists the resolutions that end with a non-local block.
+  `bn_group` is the number of examples that share BatchNorm moments, None the global batch; `bn_eps`
+  is added to their variance.
+  `minibatches` and `remat` change memory and nothing else: see `layers.in_minibatches`; `remat`
+  keeps of a block only its input for the backward pass.
   """
 
   resolution: int
@@ -102,48 +158,68 @@ class Generator(nn.Module):
   ch: int = 96
   z_dim: int = 120
   shared_dim: int = 128
+  skip_z: bool = True
   attention: tuple[int, ...] = (64,)
   channels: int = 3
   bn_group: int | None = None
+  bn_eps: float = 1e-4
+  minibatches: int = 1
+  remat: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, z: Array, y: Array, train: bool) -> Array:
     first, *widths = [width * self.ch for width in GEN_WIDTHS[self.resolution]]
-    z_first, *z_blocks = jnp.split(z, len(widths) + 1, axis=1)
-    shared = Embed(self.num_classes, self.shared_dim, name='shared')(y)
-    h = Dense(4 * 4 * first, dtype=self.dtype, name='linear')(z_first)
-    h = h.reshape(-1, 4, 4, first)
-    for i, (z_block, width) in enumerate(zip(z_blocks, widths, strict=True)):
-      c = jnp.concatenate([shared, z_block], axis=1)
-      h = GenBlock(width, self.bn_group, self.dtype, name=f'blocks_{i}')(h, c, train)
+    block, attend = GenBlock, Attention
+    if self.remat:
+      block, attend = nn.remat(GenBlock, static_argnums=(3,)), nn.remat(Attention)
+    c = Embed(self.num_classes, self.shared_dim, name='shared')(y) if self.shared_dim else y
+    z, *z_blocks = jnp.split(z, num_chunks(self.resolution, self.skip_z), axis=1)
+    conditions = [jnp.concatenate([c, z_block], axis=1) for z_block in z_blocks] or [c] * len(
+      widths
+    )
+    h = Dense(4 * 4 * first, dtype=self.dtype, name='linear')(z).reshape(-1, 4, 4, first)
+    per_class = None if self.shared_dim else self.num_classes
+    how = (self.bn_group, self.bn_eps, self.minibatches, self.dtype)
+    for i, (c, width) in enumerate(zip(conditions, widths, strict=True)):
+      h = block(h.shape[-1], width, per_class, *how, name=f'blocks_{i}')(h, c, train)
       if h.shape[1] in self.attention:
-        h = Attention(self.dtype, name=f'attention_{i}')(h)
-    h = nn.relu(BatchNorm(self.bn_group, self.dtype, name='output_bn')(h, train))
-    h = Conv(self.channels, dtype=self.dtype, name='output_conv')(h)
-    return jnp.tanh(utils.at_least_float32(h))
+        attention = attend(self.dtype, name=f'attention_{i}')
+        h = in_minibatches(self.minibatches, attention, type(attention).__call__, h)
+    output = ImageOutput(h.shape[-1], self.channels, self.channels, *how, name='output')
+    return output(h, train)
 
 
 class Discriminator(nn.Module):
   """(images [B, H, W, channels], y [B]) -> logits [B]: linear plus class projection, float32.
 
-  Features are summed over the last map, not averaged. `attention` as in the generator.
+  Features are summed over the last map, not averaged. `widths` replaces the table's multipliers,
+  one per block; `attention` and `remat` as in the generator. `mask` [B, features] multiplies the
+  summed features: dropout, drawn by the caller.
   """
 
   resolution: int
   num_classes: int
   ch: int = 96
+  widths: tuple[int, ...] = ()
   attention: tuple[int, ...] = (64,)
+  remat: bool = False
   dtype: Any = jnp.float32
 
+  @property
+  def num_features(self) -> int:
+    """The width of the summed features."""
+    return (self.widths or DISC_WIDTHS[self.resolution][0])[-1] * self.ch
+
   @nn.compact
-  def __call__(self, x: Array, y: Array) -> Array:
+  def __call__(self, x: Array, y: Array, mask: Array | None = None) -> Array:
     widths, num_down = DISC_WIDTHS[self.resolution]
+    block, attend = DiscBlock, Attention
+    if self.remat:
+      block, attend = nn.remat(DiscBlock), nn.remat(Attention)
     h = x.astype(self.dtype)
-    for i, width in enumerate(widths):
-      h = DiscBlock(width * self.ch, i < num_down, i == 0, self.dtype, name=f'blocks_{i}')(h)
+    for i, width in enumerate(self.widths or widths):
+      h = block(width * self.ch, i < num_down, i == 0, self.dtype, name=f'blocks_{i}')(h)
       if i < num_down and h.shape[1] in self.attention:
-        h = Attention(self.dtype, name=f'attention_{i}')(h)
-    h = utils.at_least_float32(nn.relu(h)).sum((1, 2))  # [B, widths[-1] * ch]
-    embedding = Embed(self.num_classes, h.shape[-1], name='embed')(y)
-    return Dense(1, name='linear')(h)[:, 0] + (embedding * h).sum(1)
+        h = attend(self.dtype, name=f'attention_{i}')(h)
+    return projection_score(h, y, self.num_classes, mask)
