@@ -1,4 +1,4 @@
-"""Latent vectors, and the four laws that are all called "truncation", under names of their own."""
+"""Latent vectors: the laws of BigGAN's Appendix E, and the four things called "truncation"."""
 
 import dataclasses
 import functools
@@ -102,11 +102,115 @@ def parse(text: str, dialect: str = 'resample') -> How:
   return How(truncation, dialect)
 
 
-def draw(keys: Array, dim: int, how: How) -> Array:
-  """Return one latent vector per key, [B, dim], truncated as asked."""
-  whole = jnp.isinf(how.truncation)
-  truncated = DIALECTS[how.dialect](keys, dim, jnp.where(whole, 1.0, how.truncation))
-  return jnp.where(whole, normal(keys, dim), truncated)
+@dataclasses.dataclass(frozen=True)
+class Law:
+  """A distribution of latent vectors (Brock et al. 2019, Appendix E).
+
+  Attributes:
+    name: as `law` reads it.
+    make: (n, u) -> z, all [..., dim]: from independent normals n and uniforms u in [0, 1).
+    dialects: the truncations that mean something for it: those of the normals in it, or `scale`
+      (t times z) alone.
+    anneal: number of training steps over which z starts twice as wide and narrows; 0: none.
+  """
+
+  name: str
+  make: Callable[[Array, Array], Array]
+  dialects: tuple[str, ...] = tuple(DIALECTS)
+  anneal: int = 0
+
+  def train(self, key: Array, shape: tuple[int, ...], dim: int, step: Array) -> Array:
+    """Return z [*shape, dim] for a training step: one draw for all examples."""
+    n = jax.random.normal(key, (*shape, dim))
+    z = self.make(n, jax.random.uniform(jax.random.fold_in(key, 1), n.shape, n.dtype))
+    if self.anneal:
+      z = z * (2 - jnp.minimum(step.astype(z.dtype) / self.anneal, 1))
+    return z
+
+  def draw(self, keys: Array, dim: int, how: How) -> Array:
+    """Return one latent vector per key, [B, dim], truncated as asked."""
+    whole = jnp.isinf(how.truncation)
+    t = jnp.where(whole, 1.0, how.truncation)
+    n, u = normal(keys, dim), uniform(keys, dim)
+    if how.dialect == 'scale':
+      return t * self.make(n, u)
+    return self.make(jnp.where(whole, n, DIALECTS[how.dialect](keys, dim, t)), u)
+
+
+def uniform(keys: Array, dim: int) -> Array:
+  """Return one vector of U[0, 1) per key, [B, dim], independent of `normal(keys, dim)`."""
+  return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (dim,)))(keys)
+
+
+def coin(u: Array) -> Array:
+  """Return 0 or 1, evenly, for uniforms u."""
+  return (u < 0.5).astype(u.dtype)
+
+
+def normal_and_bernoulli(n: Array, u: Array) -> Array:
+  """Half of the elements N(0, 1), half Bernoulli {0, 1}."""
+  half = n.shape[-1] // 2
+  return jnp.concatenate([n[..., :half], coin(u[..., half:])], axis=-1)
+
+
+LAWS: dict[str, Law] = {
+  law.name: law
+  for law in (
+    Law('normal', lambda n, u: n),
+    Law('uniform', lambda n, u: 2 * u - 1, ('scale',)),
+    Law('bernoulli', lambda n, u: coin(u), ()),
+    Law('rademacher', lambda n, u: 2 * coin(u) - 1, ()),
+    Law('categorical', lambda n, u: jnp.floor(3 * u) - 1, ()),  # -1, 0 or 1
+    Law('censored_normal', lambda n, u: jnp.maximum(n, 0)),
+    Law('normal_times_bernoulli', lambda n, u: n * coin(u)),
+    Law('normal_and_bernoulli', normal_and_bernoulli),
+  )
+}
+
+
+def law(name: str) -> Law:
+  """Read the name of a law: a key of LAWS, 'annealed_normal:STEPS', 'variable_normal:LOW:HIGH'.
+
+  An annealed normal starts at twice the standard deviation and narrows linearly to N(0, I), which
+  is what is sampled from. A variable one has a standard deviation from U[LOW, HIGH] per vector.
+
+  Raises:
+    UserError: it is none, or its numbers make no sense.
+  """
+  kind, *words = name.split(':')
+  try:
+    numbers = [float(word) for word in words]
+    if kind == 'annealed_normal' and numbers[0] >= 1:
+      (steps,) = numbers
+      return Law(name, LAWS['normal'].make, anneal=int(steps))
+    if kind == 'variable_normal' and 0 <= numbers[0] <= numbers[1] > 0:
+      low, high = numbers
+      return Law(name, lambda n, u: n * (low + (high - low) * u[..., :1]))
+  except (IndexError, ValueError):
+    pass
+  if name not in LAWS:
+    raise utils.UserError(
+      f'model.latent is {name!r}{utils.did_you_mean(name, LAWS)}; expected one of: '
+      f'{", ".join(LAWS)}, annealed_normal:STEPS, variable_normal:LOW:HIGH.'
+    )
+  return LAWS[name]
+
+
+def check_truncation(how: How, dialects: tuple[str, ...]) -> None:
+  """Refuse a truncation that means nothing for the latents of a generator.
+
+  Args:
+    how: with a truncation that is a number, not traced.
+    dialects: the generator's.
+  Raises:
+    UserError: as above.
+  """
+  if how.truncation != math.inf and how.dialect not in dialects:
+    known = f'the dialects {", ".join(dialects)} do' if dialects else 'none does'
+    raise utils.UserError(
+      f'truncation {how.truncation:g} in the dialect {how.dialect!r} means nothing for the '
+      f'latents of this generator ({known}); use none.'
+    )
 
 
 def knot_weights(knots: Array, truncation: Array | float) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax import linalg, utils
+from bigjax import linalg, singular, utils
 
 
 def orthogonal_grad(w: jax.Array) -> jax.Array:
@@ -44,6 +44,72 @@ def add_orthogonal_penalty(
       return g + beta * orthogonal_grad(w) if mask(path, w) else g
 
     return utils.map_paths(penalised, updates), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def clamp_sigma(
+  mask: Callable[[str, Any], bool], fixed: float, ratio: float
+) -> optax.GradientTransformation:
+  """Clamp the largest singular value after the update (BigGAN Eq. 4); after the optimizer proper.
+
+  Args:
+    mask: (path, leaf) -> whether the tensor is clamped; those with one column or row never are.
+    fixed, ratio: see `singular.bound`.
+  """
+
+  def update(updates, state, params=None):
+    if params is None:
+      raise ValueError('clamp_sigma needs the parameters: call tx.update(grads, state, params).')
+    weights = utils.flat(params)
+
+    def clamped(path, delta):
+      w = weights[path]
+      if not mask(path, w) or min(linalg.matrix(w).shape) < 2:
+        return delta
+      return singular.clamp(w + delta, fixed, ratio) - w
+
+    return utils.map_paths(clamped, updates), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def add_sigma_penalty(
+  weight: float, mask: Callable[[str, Any], bool], fixed: float, ratio: float
+) -> optax.GradientTransformation:
+  """Add the gradient of weight (sigma0 - bound)^2 to the updates; before the optimizer proper.
+
+  Args:
+    weight: strength.
+    mask: (path, leaf) -> whether the tensor is penalised; those with one column or row never are.
+    fixed, ratio: see `singular.bound`.
+  """
+
+  def update(updates, state, params=None):
+    if params is None:
+      raise ValueError(
+        'add_sigma_penalty needs the parameters: call tx.update(grads, state, params).'
+      )
+    weights = utils.flat(params)
+
+    def penalised(path, g):
+      w = weights[path]
+      if not mask(path, w) or min(linalg.matrix(w).shape) < 2:
+        return g
+      return g + weight * singular.penalty_grad(w, fixed, ratio)
+
+    return utils.map_paths(penalised, updates), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def freeze(mask: Callable[[str, Any], bool]) -> optax.GradientTransformation:
+  """Hold the parameters at `mask(path, leaf)` where they are; after the optimizer proper."""
+
+  def update(updates, state, params=None):
+    del params
+    still = lambda path, delta: jnp.zeros_like(delta) if mask(path, delta) else delta
+    return utils.map_paths(still, updates), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
