@@ -6,6 +6,7 @@ VERBS = {
   'train': 'train from a config, or resume a run',
   'sample': 'make images: class grids, interpolations, truncation sweeps',
   'export': 'write a generator for use elsewhere: safetensors and a card',
+  'convert': 'BigGAN-PyTorch weights in and out',
 }
 
 

@@ -22,7 +22,7 @@ from bigjax import algorithms, parallel, utils
 from bigjax import card as cards
 from bigjax import config as configs
 from bigjax.algorithms.base import Algorithm, Gen, Generator
-from bigjax.latents import How
+from bigjax.latents import How, check_truncation
 
 
 def family(name: str) -> Any:
@@ -96,7 +96,12 @@ class Sampler:
     )
 
   def latents(self, seed: int, num: int, how: How) -> np.ndarray:
-    """Return z [num, ...]; the first n do not depend on `num`."""
+    """Return z [num, ...]; the first n do not depend on `num`.
+
+    Raises:
+      UserError: such a truncation means nothing for these latents.
+    """
+    check_truncation(how, self.generator.dialects)
     with jax.set_mesh(self.mesh):
       return np.asarray(self._latents(jax.random.key(seed), num, how).addressable_data(0))
 
@@ -116,7 +121,12 @@ class Sampler:
     return np.concatenate(out)[:num]
 
   def calibrate(self, gen: Gen, seed: int, how: How) -> Gen:
-    """Return `gen` with standing statistics for this truncation added."""
+    """Return `gen` with standing statistics for this truncation added.
+
+    Raises:
+      UserError: such a truncation means nothing for these latents.
+    """
+    check_truncation(how, self.generator.dialects)
     with jax.set_mesh(self.mesh):
       return self.generator.calibrate(gen, jax.random.key(seed), how)
 
@@ -148,7 +158,7 @@ class Program:
 
   algorithm: Algorithm
   mesh: Mesh
-  init: Callable  # (key) -> state
+  init: Callable  # (key, given) -> state; see base.Given
   step: Callable  # (state, batch, stage) -> state, metrics; the state is donated
   probe: Callable  # (state, batch, held_out) -> metrics
   gen: Callable  # (state) -> gen
@@ -157,7 +167,7 @@ class Program:
   def shapes(self) -> Any:
     """Return the state's tree of shapes, computing nothing."""
     with jax.set_mesh(self.mesh):
-      return jax.eval_shape(self.algorithm.init, jax.random.key(0))
+      return jax.eval_shape(lambda: self.algorithm.init(jax.random.key(0)))
 
 
 def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Program:

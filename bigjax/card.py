@@ -12,7 +12,7 @@ import safetensors.numpy
 from bigjax import checkpoint, report, utils
 from bigjax.latents import How, parse
 
-FORMAT = 1
+FORMAT = 2
 CARD_KEYS = (
   'format',
   'algorithm',
@@ -36,13 +36,19 @@ def card_path(path: str) -> str:
   return os.path.splitext(path)[0] + '.json'
 
 
+def save_tensors(path: str, tree: Any) -> None:
+  """Write a tree of arrays as safetensors, by path, whole or not at all."""
+  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+  tensors = {name: np.ascontiguousarray(leaf) for name, leaf in utils.flat(tree).items()}
+  partial = path + '.partial'
+  with open(partial, 'wb') as file:  # safetensors' own would be readable by its owner alone
+    file.write(safetensors.numpy.save(tensors, metadata={'bigjax': f'format {FORMAT}'}))
+  os.replace(partial, path)
+
+
 def save(path: str, gen: Any, card: Mapping[str, Any]) -> None:
   """Write a generator: `path` (.safetensors) and its card beside it."""
-  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-  tensors = {name: np.asarray(leaf) for name, leaf in utils.flat(gen).items()}
-  partial = path + '.partial'
-  safetensors.numpy.save_file(tensors, partial, metadata={'bigjax': f'format {FORMAT}'})
-  os.replace(partial, path)
+  save_tensors(path, gen)
   report.write_json(card_path(path), card)
 
 

@@ -23,7 +23,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from bigjax import utils
 
-FORMAT = 1
+FORMAT = 2
 
 
 def _is_key(leaf: Any) -> bool:
@@ -272,6 +272,39 @@ def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any]
       f'({type(error).__name__}: {_first_line(error)}).'
     ) from error
   return {'stats': {}, 'knots': np.zeros((0,), np.float32), **plain}, step
+
+
+def restore_part(workdir: str, step: int, wanted: Callable[[str], bool]) -> dict[str, Any]:
+  """Return the leaves of a checkpoint's training state at the wanted paths, as NumPy arrays.
+
+  Args:
+    workdir: of a run.
+    step: of one of its checkpoints.
+    wanted: which paths, such as 'players/gen/params/linear/kernel'; others are not read.
+  Returns:
+    {path: array}.
+  Raises:
+    UserError: it cannot be read.
+  """
+  path = _root(workdir) / str(step) / 'state'
+  try:
+    shapes = {p: s for p, s in utils.flat(_stored_shapes(path)).items() if wanted(p)}
+    target = utils.nest({p: np.zeros(s.shape, s.dtype) for p, s in shapes.items()})
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      plain = checkpointer.restore(
+        path,
+        args=ocp.args.PyTreeRestore(
+          item=target,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+          partial_restore=True,
+        ),
+      )
+  except Exception as error:
+    raise utils.UserError(
+      f'the weights of checkpoint {step} in {workdir!r} cannot be read '
+      f'({type(error).__name__}: {_first_line(error)}).'
+    ) from error
+  return {p: np.asarray(leaf) for p, leaf in utils.flat(plain).items()}
 
 
 def best_step(workdir: str) -> int:

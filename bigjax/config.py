@@ -1,8 +1,8 @@
 """Configs: finding them by name, checking their keys, and what makes two runs the same run.
 
-A config is an ml_collections file with flat groups. The group `run` (steps, periods, paths) may
-change freely between resumes; everything else is the identity of a run: hashed, and refused on
-mismatch.
+A config is an ml_collections file with flat groups. The group `run` (steps, periods, memory) and
+where the data lies may change freely between resumes; everything else is the identity of a run:
+hashed, and refused on mismatch.
 """
 
 import hashlib
@@ -17,8 +17,19 @@ import ml_collections
 
 from bigjax import utils
 
-FREE = 'run'
-TOP = ('algorithm', 'seed', 'run', 'data', 'model', 'optim', 'augment', 'eval', 'export')
+FREE = ('run.', 'data.data_dir')
+TOP = (
+  'algorithm',
+  'seed',
+  'init_from',
+  'run',
+  'data',
+  'model',
+  'optim',
+  'augment',
+  'eval',
+  'export',
+)
 GROUPS = {
   'run': (
     'steps',
@@ -29,8 +40,10 @@ GROUPS = {
     'keep_every',
     'best',
     'max_skipped',
+    'minibatches',
+    'remat',
   ),
-  'data': ('source', 'resolution', 'channels', 'num_classes', 'held_out'),
+  'data': ('source', 'data_dir', 'resolution', 'channels', 'num_classes', 'held_out'),
   'eval': ('name', 'num_samples', 'standing_passes', 'standing_batch', 'grid_columns'),
   'export': ('truncations', 'dialect'),
 }
@@ -79,8 +92,10 @@ def read(given: str) -> ml_collections.ConfigDict:
   return module.get_config(variant.removeprefix(':'))
 
 
-def require(config: ml_collections.ConfigDict, groups: Mapping[str, tuple[str, ...]]) -> None:
-  """Refuse a config whose groups lack a key that is read, or have one that nobody knows.
+def require(
+  config: ml_collections.ConfigDict, groups: Mapping[str, tuple[str, ...]], exact: bool = True
+) -> None:
+  """Refuse a config whose groups lack a key that is read or (`exact`) have one that nobody knows.
 
   Raises:
     UserError: names the first such key.
@@ -92,7 +107,7 @@ def require(config: ml_collections.ConfigDict, groups: Mapping[str, tuple[str, .
       if key not in config[group]:
         raise utils.UserError(f'config.{group}.{key} is missing from the config.')
     for key in config[group]:
-      if key not in keys:
+      if exact and key not in keys:
         raise utils.UserError(
           f'config.{group}.{key} is not a known key{utils.did_you_mean(key, keys)}; '
           f'the group has {", ".join(keys)}.'
@@ -145,7 +160,7 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Return what must not change between resumes."""
-  return {k: v for k, v in flatten(config).items() if not k.startswith(f'{FREE}.')}
+  return {k: v for k, v in flatten(config).items() if not k.startswith(FREE)}
 
 
 def digest(config: ml_collections.ConfigDict) -> str:

@@ -22,13 +22,14 @@ from absl import flags
 from ml_collections import config_flags
 
 import bigjax
-from bigjax import build, checkpoint, data, evaluators, parallel, report, utils
+from bigjax import build, checkpoint, data, evaluators, parallel, report, transfer, utils
 from bigjax import card as cards
 from bigjax import config as configs
-from bigjax.latents import How
+from bigjax.latents import How, check_truncation
 from bigjax.latents import parse as parse_truncation
 
 History = list[dict[str, Any]]  # [{from_step, seed, patch, reason}], ascending
+Say = Callable[[str], None]
 
 
 def batches(
@@ -59,6 +60,7 @@ def _placed(
 def held_out_batch(program: build.Program, source: data.Source) -> Any:
   """Return one batch shaped as the step's, from held-out images (repeated where they are few)."""
   images, labels = source.held_out()
+  labels = data.one_label(labels)
   num_minibatches, num_examples = program.algorithm.stage(0).batch
   rows = parallel.local_rows(program.mesh, num_examples)
   pick = np.arange(num_minibatches)[:, None] * num_examples + rows[None]
@@ -75,7 +77,10 @@ class Evaluation:
     self._program, self._source, self._config = program, source, config.eval
     self._columns = config.eval.grid_columns
     self._how = How(passes=config.eval.standing_passes, batch=config.eval.standing_batch)
-    self._score, self.floor = evaluators.load(config.eval.name, source.train(), source.held_out())
+    labelled = [
+      (images, data.one_label(labels)) for images, labels in (source.train(), source.held_out())
+    ]
+    self._score, self.floor = evaluators.load(config.eval.name, *labelled)
     best = config.run.best
     if best and best.removeprefix('-') not in self.floor:
       raise utils.UserError(
@@ -118,7 +123,7 @@ def prepare_workdir(workdir: str, config: ml_collections.ConfigDict) -> History:
   path = os.path.join(workdir, 'history.json')
   if os.path.exists(path):
     theirs = _read_json(os.path.join(workdir, 'config.json'))
-    theirs = {k: v for k, v in theirs.items() if not k.startswith(f'{configs.FREE}.')}
+    theirs = {k: v for k, v in theirs.items() if not k.startswith(configs.FREE)}
     differing = configs.differences(configs.identity(config), theirs)
     if differing:
       raise utils.UserError(
@@ -144,15 +149,18 @@ def _read_json(path: str) -> Any:
     ) from None
 
 
-def export_truncations(config: ml_collections.ConfigDict) -> list[str]:
+def export_truncations(config: ml_collections.ConfigDict, dialects: tuple[str, ...]) -> list[str]:
   """Return `export.truncations` as words, however they were given on the command line.
 
+  Args:
+    config: of the run.
+    dialects: that mean something for its latents.
   Raises:
     UserError: one of them means nothing.
   """
   words = [w.strip() for given in config.export.truncations for w in str(given).split(',')]
   for word in words:
-    parse_truncation(word, config.export.dialect)
+    check_truncation(parse_truncation(word, config.export.dialect), dialects)
   return words
 
 
@@ -175,7 +183,7 @@ def make_card(
     'license': f'data: {source.license}; weights: set by whoever publishes them',
     'config_hash': configs.digest(config),
     'dialect': config.export.dialect,
-    'truncations': export_truncations(config),
+    'truncations': export_truncations(config, program.sampler.generator.dialects),
     'standing_passes': config.eval.standing_passes,
     'standing_batch': config.eval.standing_batch,
   }
@@ -248,14 +256,25 @@ class Log:
       writer.close()
 
 
+def first_state(
+  program: build.Program, seed: int, init_from: str, class_names: Sequence[str], say: Say
+) -> Any:
+  """Return the state at step 0: freshly drawn, or begun from the weights of another run.
+
+  Raises:
+    UserError: those weights cannot be read, or none fits.
+  """
+  given = {}
+  if init_from:
+    given, table = transfer.begin(init_from, program.shapes(), class_names)
+    say(f'weights of {init_from}:\n{table}')
+  return program.init(jax.random.key(seed), given)
+
+
 def restore(
-  program: build.Program,
-  checkpoints: checkpoint.Checkpoints,
-  seed: int,
-  config_hash: str,
-  say: Callable[[str], None],
-) -> tuple[Any, int]:
-  """Return (state, step): from the newest readable checkpoint, else freshly initialised.
+  program: build.Program, checkpoints: checkpoint.Checkpoints, config_hash: str, say: Say
+) -> tuple[Any, int] | None:
+  """Return (state, step) from the newest readable checkpoint, or None where there is none.
 
   Raises:
     UserError: the checkpoint was written under another config.
@@ -263,7 +282,7 @@ def restore(
   everywhere = parallel.replicated(program.mesh)
   restored = checkpoints.restore_latest(program.shapes(), everywhere, warn=say)
   if restored is None:
-    return program.init(jax.random.key(seed)), 0
+    return None
   state, meta = restored
   if meta['config_hash'] != config_hash:
     raise utils.UserError(
@@ -318,7 +337,11 @@ def train(
   with contextlib.ExitStack() as stack:
     checkpoints = checkpoint.Checkpoints(workdir, run.keep, run.keep_every, run.best)
     stack.callback(checkpoints.close)
-    state, first = restore(program, checkpoints, seed_at(history, 0), card['config_hash'], say)
+    restored = restore(program, checkpoints, card['config_hash'], say)
+    state, first = restored or (
+      first_state(program, seed_at(history, 0), config.init_from, source.class_names, say),
+      0,
+    )
     stream = batches(program, source, history, first)
     held_out = held_out_batch(program, source)
     log = Log(workdir, first, run.steps, math.prod(program.algorithm.stage(first).batch))

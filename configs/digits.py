@@ -15,6 +15,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.algorithm = 'biggan'
   config.seed = 0
+  config.init_from = ''
   config.run = ml_collections.ConfigDict(
     {
       'steps': 700,
@@ -25,11 +26,14 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'keep_every': 0,
       'best': 'coverage',
       'max_skipped': 10,
+      'minibatches': 1,
+      'remat': False,
     }
   )
   config.data = ml_collections.ConfigDict(
     {
       'source': 'digits',
+      'data_dir': '',
       'resolution': 16,
       'channels': 1,
       'num_classes': 10,
@@ -38,12 +42,18 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   )
   config.model = ml_collections.ConfigDict(
     {
+      'network': 'biggan',
       'ch': 16,
       'z_dim': 60,
+      'latent': 'normal',
       'shared_dim': 32,
+      'skip_z': True,
       'gen_attention': (),
       'disc_attention': (),
+      'disc_widths': (),
+      'disc_dropout': 0.0,
       'bn_group': 0,
+      'bn_eps': 1e-4,
       'dtype': 'float32',
     }
   )
@@ -61,6 +71,12 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'spectral_eps': 1e-4,
       'ema_decay': 0.99,
       'ema_start': 200,
+      'r1_gamma': 0.0,
+      'sigma_tool': 'none',
+      'sigma_weight': 0.0,
+      'sigma_reg': 0.0,
+      'sigma_ratio': 1.0,
+      'freeze_disc': 0,
     }
   )
   config.augment = ml_collections.ConfigDict({'name': 'none'})

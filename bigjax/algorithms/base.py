@@ -24,13 +24,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax import spectral
+from bigjax import spectral, utils
 from bigjax.latents import How
 
 Array = jax.Array
 State = dict[str, Any]
 Gen = dict[str, Any]
 Metrics = dict[str, Array]
+# {'<player>' or 'ema': {path: array}}: weights to begin with in place of freshly drawn ones.
+Given = Mapping[str, Mapping[str, Array]]
+NOTHING: Given = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Player:
     return spectral.normalize(player['params'], spectral.vectors(player['opt']))
 
 
+def replace(params: Any, given: Mapping[str, Array]) -> Any:
+  """Return the parameters with those at the paths of `given` replaced."""
+  return utils.map_paths(lambda path, fresh: given.get(path, fresh), params)
+
+
 def count_skipped(skipped: Array, finite: Array) -> Array:
   """Return the number of consecutive refused updates after one more."""
   return jnp.where(finite, 0, skipped + 1)
@@ -70,8 +78,8 @@ def count_skipped(skipped: Array, finite: Array) -> Array:
 class Algorithm(Protocol):
   """Training. All methods but `stage` and `position` are pure and are jitted by build.py."""
 
-  def init(self, key: Array) -> State:
-    """Return the state at step 0."""
+  def init(self, key: Array, given: Given = NOTHING) -> State:
+    """Return the state at step 0, its parameters drawn from the key where none are given."""
 
   def step(self, state: State, batch: Mapping[str, Array], stage: Stage) -> tuple[State, Metrics]:
     """Advance by one update of every player.
@@ -102,6 +110,10 @@ class Algorithm(Protocol):
 
 class Generator(Protocol):
   """Everything after training: sample, evaluate, export and convert see only this."""
+
+  @property
+  def dialects(self) -> tuple[str, ...]:
+    """The truncation dialects that mean something for the latents (latents.DIALECTS)."""
 
   def latents(self, key: Array, num: int, how: How) -> Array:
     """Return z for `num` samples; the first n do not depend on `num`."""

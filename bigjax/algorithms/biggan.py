@@ -2,13 +2,16 @@
 
 k discriminator steps, each on its own real minibatch with fresh latents and labels, then one
 generator step; hinge loss; cross-replica BatchNorm; orthogonal penalty on the generator; averaged
-weights. Differences from BigGAN-PyTorch, all towards the paper: the penalty has Eq. 3's full
-gradient, one power iteration per update rather than per forward pass, epsilon 1e-4 in every
-BatchNorm, zero biases at init, no running BatchNorm averages.
+weights. BigGAN-deep is the same game with other networks. Differences from BigGAN-PyTorch, all
+towards the paper: the penalty has Eq. 3's full gradient, one power iteration per update rather than
+per forward pass, epsilon 1e-4 in every BatchNorm, zero biases at init, no running BatchNorm
+averages.
 """
 
 import dataclasses
 import functools
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,41 +19,45 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from bigjax import augment, losses, optim, parallel, regularizers, spectral, utils
+from bigjax import augment, losses, optim, parallel, regularizers, singular, spectral, utils
 from bigjax import config as configs
 from bigjax.algorithms import base
 from bigjax.algorithms.base import Gen, Metrics, Player, Stage, State
-from bigjax.latents import How, draw, knot_weights
-from bigjax.models import biggan as models
+from bigjax.latents import How, Law, knot_weights, law
+from bigjax.models import biggan, biggan_deep
 
 Array = jax.Array
+NETWORKS = {'biggan': biggan, 'biggan_deep': biggan_deep}
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16, 'float64': jnp.float64}
 
 
 def to_float(image: Array) -> Array:
-  """Return uint8 images in [0, 255] as float32 in [-1, 1]."""
-  return image.astype(jnp.float32) / 127.5 - 1
+  """Return uint8 images in [0, 255] as float32 in [-1, 1]; floats are in [-1, 1] already."""
+  return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
 
 
 def penalised(path: str, leaf: Any) -> bool:
-  """The orthogonal penalty covers every kernel of the generator, not its shared embedding."""
-  del leaf
-  return path.endswith('kernel')
+  """The orthogonal penalty covers every matrix of the generator but its shared embedding."""
+  return leaf.ndim >= 2 and path != 'shared/embedding'
 
 
 @dataclasses.dataclass(frozen=True)
 class BigGAN:
   """The game of the paper; see base.Algorithm for what each method promises."""
 
-  gen_net: models.Generator
-  disc_net: models.Discriminator
+  gen_net: Any  # Generator and Discriminator of one of NETWORKS
+  disc_net: Any
   gen: Player
   disc: Player
   batch: tuple[int, int]  # (discriminator steps, examples of each)
+  law: Law
   penalty: float  # beta of Eq. 3, reported; the gradient is in gen.tx
   ema_decay: float
   ema_start: int
   augment: augment.Augment
+  r1: Callable[[Callable, Array], Array] = regularizers.no_r1  # (critic, real) -> [B]
+  dropout: float = 0.0  # of the discriminator's summed features
+  minibatches: int = 1  # parts of a device's batch, one after the other
 
   def stage(self, step: int) -> Stage:
     del step
@@ -60,60 +67,97 @@ class BigGAN:
     d_steps, batch = self.batch
     return step * d_steps * batch
 
-  def init(self, key: Array) -> State:
+  def init(self, key: Array, given: base.Given = base.NOTHING) -> State:
     key_gen, key_disc, key_state = jax.random.split(key, 3)
-    net = self.gen_net
-    z, y = jnp.zeros((2, net.z_dim)), jnp.zeros((2,), jnp.int32)
-    images = jnp.zeros((2, net.resolution, net.resolution, net.channels))
-    net = net.clone(bn_group=None)  # two examples need not make whole groups
-    gen = self.gen.init(net.init(key_gen, z, y, train=True)['params'])
-    disc = self.disc.init(self.disc_net.init(key_disc, images, y)['params'])
+    net = self.gen_net.clone(bn_group=None, minibatches=1)  # two examples need not divide
+    z, y = jnp.zeros((2, net.z_dim), jnp.float32), jnp.zeros((2,), jnp.int32)
+    images = jnp.zeros((2, net.resolution, net.resolution, net.channels), jnp.float32)
+    gen = net.init(key_gen, z, y, train=True)['params']
+    gen = self.gen.init(base.replace(gen, given.get('gen', {})))
+    disc = self.disc_net.init(key_disc, images, y)['params']
+    disc = self.disc.init(base.replace(disc, given.get('disc', {})))
+    ema = jax.tree.map(jnp.copy, gen['params'])  # never an alias: the state is donated
     return {
       'step': jnp.int32(0),
       'key': key_state,
       'players': {'gen': gen, 'disc': disc},
-      'ema': jax.tree.map(jnp.copy, gen['params']),  # never an alias: the state is donated
+      'ema': base.replace(ema, given.get('ema', {})),
       'aux': {'skipped': {'gen': jnp.int32(0), 'disc': jnp.int32(0)}},
       'frozen': {},
     }
 
-  def fresh(self, key: Array, shape: tuple[int, ...]) -> dict[str, Array]:
-    """Draw latents, labels uniform over the classes, and augmentation keys, one per example."""
+  def fresh(self, key: Array, shape: tuple[int, ...], step: Array) -> dict[str, Array]:
+    """Draw latents, labels uniform over the classes, and keys for the rest, one per example."""
     key_z, key_y, key_aug = jax.random.split(key, 3)
     inputs = {
-      'z': jax.random.normal(key_z, (*shape, self.gen_net.z_dim)),
+      'z': self.law.train(key_z, shape, self.gen_net.z_dim, step),
       'y': jax.random.randint(key_y, shape, 0, self.gen_net.num_classes),
       'aug': jax.random.split(key_aug, shape),
     }
     return parallel.shard_examples(inputs, lead=len(shape) - 1)
 
+  def images(self, weights: Any, z: Array, y: Array) -> Array:
+    """Return the generator's images, in training mode, with no more in memory than need be.
+
+    Minibatches that are whole BatchNorm groups run through the network one by one; others go from
+    one BatchNorm to the next together.
+    """
+    net = self.gen_net
+    if net.bn_group and (len(z) // self.minibatches) % net.bn_group == 0:
+      run = lambda part: net.apply({'params': weights}, part['z'], part['y'], train=True)
+      return parallel.in_parts(run, self.minibatches, {'z': z, 'y': y})
+    net = net.clone(minibatches=self.minibatches)
+    return net.apply({'params': weights}, z, y, train=True)
+
+  def mask(self, keys: Array) -> Array | None:
+    """Return the factors of dropout [B, features], None where it is off."""
+    if not self.dropout:
+      return None
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)  # key itself: the augmentation's
+    return regularizers.dropout_mask(keys, self.disc_net.num_features, self.dropout)
+
   def disc_loss(self, params: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """L_D on one device's examples; `shared` has the other player's weights and D's vectors."""
-    fake = self.gen_net.apply({'params': shared['gen']}, batch['z'], batch['y'], train=True)
-    fake = self.augment(batch['aug'], fake)
-    real = self.augment(batch['aug_real'], to_float(batch['image']))
     weights = spectral.normalize(params, shared['vectors'])
-    images, labels = jnp.concatenate([real, fake]), jnp.concatenate([batch['label'], batch['y']])
-    logits = self.disc_net.apply({'params': weights}, images, labels)
-    real_logits, fake_logits = jnp.split(logits, 2)
+    score = lambda *inputs: self.disc_net.apply({'params': weights}, *inputs)
+
+    def judge(part):
+      fake = self.augment(part['aug'], part['fake'])
+      real = self.augment(part['aug_real'], to_float(part['image']))
+      masks = [self.mask(part[name]) for name in ('aug_real', 'aug')]
+      both = None if masks[0] is None else jnp.concatenate(masks)
+      labels = jnp.concatenate([part['label'], part['y']])
+      real_logits, fake_logits = jnp.split(score(jnp.concatenate([real, fake]), labels, both), 2)
+      r1 = self.r1(lambda images: score(images, part['label'], masks[0]), real)
+      return real_logits, fake_logits, r1
+
+    fake = self.images(shared['gen'], batch['z'], batch['y'])
+    judged = parallel.in_parts(judge, self.minibatches, {**batch, 'fake': fake})
+    real_logits, fake_logits, r1 = judged
     loss_real, loss_fake = losses.hinge_disc(real_logits, fake_logits)
     metrics = {
       'd_loss': loss_real + loss_fake,
       'd_loss_real': loss_real,
       'd_loss_fake': loss_fake,
+      'd_r1': r1.mean(),
       'd_logit_real': real_logits.mean(),
       'd_logit_fake': fake_logits.mean(),
       'd_accuracy_real': (real_logits > 0).mean(dtype=jnp.float32),
       'd_accuracy_fake': (fake_logits < 0).mean(dtype=jnp.float32),
     }
-    return loss_real + loss_fake, metrics
+    return loss_real + loss_fake + r1.mean(), metrics
 
   def gen_loss(self, params: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """L_G on one device's examples; the penalty is not in it but in the optimizer chain."""
     weights = spectral.normalize(params, shared['vectors'])
-    fake = self.gen_net.apply({'params': weights}, batch['z'], batch['y'], train=True)
-    fake = self.augment(batch['aug'], fake)
-    loss = losses.hinge_gen(self.disc_net.apply({'params': shared['disc']}, fake, batch['y']))
+
+    def judge(part):
+      fake, mask = self.augment(part['aug'], part['fake']), self.mask(part['aug'])
+      return self.disc_net.apply({'params': shared['disc']}, fake, part['y'], mask)
+
+    fake = self.images(weights, batch['z'], batch['y'])
+    logits = parallel.in_parts(judge, self.minibatches, {**batch, 'fake': fake})
+    loss = losses.hinge_gen(logits)
     return loss, {'g_loss': loss}
 
   def step(self, state: State, batch: dict[str, Array], stage: Stage) -> tuple[State, Metrics]:
@@ -131,17 +175,19 @@ class BigGAN:
       new_disc = self.disc.update(disc, grads)
       finite = utils.all_finite((loss, grads, new_disc))
       disc = utils.select(finite, new_disc, disc)
+      metrics |= {'d_grad_norm': optax.tree.norm(grads)}
       return (disc, base.count_skipped(skipped, finite)), metrics
 
     shape = (num_steps, num_examples)
     aug_real = parallel.shard_examples(jax.random.split(key_real, shape), lead=1)
-    examples = {**batch, **self.fresh(key_disc, shape), 'aug_real': aug_real}
+    examples = {**batch, **self.fresh(key_disc, shape, state['step']), 'aug_real': aug_real}
     carry = (disc, aux['skipped']['disc'])
     (disc, disc_skipped), disc_metrics = parallel.scan(disc_step, carry, examples)
 
     shared = {'disc': self.disc.normalized(disc), 'vectors': spectral.vectors(gen['opt'])}
     grad = parallel.value_and_grad(self.gen_loss)
-    (loss, metrics), grads = grad(gen['params'], shared, self.fresh(key_gen, (num_examples,)))
+    examples = self.fresh(key_gen, (num_examples,), state['step'])
+    (loss, metrics), grads = grad(gen['params'], shared, examples)
     new_gen = self.gen.update(gen, grads)  # with the penalty, which can overflow by itself
     finite = utils.all_finite((loss, grads, new_gen))
     started = state['step'] >= self.ema_start
@@ -150,6 +196,7 @@ class BigGAN:
 
     skipped = {'gen': base.count_skipped(aux['skipped']['gen'], finite), 'disc': disc_skipped}
     metrics |= jax.tree.map(lambda x: x.mean(), disc_metrics)
+    metrics['g_grad_norm'] = optax.tree.norm(grads)
     metrics['skipped'] = jnp.maximum(skipped['gen'], skipped['disc'])
     state = {
       'step': state['step'] + 1,
@@ -169,25 +216,30 @@ class BigGAN:
     key = jax.random.fold_in(jax.random.fold_in(state['key'], state['step']), 3)  # no key of a step
 
     def accuracies(_, weights, examples):
-      score = lambda image, y: self.disc_net.apply({'params': weights['disc']}, image, y)
+      def score(image, y):
+        judge = lambda part: self.disc_net.apply({'params': weights['disc']}, *part)
+        return parallel.in_parts(judge, self.minibatches, (image, y))
+
       share = lambda positive: positive.mean(dtype=jnp.float32)
       train, held_out, z, y = (examples[name] for name in ('train', 'held_out', 'z', 'y'))
-      fake = self.gen_net.apply({'params': weights['gen']}, z, y, train=True)
+      fake = self.images(weights['gen'], z, y)
       return {
         'probe_accuracy_train': share(score(to_float(train['image']), train['label']) > 0),
         'probe_accuracy_held_out': share(score(to_float(held_out['image']), held_out['label']) > 0),
         'probe_accuracy_fake': share(score(fake, y) < 0),
       }
 
-    fresh = self.fresh(key, train['label'].shape)
+    fresh = self.fresh(key, train['label'].shape, state['step'])
     examples = {'train': train, 'held_out': held_out, 'z': fresh['z'], 'y': fresh['y']}
     signs = parallel.over_batch(accuracies)({}, weights, examples)
     for name, player in state['players'].items():
-      sigmas = spectral.sigmas(player['params'], spectral.vectors(player['opt']))
-      signs[f'sigma_max_{name}'] = jnp.max(jnp.stack(list(sigmas.values())))
+      estimates = spectral.sigmas(player['params'], spectral.vectors(player['opt']))
+      signs[f'sigma_max_{name}'] = jnp.max(jnp.stack(list(estimates.values())))
       signs[f'weight_norm_{name}'] = optax.tree.norm(player['params'])
-    sigmas = spectral.sigmas(gen['params'], spectral.vectors(gen['opt']))
-    signs['sigma_gen_linear'] = sigmas['linear/kernel']  # the layer that explodes at collapse
+      for path in estimates:
+        w = utils.flat(player['params'])[path]
+        for i, value in enumerate(singular.leading(w, singular.at_most(w, 3)).values):
+          signs[f'sigma{i}_{name}/{path}'] = value
     signs['orthogonal_penalty'] = self.penalty * regularizers.total(
       regularizers.orthogonal, gen['params'], penalised
     )
@@ -202,19 +254,30 @@ class BigGAN:
 
   def architecture(self) -> dict[str, Any]:
     net = self.gen_net
-    fields = ('resolution', 'num_classes', 'ch', 'z_dim', 'shared_dim', 'channels')
-    return {**{name: getattr(net, name) for name in fields}, 'attention': list(net.attention)}
+    network = next(name for name, module in NETWORKS.items() if isinstance(net, module.Generator))
+    fields = ('resolution', 'num_classes', 'ch', 'z_dim', 'channels', 'bn_eps')
+    return {
+      'network': network,
+      'latent': self.law.name,
+      'attention': list(net.attention),
+      **{name: getattr(net, name) for name in (*fields, *NETWORKS[network].OPTIONS)},
+    }
 
 
 @dataclasses.dataclass(frozen=True)
 class BigGANGenerator:
   """The sampled network; gen is {params, stats: {layer: {mean [K, C], var [K, C]}}, knots [K]}."""
 
-  net: models.Generator
+  net: Any
+  law: Law
+
+  @property
+  def dialects(self) -> tuple[str, ...]:
+    return self.law.dialects
 
   def latents(self, key: Array, num: int, how: How) -> Array:
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
-    return draw(keys, self.net.z_dim, how)
+    return self.law.draw(keys, self.net.z_dim, how)
 
   def generate(self, gen: Gen, z: Array, y: Array, how: How) -> Array:
     if not gen['knots'].shape[0]:
@@ -261,7 +324,43 @@ class BigGANGenerator:
 def make_generator(architecture: dict[str, Any]) -> BigGANGenerator:
   """Build the sampled network from a card's `architecture`."""
   fields = {**architecture, 'attention': tuple(architecture['attention'])}
-  return BigGANGenerator(models.Generator(**fields))
+  network = NETWORKS[fields.pop('network')]
+  return BigGANGenerator(law=law(fields.pop('latent')), net=network.Generator(**fields))
+
+
+MODEL_KEYS = (
+  'network',
+  'ch',
+  'z_dim',
+  'latent',
+  'gen_attention',
+  'disc_attention',
+  'disc_widths',
+  'disc_dropout',
+  'bn_group',
+  'bn_eps',
+  'dtype',
+)
+OPTIM_KEYS = (
+  'batch_size',
+  'd_steps',
+  'name',
+  'gen_lr',
+  'disc_lr',
+  'b1',
+  'b2',
+  'eps',
+  'ortho_beta',
+  'spectral_eps',
+  'ema_decay',
+  'ema_start',
+  'r1_gamma',
+  'sigma_tool',
+  'sigma_weight',
+  'sigma_reg',
+  'sigma_ratio',
+  'freeze_disc',
+)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -270,52 +369,41 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: a key is missing or unknown, or values do not fit together.
   """
+  configs.require(config, {'model': ('network',)}, exact=False)
+  network = utils.pick(config.model.network, NETWORKS, 'model.network')
   configs.require(
     config,
     {
-      'model': (
-        'ch',
-        'z_dim',
-        'shared_dim',
-        'gen_attention',
-        'disc_attention',
-        'bn_group',
-        'dtype',
-      ),
-      'optim': (
-        'batch_size',
-        'd_steps',
-        'name',
-        'gen_lr',
-        'disc_lr',
-        'b1',
-        'b2',
-        'eps',
-        'ortho_beta',
-        'spectral_eps',
-        'ema_decay',
-        'ema_start',
-      ),
+      'model': (*MODEL_KEYS, *network.OPTIONS),
+      'optim': OPTIM_KEYS,
       'augment': ('name',),
     },
   )
   data, model = config.data, config.model
-  if data.resolution not in models.GEN_WIDTHS:
+  if data.resolution not in network.GEN_WIDTHS:
     raise utils.UserError(
-      f'data.resolution is {data.resolution}; biggan has networks for '
-      f'{", ".join(map(str, models.GEN_WIDTHS))}.'
+      f'data.resolution is {data.resolution}; {model.network} has networks for '
+      f'{", ".join(map(str, network.GEN_WIDTHS))}.'
     )
   configs.at_least_one(config, 'optim', 'batch_size', 'd_steps')
   configs.at_least_one(config, 'model', 'ch', 'z_dim')
-  chunks = models.num_chunks(data.resolution)
-  if model.z_dim % chunks:
+  configs.at_least_one(config, 'run', 'minibatches')
+  options = {key: model[key] for key in network.OPTIONS}
+  network.check_options(options, model.z_dim, data.resolution)
+  num_widths = network.num_disc_widths(data.resolution)
+  if len(model.disc_widths) not in (0, num_widths):
     raise utils.UserError(
-      f'model.z_dim is {model.z_dim}, but at {data.resolution} px z is split into {chunks} '
-      f'equal chunks; use a multiple of {chunks}, for example {chunks * 20}.'
+      f'model.disc_widths has {len(model.disc_widths)} entries; at {data.resolution} px '
+      f"{model.network}'s discriminator has {num_widths} (or give () for the published ones)."
+    )
+  if not 0 <= model.disc_dropout < 1:
+    raise utils.UserError(
+      f'model.disc_dropout is {model.disc_dropout}; give the share of features to drop, from 0 '
+      'to below 1.'
     )
   for key, maps in (
-    ('gen_attention', models.gen_maps(data.resolution)),
-    ('disc_attention', models.disc_maps(data.resolution)),
+    ('gen_attention', network.gen_maps(data.resolution)),
+    ('disc_attention', network.disc_maps(data.resolution, tuple(model.disc_widths))),
   ):
     for at in model[key]:
       if at not in maps:  # BigGAN-PyTorch then has silently no attention
@@ -330,46 +418,88 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
 
 
+def frozen_blocks(num: int) -> Callable[[str, Any], bool]:
+  """Return which of the discriminator's tensors stay as they are: its first blocks' (FreezeD)."""
+  first = re.compile(rf'(blocks|attention)_({"|".join(map(str, range(num)))})(_\d)?/|input_conv/')
+  return lambda path, leaf: num > 0 and first.match(path) is not None
+
+
+def is_kernel(path: str, leaf: Any) -> bool:
+  """The generator's tensors under spectral norm: those whose sigma0 may be held down."""
+  return spectral.spec()(path, leaf)
+
+
+def sigma_tools(opt: ml_collections.ConfigDict) -> tuple[Any, Any]:
+  """Return what holds sigma0 of the generator down: a link before and one after the optimizer.
+
+  Raises:
+    UserError: there is no such tool.
+  """
+  limit = {'fixed': opt.sigma_reg, 'ratio': opt.sigma_ratio}
+  none = optax.identity()
+  tools = {
+    'none': lambda: (none, none),
+    'clamp': lambda: (none, optim.clamp_sigma(is_kernel, **limit)),
+    'penalty': lambda: (optim.add_sigma_penalty(opt.sigma_weight, is_kernel, **limit), none),
+  }
+  return utils.pick(opt.sigma_tool, tools, 'optim.sigma_tool')()
+
+
 def make(config: ml_collections.ConfigDict) -> BigGAN:
-  """Build the algorithm from a config with the groups data, model, optim and augment.
+  """Build the algorithm from a config with the groups run, data, model, optim and augment.
 
   Raises:
     UserError: as `check`, or a name that stands for nothing.
   """
   check(config)
-  data, model, opt = config.data, config.model, config.optim
-  dtype = utils.pick(model.dtype, DTYPES, 'model.dtype')
-  net = {
+  run, data, model, opt = config.run, config.data, config.model, config.optim
+  network = NETWORKS[model.network]
+  shared = {
     'resolution': data.resolution,
     'num_classes': data.num_classes,
     'ch': model.ch,
-    'dtype': dtype,
+    'remat': run.remat,
+    'dtype': utils.pick(model.dtype, DTYPES, 'model.dtype'),
   }
   adam = utils.pick(opt.name, optim.OPTIMIZERS, 'optim.name')
+  sigma_before, sigma_after = sigma_tools(opt)
   gen_tx = optax.chain(
     optim.add_orthogonal_penalty(opt.ortho_beta, penalised),
+    sigma_before,
     adam(opt.gen_lr, opt.b1, opt.b2, opt.eps),
+    sigma_after,
     spectral.track(spectral.spec(), opt.spectral_eps),
   )
   disc_tx = optax.chain(
     adam(opt.disc_lr, opt.b1, opt.b2, opt.eps),
+    optim.freeze(frozen_blocks(opt.freeze_disc)),
     spectral.track(spectral.spec(embeddings=True), opt.spectral_eps),
   )
+  r1 = regularizers.no_r1
+  if opt.r1_gamma:
+    r1 = lambda critic, images: opt.r1_gamma * regularizers.r1(critic, images)
   return BigGAN(
-    gen_net=models.Generator(
-      **net,
+    gen_net=network.Generator(
+      **shared,
       z_dim=model.z_dim,
-      shared_dim=model.shared_dim,
       channels=data.channels,
       attention=tuple(model.gen_attention),
       bn_group=model.bn_group or None,
+      bn_eps=model.bn_eps,
+      **{key: model[key] for key in network.OPTIONS},
     ),
-    disc_net=models.Discriminator(**net, attention=tuple(model.disc_attention)),
+    disc_net=network.Discriminator(
+      **shared, widths=tuple(model.disc_widths), attention=tuple(model.disc_attention)
+    ),
     gen=Player(gen_tx),
     disc=Player(disc_tx),
     batch=(opt.d_steps, opt.batch_size),
+    law=law(model.latent),
     penalty=opt.ortho_beta,
     ema_decay=opt.ema_decay,
     ema_start=opt.ema_start,
     augment=utils.pick(config.augment.name, augment.AUGMENTATIONS, 'augment.name'),
+    r1=r1,
+    dropout=model.disc_dropout,
+    minibatches=run.minibatches,
   )

@@ -1,0 +1,483 @@
+"""Published BigGAN weights <-> ours: BigGAN-PyTorch's arrays, by name.
+
+`bigjax convert` turns a generator (.pth, .npz or .safetensors of BigGAN-PyTorch's names) into one
+that `bigjax sample` and `--config.init_from` read, or writes a run's networks under those names.
+The architecture is read off the arrays. A tensor maps by rename and transpose; the first layer's
+outputs also go from channel-major to channel-minor. Of the stored vectors of spectral norm, u is
+theirs exactly, and v follows from it.
+"""
+
+import math
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+import bigjax
+from bigjax import card as cards
+from bigjax import checkpoint, pth, singular, spectral, transfer, utils
+from bigjax.algorithms import biggan as algorithm
+from bigjax.models import biggan, biggan_deep
+
+Arrays = dict[str, np.ndarray]
+Architecture = dict[str, Any]
+# Of BigGAN-PyTorch's buffers, these say nothing about the weights.
+IGNORED = re.compile(r'(\.sv\d+|\.u[1-9]\d*|accumulation_counter|num_batches_tracked)$')
+STATS = {'mean': ('stored_mean', 'running_mean'), 'var': ('stored_var', 'running_var')}
+
+
+# --- names and layouts ---------------------------------------------------------------------------
+
+
+def torch_module(path: str) -> str:
+  """Return BigGAN-PyTorch's name of one of our modules: 'blocks_3/bn1' -> 'blocks.3.0.bn1'."""
+  path = re.sub(r'^(blocks|attention)_(\d+)_(\d+)', r'blocks.\2.\3', path)
+  path = re.sub(r'^blocks_(\d+)', r'blocks.\1.0', path)
+  path = re.sub(r'^attention_(\d+)', r'blocks.\1.1', path)
+  path = re.sub(r'^output/bn', 'output_layer.0', path)
+  path = re.sub(r'^output/conv', 'output_layer.2', path)
+  return path.replace('/', '.')
+
+
+def torch_name(path: str) -> str:
+  """Return BigGAN-PyTorch's name of one of our parameters."""
+  module, _, leaf = path.rpartition('/')
+  leaf = {'kernel': 'weight', 'embedding': 'weight'}.get(leaf, leaf)
+  return f'{torch_module(module)}.{leaf}'
+
+
+def to_torch(path: str, w: np.ndarray) -> np.ndarray:
+  """Return one of our parameters in PyTorch's layout."""
+  if path.endswith('kernel') and w.ndim == 4:
+    return w.transpose(3, 2, 0, 1)  # HWIO -> OIHW
+  if path.endswith('kernel'):
+    return _channel_major(path, w).T
+  return _channel_major(path, w)
+
+
+def from_torch(path: str, w: np.ndarray) -> np.ndarray:
+  """Return a parameter in our layout: the inverse of `to_torch`."""
+  if path.endswith('kernel') and w.ndim == 4:
+    return w.transpose(2, 3, 1, 0)
+  if path.endswith('kernel'):
+    return _channel_minor(path, w.T)
+  return _channel_minor(path, w)
+
+
+def _channel_major(path: str, w: np.ndarray) -> np.ndarray:
+  """Order the outputs [..., 4 * 4 * C] of the generator's first layer as PyTorch's C, H, W."""
+  if path.split('/')[0] != 'linear' or w.shape[-1] % 16:
+    return w
+  lead = w.shape[:-1]
+  return np.moveaxis(w.reshape(*lead, 16, -1), -1, -2).reshape(w.shape)
+
+
+def _channel_minor(path: str, w: np.ndarray) -> np.ndarray:
+  if path.split('/')[0] != 'linear' or w.shape[-1] % 16:
+    return w
+  lead = w.shape[:-1]
+  return np.moveaxis(w.reshape(*lead, -1, 16), -1, -2).reshape(w.shape)
+
+
+# --- architectures -------------------------------------------------------------------------------
+
+
+def num_blocks(arrays: Arrays) -> int:
+  """Return how many residual blocks a network of BigGAN-PyTorch has."""
+  places = [int(m[1]) for m in (re.match(r'blocks\.(\d+)\.', name) for name in arrays) if m]
+  return max(places, default=-1) + 1
+
+
+def _network(arrays: Arrays) -> str:
+  return 'biggan_deep' if 'blocks.0.0.conv3.weight' in arrays else 'biggan'
+
+
+def _resolution(arrays: Arrays, sizes: Mapping[int, int], what: str) -> int:
+  """Return the resolution whose network has as many blocks as there are."""
+  found = [r for r, num in sizes.items() if num == num_blocks(arrays)]
+  if not found:
+    raise utils.UserError(
+      f'these are no weights of a {what} of BigGAN-PyTorch: there are {num_blocks(arrays)} blocks; '
+      f'expected one of {sorted(set(sizes.values()))}.'
+    )
+  return found[0]
+
+
+def gen_architecture(arrays: Arrays, bn_eps: float = 1e-4) -> Architecture:
+  """Return what `make_generator` needs for a generator in BigGAN-PyTorch's layout.
+
+  Args:
+    arrays: the generator.
+    bn_eps: epsilon of its BatchNorms, which no array tells.
+  Raises:
+    UserError: the arrays are not those of one.
+  """
+  name = _network(arrays)
+  network, per = algorithm.NETWORKS[name], 2 if name == 'biggan_deep' else 1
+  sizes = {r: per * (len(widths) - 1) for r, widths in network.GEN_WIDTHS.items()}
+  resolution = _resolution(arrays, sizes, 'generator')
+  for needed in ('linear.weight', 'output_layer.2.weight', 'blocks.0.0.bn1.gain.weight'):
+    if needed not in arrays:
+      raise utils.UserError(f'these are no weights of a generator: there is no {needed!r}.')
+  filters, last_width = arrays['output_layer.2.weight'].shape[:2]
+  gain, inputs = arrays['blocks.0.0.bn1.gain.weight'], arrays['linear.weight'].shape[1]
+  shared = arrays.get('shared.weight')
+  shared_dim = 0 if shared is None else shared.shape[1]
+  found = {
+    'network': name,
+    'latent': 'normal',
+    'bn_eps': bn_eps,
+    'resolution': resolution,
+    'num_classes': len(gain) if shared is None else len(shared),
+    'ch': last_width // network.GEN_WIDTHS[resolution][-1],
+    'shared_dim': shared_dim,
+    'channels': 3 if filters > 4 else filters,
+    'attention': [
+      4 * 2 ** (i // per + 1) for i in range(num_blocks(arrays)) if f'blocks.{i}.1.gamma' in arrays
+    ],
+  }
+  if name == 'biggan_deep':
+    filters = 0 if filters == found['channels'] else filters
+    return {**found, 'z_dim': inputs - shared_dim, 'rgb_filters': filters}
+  skip_z = shared is not None and gain.shape[1] > shared_dim
+  chunks = biggan.num_chunks(resolution, skip_z)
+  return {**found, 'z_dim': inputs * chunks, 'skip_z': skip_z}
+
+
+def disc_architecture(arrays: Arrays) -> Architecture:
+  """Return the fields of a discriminator in BigGAN-PyTorch's layout.
+
+  Raises:
+    UserError: the arrays are not those of one.
+  """
+  deep = _network(arrays) == 'biggan_deep'
+  network = biggan_deep if deep else biggan
+  stem = 1 if deep else 0  # the stem has a width, but is no block
+  sizes = {r: network.num_disc_widths(r) - stem for r in network.DISC_WIDTHS}
+  resolution = _resolution(arrays, sizes, 'discriminator')
+  for needed in ('linear.weight', 'embed.weight'):
+    if needed not in arrays:
+      raise utils.UserError(f'these are no weights of a discriminator: there is no {needed!r}.')
+  last = 'conv4' if deep else 'conv2'
+  outs = [len(arrays[f'blocks.{i}.0.{last}.weight']) for i in range(num_blocks(arrays))]
+  outs = [len(arrays['input_conv.weight']), *outs] if deep else outs
+  published = network.DISC_WIDTHS[resolution]
+  published = published if deep else published[0]
+  ch = outs[0] // published[0]
+  if tuple(outs) == tuple(w * ch for w in published):
+    widths = ()
+  else:
+    ch = math.gcd(*outs)
+    widths = tuple(n // ch for n in outs)
+  return {
+    'resolution': resolution,
+    'num_classes': len(arrays['embed.weight']),
+    'ch': ch,
+    'widths': widths,
+    'attention': tuple(
+      resolution >> (i + 1)
+      for i in range(num_blocks(arrays))
+      if f'blocks.{i}.{1 + stem}.gamma' in arrays
+    ),
+  }
+
+
+def gen_shapes(architecture: Architecture) -> Any:
+  """Return the shapes {params, moments} of a generator."""
+  net = algorithm.make_generator(architecture).net
+  z = jax.ShapeDtypeStruct((2, net.z_dim), jnp.float32)
+  y = jax.ShapeDtypeStruct((2,), jnp.int32)
+  return jax.eval_shape(lambda z, y: net.init(jax.random.key(0), z, y, train=True), z, y)
+
+
+def disc_shapes(network: str, fields: Architecture, channels: int) -> Any:
+  """Return the shapes of a discriminator's parameters."""
+  net = algorithm.NETWORKS[network].Discriminator(**fields)
+  x = jax.ShapeDtypeStruct((2, net.resolution, net.resolution, channels), jnp.float32)
+  y = jax.ShapeDtypeStruct((2,), jnp.int32)
+  return jax.eval_shape(lambda x, y: net.init(jax.random.key(0), x, y)['params'], x, y)
+
+
+# --- in and out ----------------------------------------------------------------------------------
+
+
+def params_in(arrays: Arrays, shapes: Any) -> tuple[Any, dict[str, np.ndarray]]:
+  """Return (parameters in our layout, {path: u of spectral norm}).
+
+  Args:
+    arrays: a network in BigGAN-PyTorch's layout.
+    shapes: of our parameters.
+  Raises:
+    UserError: an array is missing, superfluous, or of another shape.
+  """
+  used, us = set(), {}
+
+  def take(path, shape):
+    name = torch_name(path)
+    if name not in arrays:
+      raise utils.UserError(f'the weights have no {name!r}, which this network needs.')
+    used.add(name)
+    w = np.asarray(arrays[name])
+    ours = from_torch(path, w) if w.ndim == shape.ndim else w
+    if ours.shape != shape.shape:
+      raise utils.UserError(
+        f'{name!r} has shape {list(w.shape)}; the network that fits the other arrays has '
+        f'{list(shape.shape)} (in our layout).'
+      )
+    u = f'{name.rpartition(".")[0]}.u0'
+    if path.rsplit('/', 1)[-1] in ('kernel', 'embedding') and u in arrays:
+      used.add(u)
+      us[path] = _channel_minor(path, np.asarray(arrays[u]).reshape(-1))
+    return ours
+
+  params = utils.map_paths(take, shapes)
+  rest = [n for n in arrays if n not in used and not IGNORED.search(n) and not _is_stat(n)]
+  if rest:
+    raise utils.UserError(
+      f'the weights have {rest[0]!r}, which this network has no place for '
+      f'({len(rest)} such arrays).'
+    )
+  return params, us
+
+
+def _is_stat(name: str) -> bool:
+  return name.rsplit('.', 1)[-1] in (*STATS['mean'], *STATS['var'])
+
+
+def stats_in(arrays: Arrays, moments: Any) -> Any | None:
+  """Return the standing statistics stored with a generator, None where there are none.
+
+  Args:
+    arrays: a generator in BigGAN-PyTorch's layout.
+    moments: shapes of our statistics.
+  """
+  found = {}
+  for path in utils.flat(moments):
+    module, _, leaf = path.rpartition('/')
+    base = torch_module(module.removesuffix('/norm'))
+    # Its own and its synchronised BatchNorms keep them in a submodule `bn`.
+    names = [f'{base}{inner}.{stat}' for inner in ('', '.bn') for stat in STATS[leaf]]
+    name = next((n for n in names if n in arrays), None)
+    if name is None:
+      return None
+    found[path] = np.asarray(arrays[name]).reshape(-1)
+  return utils.nest(found)
+
+
+def vectors_in(params: Any, us: Mapping[str, np.ndarray]) -> spectral.SpectralState:
+  """Return the state of spectral norm that belongs to weights and stored vectors u."""
+  ws = utils.flat(params)
+  vs = {
+    p: spectral.left(spectral.matrix(p, jnp.asarray(ws[p])), jnp.asarray(u)) for p, u in us.items()
+  }
+  return spectral.SpectralState(utils.nest(us), utils.nest(vs))
+
+
+def params_out(params: Any, vectors: spectral.SpectralState | None = None) -> Arrays:
+  """Return a network's parameters, and u and sigma of spectral norm, in BigGAN-PyTorch's layout."""
+  arrays = {}
+  for path, w in utils.flat(params).items():
+    arrays[torch_name(path)] = np.ascontiguousarray(to_torch(path, np.asarray(w)))
+  if vectors is not None:
+    norms = spectral.sigmas(params, vectors)
+    for path, u in utils.flat(vectors.sn_u).items():
+      name = torch_name(path).rpartition('.')[0]
+      arrays[f'{name}.u0'] = _channel_major(path, np.asarray(u))[None]
+      arrays[f'{name}.sv0'] = np.asarray(norms[path]).reshape(1)
+  return arrays
+
+
+def stats_out(stats: Any) -> Arrays:
+  """Return standing statistics [C] in BigGAN-PyTorch's layout."""
+  arrays = {}
+  for path, value in utils.flat(stats).items():
+    module, _, leaf = path.rpartition('/')
+    arrays[f'{torch_module(module.removesuffix("/norm"))}.stored_{leaf}'] = np.asarray(value)
+  return arrays
+
+
+# --- the verb ------------------------------------------------------------------------------------
+
+
+def read_arrays(path: str) -> Arrays:
+  """Return the arrays of a .pth, .npz or .safetensors file by name.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  if not os.path.isfile(path):
+    raise utils.UserError(f'there is no file {path!r}.')
+  try:
+    if path.endswith('.npz'):
+      with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    elif path.endswith('.safetensors'):
+      arrays = safetensors.numpy.load_file(path)
+    else:
+      arrays = pth.read(path)
+  except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+    raise utils.UserError(f'{path!r} cannot be read ({error}).') from None
+  # torch.nn.DataParallel puts this before every name.
+  return {name.removeprefix('module.'): array for name, array in arrays.items()}
+
+
+def read_class_names(path: str, num: int) -> list[str]:
+  """Return the names in a text file, one per line, or numbers where no file is given.
+
+  Raises:
+    UserError: the file cannot be read or has another number of lines.
+  """
+  if not path:
+    return [str(i) for i in range(num)]
+  try:
+    with open(path) as file:
+      names = [line.strip() for line in file if line.strip()]
+  except OSError as error:
+    raise utils.UserError(f'--class_names={path} cannot be read ({error.strerror}).') from None
+  if len(names) != num:
+    raise utils.UserError(
+      f'--class_names={path} has {len(names)} lines; the weights have {num} classes.'
+    )
+  return names
+
+
+def bring_in(args: Any) -> None:
+  """Write an exported generator, and where there is more than that the players, from files."""
+  arrays = read_arrays(args.gen)
+  architecture = gen_architecture(arrays, args.bn_eps)
+  shapes = gen_shapes(architecture)
+  params, _ = params_in(arrays, shapes['params'])
+  stats = stats_in(arrays, shapes['moments'])
+  gen = {
+    'params': spectral.fold(jax.tree.map(jnp.asarray, params), spectral.spec()),
+    'stats': jax.tree.map(lambda s: s[None], stats) if stats else {},
+    'knots': np.full((1 if stats else 0,), np.inf, np.float32),
+  }
+  card = {
+    'format': cards.FORMAT,
+    'bigjax': bigjax.__version__,
+    'algorithm': 'biggan',
+    'architecture': architecture,
+    'class_names': read_class_names(args.class_names, architecture['num_classes']),
+    'license': 'that of the weights it was converted from',
+    'converted_from': os.path.basename(args.gen),
+    'dialect': 'resample',
+    'truncations': ['none'],
+    'standing_passes': 100,
+    'standing_batch': 64,
+    'step': 0,
+  }
+  players = {}
+  if args.raw_gen or args.disc:
+    raw = read_arrays(args.raw_gen) if args.raw_gen else arrays
+    players['gen'], players['ema'] = params_in(raw, shapes['params'])[0], params
+  if args.disc:
+    arrays = read_arrays(args.disc)
+    fields = disc_architecture(arrays)
+    wanted = disc_shapes(architecture['network'], fields, architecture['channels'])
+    players['disc'], _ = params_in(arrays, wanted)
+  cards.save(args.out, gen, card)
+  print(f'wrote {args.out} and {cards.card_path(args.out)}: {describe(architecture)}')
+  if players:
+    path = transfer.players_path(args.out)
+    cards.save_tensors(path, players)
+    print(f'wrote {path}: {", ".join(players)}, for --config.init_from={args.out}')
+
+
+def describe(architecture: Architecture) -> str:
+  """Return an architecture in a few words."""
+  return (
+    f'{architecture["network"]}, {architecture["resolution"]} px, ch {architecture["ch"]}, '
+    f'z {architecture["z_dim"]}, {architecture["num_classes"]} classes, attention at '
+    f'{", ".join(map(str, architecture["attention"])) or "no place"}'
+  )
+
+
+def below(leaves: Arrays, prefix: str, mark: str = '') -> Arrays:
+  """Return the leaves of which the path begins with `prefix`, by what follows it, and `mark`."""
+  inner = {p.removeprefix(prefix): leaf for p, leaf in leaves.items() if p.startswith(prefix)}
+  return (
+    {path.split(mark, 1)[1]: leaf for path, leaf in inner.items() if mark in path}
+    if mark
+    else inner
+  )
+
+
+def take_out(args: Any) -> None:
+  """Write the networks of a run's checkpoint in BigGAN-PyTorch's layout."""
+  gen, card = cards.load_workdir(args.workdir, args.checkpoint)
+  if card['algorithm'] != 'biggan':
+    raise utils.UserError(
+      f'{args.workdir!r} is a run of {card["algorithm"]!r}, which BigGAN-PyTorch has no layout for.'
+    )
+  wanted = lambda path: transfer.is_weight(path) or '/sn_u/' in path or '/sn_v/' in path
+  leaves = checkpoint.restore_part(args.workdir, card['step'], wanted)
+  files = {
+    name: params_out(
+      utils.nest(below(leaves, f'players/{player}/params/')),
+      spectral.SpectralState(
+        *(utils.nest(below(leaves, f'players/{player}/opt/', mark)) for mark in ('sn_u/', 'sn_v/'))
+      ),
+    )
+    for player, name in (('gen', 'G'), ('disc', 'D'))
+  }
+  ema = utils.nest(below(leaves, 'ema/'))
+  files['G_ema'] = params_out(ema, leading_vectors(ema))
+  knots = np.asarray(gen['knots'])
+  if np.isinf(knots).any():
+    (at,) = np.flatnonzero(np.isinf(knots))
+    files['G_ema'] |= stats_out(jax.tree.map(lambda s: s[at], gen['stats']))
+  os.makedirs(args.out, exist_ok=True)
+  for name, arrays in files.items():
+    np.savez(os.path.join(args.out, f'{name}.npz'), **arrays)
+  print(
+    f'wrote {", ".join(f"{args.out}/{name}.npz" for name in files)}: step {card["step"]}, '
+    f'{describe(card["architecture"])}; BatchNorm epsilon is {card["architecture"]["bn_eps"]:g}'
+  )
+
+
+def leading_vectors(params: Any) -> spectral.SpectralState:
+  """Return the exact vectors of averaged weights, which the trained ones' would not be."""
+  tops = {
+    path: singular.leading(spectral.matrix(path, jnp.asarray(w)), 1)
+    for path, w in utils.flat(params).items()
+    if spectral.spec()(path, w)
+  }
+  return spectral.SpectralState(
+    utils.nest({path: top.right[0] for path, top in tops.items()}),
+    utils.nest({path: top.left[0] for path, top in tops.items()}),
+  )
+
+
+def main(argv: list[str]) -> None:
+  """`bigjax convert`."""
+  parser = utils.Arguments(prog='bigjax convert', description=__doc__.split('\n\n')[0])
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument('--gen', help='a generator of BigGAN-PyTorch: .pth, .npz or .safetensors')
+  source.add_argument('--workdir', help='a run, to be written in the layout of BigGAN-PyTorch')
+  parser.add_argument('--disc', default='', help='with --gen: the discriminator, to train on')
+  parser.add_argument(
+    '--raw_gen', default='', help='with --gen: the generator before averaging, to train on'
+  )
+  parser.add_argument(
+    '--bn_eps',
+    type=float,
+    default=1e-5,
+    help="epsilon of the generator's BatchNorms (default: 1e-5, as its scripts train with)",
+  )
+  parser.add_argument('--class_names', default='', help='with --gen: a text file, one per line')
+  parser.add_argument('--checkpoint', default='last', help='with --workdir: last, best or a step')
+  parser.add_argument(
+    '--out', required=True, help='with --gen: x.safetensors; with --workdir: a folder'
+  )
+  args = parser.parse_args(argv)
+  if args.gen and not args.out.endswith('.safetensors'):
+    raise utils.UserError(f'--out={args.out}: give a name that ends in .safetensors.')
+  (bring_in if args.gen else take_out)(args)
