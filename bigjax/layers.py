@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from bigjax import parallel, utils
 
@@ -171,7 +172,7 @@ class Moments(nn.Module):
     keep_last = {'init_fn': lambda: None, 'reduce_fn': lambda _, new: new}
     self.sow('moments', 'mean', mean.mean(0), **keep_last)
     self.sow('moments', 'var', var.mean(0), **keep_last)
-    return jnp.stack([mean, var], 1)
+    return checkpoint_name(jnp.stack([mean, var], 1), 'moments')
 
 
 def standardize(x: Array, moments: Array, eps: float, dtype: Any) -> Array:
@@ -236,6 +237,22 @@ class ConditionalBatchNorm(nn.Module):
     return x * (1 + gain[:, None, None]) + bias[:, None, None]
 
 
+def remat(block: type[nn.Module], on: bool, static: tuple[int, ...] = ()) -> type[nn.Module]:
+  """Return a block that keeps of itself, for the backward pass, its input and BatchNorm's moments.
+
+  The rest is computed again; the moments' all-reduces are not.
+
+  Args:
+    block: a module class.
+    on: False returns the block as it is.
+    static: indices of arguments that are no arrays, counting self.
+  """
+  if not on:
+    return block
+  policy = jax.checkpoint_policies.save_only_these_names('moments')
+  return nn.remat(block, policy=policy, static_argnums=static)
+
+
 def in_minibatches(num: int, module: nn.Module, method: Callable[..., Array], *xs: Array) -> Array:
   """Run `method(module, *xs)` on `num` equal parts of the batch, one after the other.
 
@@ -246,7 +263,9 @@ def in_minibatches(num: int, module: nn.Module, method: Callable[..., Array], *x
   if num == 1:
     return method(module, *xs)
   unbound, variables = module.unbind()
-  whole = [x.shape[0] == 1 for x in xs]
+  xs = [parallel.own(x) for x in xs]  # else each part would sum the moments' gradients
+  size = max(x.shape[0] for x in xs)
+  whole = [x.shape[0] != size for x in xs]
 
   def run(variables, parts):
     parts = iter(parts)

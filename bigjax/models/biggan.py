@@ -21,6 +21,7 @@ from bigjax.layers import (
   ImageOutput,
   in_minibatches,
   projection_score,
+  remat,
 )
 
 Array = jax.Array
@@ -170,9 +171,8 @@ class Generator(nn.Module):
   @nn.compact
   def __call__(self, z: Array, y: Array, train: bool) -> Array:
     first, *widths = [width * self.ch for width in GEN_WIDTHS[self.resolution]]
-    block, attend = GenBlock, Attention
-    if self.remat:
-      block, attend = nn.remat(GenBlock, static_argnums=(3,)), nn.remat(Attention)
+    block, attend = remat(GenBlock, self.remat, static=(3,)), remat(Attention, self.remat)
+    output = remat(ImageOutput, self.remat, static=(2,))
     c = Embed(self.num_classes, self.shared_dim, name='shared')(y) if self.shared_dim else y
     z, *z_blocks = jnp.split(z, num_chunks(self.resolution, self.skip_z), axis=1)
     conditions = [jnp.concatenate([c, z_block], axis=1) for z_block in z_blocks] or [c] * len(
@@ -186,8 +186,7 @@ class Generator(nn.Module):
       if h.shape[1] in self.attention:
         attention = attend(self.dtype, name=f'attention_{i}')
         h = in_minibatches(self.minibatches, attention, type(attention).__call__, h)
-    output = ImageOutput(h.shape[-1], self.channels, self.channels, *how, name='output')
-    return output(h, train)
+    return output(h.shape[-1], self.channels, self.channels, *how, name='output')(h, train)
 
 
 class Discriminator(nn.Module):
@@ -214,9 +213,7 @@ class Discriminator(nn.Module):
   @nn.compact
   def __call__(self, x: Array, y: Array, mask: Array | None = None) -> Array:
     widths, num_down = DISC_WIDTHS[self.resolution]
-    block, attend = DiscBlock, Attention
-    if self.remat:
-      block, attend = nn.remat(DiscBlock), nn.remat(Attention)
+    block, attend = remat(DiscBlock, self.remat), remat(Attention, self.remat)
     h = x.astype(self.dtype)
     for i, width in enumerate(self.widths or widths):
       h = block(width * self.ch, i < num_down, i == 0, self.dtype, name=f'blocks_{i}')(h)

@@ -22,6 +22,7 @@ from bigjax.layers import (
   in_minibatches,
   mean_pool,
   projection_score,
+  remat,
   upsample,
 )
 
@@ -171,9 +172,8 @@ class Generator(nn.Module):
   @nn.compact
   def __call__(self, z: Array, y: Array, train: bool) -> Array:
     first, *widths = [width * self.ch for width in GEN_WIDTHS[self.resolution]]
-    block, attend = GenBlock, Attention
-    if self.remat:
-      block, attend = nn.remat(GenBlock, static_argnums=(3,)), nn.remat(Attention)
+    block, attend = remat(GenBlock, self.remat, static=(3,)), remat(Attention, self.remat)
+    output = remat(ImageOutput, self.remat, static=(2,))
     c = Embed(self.num_classes, self.shared_dim, name='shared')(y)
     c = jnp.concatenate([c, z], axis=1)
     h = Dense(4 * 4 * first, dtype=self.dtype, name='linear')(c).reshape(-1, 4, 4, first)
@@ -186,7 +186,7 @@ class Generator(nn.Module):
         attention = attend(self.dtype, name=f'attention_{2 * i + 1}')
         h = in_minibatches(self.minibatches, attention, type(attention).__call__, h)
     filters = self.rgb_filters or self.channels
-    return ImageOutput(h.shape[-1], filters, self.channels, *how, name='output')(h, train)
+    return output(h.shape[-1], filters, self.channels, *how, name='output')(h, train)
 
 
 class Discriminator(nn.Module):
@@ -211,9 +211,7 @@ class Discriminator(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, y: Array, mask: Array | None = None) -> Array:
-    block, attend = DiscBlock, Attention
-    if self.remat:
-      block, attend = nn.remat(DiscBlock), nn.remat(Attention)
+    block, attend = remat(DiscBlock, self.remat), remat(Attention, self.remat)
     stem, *widths = [width * self.ch for width in self.widths or DISC_WIDTHS[self.resolution]]
     h = Conv(stem, dtype=self.dtype, name='input_conv')(x.astype(self.dtype))
     for i, width in enumerate(widths):
