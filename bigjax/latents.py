@@ -179,15 +179,16 @@ def law(name: str) -> Law:
   """
   kind, *words = name.split(':')
   try:
-    numbers = [float(word) for word in words]
-    if kind == 'annealed_normal' and numbers[0] >= 1:
-      (steps,) = numbers
-      return Law(name, LAWS['normal'].make, anneal=int(steps))
-    if kind == 'variable_normal' and 0 <= numbers[0] <= numbers[1] > 0:
-      low, high = numbers
-      return Law(name, lambda n, u: n * (low + (high - low) * u[..., :1]))
-  except (IndexError, ValueError):
-    pass
+    if kind == 'annealed_normal':
+      (steps,) = map(int, words)
+      if steps > 0:
+        return Law(name, LAWS['normal'].make, anneal=steps)
+    if kind == 'variable_normal':
+      low, high = map(float, words)
+      if 0 <= low <= high < math.inf and high > 0:
+        return Law(name, lambda n, u: n * (low + (high - low) * u[..., :1]))
+  except ValueError:
+    pass  # said below
   if name not in LAWS:
     raise utils.UserError(
       f'model.latent is {name!r}{utils.did_you_mean(name, LAWS)}; expected one of: '

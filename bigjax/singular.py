@@ -57,12 +57,16 @@ def at_most(w: jax.Array, k: int) -> int:
 
 
 def _orthonormal(v: jax.Array) -> jax.Array:
-  """Return orthonormal columns that span those of v: Gram-Schmidt, twice for accuracy."""
+  """Return orthonormal columns that span those of v: Gram-Schmidt.
+
+  Twice is enough for independent columns; of a kernel of low rank, what the first pass leaves is
+  rounding, which takes a third.
+  """
 
   def column(i, v):
     others = jnp.where(jnp.arange(v.shape[1])[None] < i, v, 0)
     x = v[:, i]
-    for _ in range(2):
+    for _ in range(3):
       x = x - linalg.dot(others, linalg.dot(others.T, x))
     return v.at[:, i].set(x / jnp.maximum(jnp.linalg.norm(x), 1e-30))
 

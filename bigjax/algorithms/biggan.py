@@ -401,6 +401,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'model.disc_dropout is {model.disc_dropout}; give the share of features to drop, from 0 '
       'to below 1.'
     )
+  check_tools(config.optim, num_widths)
   for key, maps in (
     ('gen_attention', network.gen_maps(data.resolution)),
     ('disc_attention', network.disc_maps(data.resolution, tuple(model.disc_widths))),
@@ -416,6 +417,25 @@ def check(config: ml_collections.ConfigDict) -> None:
           f'model.{key} has {at}, where model.ch={model.ch} gives {maps[at] * model.ch} channels; '
           'attention needs at least 8.'
         )
+
+
+def check_tools(opt: ml_collections.ConfigDict, num_blocks: int) -> None:
+  """Refuse settings of R1, FreezeD and the sigma tools that mean nothing.
+
+  Raises:
+    UserError: names the first.
+  """
+  if opt.r1_gamma < 0:
+    raise utils.UserError(f'optim.r1_gamma is {opt.r1_gamma}; give 0 (off) or a positive number.')
+  if not 0 <= opt.freeze_disc < num_blocks:
+    raise utils.UserError(
+      f'optim.freeze_disc is {opt.freeze_disc}; give 0 (none) to {num_blocks - 1} blocks.'
+    )
+  if opt.sigma_tool == 'penalty' and opt.sigma_weight <= 0:
+    raise utils.UserError(
+      f'optim.sigma_tool is penalty, but optim.sigma_weight is {opt.sigma_weight}; give a positive '
+      'number.'
+    )
 
 
 def frozen_blocks(num: int) -> Callable[[str, Any], bool]:
