@@ -39,7 +39,7 @@ def card_path(path: str) -> str:
 def save_tensors(path: str, tree: Any) -> None:
   """Write a tree of arrays as safetensors, by path, whole or not at all."""
   os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-  tensors = {name: np.ascontiguousarray(leaf) for name, leaf in utils.flat(tree).items()}
+  tensors = {name: np.asarray(leaf, order='C') for name, leaf in utils.flat(tree).items()}
   partial = path + '.partial'
   with open(partial, 'wb') as file:  # safetensors' own would be readable by its owner alone
     file.write(safetensors.numpy.save(tensors, metadata={'bigjax': f'format {FORMAT}'}))

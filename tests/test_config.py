@@ -122,9 +122,9 @@ def test_flatten_names_every_value():
   assert list(flat) == sorted(flat)
 
 
-def test_identity_is_everything_but_run():
-  assert FREE and all(key.startswith('run.') for key in FREE)
-  assert not [key for key in IDENTITY if key.startswith('run.')]
+def test_identity_is_everything_but_run_and_where_the_data_lies():
+  assert FREE and all(key.startswith(configs.FREE) for key in FREE)
+  assert not [key for key in IDENTITY if key.startswith(configs.FREE)]
   assert {'seed', 'algorithm', 'optim.gen_lr', 'data.source', 'model.ch'} <= set(IDENTITY)
 
 

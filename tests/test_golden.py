@@ -1,4 +1,4 @@
-"""The networks and the game against small networks computed by the reference code, number by number.
+"""The networks and the game against what the reference code computes, number by number.
 
 Files of shared/golden: weights and inputs in BigGAN-PyTorch's layout with what that code makes of
 them; the two small ones are copied here, the others are skipped where the folder is absent. Its
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax import convert, layers, optim, regularizers, spectral
 from bigjax import config as configs
+from bigjax import convert, layers, optim, regularizers, spectral
 from bigjax.algorithms import biggan as algorithm
 
 HERE = pathlib.Path(__file__).parent / 'golden'

@@ -1,17 +1,22 @@
-"""Optimizer chains: the penalty as a link, Adam without a first moment, weight averages.
+"""Optimizer chains: penalties, clamps and freezing as links, Adam without a first moment, averages.
 
-Sources: specs/biggan.md section 2.4, T19, T36, T37, T43.
+Sources: specs/biggan.md sections 2.4 and 3.6, T19, T36, T37, T43.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
 
+from bigjax import config as configs
 from bigjax import optim, spectral, utils
 from bigjax.algorithms import biggan
 from bigjax.models import biggan as models
+from bigjax.models import biggan_deep
 
 
 def rand(*shape, seed=0):
@@ -59,7 +64,7 @@ def test_penalty_adds_its_gradient_to_the_kernels_alone():
     'attention_1/o/kernel',
   } <= touched
   untouched = flat_params.keys() - touched
-  assert {'shared/embedding', 'linear/bias', 'output_bn/gain', 'attention_1/gamma'} <= untouched
+  assert {'shared/embedding', 'linear/bias', 'output/bn/gain', 'attention_1/gamma'} <= untouched
 
 
 def test_penalty_covers_41_tensors_of_biggan_128():
@@ -96,9 +101,188 @@ def test_penalty_comes_before_adam_and_the_vectors_after():
   want = -lr * np.sign(dense_grad(params['kernel']))
   np.testing.assert_allclose(updates['kernel'], want, rtol=1e-5)
   assert not np.any(updates['bias'])
-  old_u = spectral.vectors(state).sn_u['kernel']
-  u, _ = spectral.iterate(params['kernel'] + updates['kernel'], old_u)
-  np.testing.assert_allclose(spectral.vectors(new).sn_u['kernel'], u, atol=1e-6)
+  v = (params['kernel'] + updates['kernel']) @ spectral.vectors(new).sn_u['kernel']
+  np.testing.assert_allclose(spectral.vectors(new).sn_v['kernel'], v / np.linalg.norm(v), atol=1e-6)
+
+
+# BigGAN's Section 4.1: what holds sigma0 down, as links around an optimizer.
+
+
+def kernels(path, leaf):
+  return path.endswith('/kernel')
+
+
+def tangled():
+  """Weights with well separated singular values, and leaves that no tool may touch."""
+  rng = np.random.default_rng(0)
+  left, right = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (12, 6))
+  kernel = left[:, :6] * np.array([4.0, 3.0, 2.0, 1.0, 0.5, 0.2]) @ right.T
+  return {
+    'a': {'kernel': jnp.asarray(kernel.reshape(2, 2, 3, 6), jnp.float32), 'bias': rand(6)},
+    'one': {'kernel': rand(7, 1)},  # a single filter has no sigma1
+    'table': 3 * rand(12, 6, seed=1),
+  }
+
+
+def top(w):
+  """s and v0 u0^T by NumPy's SVD."""
+  v, s, u = np.linalg.svd(np.asarray(w, np.float64).reshape(-1, w.shape[-1]))
+  return s, np.outer(v[:, 0], u[0]).reshape(w.shape)
+
+
+# (fixed, ratio, sigmas -> the bound they mean)
+BOUNDS = [(2.5, 9.0, lambda s: 2.5), (0.0, 0.9, lambda s: 0.9 * s[1])]
+
+
+def around_sgd(tool, fixed, ratio):
+  """A tool around SGD of rate 0.5, as a config asks for it."""
+  values = {'sigma_tool': tool, 'sigma_weight': 0.3, 'sigma_reg': fixed, 'sigma_ratio': ratio}
+  before, after = biggan.sigma_tools(ml_collections.ConfigDict(values))
+  return optax.chain(before, optax.sgd(0.5), after)
+
+
+def updated(tx, params, grads):
+  def run(params, grads):
+    updates, state = tx.update(grads, tx.init(params), params)
+    return optax.apply_updates(params, updates), state
+
+  return jax.jit(run)(params, grads)
+
+
+@pytest.mark.parametrize(('fixed', 'ratio', 'bound'), BOUNDS)
+def test_clamp_of_the_updated_weights(fixed, ratio, bound):
+  """Eq. 4, on the weights after the step: what the next forward pass sees."""
+  params = tangled()
+  grads = jax.tree.map(lambda w: 0.1 * rand(*w.shape, seed=7), params)
+  tx = around_sgd('clamp', fixed, ratio)
+  new, state = updated(tx, params, grads)
+  assert not jax.tree.leaves(state)
+  for path, w in utils.flat(params).items():
+    want = np.asarray(w - 0.5 * utils.flat(grads)[path], np.float64)
+    if path == 'a/kernel':
+      s, direction = top(want)
+      want = want - (s[0] - bound(s)) * direction
+      assert s[0] - bound(s) > 0.5
+    np.testing.assert_allclose(utils.flat(new)[path], want, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize(('fixed', 'ratio', 'bound'), BOUNDS)
+def test_sigma_penalty_adds_its_gradient_before_the_step(fixed, ratio, bound):
+  params = tangled()
+  grads = jax.tree.map(lambda w: 0.1 * rand(*w.shape, seed=7), params)
+  tx = around_sgd('penalty', fixed, ratio)
+  new, state = updated(tx, params, grads)
+  assert not jax.tree.leaves(state)
+  for path, w in utils.flat(params).items():
+    g = np.asarray(utils.flat(grads)[path], np.float64)
+    if path == 'a/kernel':
+      s, direction = top(w)
+      g = g + 0.3 * 2 * (s[0] - bound(s)) * direction
+    np.testing.assert_allclose(utils.flat(new)[path], w - 0.5 * g, atol=1e-5, err_msg=path)
+
+
+def test_clamp_below_the_bound_is_no_link_at_all():
+  params = tangled()
+  grads = jax.tree.map(lambda w: 0.1 * rand(*w.shape, seed=7), params)
+  clamped, _ = updated(around_sgd('clamp', 9.0, 1.0), params, grads)
+  plain, _ = updated(optax.sgd(0.5), params, grads)
+  for path, w in utils.flat(plain).items():  # w + (w' - w) rounds
+    np.testing.assert_allclose(utils.flat(clamped)[path], w, atol=1e-6, err_msg=path)
+  none, _ = updated(around_sgd('none', 0.1, 0.1), params, grads)
+  for path, w in utils.flat(plain).items():
+    np.testing.assert_array_equal(utils.flat(none)[path], w, err_msg=path)
+
+
+@pytest.mark.parametrize(
+  'tx', [optim.clamp_sigma(kernels, 1, 1), optim.add_sigma_penalty(1, kernels, 1, 1)]
+)
+def test_sigma_tools_need_the_parameters(tx):
+  with pytest.raises(ValueError, match='needs the parameters'):
+    tx.update({'kernel': jnp.ones((2, 2))}, tx.init(None))
+
+
+def test_freezing_holds_weights_where_they_are():
+  params = tangled()
+  grads = jax.tree.map(jnp.ones_like, params)
+  tx = optax.chain(optim.adam_b1_0(1e-2, 0, 0.9, 1e-8), optim.freeze(kernels))
+  new, state = updated(tx, params, grads)
+  for path, w in utils.flat(params).items():
+    moved = np.asarray(utils.flat(new)[path] - w)
+    np.testing.assert_allclose(moved, 0 if path.endswith('/kernel') else -1e-2, atol=1e-6)
+    if path.endswith('/kernel'):
+      np.testing.assert_array_equal(utils.flat(new)[path], w)
+  assert jax.tree.structure(state) == jax.tree.structure(
+    optax.chain(optim.adam_b1_0(1e-2, 0, 0.9, 1e-8), optim.freeze(lambda *_: False)).init(params)
+  )
+
+
+def disc_paths(net):
+  side = jax.ShapeDtypeStruct((2, net.resolution, net.resolution, 3), jnp.float32)
+  y = jax.ShapeDtypeStruct((2,), jnp.int32)
+  return list(utils.flat(jax.eval_shape(net.init, jax.random.key(0), side, y)['params']))
+
+
+@functools.cache
+def discriminators():
+  """The paths of both families' tensors."""
+  return {
+    'biggan': disc_paths(models.Discriminator(32, 10, ch=8, attention=(16, 8))),
+    'biggan_deep': disc_paths(biggan_deep.Discriminator(64, 10, ch=4, attention=(32, 16))),
+  }
+
+
+@pytest.mark.parametrize(
+  ('family', 'num', 'modules'),
+  [
+    ('biggan', 0, set()),
+    ('biggan', 1, {'blocks_0', 'attention_0'}),
+    ('biggan', 2, {'blocks_0', 'attention_0', 'blocks_1', 'attention_1'}),
+    ('biggan', 3, {'blocks_0', 'attention_0', 'blocks_1', 'attention_1', 'blocks_2'}),
+    ('biggan_deep', 0, set()),
+    ('biggan_deep', 1, {'input_conv', 'blocks_0_0', 'blocks_0_1', 'attention_0_2'}),
+    (
+      'biggan_deep',
+      2,
+      {
+        *('input_conv', 'blocks_0_0', 'blocks_0_1', 'attention_0_2'),
+        *('blocks_1_0', 'blocks_1_1', 'attention_1_2'),
+      },
+    ),
+  ],
+)
+def test_frozen_blocks_of_both_families(family, num, modules):
+  """FreezeD (Mo et al. 2020): the first blocks, whole, with what precedes and ends them."""
+  frozen = biggan.frozen_blocks(num)
+  paths = discriminators()[family]
+  assert {path for path in paths if frozen(path, None)} == {
+    path for path in paths if path.split('/')[0] in modules
+  }
+  assert modules <= {path.split('/')[0] for path in paths}
+
+
+def test_frozen_blocks_are_told_apart_by_their_whole_number():
+  frozen = biggan.frozen_blocks(2)
+  assert frozen('blocks_1/conv1/kernel', None) and frozen('blocks_1_1/conv1/kernel', None)
+  for path in ('blocks_10/conv1/kernel', 'blocks_10_0/conv1/kernel', 'attention_10/o/kernel'):
+    assert not frozen(path, None)
+    assert biggan.frozen_blocks(11)(path, None)
+  assert not frozen('linear/kernel', None) and not frozen('embed/embedding', None)
+
+
+def test_no_tool_changes_the_tree_of_the_state():
+  """A checkpoint written without them continues with them (DESIGN.md 2)."""
+
+  def tree(**values):
+    config = configs.read('digits:tiny')
+    config.optim.update(values)
+    return jax.tree.structure(jax.eval_shape(biggan.make(config).init, jax.random.key(0)))
+
+  plain = tree()
+  for tool in ('clamp', 'penalty'):
+    assert tree(sigma_tool=tool, sigma_weight=0.1, freeze_disc=1) == plain
+  assert tree(freeze_disc=1) == plain
+  assert tree(r1_gamma=1.0, ortho_beta=0.0) == plain
+  assert tree(name='adam') != plain  # the comparison can tell
 
 
 @pytest.mark.parametrize(('b2', 'eps'), [(0.999, 1e-8), (0.99, 1e-4)])

@@ -1,6 +1,7 @@
 """One result on any number of devices: gradients, moments, placement (DESIGN.md 4, T11)."""
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -232,3 +233,92 @@ def test_shard_examples():
   assert got['z'].sharding.spec == P(None, 'data')
   assert {s.data.shape for s in got['z'].addressable_shards} == {(2, B // 8, 3)}
   np.testing.assert_array_equal(jax.random.key_data(got['keys']), jax.random.key_data(tree['keys']))
+
+
+# Parts of a batch
+
+
+def score(params, part):
+  """A function of each example by itself: two outputs, keys among the inputs."""
+  hidden = jnp.tanh(part['x'] @ params['w'])
+  out = (hidden * part['y'][:, None]).sum(1) + noise_of(part['keys'])[:, 0].astype(hidden.dtype)
+  return {'hidden': hidden, 'out': out}
+
+
+def parted_loss(num, fn=score):
+  """A batch mean of what `num` parts of each device's examples give; `w` is closed over."""
+
+  def loss(params, shared, batch):
+    out = parallel.in_parts(functools.partial(fn, params), num, batch)
+    weighted = out['hidden'] * shared['shift'][None]
+    return jnp.square(out['out']).mean() + weighted.sum(1).mean(), {'out': out['out'].mean()}
+
+  return loss
+
+
+def wide_inputs():
+  double = lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x
+  return jax.tree.map(double, inputs())
+
+
+def differentiate_parts(num_devices, num, fn=score):
+  with on(num_devices):
+    (loss, metrics), grads = jax.jit(parallel.value_and_grad(parted_loss(num, fn)))(*wide_inputs())
+  return jax.device_get([loss, metrics['out'], grads['w']])
+
+
+# 16 examples on 1 device: parts of 8, 4, 1; on 4 devices of 4 examples: parts of 2 and 1. On TPUs
+# the loop over the parts stays a loop; on CPUs parallel.scan unrolls it.
+@pytest.mark.parametrize(
+  ('num_devices', 'num', 'rolled'),
+  [(None, 2, False), (None, 4, True), (1, 16, True), (4, 2, False), (4, 2, True), (4, 4, True)],
+)
+def test_parts_change_no_value_and_no_gradient(x64, num_devices, num, rolled, monkeypatch):
+  if rolled:
+    monkeypatch.setattr(parallel, 'scan', jax.lax.scan)
+  for got, want in zip(
+    differentiate_parts(num_devices, num), differentiate_parts(None, 1), strict=True
+  ):
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
+    assert np.abs(want).max() > 1e-2
+
+
+def test_parts_would_change_a_function_in_which_examples_see_each_other(x64):
+  # The test above has teeth: half a batch's mean is another one.
+  def centred(params, part):
+    out = score(params, part)
+    return {**out, 'hidden': jnp.square(out['hidden'] - out['hidden'].mean(0, keepdims=True))}
+
+  got, want = (differentiate_parts(None, num, centred) for num in (2, 1))
+  assert np.abs(got[0] / want[0] - 1) > 1e-3
+  assert np.linalg.norm(got[2] - want[2]) > 1e-3 * np.linalg.norm(want[2])
+
+
+def test_parts_come_back_in_order():
+  x = jnp.arange(12).reshape(6, 2)
+  for num in (1, 2, 3, 6):
+    got = parallel.in_parts(lambda x: {'double': 2 * x, 'sum': x.sum(1)}, num, x)
+    np.testing.assert_array_equal(got['double'], 2 * x)
+    np.testing.assert_array_equal(got['sum'], x.sum(1))
+
+
+def test_parts_keep_only_inputs_and_outputs_for_the_backward_pass():
+  # What the backward pass holds, as shapes: 64 hidden units of every example, or none.
+  def kept(num):
+    def loss(w, x):
+      fn = lambda x: jnp.tanh(jnp.tanh(x @ w) @ w.T).sum(1)
+      return parallel.in_parts(fn, num, x).sum()
+
+    shapes = jax.ShapeDtypeStruct((4, 64), jnp.float32), jax.ShapeDtypeStruct((B, 4), jnp.float32)
+    backward = jax.eval_shape(lambda w, x: jax.vjp(loss, w, x)[1], *shapes)
+    return sum(leaf.size for leaf in jax.tree.leaves(backward) if leaf.size != 4 * 64)
+
+  assert kept(1) >= 64 * B
+  assert kept(4) <= 2 * 4 * B
+
+
+@pytest.mark.parametrize(('num_devices', 'num', 'size'), [(None, 3, 16), (None, 32, 16), (8, 4, 2)])
+def test_parts_that_do_not_divide_are_refused(num_devices, num, size):
+  message = f'run.minibatches is {num}, which does not divide the {size} examples of each device'
+  with pytest.raises(utils.UserError, match=message), on(num_devices):
+    jax.eval_shape(parallel.value_and_grad(parted_loss(num)), *inputs())

@@ -1,4 +1,4 @@
-"""The orthogonal penalty's closed form and gradient (specs/biggan.md 2.3, T41, T42, T44)."""
+"""Penalties against closed forms (specs/biggan.md 2.3, 3.6, T41, T42, T44), and dropout's masks."""
 
 import jax
 import jax.numpy as jnp
@@ -102,3 +102,81 @@ def test_total_sums_over_the_mask():
   assert float(regularizers.total(value, params, kernels)) == 12.0
   assert float(regularizers.total(value, params, lambda path, leaf: leaf.ndim == 2)) == 16.0
   assert float(regularizers.total(value, params, lambda path, leaf: False)) == 0.0
+
+
+# R1 (Eq. 5): |grad D(x)|^2 / 2 of each image.
+
+
+def images(num=5):
+  return jnp.asarray(rand(num, 4, 3, 2, seed=3))
+
+
+def test_r1_of_a_linear_critic_is_half_its_squared_weights(x64):
+  w = rand(4, 3, 2)
+  critic = lambda x: 0.7 + jnp.einsum('bhwc,hwc->b', x, jnp.asarray(w))
+  got = regularizers.r1(critic, images())
+  np.testing.assert_allclose(got, np.full(5, (w**2).sum() / 2), rtol=1e-12)
+
+
+def quadratic(a):
+  """D(x) = x^T A x / 2 + sum(x): its gradient is A x + 1 for a symmetric A."""
+
+  def critic(x):
+    x = x.reshape(len(x), -1)
+    return 0.5 * jnp.einsum('bi,ij,bj->b', x, a, x) + x.sum(1)
+
+  return critic
+
+
+def test_r1_of_a_quadratic_critic(x64):
+  a = rand(24, 24, seed=4)
+  a = a + a.T
+  x = images()
+  want = (((np.asarray(x).reshape(5, 24) @ a + 1) ** 2).sum(1)) / 2
+  np.testing.assert_allclose(regularizers.r1(quadratic(jnp.asarray(a)), x), want, rtol=1e-12)
+  # its own gradient with respect to the critic: d/ds of s^2 |A x|^2 / 2 + ... at s = 1
+  value = lambda s: regularizers.r1(quadratic(s * jnp.asarray(a)), x).sum()
+  slope = (value(1 + 1e-6) - value(1 - 1e-6)) / 2e-6
+  np.testing.assert_allclose(jax.grad(value)(1.0), slope, rtol=1e-6)
+
+
+def test_r1_of_an_image_does_not_depend_on_the_others():
+  a = jnp.asarray(rand(24, 24), jnp.float32)
+  x = images().astype(jnp.float32)
+  got = regularizers.r1(quadratic(a), x)
+  assert got.shape == (5,) and len(np.unique(got)) == 5
+  others = regularizers.r1(quadratic(a), x.at[1:].set(9.0))
+  np.testing.assert_allclose(others[0], got[0], rtol=1e-6)
+  np.testing.assert_allclose(regularizers.r1(quadratic(a), x[2:3])[0], got[2], rtol=1e-5)
+
+
+def test_no_r1_is_zero_for_each_image():
+  got = regularizers.no_r1(quadratic(jnp.eye(24)), images())
+  assert got.shape == (5,) and not got.any()
+
+
+# Dropout: the keys are per example, as the augmentation's are.
+
+DRAW = jax.jit(regularizers.dropout_mask, static_argnums=(1, 2))
+
+
+@pytest.mark.parametrize('rate', [0.2, 0.5, 0.9])
+def test_dropout_mask_keeps_the_mean(rate):
+  mask = np.asarray(DRAW(jax.random.split(jax.random.key(0), 400), 500, rate), np.float64)
+  assert mask.shape == (400, 500)
+  kept = mask > 0
+  np.testing.assert_allclose(mask[kept], 1 / (1 - rate), rtol=1e-6)
+  std = (rate * (1 - rate) / mask.size) ** 0.5
+  np.testing.assert_allclose(kept.mean(), 1 - rate, atol=5 * std)
+  # neither examples nor features go together: shares of rows and columns scatter as coins do
+  for axis, num in ((0, 400), (1, 500)):
+    spread = kept.mean(axis).std() / (rate * (1 - rate) / num) ** 0.5
+    np.testing.assert_allclose(spread, 1, atol=0.2)
+
+
+def test_dropout_mask_depends_on_its_own_key_alone():
+  keys = jax.random.split(jax.random.key(0), 6)
+  mask = DRAW(keys, 30, 0.5)
+  np.testing.assert_array_equal(DRAW(keys[2:4], 30, 0.5), mask[2:4])
+  assert len(np.unique(np.asarray(mask), axis=0)) == 6
+  assert mask.dtype == jnp.float32

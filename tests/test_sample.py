@@ -381,7 +381,7 @@ def damaged(params, tmp_path, name, change):
 
 
 def other_format(data):
-  return json.dumps({**json.loads(data), 'format': 2}).encode()
+  return json.dumps({**json.loads(data), 'format': 99}).encode()
 
 
 def without_dialect(data):
@@ -398,7 +398,7 @@ def without_dialect(data):
     ('.safetensors', lambda data: b'', ['gen.safetensors', 'damaged']),
     ('.json', lambda data: data[:-20], ['gen', 'damaged']),
     ('.json', lambda data: b'[]', ['gen.json', 'not a card']),
-    ('.json', other_format, ['gen.json', 'not a card of format 1']),
+    ('.json', other_format, ['gen.json', f'not a card of format {card.FORMAT}']),
     ('.json', without_dialect, ['gen.json', 'missing: dialect']),
   ],
 )

@@ -4,7 +4,7 @@ CPU programs cannot stand in: there XLA shows a wrong program as right. Nothing 
 needed.
 """
 
-import math
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import pytest
 import tpu_hlo
 from jax.experimental import topologies
 
+from bigjax import config as configs
 from bigjax import linalg, parallel, spectral, utils
 from bigjax.algorithms import biggan
 
@@ -24,36 +25,14 @@ LOCAL_BATCH = 2 * tpu_hlo.PRIME
 
 def tiny_config(attention: tuple[int, ...], augment: str) -> ml_collections.ConfigDict:
   """A 16 px BigGAN of which no size but the batch is a multiple of `tpu_hlo.PRIME`."""
-  return ml_collections.ConfigDict(
-    {
-      'algorithm': 'biggan',
-      'data': {'resolution': 16, 'channels': 3, 'num_classes': 10},
-      'model': {
-        'ch': 8,
-        'z_dim': 12,
-        'shared_dim': 8,
-        'gen_attention': attention,
-        'disc_attention': attention,
-        'bn_group': 0,
-        'dtype': 'bfloat16',
-      },
-      'optim': {
-        'batch_size': NUM_DEVICES * LOCAL_BATCH,
-        'd_steps': 2,
-        'name': 'adam_b1_0',
-        'gen_lr': 5e-5,
-        'disc_lr': 2e-4,
-        'b1': 0.0,
-        'b2': 0.999,
-        'eps': 1e-8,
-        'ortho_beta': 1e-4,
-        'spectral_eps': 1e-4,
-        'ema_decay': 0.999,
-        'ema_start': 0,
-      },
-      'augment': {'name': augment},
-    }
+  config = configs.read('digits:tiny')
+  config.data.channels = 3
+  config.model.update(
+    {'gen_attention': attention, 'disc_attention': attention, 'dtype': 'bfloat16'}
   )
+  config.optim.batch_size = NUM_DEVICES * LOCAL_BATCH
+  config.augment.name = augment
+  return config
 
 
 def abstract(tree, sharding):
@@ -85,10 +64,11 @@ def compile_step(mesh, config) -> tuple[tpu_hlo.Program, list[str]]:
     ops = tpu_hlo.parse_compiled(lowered.compile().as_text())
 
   players = state['players'].values()
-  tracked = [
-    utils.flat(player['params'])[path].shape
+  matrices = [
+    jax.eval_shape(functools.partial(spectral.matrix, path), leaf).shape
     for player in players
-    for path in utils.flat(spectral.vectors(player['opt']).sn_u)
+    for path, leaf in utils.flat(player['params']).items()
+    if path in utils.flat(spectral.vectors(player['opt']).sn_u)
   ]
   gains = [
     leaf.shape[-1]
@@ -101,7 +81,7 @@ def compile_step(mesh, config) -> tuple[tpu_hlo.Program, list[str]]:
     dots=tpu_hlo.parse_lowered(lowered.as_text()),
     local_batch=LOCAL_BATCH,
     num_devices=NUM_DEVICES,
-    matrices=[(math.prod(shape[:-1]), shape[-1]) for shape in tracked],
+    matrices=matrices,
     # The generator's BatchNorms run forward for D, and forward and backward for G: two moments
     # or their cotangents each time. Then one all-reduce for all gradients of a player.
     max_reductions=3 * len(gains) + 2,

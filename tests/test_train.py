@@ -121,7 +121,7 @@ def test_a_workdir_of_another_config_is_refused_even_without_its_history(uninter
 def test_export_truncations_may_be_written_in_many_ways(given):
   config = tiny()
   config.export = {'truncations': given, 'dialect': 'resample'}
-  assert train.export_truncations(config)[0] == '0.5'
+  assert train.export_truncations(config, ('resample',))[0] == '0.5'
 
 
 def test_a_bad_export_truncation_is_refused_before_training(tmp_path):
@@ -152,12 +152,35 @@ def trained(uninterrupted):
   return saved_state(uninterrupted, 4), batch
 
 
-def test_sgd_step_does_not_depend_on_the_number_of_devices(trained, monkeypatch):
+def fresh(config):
+  """Return (state at step 0, random batch) of a config."""
+  program = build.make(config, jax.devices()[:1])
+  plain = utils.flat(jax.device_get(checkpoint.to_plain(program.init(jax.random.key(0), {}))))
+  shape, rng = program.algorithm.stage(0).batch, np.random.RandomState(0)
+  size = (config.data.resolution, config.data.resolution, config.data.channels)
+  return plain, {
+    'image': rng.randint(0, 256, (*shape, *size)).astype(np.uint8),
+    'label': rng.randint(0, config.data.num_classes, shape).astype(np.int32),
+  }
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'digits',
+    pytest.param('imagenet128', marks=pytest.mark.slow),
+    pytest.param('imagenet128_deep', marks=pytest.mark.slow),
+  ],
+)
+def test_sgd_step_does_not_depend_on_the_number_of_devices(name, request, monkeypatch):
   """DESIGN 4: with SGD(1), 1e-5 relative per tensor whose update exceeds 1e-6 of its player's."""
+  config = configs.read(f'{name}:tiny')
+  if name == 'digits':
+    plain, batch = request.getfixturevalue('trained')
+  else:
+    plain, batch = fresh(config)
   monkeypatch.setitem(optim.OPTIMIZERS, 'sgd', lambda lr, b1, b2, eps: optax.sgd(1.0))
-  config = tiny()
   config.optim.update({'name': 'sgd', 'd_steps': 1})
-  plain, batch = trained
   batch = {name: array[:1] for name, array in batch.items()}
   plain = {
     path: leaf for path, leaf in plain.items() if '/nu/' not in path and '/count' not in path
