@@ -49,10 +49,10 @@ def measure(config, devices):
   try:
     memory = compile_step(config, devices).memory_analysis()
   except jax.errors.JaxRuntimeError as error:
-    used = re.search(r'Used ([\d.]+\w) of ([\d.]+\w)', str(error))
+    used = re.search(r'\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)', str(error))
     if not used:
       raise
-    return f'does not fit: {used[1]} of {used[2]}'
+    return f'does not fit: {used[1]} temporary, {used[2]} available'
   held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
   held, temporary = held / 2**30, memory.temp_size_in_bytes / 2**30
   return f'{held + temporary:.2f} GiB ({temporary:.2f} temporary)'

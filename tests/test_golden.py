@@ -106,7 +106,9 @@ def assert_output(ours, theirs, atol):
 @pytest.mark.parametrize('name', NAMES)
 def test_outputs_in_float32(name, monkeypatch):
   # The unconditional BatchNorm is the last one: the reference leaves its epsilon at 1e-5 (T14).
-  monkeypatch.setattr(layers, 'BatchNorm', functools.partial(layers.BatchNorm, eps=1e-5))
+  batch_norm = layers.BatchNorm
+  last = lambda features, group, eps, dtype: batch_norm(features, group, 1e-5, dtype)
+  monkeypatch.setattr(layers, 'BatchNorm', last)
   out, nets = under(golden(name), 'out/'), Nets(name, jnp.float32)
   for key, value in jax.jit(nets.outputs)(nets.params).items():
     assert_output(value, out[key], 2e-4)
