@@ -91,7 +91,7 @@ class BigGAN:
     key_z, key_y, key_aug = jax.random.split(key, 3)
     inputs = {
       'z': self.law.train(key_z, shape, self.gen_net.z_dim, step),
-      'y': jax.random.randint(key_y, shape, 0, self.gen_net.num_classes),
+      'y': jax.random.randint(key_y, shape, 0, self.gen_net.num_classes, jnp.int32),
       'aug': jax.random.split(key_aug, shape),
     }
     return parallel.shard_examples(inputs, lead=len(shape) - 1)
@@ -123,7 +123,7 @@ class BigGAN:
 
     def judge(part):
       fake = self.augment(part['aug'], part['fake'])
-      real = self.augment(part['aug_real'], to_float(part['image']))
+      real = self.augment(part['aug_real'], to_float(part['image']).astype(fake.dtype))
       masks = [self.mask(part[name]) for name in ('aug_real', 'aug')]
       both = None if masks[0] is None else jnp.concatenate(masks)
       labels = jnp.concatenate([part['label'], part['y']])
