@@ -267,13 +267,13 @@ def in_minibatches(num: int, module: nn.Module, method: Callable[..., Array], *x
   size = max(x.shape[0] for x in xs)
   whole = [x.shape[0] != size for x in xs]
 
-  def run(variables, parts):
+  def run(parts):
     parts = iter(parts)
     args = [x if one else next(parts) for x, one in zip(xs, whole, strict=True)]
     return unbound.apply(variables, *args, method=method)
 
   parts = [x for x, one in zip(xs, whole, strict=True) if not one]
-  return parallel.in_parts(functools.partial(run, variables), num, parts)
+  return parallel.in_parts(run, num, parts)
 
 
 class Attention(nn.Module):

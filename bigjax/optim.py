@@ -21,6 +21,21 @@ def orthogonal_grad(w: jax.Array) -> jax.Array:
   return (4 * (product - m * jnp.square(m).sum(0, keepdims=True))).reshape(w.shape)
 
 
+def _per_tensor(
+  name: str, mask: Callable[[str, Any], bool], change: Callable[[jax.Array, jax.Array], jax.Array]
+) -> optax.GradientTransformation:
+  """A link without state: `change(update, weights)` for the tensors at `mask(path, weights)`."""
+
+  def update(updates, params):
+    if params is None:
+      raise ValueError(f'{name} needs the parameters: call tx.update(grads, state, params).')
+    weights = utils.flat(params)
+    one = lambda path, g: change(g, weights[path]) if mask(path, weights[path]) else g
+    return utils.map_paths(one, updates)
+
+  return optax.stateless(update)
+
+
 def add_orthogonal_penalty(
   beta: float, mask: Callable[[str, Any], bool]
 ) -> optax.GradientTransformation:
@@ -31,21 +46,11 @@ def add_orthogonal_penalty(
     5e-5.
     mask: (path, leaf) -> whether the tensor is penalised.
   """
+  return _per_tensor('add_orthogonal_penalty', mask, lambda g, w: g + beta * orthogonal_grad(w))
 
-  def update(updates, state, params=None):
-    if params is None:
-      raise ValueError(
-        'add_orthogonal_penalty needs the parameters: call tx.update(g, state, params).'
-      )
-    weights = utils.flat(params)
 
-    def penalised(path, g):
-      w = weights[path]
-      return g + beta * orthogonal_grad(w) if mask(path, w) else g
-
-    return utils.map_paths(penalised, updates), state
-
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+def _with_two_values(mask: Callable[[str, Any], bool]) -> Callable[[str, Any], bool]:
+  return lambda path, w: mask(path, w) and singular.at_most(w, 2) == 2
 
 
 def clamp_sigma(
@@ -57,21 +62,8 @@ def clamp_sigma(
     mask: (path, leaf) -> whether the tensor is clamped; those with one column or row never are.
     fixed, ratio: see `singular.bound`.
   """
-
-  def update(updates, state, params=None):
-    if params is None:
-      raise ValueError('clamp_sigma needs the parameters: call tx.update(grads, state, params).')
-    weights = utils.flat(params)
-
-    def clamped(path, delta):
-      w = weights[path]
-      if not mask(path, w) or min(linalg.matrix(w).shape) < 2:
-        return delta
-      return singular.clamp(w + delta, fixed, ratio) - w
-
-    return utils.map_paths(clamped, updates), state
-
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  clamped = lambda delta, w: singular.clamp(w + delta, fixed, ratio) - w
+  return _per_tensor('clamp_sigma', _with_two_values(mask), clamped)
 
 
 def add_sigma_penalty(
@@ -84,34 +76,14 @@ def add_sigma_penalty(
     mask: (path, leaf) -> whether the tensor is penalised; those with one column or row never are.
     fixed, ratio: see `singular.bound`.
   """
-
-  def update(updates, state, params=None):
-    if params is None:
-      raise ValueError(
-        'add_sigma_penalty needs the parameters: call tx.update(grads, state, params).'
-      )
-    weights = utils.flat(params)
-
-    def penalised(path, g):
-      w = weights[path]
-      if not mask(path, w) or min(linalg.matrix(w).shape) < 2:
-        return g
-      return g + weight * singular.penalty_grad(w, fixed, ratio)
-
-    return utils.map_paths(penalised, updates), state
-
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  penalised = lambda g, w: g + weight * singular.penalty_grad(w, fixed, ratio)
+  return _per_tensor('add_sigma_penalty', _with_two_values(mask), penalised)
 
 
 def freeze(mask: Callable[[str, Any], bool]) -> optax.GradientTransformation:
   """Hold the parameters at `mask(path, leaf)` where they are; after the optimizer proper."""
-
-  def update(updates, state, params=None):
-    del params
-    still = lambda path, delta: jnp.zeros_like(delta) if mask(path, delta) else delta
-    return utils.map_paths(still, updates), state
-
-  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  still = lambda path, delta: jnp.zeros_like(delta) if mask(path, delta) else delta
+  return optax.stateless(lambda updates, params: utils.map_paths(still, updates))
 
 
 def _standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTransformation:

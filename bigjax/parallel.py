@@ -168,8 +168,7 @@ def value_and_grad(loss: Callable[[Any, Any, Any], tuple[jax.Array, dict]]) -> C
   """
 
   def local(params, shared, batch):
-    if _in_shard_map():  # varying parameters keep the gradient local until the float32 mean below
-      params = jax.tree.map(own, params)
+    params = jax.tree.map(own, params)  # the gradient stays local until the float32 mean below
     return jax.value_and_grad(loss, has_aux=True)(params, shared, batch)
 
   return over_batch(local)

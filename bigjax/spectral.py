@@ -46,7 +46,7 @@ def matrix(path: str, w: jax.Array) -> jax.Array:
   The rows of a class table are its outputs, as in PyTorch.
   """
   m = linalg.matrix(w)
-  return m.T if path.rsplit('/', 1)[-1] == 'embedding' else m
+  return m.T if utils.is_table(path) else m
 
 
 def _unit(x: jax.Array, eps: float) -> jax.Array:

@@ -37,11 +37,6 @@ def is_weight(path: str) -> bool:
   return path.startswith('ema/') or '/params/' in path
 
 
-def is_table(path: str) -> bool:
-  """Return whether a parameter has a row per class."""
-  return path.rsplit('/', 1)[-1] == 'embedding'
-
-
 def read(path: str) -> tuple[Weights, list[str]]:
   """Return the weights and class names at a workdir or an exported .safetensors file.
 
@@ -95,7 +90,7 @@ def match(weights: Weights, wanted: Weights, same_classes: bool) -> tuple[Weight
       elif tuple(other.shape) != tuple(ours.shape):
         counts[1], counts[2] = ours.size, other.size
         why = f'{list(other.shape)} became {list(ours.shape)}'
-      elif is_table(path) and not same_classes:
+      elif utils.is_table(path) and not same_classes:
         counts[1], counts[2], why = ours.size, other.size, 'other classes'
       else:
         counts[0] = ours.size
@@ -133,7 +128,9 @@ def begin(path: str, state: Mapping[str, Any], class_names: Sequence[str]) -> tu
   wanted = {name: utils.flat(player['params']) for name, player in state['players'].items()}
   wanted['ema'] = utils.flat(state['ema'])
   given, rows = match(weights, wanted, list(class_names) == list(their_classes))
-  if not any(leaf.ndim > 1 and not is_table(p) for v in given.values() for p, leaf in v.items()):
+  if not any(
+    leaf.ndim > 1 and not utils.is_table(p) for v in given.values() for p, leaf in v.items()
+  ):
     raise utils.UserError(
       f'init_from={path}: none of its kernels has the name and shape of one in this network; '
       'give the weights of a network of the same kind, width and resolution.'

@@ -56,6 +56,11 @@ def map_paths(fn: Callable[[str, Any], Any], tree: Any) -> Any:
   return jax.tree_util.tree_map_with_path(lambda path, leaf: fn(path_str(path), leaf), tree)
 
 
+def is_table(path: str) -> bool:
+  """Return whether a parameter has a row per class: layers.Embed's leaf `embedding`."""
+  return path.rsplit('/', 1)[-1] == 'embedding'
+
+
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
   """Return the nested dict whose leaves lie at these paths: the inverse of `flat` on dicts."""
   tree: dict[str, Any] = {}

@@ -132,8 +132,8 @@ class BigGAN:
       return real_logits, fake_logits, r1
 
     fake = self.images(shared['gen'], batch['z'], batch['y'])
-    judged = parallel.in_parts(judge, self.minibatches, {**batch, 'fake': fake})
-    real_logits, fake_logits, r1 = judged
+    parts = {**batch, 'fake': fake}
+    real_logits, fake_logits, r1 = parallel.in_parts(judge, self.minibatches, parts)
     loss_real, loss_fake = losses.hinge_disc(real_logits, fake_logits)
     metrics = {
       'd_loss': loss_real + loss_fake,
@@ -444,11 +444,6 @@ def frozen_blocks(num: int) -> Callable[[str, Any], bool]:
   return lambda path, leaf: num > 0 and first.match(path) is not None
 
 
-def is_kernel(path: str, leaf: Any) -> bool:
-  """The generator's tensors under spectral norm: those whose sigma0 may be held down."""
-  return spectral.spec()(path, leaf)
-
-
 def sigma_tools(opt: ml_collections.ConfigDict) -> tuple[Any, Any]:
   """Return what holds sigma0 of the generator down: a link before and one after the optimizer.
 
@@ -459,8 +454,8 @@ def sigma_tools(opt: ml_collections.ConfigDict) -> tuple[Any, Any]:
   none = optax.identity()
   tools = {
     'none': lambda: (none, none),
-    'clamp': lambda: (none, optim.clamp_sigma(is_kernel, **limit)),
-    'penalty': lambda: (optim.add_sigma_penalty(opt.sigma_weight, is_kernel, **limit), none),
+    'clamp': lambda: (none, optim.clamp_sigma(spectral.spec(), **limit)),
+    'penalty': lambda: (optim.add_sigma_penalty(opt.sigma_weight, spectral.spec(), **limit), none),
   }
   return utils.pick(opt.sigma_tool, tools, 'optim.sigma_tool')()
 
