@@ -46,6 +46,7 @@ setup(
     'bigjax.algorithms',
     'bigjax.configs',
     'bigjax.data',
+    'bigjax.data.reading',
     'bigjax.evaluators',
     'bigjax.models',
   ],

@@ -3,8 +3,10 @@
 import argparse
 import difflib
 import os
+import sys
+import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -113,6 +115,18 @@ def duration(seconds: float) -> str:
   if seconds < 86400:
     return f'{seconds // 3600}h{seconds % 3600 // 60:02d}m'
   return f'{seconds // 86400}d{seconds % 86400 // 3600:02d}h'
+
+
+def counted(items: Sequence[Any], what: str, patience: float = 3.0) -> Iterator[Any]:
+  """Yield the items, and say on stderr every `patience` seconds how far it is and what is left."""
+  began = said = time.monotonic()
+  for i, item in enumerate(items):
+    now = time.monotonic()
+    if i and now - said > patience:
+      said = now
+      left = duration((now - began) * (len(items) - i) / i)
+      print(f'{what}: {i:,} of {len(items):,}, {left} left', file=sys.stderr, flush=True)
+    yield item
 
 
 def cache_dir() -> str:

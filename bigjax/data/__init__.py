@@ -1,11 +1,13 @@
 """Real images, in an order that is a function of (seed, position) alone.
 
 `load(config.data)` returns a Source with random access; `stream` turns it into minibatches. NumPy
-and tf.data only; nothing here knows JAX. One file per kind of source, found by its name.
+and tf.data only; nothing here knows JAX. One file per kind of source, found by its name; what they
+share of reading files is in `reading/`.
 """
 
 import dataclasses
 import functools
+import hashlib
 import importlib
 import os
 import pkgutil
@@ -14,11 +16,15 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from PIL import Image
 
 from bigjax import utils
+from bigjax.data.reading import pictures
 
 Batch = dict[str, np.ndarray]
+Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n] or [n, m]
+Lookup = Callable[[Any, Any, Any], tuple[Any, Any]]
+Picture = Callable[[Any, Any], tuple[Any, Any, Any]]
+SEEN = 256  # images whose labels are looked at before training
 MOST_GIB = 4  # of a set held in memory (twice while it is streamed: NumPy's and TensorFlow's)
 
 
@@ -34,18 +40,29 @@ class Source:
     num_train: number of training images.
     class_names: one name per class.
     license: of the images, for the card of a generator trained on them.
-    lookup: (tf, int64 tensor [n] of training indices) -> (uint8 [n, H, W, C], labels), traced by
-      tf.data; `tf` is the TensorFlow module.
-    train: () -> all training (or, for large sets, the first) images and labels, as NumPy.
+    lookup: (tf, int64 indices [n] of training images, int64 chance [n] or None) -> (uint8
+      [n, H, W, C], labels), traced by tf.data. `chance` is what a random crop is drawn from; None
+      is the centre.
+    at_once: whether a lookup costs so little that a whole step's goes in one call; where it is
+      False, images are looked up one by one, in parallel.
+    labels: () -> the labels of all training images, which may take as long as reading them all.
+    train: (most=None) -> all, or at most so many, evenly spaced, training images and their labels.
+      Crops are central.
     held_out: the same for images that training never sees.
+    digest: of what is trained on; another where an image, a label or their order is another.
+    findings: (level, sentence) about the data, level 'ok' or 'warning'.
   """
 
   num_train: int
   class_names: tuple[str, ...]
   license: str
-  lookup: Callable[[Any, Any], tuple[Any, Any]]
-  train: Callable[[], tuple[np.ndarray, np.ndarray]]
-  held_out: Callable[[], tuple[np.ndarray, np.ndarray]]
+  lookup: Lookup
+  at_once: bool
+  labels: Callable[[], np.ndarray]
+  train: Callable[..., Labelled]
+  held_out: Callable[..., Labelled]
+  digest: str
+  findings: tuple[tuple[str, str], ...] = ()
 
 
 def tensorflow() -> Any:
@@ -74,20 +91,86 @@ def load(config: ml_collections.ConfigDict) -> Source:
   Raises:
     UserError: no such source, or the data does not fit the config.
   """
+  check(config)
   name, _, argument = config.source.partition(':')
-  known = [module.name for module in pkgutil.iter_modules(__path__)]
+  known = [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
   if name not in known:
     raise utils.UserError(
       f'data.source is {config.source!r}{utils.did_you_mean(name, known)}; '
       f'expected one of: {", ".join(known)}.'
     )
   source = importlib.import_module(f'{__name__}.{name}').load(config, argument)
-  if len(source.class_names) != config.num_classes:
+  num = len(source.class_names)
+  if config.num_classes is not None and num != config.num_classes:
     raise utils.UserError(
       f'data.num_classes is {config.num_classes}, but {config.source!r} has '
-      f'{len(source.class_names)} classes.'
+      f'{num} class{"" if num == 1 else "es"}; give that number, or None to read it from the data.'
     )
-  return source
+  refuse_one_label(source, config)
+  return limit(source, config)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuse settings that mean nothing.
+
+  Raises:
+    UserError: names the first.
+  """
+  if config.channels not in (1, 3):
+    raise utils.UserError(f'data.channels is {config.channels}; give 1 (grey) or 3 (colour).')
+  utils.pick(config.crop, {'center': 0, 'random': 0}, 'data.crop')
+  if not 0 < config.fraction <= 1:
+    raise utils.UserError(
+      f'data.fraction is {config.fraction}; give a share of the images, above 0 and at most 1.'
+    )
+  if config.per_class < 0:
+    raise utils.UserError(f'data.per_class is {config.per_class}; give a number, or 0 for all.')
+
+
+def refuse_one_label(source: Source, config: ml_collections.ConfigDict) -> None:
+  """Refuse a set of several classes whose images all have the same label, as far as is seen.
+
+  Raises:
+    UserError: they do.
+  """
+  if len(source.class_names) == 1 or source.num_train < 2:
+    return
+  labels = one_label(source.train(SEEN)[1])
+  if (labels == labels[0]).all():
+    raise utils.UserError(
+      f'{config.source!r} has {len(source.class_names)} classes, but all of the {len(labels)} '
+      f'images looked at have label {labels[0]} ({source.class_names[labels[0]]}); '
+      'a wrong folder level or a broken conversion does that: mend the labels.'
+    )
+
+
+def limit(source: Source, config: ml_collections.ConfigDict) -> Source:
+  """Return the source with `config.fraction` of its training images, at most `per_class` of each.
+
+  A smaller share is part of a larger one, and every class keeps one image at least.
+  """
+  if config.fraction == 1 and config.per_class == 0:
+    return source
+  labels = one_label(source.labels())
+  keep = []
+  for label in np.unique(labels):
+    of_class = _shuffled(labels, None, label)
+    num = max(round(config.fraction * len(of_class)), 1)
+    keep.append(of_class[: min(num, config.per_class or num)])
+  keep = np.sort(np.concatenate(keep))
+  given = f'{source.digest} {keep.tobytes().hex()}'.encode()
+
+  def lookup(tf, indices, chance):
+    return source.lookup(tf, tf.gather(tf.constant(keep), indices), chance)
+
+  return dataclasses.replace(
+    source,
+    num_train=len(keep),
+    lookup=lookup,
+    labels=lambda: source.labels()[keep],
+    train=lambda most=None: read(lookup, spread(len(keep), most)),
+    digest=hashlib.blake2b(given, digest_size=12).hexdigest(),
+  )
 
 
 def one_label(labels: np.ndarray) -> np.ndarray:
@@ -100,19 +183,149 @@ def one_label(labels: np.ndarray) -> np.ndarray:
   return labels[np.arange(len(labels)), (labels >= 0).argmax(1)]
 
 
-def held_out_mask(labels: np.ndarray, share: float) -> np.ndarray:
+def _shuffled(labels: np.ndarray, order: np.ndarray | None, label: int) -> np.ndarray:
+  """Return the examples of a class in a fixed order (by default a random one)."""
+  order = np.random.RandomState(0).permutation(len(labels)) if order is None else order
+  return order[labels[order] == label]
+
+
+def held_out_mask(labels: np.ndarray, share: float, order: np.ndarray | None = None) -> np.ndarray:
   """Return which examples are held out: the same share of every class, the same in every run.
 
   A class of two or more has at least one on either side; a single example is trained on.
+
+  Args:
+    labels: of all examples.
+    share: of each class.
+    order: in which examples are chosen; by default a fixed permutation. One that follows from each
+      example's own name keeps the split of the others where some are added.
   """
   labels = one_label(labels)
-  order = np.random.RandomState(0).permutation(len(labels))
   mask = np.zeros(len(labels), bool)
   for label in np.unique(labels):
-    of_class = order[labels[order] == label]
+    of_class = _shuffled(labels, order, label)
     num = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
     mask[of_class[:num]] = True
   return mask
+
+
+def spread(num: int, most: int | None) -> np.ndarray:
+  """Return at most `most` of the numbers below `num`, evenly spaced; all for None."""
+  taken = num if most is None else min(num, most)
+  return np.arange(taken) * num // max(taken, 1)
+
+
+def read(lookup: Lookup, indices: np.ndarray) -> Labelled:
+  """Return these images, centred, and their labels, as NumPy.
+
+  Raises:
+    UserError: one cannot be read.
+  """
+  tf = tensorflow()
+
+  @tf.autograph.experimental.do_not_convert
+  def one(index):
+    image, label = lookup(tf, index[None], None)
+    return image[0], label[0]
+
+  dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).map(
+    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  size = 256
+  parts = list(readable(tf, _with_options(tf, dataset.batch(size).prefetch(2))))
+  return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def survey(picture: Picture, indices: np.ndarray, what: str) -> np.ndarray:
+  """Return (number, height, width, label) of these pictures, int64 [n, 4], less what is unreadable.
+
+  Every one is decoded as in training. `what` is what the progress line calls it.
+  """
+  tf = tensorflow()
+
+  @tf.autograph.experimental.do_not_convert
+  def one(index):
+    encoded, orientation, label = picture(tf, index)
+    shape = tf.cast(tf.shape(pictures.decode(tf, encoded, orientation)), tf.int64)
+    return tf.stack([index, shape[0], shape[1], tf.cast(label, tf.int64)])
+
+  dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
+  dataset = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  rows = readable(tf, _with_options(tf, dataset.ignore_errors()))
+  found = [row for _, row in zip(utils.counted(indices, what), rows, strict=False)]
+  return np.array(found, np.int64).reshape(-1, 4)
+
+
+def read_labels(picture: Picture, num: int) -> np.ndarray:
+  """Return the labels of pictures 0..num, int32 [num], decoding none of them.
+
+  Raises:
+    UserError: one cannot be read.
+  """
+  tf = tensorflow()
+
+  @tf.autograph.experimental.do_not_convert
+  def one(index):
+    return tf.cast(picture(tf, index)[2], tf.int32)
+
+  dataset = tf.data.Dataset.range(num).map(
+    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  rows = readable(tf, _with_options(tf, dataset))
+  return np.array([next(rows) for _ in utils.counted(range(num), 'reading labels')], np.int32)
+
+
+def readable(tf: Any, dataset: Any) -> Iterator[Any]:
+  """Yield the elements of a tf.data.Dataset as NumPy.
+
+  Raises:
+    UserError: what TensorFlow could not read.
+  """
+  failures = tf.errors.OpError  # by now: when the interpreter ends, its modules go first
+  try:
+    yield from dataset.as_numpy_iterator()
+  except failures as error:
+    words = ' '.join((error.message or '').split()).partition(' [Op:')[0]
+    raise utils.UserError(
+      f'the data cannot be read ({words[:300]}); bigjax doctor names the files.'
+    ) from None
+
+
+def _with_options(tf: Any, dataset: Any) -> Any:
+  options = tf.data.Options()
+  options.threading.max_intra_op_parallelism = 1
+  return dataset.with_options(options)
+
+
+def from_pictures(picture: Picture, config: ml_collections.ConfigDict) -> Lookup:
+  """Return the lookup of images that are decoded, cropped and resized at every visit.
+
+  Args:
+    picture: (tf, scalar index) -> (encoded image, EXIF orientation, label).
+    config: the group `data`: resolution, channels, crop.
+  """
+
+  def lookup(tf, indices, chance):
+    encoded, orientation, label = picture(tf, indices[0])
+    image = pictures.decode(tf, encoded, orientation)
+    chance = chance[0] if config.crop == 'random' and chance is not None else None
+    image = pictures.square(tf, image, config.resolution, config.channels, chance)
+    return image[None], tf.cast(label, tf.int32)[None]
+
+  return lookup
+
+
+def small_images(sizes: np.ndarray, resolution: int) -> tuple[str, str]:
+  """Return the finding about images of these heights and widths, int [n, 2]."""
+  shorter = sizes.min(1)
+  at = int(shorter.argmin())
+  smallest = f'the smallest of {len(sizes):,} images looked at is {sizes[at, 1]}x{sizes[at, 0]}'
+  fewer = int((shorter < resolution).sum())
+  if fewer:
+    return 'warning', (
+      f'{smallest}, and {fewer:,} are below data.resolution={resolution}: they are enlarged'
+    )
+  return 'ok', f'{smallest} pixels, for data.resolution={resolution}'
 
 
 def check_memory(num: int, config: ml_collections.ConfigDict) -> None:
@@ -129,54 +342,17 @@ def check_memory(num: int, config: ml_collections.ConfigDict) -> None:
     )
 
 
-def fit(image: np.ndarray, resolution: int, channels: int) -> np.ndarray:
-  """Return uint8 [H, W, 1 or 3] as [resolution, resolution, channels]; the same where it fits.
-
-  The centre square is averaged by area where it is larger (each pixel is the exact mean of what it
-  covers, rounded: no Pillow filter does that at fractional ratios) and enlarged bicubically where
-  it is smaller. Grey is repeated; colour becomes the luma of ITU-R 601.
-  """
-  h, w, given = image.shape
-  size = min(h, w)
-  top, left = (h - size) // 2, (w - size) // 2
-  image = image[top : top + size, left : left + size]
-  if channels < given:
-    image = np.asarray(Image.fromarray(image).convert('L'))[..., None]
-  if size > resolution:
-    image = _average(image, resolution)
-  elif size < resolution:
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture = picture.resize((resolution, resolution), Image.Resampling.BICUBIC)
-    image = np.asarray(picture).reshape(resolution, resolution, -1)
-  return np.repeat(image, channels, axis=-1) if channels > given else image
-
-
-def _average(image: np.ndarray, resolution: int) -> np.ndarray:
-  """Return the area averages of a square image [n, n, C] as [resolution, resolution, C]."""
-  n, _, c = image.shape
-  shares = _overlaps(n, resolution)
-  # Integers, below 2^24 in the first product (n < 65794) and 2^53 in the second: both are exact, in
-  # any order of summation, on every machine.
-  rows = (shares @ image.reshape(n, n * c).astype(np.float32)).reshape(resolution, n, c)
-  sums = np.tensordot(rows.astype(np.float64), shares, ([1], [1])).astype(np.int64)
-  return ((2 * sums.transpose(0, 2, 1) + n * n) // (2 * n * n)).astype(np.uint8)
-
-
-@functools.lru_cache(maxsize=16)
-def _overlaps(n: int, resolution: int) -> np.ndarray:
-  """Return how much of pixel j of n lies in pixel i of `resolution`, as integers with row sum n."""
-  new, old = np.arange(resolution)[:, None] * n, np.arange(n)[None, :] * resolution
-  overlaps = np.minimum(new + n, old + resolution) - np.maximum(new, old)
-  return np.maximum(overlaps, 0).astype(np.float32)
-
-
 def in_memory(
-  train: tuple[np.ndarray, np.ndarray],
-  held_out: tuple[np.ndarray, np.ndarray],
+  train: Labelled,
+  held_out: Labelled,
   class_names: tuple[str, ...],
   license: str,
+  digest: str = '',
+  findings: tuple[tuple[str, str], ...] = (),
 ) -> Source:
   """Return a source over arrays: uint8 [n, H, W, C], and int32 [n] or [n, m] padded with -1.
+
+  Where no `digest` is given, it is that of the training arrays.
 
   Raises:
     UserError: there are no images to train on or to hold out, or one has no label.
@@ -196,33 +372,115 @@ def in_memory(
     with tf.init_scope():  # outside the graph, whose constants may not exceed 2 GiB
       return tf.constant(train[0]), tf.constant(train[1])
 
-  def lookup(tf, indices):
+  def lookup(tf, indices, chance):
+    del chance
     images, labels = tensors(tf)
     return tf.gather(images, indices), tf.gather(labels, indices)
 
-  return Source(len(train[0]), class_names, license, lookup, lambda: train, lambda: held_out)
+  def some(arrays, most=None):
+    pick = spread(len(arrays[0]), most)
+    return arrays if len(pick) == len(arrays[0]) else tuple(array[pick] for array in arrays)
+
+  return Source(
+    num_train=len(train[0]),
+    class_names=class_names,
+    license=license,
+    lookup=lookup,
+    at_once=True,
+    labels=lambda: train[1],
+    train=functools.partial(some, train),
+    held_out=functools.partial(some, held_out),
+    digest=digest or _digest(train),
+    findings=findings,
+  )
+
+
+def _digest(arrays: Labelled) -> str:
+  words = hashlib.blake2b(digest_size=12)
+  for array in arrays:
+    words.update(np.ascontiguousarray(array).data)
+  return words.hexdigest()
+
+
+def by_number(
+  train: tuple[Lookup, np.ndarray],
+  held_out: tuple[Lookup, np.ndarray],
+  class_names: tuple[str, ...],
+  license: str,
+  labels: Callable[[], np.ndarray],
+  digest: str,
+  findings: tuple[tuple[str, str], ...] = (),
+) -> Source:
+  """Return a source that reads an image at every visit.
+
+  Args:
+    train, held_out: a lookup, and which of its numbers (int64 [n]) are these images.
+    class_names, license, digest, findings: see Source.
+    labels: () -> the labels of the training images.
+  Raises:
+    UserError: there are no images to train on or to hold out.
+  """
+  for what, (_, numbers) in (('training', train), ('held-out', held_out)):
+    if not len(numbers):
+      raise utils.UserError(f'the data has no {what} images; give it more images of every class.')
+
+  def lookup(tf, indices, chance):
+    with tf.init_scope():
+      numbers = tf.constant(train[1], tf.int64)
+    return train[0](tf, tf.gather(numbers, indices), chance)
+
+  def some(lookup, numbers, most=None):
+    return read(lookup, numbers[spread(len(numbers), most)])
+
+  return Source(
+    num_train=len(train[1]),
+    class_names=class_names,
+    license=license,
+    lookup=lookup,
+    at_once=False,
+    labels=labels,
+    train=functools.partial(some, *train),
+    held_out=functools.partial(some, *held_out),
+    digest=digest,
+    findings=findings,
+  )
+
+
+def _hash(tf: Any, what: str, seed: int, visit: Any) -> Any:
+  """Return 62 bits for each visit, int64 [n], as a function of (what for, seed, visit)."""
+  # By a hash that TensorFlow promises not to change. RandomIndexShuffle is no substitute: over so
+  # few values its first element is far from uniform, and depends on that of the seed before.
+  words = tf.strings.join([f'{what} of seed {seed} at ', tf.strings.as_string(visit)])
+  return tf.strings.to_hash_bucket_fast(words, 2**62)
 
 
 def _draw_label(tf: Any, labels: Any, seed: int, visit: Any) -> Any:
   """Return one of the labels in each row, [n] of [n, m], as a function of (seed, visit)."""
-  # By a hash that TensorFlow promises not to change. RandomIndexShuffle is no substitute: over so
-  # few values its first element is far from uniform, and depends on that of the seed before.
-  words = tf.strings.join([f'label of seed {seed} at ', tf.strings.as_string(visit)])
-  number = tf.strings.to_hash_bucket_fast(words, 2**62)
   count = tf.reduce_sum(tf.cast(labels >= 0, tf.int64), axis=1)
   ahead = tf.sort(labels, axis=1, direction='DESCENDING')  # the padding last
-  return tf.gather(ahead, number % count, batch_dims=1)
+  return tf.gather(ahead, _hash(tf, 'label', seed, visit) % count, batch_dims=1)
+
+
+def _maybe_flip(tf: Any, images: Any, seed: int, visit: Any) -> Any:
+  """Mirror each image left to right or not, as a function of (seed, visit)."""
+  mirrored = _hash(tf, 'flip', seed, visit) % 2 == 1
+  return tf.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
 def stream(
-  source: Source, seed: int, position: int, batch: tuple[int, int], rows: np.ndarray
+  source: Source,
+  seed: int,
+  position: int,
+  batch: tuple[int, int],
+  rows: np.ndarray,
+  flip: bool = False,
 ) -> Iterator[Batch]:
   """Yield {'image': uint8 [k, rows, H, W, C], 'label': int32 [k, rows]} from `position` on.
 
   Image number g of the run is element g mod n of a permutation drawn from (seed, g div n): every
   epoch shows every image once, resuming replays nothing, and hosts that ask for other rows of the
-  same minibatches together see what one host would. So is the label of an image that has several:
-  a function of (seed, g).
+  same minibatches together see what one host would. So are a random crop, a flip, and the label of
+  an image that has several: functions of (seed, g).
 
   Args:
     source: where images come from.
@@ -230,38 +488,44 @@ def stream(
     position: number of images the run has consumed (may exceed 32 bits).
     batch: (k minibatches per step, B examples in each), global.
     rows: which of the B examples to yield, ascending.
+    flip: mirror half of the images, another half at every visit.
+  Raises:
+    UserError: an image cannot be read.
   """
   tf = tensorflow()
   num_minibatches, num_examples = batch
   offsets = np.arange(num_minibatches)[:, None] * num_examples + np.asarray(rows)[None, :]
+  offsets = offsets.reshape(-1).astype(np.int64)
+  per_call = len(offsets) if source.at_once else 1
+  calls = len(offsets) // per_call  # per step
 
   @tf.autograph.experimental.do_not_convert
-  def read(step):
-    index = position + step * (num_minibatches * num_examples) + offsets.reshape(-1)
-    epoch = index // source.num_train
+  def look(call):
+    mine = tf.constant(offsets.reshape(calls, per_call))[call % calls]
+    visit = position + (call // calls) * (num_minibatches * num_examples) + mine
+    epoch = visit // source.num_train
     seeds = tf.stack(
       [tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch % 2**31, epoch // 2**31], axis=1
     )
     shuffled = tf.raw_ops.RandomIndexShuffle(
-      index=index % source.num_train,
+      index=visit % source.num_train,
       seed=seeds,
       max_index=tf.fill(tf.shape(epoch), tf.constant(source.num_train - 1, tf.int64)),
       rounds=8,  # at TensorFlow's default of 4, sets of a thousand stay nearly sorted
     )
-    images, labels = source.lookup(tf, shuffled)
+    images, labels = source.lookup(tf, shuffled, _hash(tf, 'crop', seed, visit))
     if labels.shape.rank == 2:
-      labels = _draw_label(tf, labels, seed, index)
+      labels = _draw_label(tf, labels, seed, visit)
+    return _maybe_flip(tf, images, seed, visit) if flip else images, labels
+
+  def shaped(images, labels):
     shape = (num_minibatches, len(rows))
     return {
-      'image': tf.reshape(images, (*shape, *images.shape[1:])),
+      'image': tf.reshape(images, (*shape, *images.shape[-3:])),
       'label': tf.reshape(labels, shape),
     }
 
-  dataset = (
-    tf.data.Dataset.range(2**62)
-    .map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    .prefetch(2)
-  )
-  options = tf.data.Options()
-  options.threading.max_intra_op_parallelism = 1
-  return dataset.with_options(options).as_numpy_iterator()
+  dataset = tf.data.Dataset.range(2**62 // len(offsets) * calls)
+  dataset = dataset.map(look, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  dataset = dataset.batch(calls, drop_remainder=True).map(shaped).prefetch(2)
+  return readable(tf, _with_options(tf, dataset))

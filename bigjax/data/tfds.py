@@ -1,9 +1,11 @@
-"""Image classification sets of TensorFlow Datasets that fit in memory: `tfds:NAME[/CONFIG]`.
+"""Image classification sets of TensorFlow Datasets: `tfds:NAME[/CONFIG]`.
 
 They are read where they have been prepared (`config.data_dir`, else TFDS's own folder); nothing is
-downloaded here.
+downloaded here. Small ones are decoded once and held in memory, others at every visit, by random
+access to ArrayRecord or TFRecord files.
 """
 
+import functools
 import os
 from typing import Any
 
@@ -12,40 +14,73 @@ import numpy as np
 from absl import logging
 
 from bigjax import data, utils
+from bigjax.data.reading import records
 
 HELD_OUT = ('test', 'validation')  # splits, in the order in which one is looked for
+MOST_MIB = 512  # of a set that is held in memory, as pixels
+LOOKED_AT = 64  # images, for their sizes
 
 
 def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
-  """Return the set, cut to squares and resized to `config.resolution` by `data.fit`.
+  """Return the set, its images cut to squares and resized to `config.resolution`.
 
   Trained on is 'train'. Held out is 'test' or else 'validation', and where there is neither, the
   share `config.held_out` of every class.
   Raises:
-    UserError: TFDS is not installed, or the set is unknown, not prepared, too large, or not one of
+    UserError: TFDS is not installed, or the set is unknown, not prepared, incomplete, or not one of
       images with one label each.
   """
-  data.tensorflow()
+  tf = data.tensorflow()
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
-    builder = find(config, argument)
-    splits = builder.info.splits
-    unseen = next((split for split in HELD_OUT if split in splits), None)
-    num = splits['train'].num_examples + (splits[unseen].num_examples if unseen else 0)
-    data.check_memory(num, config)
-    train = read(builder, 'train', config)
-    held_out = read(builder, unseen, config) if unseen else None
+    return open_set(tf, find(config, argument), config)
   finally:
     logging.set_verbosity(verbosity)
-  if held_out is None:
-    mask = data.held_out_mask(train[1], config.held_out)
-    train, held_out = (train[0][~mask], train[1][~mask]), (train[0][mask], train[1][mask])
-  return data.in_memory(
+
+
+def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.Source:
+  """Return the source over a prepared set.
+
+  Raises:
+    UserError: its files are not all there, or have no images.
+  """
+  counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+  unseen = next((split for split in HELD_OUT if split in counts), None)
+  for split in filter(None, ('train', unseen)):
+    if not counts[split]:
+      raise utils.UserError(f'{config.source!r} has no images in its split {split!r}.')
+  picture = upright(records.open_split(tf, builder, 'train'))
+  lookup = data.from_pictures(picture, config)
+  everything = np.arange(counts['train'])
+  looked_at = data.survey(picture, data.spread(counts['train'], LOOKED_AT), 'looking at images')
+  common = {
+    'class_names': tuple(builder.info.features['label'].names),
+    'license': f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
+    'digest': records.digest(builder, 'train'),
+    'findings': (data.small_images(looked_at[:, 1:3], config.resolution),),
+  }
+
+  @functools.cache
+  def labels():
+    read = lambda: {'labels': data.read_labels(picture, counts['train'])}
+    return records.cached('labels', records.digest(builder, 'train'), read)['labels']
+
+  if unseen:
+    other = data.from_pictures(upright(records.open_split(tf, builder, unseen)), config)
+    train, held_out = (lookup, everything), (other, np.arange(counts[unseen]))
+  else:
+    mask = data.held_out_mask(labels(), config.held_out)
+    train, held_out = (lookup, everything[~mask]), (lookup, everything[mask])
+  num = len(train[1]) + len(held_out[1])
+  small = num * config.resolution**2 * config.channels <= MOST_MIB * 2**20
+  if small and config.crop == 'center':
+    return data.in_memory(data.read(*train), data.read(*held_out), **common)
+  return data.by_number(
     train,
     held_out,
-    class_names=tuple(builder.info.features['label'].names),
-    license=f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
+    labels=lambda: labels()[train[1]],
+    **common,
   )
 
 
@@ -109,36 +144,17 @@ def check(builder: Any, config: ml_collections.ConfigDict) -> None:
       f'{config.source!r} has images of {np.dtype(image.np_dtype)} and shape {image.shape}; '
       'expected uint8 with 1 or 3 channels.'
     )
-  if config.channels not in (1, 3):
-    raise utils.UserError(f'data.channels is {config.channels}; give 1 (grey) or 3 (colour).')
   if 'train' not in builder.info.splits:
     raise utils.UserError(
       f"{config.source!r} has the splits {', '.join(builder.info.splits)}; expected a 'train'."
     )
 
 
-def read(
-  builder: Any, split: str, config: ml_collections.ConfigDict
-) -> tuple[np.ndarray, np.ndarray]:
-  """Return a whole split, in the order in which it is stored: uint8 [n, H, W, C], int32 [n]."""
-  import tensorflow_datasets as tfds
+def upright(read: records.Read) -> data.Picture:
+  """Return the pictures of records: TFDS says nothing of how a camera was held."""
 
-  alike = None not in builder.info.features['image'].shape
-  batches = builder.as_dataset(
-    split,
-    batch_size=256 if alike else 1,
-    decoders=tfds.decode.PartialDecoding({'image': True, 'label': True}),
-    read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-    shuffle_files=False,
-  )
-  num = builder.info.splits[split].num_examples
-  images = np.empty((num, config.resolution, config.resolution, config.channels), np.uint8)
-  labels = np.empty(num, np.int32)
-  examples = (
-    pair
-    for batch in batches.as_numpy_iterator()
-    for pair in zip(batch['image'], batch['label'], strict=True)
-  )
-  for i, (image, label) in enumerate(examples):
-    images[i], labels[i] = data.fit(image, config.resolution, config.channels), label
-  return images, labels
+  def picture(tf, index):
+    encoded, label = read(tf, index)
+    return encoded, tf.constant(1), label
+
+  return picture
