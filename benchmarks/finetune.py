@@ -16,7 +16,7 @@ SHOWN = ('agreement', 'precision', 'coverage', 'std_ratio')
 
 def run(workdir, init_from, args):
   """Train unless the workdir is done; return the rows of metrics.jsonl that have scores."""
-  config = configs.read('fashion_mnist')
+  config = configs.read('fashion_mnist:16px')
   config.init_from, config.seed, config.data.data_dir = init_from, args.seed, args.data_dir
   config.run.update({'steps': args.steps, 'eval_every': args.every, 'checkpoint_every': args.steps})
   config.optim.ema_start = 0

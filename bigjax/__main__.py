@@ -3,6 +3,7 @@
 import sys
 
 VERBS = {
+  'doctor': 'check a config and its data, and see what the networks will see',
   'train': 'train from a config, or resume a run',
   'sample': 'make images: class grids, interpolations, truncation sweeps',
   'export': 'write a generator for use elsewhere: safetensors and a card',
@@ -16,7 +17,10 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Run one verb; return the exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+  """Run one verb; return the exit status: 0, 1 where a check fails, 2 for a user's mistake.
+
+  130 is an interruption.
+  """
   argv = sys.argv[1:] if argv is None else argv
   if not argv or argv[0] in ('-h', '--help', 'help'):
     print(usage())
@@ -46,14 +50,13 @@ def main(argv: list[str] | None = None) -> int:
   absl.logging.set_verbosity('error')  # Orbax warns of what is meant
 
   try:
-    importlib.import_module(f'bigjax.{verb}').main(rest)
+    return importlib.import_module(f'bigjax.{verb}').main(rest) or 0
   except utils.UserError as error:
     print(f'bigjax: {error}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print('\nbigjax: interrupted.', file=sys.stderr)
     return 130
-  return 0
 
 
 if __name__ == '__main__':

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+from absl import flags
+from ml_collections import config_flags
 
 from bigjax import utils
 
-FREE = ('run.', 'data.data_dir')
+FREE = ('run.', 'data.data_dir', 'eval.published')
 TOP = (
   'algorithm',
   'seed',
@@ -42,9 +44,28 @@ GROUPS = {
     'max_skipped',
     'minibatches',
     'remat',
+    'profile_steps',
   ),
-  'data': ('source', 'data_dir', 'resolution', 'channels', 'num_classes', 'held_out'),
-  'eval': ('name', 'num_samples', 'standing_passes', 'standing_batch', 'grid_columns'),
+  'data': (
+    'source',
+    'data_dir',
+    'resolution',
+    'channels',
+    'num_classes',
+    'held_out',
+    'fraction',
+    'per_class',
+    'crop',
+    'flip',
+  ),
+  'eval': (
+    'name',
+    'num_samples',
+    'standing_passes',
+    'standing_batch',
+    'grid_columns',
+    'published',
+  ),
   'export': ('truncations', 'dialect'),
 }
 
@@ -176,3 +197,63 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     for key in sorted({*ours, *theirs})
     if ours.get(key, missing) != theirs.get(key, missing)
   ]
+
+
+def parse(
+  verb: str, argv: list[str], options: Mapping[str, str], switches: Mapping[str, str]
+) -> tuple[ml_collections.ConfigDict, str, dict[str, Any]]:
+  """Return (config with overrides, its name, {option: word or None, switch: bool}).
+
+  Args:
+    verb: of the command line.
+    argv: the words after the verb.
+    options: {name: help} of flags that take a word, beside --config.
+    switches: {name: help} of those that take none.
+  Raises:
+    UserError: an unknown flag, config, variant or config key, or a value of the wrong type.
+  """
+  given, words = 'digits', []
+  argv = iter(argv)
+  for word in argv:
+    if word == '--config':
+      given = next(argv, '')
+    elif word.startswith('--config='):
+      given = word.removeprefix('--config=')
+    else:
+      words.append(word)
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=[verb, *words])
+  for name, what in options.items():
+    flags.DEFINE_string(name, None, what, flag_values=values)
+  for name, what in switches.items():
+    flags.DEFINE_bool(name, False, what, flag_values=values)
+  try:
+    rest = values([verb, f'--config={resolve(given)}', *words])[1:]
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    raise utils.UserError(_explain(verb, error, given, words)) from None
+  if rest:
+    raise utils.UserError(f'{rest[0]!r} is not an option; see bigjax {verb} --help.')
+  path, _, variant = given.rpartition(':') if ':' in given else (given, '', '')
+  name = os.path.basename(path).removesuffix('.py') + (f'-{variant}' if variant else '')
+  return values.config, name, {key: values[key].value for key in (*options, *switches)}
+
+
+def _explain(verb: str, error: Exception, given: str, words: list[str]) -> str:
+  """Return the one sentence for what absl or ml_collections made of the command line."""
+  try:
+    known = flatten(read(given))
+  except (AttributeError, KeyError, TypeError, ValueError) as of_config:
+    return f'--config={given}: {" ".join(str(of_config).split())}'
+  for word in words:
+    key, _, value = word.removeprefix('--').partition('=')
+    if key.startswith('config.') and key.removeprefix('config.') not in known:
+      key = key.removeprefix('config.')
+      return (
+        f'--config.{key}: the config has no key {key!r}{utils.did_you_mean(key, known)}; '
+        'bigjax train --dry_run lists them.'
+      )
+    if key.startswith('config.') and value in str(error):
+      key = key.removeprefix('config.')
+      like = 'a whole number' if known[key] is None else f'a value like {known[key]!r}'
+      return f'--config.{key}={value}: expected {like}.'
+  return ' '.join(str(error).split()) + f'; see bigjax {verb} --help.'

@@ -118,6 +118,9 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tu
   """`lax.scan`, unrolled on CPUs, where XLA runs convolutions inside a loop five times slower."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   kind = device.device_kind if device else jax.default_backend()
+  if kind == 'cpu' and len(jax.tree.leaves(xs)[0]) == 1:  # which lax.scan would not unroll
+    carry, y = step(carry, jax.tree.map(lambda x: x[0], xs))
+    return carry, jax.tree.map(lambda leaf: leaf[None], y)
   return lax.scan(step, carry, xs, unroll=kind == 'cpu')
 
 

@@ -6,6 +6,7 @@ are here. A resumed run writes the same bytes as one that was never stopped.
 
 import collections
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -18,11 +19,9 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from absl import flags
-from ml_collections import config_flags
 
 import bigjax
-from bigjax import build, checkpoint, data, evaluators, parallel, report, transfer, utils
+from bigjax import build, checkpoint, data, evaluators, parallel, published, report, transfer, utils
 from bigjax import card as cards
 from bigjax import config as configs
 from bigjax.latents import How, check_truncation
@@ -30,21 +29,71 @@ from bigjax.latents import parse as parse_truncation
 
 History = list[dict[str, Any]]  # [{from_step, seed, patch, reason}], ascending
 Say = Callable[[str], None]
+HELD_OUT = 4096  # images, at least, of which a held-out batch is drawn
 
 
-def batches(
-  program: build.Program, source: data.Source, history: History, step: int
-) -> Iterator[Any]:
-  """Yield the global batch of every step from `step` on, two ahead of their use."""
-  ahead: collections.deque[Any] = collections.deque()
-  for batch in _placed(program, source, history, step):
-    ahead.append(batch)
-    if len(ahead) > 2:
-      yield ahead.popleft()
+def load_data(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, data.Source]:
+  """Return the config, its number of classes read from the data where it is None, and the data.
+
+  Raises:
+    UserError: the data cannot be read, or does not fit the config.
+  """
+  configs.check(config)
+  source = data.load(config.data)
+  config = config.copy_and_resolve_references()
+  config.data.num_classes = len(source.class_names)
+  return config, source
+
+
+def refuse_too_few(source: data.Source, program: build.Program) -> None:
+  """Refuse a set that does not fill one minibatch.
+
+  Raises:
+    UserError: it does not.
+  """
+  _, num_examples = program.algorithm.stage(0).batch
+  if source.num_train < num_examples:
+    raise utils.UserError(
+      f'the data has {source.num_train} training images, fewer than one batch of {num_examples}; '
+      'give more images, or a smaller batch size.'
+    )
+
+
+class Batches:
+  """The global batch of every step, two ahead of their use, and the time spent waiting for them."""
+
+  def __init__(
+    self,
+    program: build.Program,
+    source: data.Source,
+    config: ml_collections.ConfigDict,
+    history: History,
+    step: int,
+  ):
+    self._placed = _placed(program, source, config.data.flip, history, step)
+    self._ahead: collections.deque[Any] = collections.deque()
+    self._waited = 0.0
+
+  def next(self, previous: Any) -> Any:
+    """Return the next batch. Where `previous` (a step's metrics) is done by then, that was waiting.
+
+    An upper bound: the devices may have finished at any time in between.
+    """
+    began = time.monotonic()
+    while len(self._ahead) < 3:
+      self._ahead.append(next(self._placed))
+    if all(leaf.is_ready() for leaf in jax.tree.leaves(previous)):
+      self._waited += time.monotonic() - began
+    return self._ahead.popleft()
+
+  def waited(self) -> float:
+    """Return the seconds in which the devices had nothing to do but wait, since the last call."""
+    waited, self._waited = self._waited, 0.0
+    return waited
 
 
 def _placed(
-  program: build.Program, source: data.Source, history: History, step: int
+  program: build.Program, source: data.Source, flip: bool, history: History, step: int
 ) -> Iterator[Any]:
   """Yield global batches; another batch shape or another seed begins a new stream."""
   algorithm, current = program.algorithm, None
@@ -53,15 +102,15 @@ def _placed(
     if (shape, seed) != current:
       current = shape, seed
       rows = parallel.local_rows(program.mesh, shape[1])
-      stream = data.stream(source, seed, algorithm.position(now), shape, rows)
+      stream = data.stream(source, seed, algorithm.position(now), shape, rows, flip)
     yield parallel.to_global(program.mesh, next(stream))
 
 
 def held_out_batch(program: build.Program, source: data.Source) -> Any:
   """Return one batch shaped as the step's, from held-out images (repeated where they are few)."""
-  images, labels = source.held_out()
-  labels = data.one_label(labels)
   num_minibatches, num_examples = program.algorithm.stage(0).batch
+  images, labels = source.held_out(max(HELD_OUT, num_minibatches * num_examples))
+  labels = data.one_label(labels)
   rows = parallel.local_rows(program.mesh, num_examples)
   pick = np.arange(num_minibatches)[:, None] * num_examples + rows[None]
   pick = np.random.RandomState(0).permutation(len(images))[pick % len(images)]
@@ -77,10 +126,8 @@ class Evaluation:
     self._program, self._source, self._config = program, source, config.eval
     self._columns = config.eval.grid_columns
     self._how = How(passes=config.eval.standing_passes, batch=config.eval.standing_batch)
-    labelled = [
-      (images, data.one_label(labels)) for images, labels in (source.train(), source.held_out())
-    ]
-    self._score, self.floor = evaluators.load(config.eval.name, *labelled)
+    real = [functools.partial(_labelled, images) for images in (source.train, source.held_out)]
+    self._score, self.floor = evaluators.load(config.eval.name, *real)
     best = config.run.best
     if best and best.removeprefix('-') not in self.floor:
       raise utils.UserError(
@@ -102,11 +149,19 @@ class Evaluation:
     return gen, {name: round(value, 6) for name, value in self._score((images, labels)).items()}
 
 
-def prepare_workdir(workdir: str, config: ml_collections.ConfigDict) -> History:
+def _labelled(images: Callable[..., data.Labelled], most: int) -> data.Labelled:
+  """Return at most so many images with one label each."""
+  some, labels = images(most)
+  return some, data.one_label(labels)
+
+
+def prepare_workdir(
+  workdir: str, config: ml_collections.ConfigDict, about: Mapping[str, Any]
+) -> History:
   """Create the workdir, or check that it belongs to this config; return its history.
 
   Raises:
-    UserError: it cannot be written, or holds a run of another config.
+    UserError: it cannot be written, or holds a run of another config or on other data.
   """
   if '://' in workdir:
     raise utils.UserError(f'the workdir {workdir!r} is a URL; give a folder that is mounted here.')
@@ -130,13 +185,40 @@ def prepare_workdir(workdir: str, config: ml_collections.ConfigDict) -> History:
         f'the workdir {workdir!r} holds a run of another config ('
         f'{"; ".join(differing)}); give those values, or another --workdir.'
       )
+    refuse_other_data(workdir, about)
     history = _read_json(path)
   else:
     history = [{'from_step': 0, 'seed': config.seed, 'patch': {}, 'reason': 'start'}]
   if jax.process_index() == 0:
     report.write_json(os.path.join(workdir, 'config.json'), configs.flatten(config))
+    report.write_json(os.path.join(workdir, 'data.json'), about)
     report.write_json(path, history)
   return history
+
+
+def about_data(source: data.Source) -> dict[str, Any]:
+  """Return what data.json says of the data."""
+  return {
+    'num_train': source.num_train,
+    'class_names': list(source.class_names),
+    'digest': source.digest,
+    'findings': [f'{level}: {sentence}' for level, sentence in source.findings],
+  }
+
+
+def refuse_other_data(workdir: str, about: Mapping[str, Any]) -> None:
+  """Refuse to go on with other training images than those a run began with.
+
+  Raises:
+    UserError: their digest differs.
+  """
+  path = os.path.join(workdir, 'data.json')
+  theirs = _read_json(path) if os.path.exists(path) else about
+  if theirs['digest'] != about['digest']:
+    raise utils.UserError(
+      f'the workdir {workdir!r} holds a run on other training images ({theirs["num_train"]:,}, now '
+      f'{about["num_train"]:,}; or they changed); restore them, or give another --workdir.'
+    )
 
 
 def _read_json(path: str) -> Any:
@@ -196,6 +278,8 @@ def dry_run(config: ml_collections.ConfigDict) -> None:
   except ImportError:
     raise utils.UserError("--dry_run needs clu; run: pip install 'bigjax[train]'") from None
 
+  if config.data.get('num_classes') is None:
+    config, _ = load_data(config)
   program = build.make(config)
   for key, value in configs.flatten(config).items():
     print(f'config.{key} = {value}')
@@ -228,32 +312,95 @@ class Log:
     )
     self.progress = report.Progress(first, last, images_per_step, sys.stderr if main else None)
     self._start = time.time()
+    self._last = time.monotonic()  # when the time began that the next row's `waiting` is a share of
 
-  def metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Write a step's metrics and move the progress line."""
+  def restart(self, step: int) -> None:
+    """Count the clock from here on."""
+    self.progress.restart(step)
+    self._last = time.monotonic()
+
+  def skip(self, seconds: float) -> None:
+    """Leave this much time, spent on something else than steps, out of the clock."""
+    self.progress.skip(seconds)
+    self._last += seconds
+
+  def metrics(self, step: int, metrics: Mapping[str, Any], waited: float) -> None:
+    """Write a step's metrics and move the progress line; `waited` is in seconds, for data."""
     values = {name: float(value) for name, value in sorted(jax.device_get(metrics).items())}
     losses = {name: value for name, value in values.items() if name.endswith('_loss')}
     self.progress.update(step, losses)
     self.write(step, values)
-    clock = {
+    now = time.monotonic()
+    shown = {
       'images_per_second': round(self.progress.rate, 2),
-      'seconds': round(time.time() - self._start, 3),
-      'time': round(time.time(), 3),
+      'waiting': round(min(waited / max(now - self._last, 1e-9), 1), 4),
+      **device_memory(),
     }
-    self._clock.write({'step': step, **clock})
-    self._events.write({'step': step, 'images_per_second': self.progress.rate})
+    self._last = now
+    clock = {'seconds': round(time.time() - self._start, 3), 'time': round(time.time(), 3)}
+    self._clock.write({'step': step, **shown, **clock})
+    self._events.write({'step': step, **shown})
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Write a row of values."""
     self._values.write({'step': step, **values})
     self._events.write({'step': step, **values})
 
-  def rows(self) -> list[dict[str, Any]]:
-    return report.read_rows(self._path)
+  def draw(
+    self, floor: Mapping[str, float], curve: published.Curve | None, history: History, title: str
+  ) -> None:
+    """Draw curves.png and vital_signs.png from all rows so far."""
+    if isinstance(self._values, report.Null):
+      return
+    folder = os.path.dirname(self._path)
+    rows = report.read_rows(self._path)
+    report.curves(os.path.join(folder, 'curves.png'), rows, floor, title, published=curve)
+    report.vital_signs(
+      os.path.join(folder, 'vital_signs.png'),
+      rows,
+      report.read_rows(os.path.join(folder, 'timing.jsonl')),
+      [(entry['from_step'], entry['reason']) for entry in history[1:]],
+      title,
+    )
 
   def close(self) -> None:
     for writer in (self._values, self._clock, self._events):
       writer.close()
+
+
+def device_memory() -> dict[str, float]:
+  """Return the most memory in use so far on this process's first device; {} where it is unknown."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  peak = stats.get('peak_bytes_in_use')
+  return {} if peak is None else {'device_memory_gib': round(peak / 2**30, 3)}
+
+
+class Profile:
+  """A profiler trace of `num` steps, a few after the first, for TensorBoard; none for 0."""
+
+  SETTLED = 3  # steps after the first, which compiles
+
+  def __init__(self, workdir: str, first: int, num: int, say: Say):
+    begin = first + self.SETTLED
+    self._begin, self._end = (begin, begin + num) if num else (None, None)
+    self._folder, self._say = os.path.join(workdir, 'tensorboard'), say
+    self._tracing = False
+
+  def before(self, step: int) -> None:
+    if step == self._begin:
+      jax.profiler.start_trace(self._folder)
+      self._tracing = True
+
+  def after(self, done: int, state: Any) -> None:
+    if self._tracing and done >= self._end:
+      jax.block_until_ready(state)
+      self.close()
+
+  def close(self) -> None:
+    if self._tracing:
+      self._tracing = False
+      jax.profiler.stop_trace()
+      self._say(f'profile in {self._folder}: tensorboard --logdir {self._folder}')
 
 
 def given_weights(
@@ -322,17 +469,21 @@ def train(
     UserError: config, data or workdir do not fit, or the updates stay non-finite.
   """
   began = time.monotonic()
-  run = config.run
+  config, source = load_data(config)
+  run, curve = config.run, published.get(config.eval.published)
   program = build.make(config, devices)
-  source = data.load(config.data)
+  refuse_too_few(source, program)
   evaluation = Evaluation(program, source, config)
   card = make_card(program, source, config)
   given, table = given_weights(program, workdir, config.init_from, source.class_names)
-  history = prepare_workdir(workdir, config)
+  history = prepare_workdir(workdir, config, about_data(source))
   main = jax.process_index() == 0
   if main:
     report.write_json(os.path.join(workdir, 'card.json'), card)
   say = report.Progress(0, run.steps, 0, sys.stderr if main else None).say
+  for level, sentence in source.findings:
+    if level != 'ok':
+      say(f'{level}: {sentence}')
 
   with contextlib.ExitStack() as stack:
     checkpoints = checkpoint.Checkpoints(workdir, run.keep, run.keep_every, run.best)
@@ -343,25 +494,30 @@ def train(
         say(table)
       restored = program.init(jax.random.key(seed_at(history, 0)), given), 0
     state, first = restored
-    stream = batches(program, source, history, first)
+    stream = Batches(program, source, config, history, first)
     held_out = held_out_batch(program, source)
     log = Log(workdir, first, run.steps, math.prod(program.algorithm.stage(first).batch))
     stack.callback(log.close)
+    profile = Profile(workdir, first, run.profile_steps if main else 0, say)
+    stack.callback(profile.close)
+    metrics: Any = ()
     scores: dict[str, float] = {}
     if first >= run.steps:
       say(f'{workdir} is at step {first} already; a larger --config.run.steps trains on')
       _, scores = evaluation(state, workdir, first)
 
     for step in range(first, run.steps):
-      batch = next(stream)
+      batch = stream.next(metrics)
+      profile.before(step)
       state, metrics = program.step(state, batch, program.algorithm.stage(step))
       done = step + 1
       if step == first:
         jax.block_until_ready(state)
         say(f'first step after {utils.duration(time.monotonic() - began)} (data and compilation)')
-        log.progress.restart(done)
+        stream.waited()
+        log.restart(done)
       if utils.due(done, run.log_every):
-        log.metrics(done, metrics)
+        log.metrics(done, metrics, stream.waited())
         refuse_non_finite(metrics, done, run.max_skipped)
       # A last step off the periods is evaluated and kept, but leaves no row: a run that goes on has
       # none there.
@@ -370,25 +526,23 @@ def train(
       if evaluated or kept:
         refuse_non_finite(metrics, done, run.max_skipped)  # waits for the step, too
       pause = time.monotonic()
+      profile.after(done, state)
       if evaluated:
         signs = jax.device_get(program.probe(state, batch, held_out))
         gen, scores = evaluation(state, workdir, done)
         if utils.due(done, run.eval_every):
           log.write(done, {**{k: float(v) for k, v in sorted(signs.items())}, **scores})
         say(f'step {done}: ' + '  '.join(f'{k} {v:.3f}' for k, v in scores.items()))
-        if main:
-          report.curves(
-            os.path.join(workdir, 'curves.png'),
-            log.rows(),
-            evaluation.floor,
-            f'{config.algorithm} on {config.data.source}, step {done}',
-          )
+        if alarm := published.far_off(curve, done, scores):
+          say(f'warning: {alarm}')
+        title = f'{config.algorithm} on {config.data.source}, step {done}'
+        log.draw(evaluation.floor, curve, history, title)
       if kept:
         gen = gen if evaluated else program.gen(state)
         checkpoints.save(
           done, state, gen, {'config_hash': card['config_hash']}, scores if evaluated else None
         )
-      log.progress.skip(time.monotonic() - pause)
+      log.skip(time.monotonic() - pause)
   return finish(program, evaluation, state, card, workdir, scores, began)
 
 
@@ -423,8 +577,8 @@ def finish(
     for name, value in scores.items():
       print(f'{name:16}{value:9.3f}{evaluation.floor[name]:9.3f}')
     print(
-      f'{step} steps in {utils.duration(seconds)}: see {workdir}/samples, {workdir}/curves.png; '
-      f'try: bigjax sample --params {path}'
+      f'{step} steps in {utils.duration(seconds)}: see samples, curves.png and '
+      f'vital_signs.png in {workdir}; try: bigjax sample --params {path}'
     )
   return summary
 
@@ -436,56 +590,8 @@ Trains from a config, or resumes the run that DIR holds (default: digits, in run
 --dry_run prints the config, the parameters of every player and the stages, and exits.
 Config files are Python and are executed: run only those you trust.
 """
-
-
-def parse(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, bool]:
-  """Return (config with overrides, workdir, dry_run) from the command line.
-
-  Raises:
-    UserError: an unknown flag, config, variant or config key, or a value of the wrong type.
-  """
-  given, words = 'digits', []
-  argv = iter(argv)
-  for word in argv:
-    if word == '--config':
-      given = next(argv, '')
-    elif word.startswith('--config='):
-      given = word.removeprefix('--config=')
-    else:
-      words.append(word)
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['bigjax train', *words])
-  flags.DEFINE_string('workdir', None, 'where the run lives', flag_values=values)
-  flags.DEFINE_bool('dry_run', False, 'show what would run', flag_values=values)
-  try:
-    rest = values(['bigjax train', f'--config={configs.resolve(given)}', *words])[1:]
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise utils.UserError(_explain(error, given, words)) from None
-  if rest:
-    raise utils.UserError(f'{rest[0]!r} is not an option; see bigjax train --help.')
-  path, _, variant = given.rpartition(':') if ':' in given else (given, '', '')
-  name = os.path.basename(path).removesuffix('.py') + (f'-{variant}' if variant else '')
-  return values.config, values.workdir or os.path.join('runs', name), values.dry_run
-
-
-def _explain(error: Exception, given: str, words: list[str]) -> str:
-  """Return the one sentence for what absl or ml_collections made of the command line."""
-  try:
-    known = configs.flatten(configs.read(given))
-  except (AttributeError, KeyError, TypeError, ValueError) as of_config:
-    return f'--config={given}: {" ".join(str(of_config).split())}'
-  for word in words:
-    key, _, value = word.removeprefix('--').partition('=')
-    if key.startswith('config.') and key.removeprefix('config.') not in known:
-      key = key.removeprefix('config.')
-      return (
-        f'--config.{key}: the config has no key {key!r}{utils.did_you_mean(key, known)}; '
-        'bigjax train --dry_run lists them.'
-      )
-    if key.startswith('config.') and value in str(error):
-      key = key.removeprefix('config.')
-      return f'--config.{key}={value}: expected a value like {known[key]!r}.'
-  return ' '.join(str(error).split()) + '; see bigjax train --help.'
+OPTIONS = {'workdir': 'where the run lives'}
+SWITCHES = {'dry_run': 'show what would run'}
 
 
 def main(argv: list[str]) -> None:
@@ -493,9 +599,9 @@ def main(argv: list[str]) -> None:
   if '--help' in argv or '-h' in argv:
     print(USAGE + '\nconfigs: ' + ', '.join(sorted(configs.builtin())))
     return
-  config, workdir, dry = parse(argv)
-  if dry:
+  config, name, given = configs.parse('train', argv, OPTIONS, SWITCHES)
+  if given['dry_run']:
     dry_run(config)
     return
   build.use_compilation_cache()
-  train(config, workdir)
+  train(config, given['workdir'] or os.path.join('runs', name))

@@ -28,6 +28,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'max_skipped': 10,
       'minibatches': 1,
       'remat': False,
+      'profile_steps': 0,
     }
   )
   config.data = ml_collections.ConfigDict(
@@ -38,6 +39,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'channels': 1,
       'num_classes': 10,
       'held_out': 0.25,
+      'fraction': 1.0,
+      'per_class': 0,
+      'crop': 'center',
+      'flip': False,
     }
   )
   config.model = ml_collections.ConfigDict(
@@ -87,6 +92,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'standing_passes': 16,
       'standing_batch': 128,
       'grid_columns': 10,
+      'published': '',
     }
   )
   config.export = ml_collections.ConfigDict(

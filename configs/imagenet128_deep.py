@@ -2,8 +2,12 @@
 
   bigjax train --config imagenet128_deep --config.data.data_dir=/data/tfds
 
-Hardware: 128 TPU v3 cores. Published, untruncated: FID 5.7 (+-0.3), IS 124.5 (+-2). As
-`imagenet128` but for the networks: 128 channels, z of 128 joined to the class embedding everywhere.
+Hardware: 128 TPU v3 cores. Published, untruncated: FID 5.7 (+-0.3), IS 124.5 (+-2), of at least
+three seeds; the number of samples and the reference set are not stated. As `imagenet128` but for
+the networks: 128 channels, z of 128 joined to the class embedding everywhere. BigGAN-PyTorch's
+script for these networks, never run to the end by its author, has twice the learning rates and one
+discriminator step. TF-Hub's generator computes 128 channels where the image has 3:
+model.rgb_filters=128.
 """
 
 import ml_collections
@@ -12,10 +16,13 @@ from bigjax.configs import imagenet128
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Variants: those of `imagenet128`; 'tiny' is at 64 px, the smallest of this family."""
+  """Variants: '', 'tiny' (at 64 px, the smallest of this family)."""
+  if variant not in ('', 'tiny'):
+    raise ValueError(f'unknown variant {variant!r}; known: tiny')
   config = imagenet128.get_config(variant)
   del config.model.skip_z
   config.model.update({'network': 'biggan_deep', 'ch': 128, 'z_dim': 128, 'rgb_filters': 0})
+  config.eval.published = ''
   if variant == 'tiny':
     config.data.resolution = 64
     config.model.update({'ch': 8, 'z_dim': 16, 'disc_attention': (32,)})

@@ -10,11 +10,10 @@ from bigjax import utils
 
 Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n]
 Scores = dict[str, float]
+Images = Callable[[int], Labelled]  # at most so many real images, evenly spaced
 
 
-def load(
-  name: str, train: Labelled, held_out: Labelled
-) -> tuple[Callable[[Labelled], Scores], Scores]:
+def load(name: str, train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores], Scores]:
   """Return the evaluator bigjax/evaluators/NAME.py: (score samples, their real-against-real floor).
 
   Raises:

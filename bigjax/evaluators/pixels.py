@@ -13,17 +13,10 @@ from collections.abc import Callable
 import numpy as np
 
 from bigjax import utils
-from bigjax.evaluators import Labelled, Scores
+from bigjax.evaluators import Images, Labelled, Scores
 
 NEIGHBOURS = 3
 MOST = 4000
-
-
-def evenly(labelled: Labelled) -> Labelled:
-  """Return at most MOST of the images, evenly spaced."""
-  images, labels = labelled
-  pick = np.arange(min(len(images), MOST)) * len(images) // min(len(images), MOST)
-  return images[pick], labels[pick]
 
 
 def flatten(images: np.ndarray) -> np.ndarray:
@@ -53,7 +46,7 @@ def class_std(rows: np.ndarray, labels: np.ndarray) -> float:
   return float(np.mean([np.sqrt(rows[labels == c].var(0).mean()) for c in np.unique(labels)]))
 
 
-def make(train: Labelled, held_out: Labelled) -> tuple[Callable[[Labelled], Scores], Scores]:
+def make(train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores], Scores]:
   """Return (score, floor): `score((images, labels))`, and what real images get.
 
   The floor's precision and coverage are those of the training images; for `nearest_ratio`, the
@@ -67,9 +60,9 @@ def make(train: Labelled, held_out: Labelled) -> tuple[Callable[[Labelled], Scor
     raise utils.UserError(
       "eval.name=pixels needs scikit-learn; run: pip install 'bigjax[train]'"
     ) from None
-  train, held_out = evenly(train), evenly(held_out)
-  real, real_labels = flatten(train[0]), train[1]
-  unseen, unseen_labels = flatten(held_out[0]), held_out[1]
+  images, real_labels = train(MOST)
+  unseen_images, unseen_labels = held_out(MOST)
+  real, unseen = flatten(images), flatten(unseen_images)
   classifier = SVC(C=10.0, gamma='scale').fit(real, real_labels)
   nearest_real = float(np.median(distances(unseen, real).min(1)))
   real_std = class_std(real, real_labels)

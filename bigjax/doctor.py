@@ -1,0 +1,146 @@
+"""`bigjax doctor`: what can be known of a config and its data before a run is paid for.
+
+One line per check, and a contact sheet of what the networks will really see, with labels.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from PIL import Image, ImageDraw
+
+from bigjax import build, data, utils
+from bigjax import config as configs
+
+USAGE = """usage: bigjax doctor [--config NAME[:variant] | FILE.py[:variant]]
+                     [--sheet FILE.png] [--json] [--config.group.key=value ...]
+
+Checks a config against its data: classes and their counts, labels, sizes, unreadable files, batch
+size. Draws the images as training will see them, with their labels (default: contact_sheet.png).
+Exits with 1 where a check fails, else with 0.
+"""
+OPTIONS = {'sheet': 'where to draw the contact sheet'}
+SWITCHES = {'json': 'print one JSON object instead of lines'}
+LEVELS = ('ok', 'warning', 'fail')
+SHOWN = 40  # images on the contact sheet
+CELL = 96  # pixels of each, at least
+UNEVEN = 20  # times as many images in the largest class as in the smallest
+
+Finding = tuple[str, str]  # (one of LEVELS, sentence)
+
+
+def examine(
+  config: ml_collections.ConfigDict,
+) -> tuple[list[Finding], dict[str, Any], data.Source | None]:
+  """Return (findings, {class: count}, the data or None where it cannot be read)."""
+  try:
+    configs.check(config)
+    source = data.load(config.data)
+  except utils.UserError as error:
+    return [('fail', str(error))], {}, None
+  config = config.copy_and_resolve_references()
+  config.data.num_classes = len(source.class_names)
+  names = source.class_names
+  found: list[Finding] = [
+    ('ok', f'{config.data.source}: {source.num_train:,} training images, {len(names)} classes')
+  ]
+  found += source.findings
+  counts = np.bincount(data.one_label(source.labels()), minlength=len(names))
+  found.append(of_labels(counts, names))
+  try:
+    program = build.make(config)
+    _, batch = program.algorithm.stage(0).batch
+    found.append(of_batch(source.num_train, batch, program.mesh.size))
+  except utils.UserError as error:
+    found.append(('fail', str(error)))
+  return found, dict(zip(names, counts.tolist(), strict=True)), source
+
+
+def of_labels(counts: np.ndarray, names: Sequence[str]) -> Finding:
+  """Return whether every class has images, and about as many as the others."""
+  absent = [name for name, count in zip(names, counts, strict=True) if not count]
+  if len(absent) == len(names) - 1 > 0:
+    return 'fail', (
+      f'all images have the label {names[int(counts.argmax())]!r} of {len(names)} classes: '
+      'a wrong folder level or a broken conversion does that; mend the labels'
+    )
+  if absent:
+    some = ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '')
+    return 'warning', (
+      f'{len(absent)} of {len(names)} classes have no training image ({some}): the generator '
+      'will be asked for them all the same'
+    )
+  least, most = int(counts.argmin()), int(counts.argmax())
+  words = (
+    f'{counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) training images per '
+    'class'
+  )
+  if counts[most] > UNEVEN * counts[least]:
+    return 'warning', f'{words}: fakes are drawn evenly, so rare classes are seen far less real'
+  return 'ok', words
+
+
+def of_batch(num_train: int, batch: int, num_devices: int) -> Finding:
+  """Return whether the images fill a batch."""
+  words = f'batches of {batch} on {num_devices} device{"" if num_devices == 1 else "s"}'
+  if num_train < batch:
+    return 'fail', f'{words}, but there are {num_train} training images: lower the batch size'
+  return 'ok', words
+
+
+def draw_sheet(source: data.Source, config: ml_collections.ConfigDict, path: str) -> None:
+  """Draw the first training images of a run, as the networks will see them, with their labels."""
+  num = min(SHOWN, source.num_train)
+  stream = data.stream(source, config.seed, 0, (1, num), np.arange(num), config.data.flip)
+  batch = next(stream)
+  cells = [enlarged(image) for image in batch['image'][0]]
+  side, strip = cells[0].width, 16
+  columns = max(1, min(num, 1280 // (side + 4)))
+  rows = -(-num // columns)
+  sheet = Image.new('RGB', (columns * (side + 4) + 4, rows * (side + strip + 4) + 4), 'white')
+  draw = ImageDraw.Draw(sheet)
+  for i, (cell, label) in enumerate(zip(cells, batch['label'][0], strict=True)):
+    left, top = 4 + i % columns * (side + 4), 4 + i // columns * (side + strip + 4)
+    sheet.paste(cell, (left, top))
+    name = str(source.class_names[label])
+    while name and draw.textlength(name) > side:
+      name = name[:-1]
+    draw.text((left, top + side + 2), name, fill='black')
+  sheet.save(path)
+
+
+def enlarged(image: np.ndarray) -> Image.Image:
+  """Return uint8 [H, W, 1 or 3] as a colour picture of at least CELL pixels, in whole multiples."""
+  picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+  times = -(-CELL // picture.width)
+  return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+
+
+def main(argv: list[str]) -> int:
+  """`bigjax doctor`; returns the exit status."""
+  if '--help' in argv or '-h' in argv:
+    print(USAGE + '\nconfigs: ' + ', '.join(sorted(configs.builtin())))
+    return 0
+  config, _, given = configs.parse('doctor', argv, OPTIONS, SWITCHES)
+  found, counts, source = examine(config)
+  if source is not None:
+    path = given['sheet'] or 'contact_sheet.png'
+    try:
+      draw_sheet(source, config, path)
+      found.append(('ok', f'look at {path}: are these your images, and their labels?'))
+    except (OSError, ValueError) as error:
+      found.append(('fail', f'--sheet={path} cannot be written ({error}); give another .png'))
+    except utils.UserError as error:
+      found.append(('fail', str(error)))
+  failed = any(level == 'fail' for level, _ in found)
+  if given['json']:
+    checks = [{'level': level, 'message': sentence} for level, sentence in found]
+    print(json.dumps({'ok': not failed, 'checks': checks, 'counts': counts}, indent=2))
+  else:
+    for level, sentence in found:
+      print(f'{level:8}{sentence}')
+    if counts and len(counts) <= 50:
+      print('\n' + '\n'.join(f'{count:8,}  {name}' for name, count in counts.items()))
+  return int(failed)
