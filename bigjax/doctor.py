@@ -47,8 +47,12 @@ def examine(
     ('ok', f'{config.data.source}: {source.num_train:,} training images, {len(names)} classes')
   ]
   found += source.findings
-  counts = np.bincount(data.one_label(source.labels()), minlength=len(names))
-  found.append(of_labels(counts, names))
+  counts = np.zeros(len(names), int)
+  try:
+    counts = np.bincount(data.one_label(source.labels()), minlength=len(names))
+    found.append(of_labels(counts, names))
+  except utils.UserError as error:
+    found.append(('fail', str(error)))
   try:
     program = build.make(config)
     _, batch = program.algorithm.stage(0).batch

@@ -22,12 +22,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = digits.get_config('tiny' if variant == 'tiny' else '')
   config.data.update({'source': 'tfds:fashion_mnist', 'held_out': 0.1})
   if variant == '':
-    config.run.update({'steps': 1200, 'eval_every': 60, 'checkpoint_every': 120})
+    config.run.update({'steps': 700, 'eval_every': 35, 'checkpoint_every': 140})
     config.data.resolution = 32
-    config.model.update({'ch': 16, 'z_dim': 80, 'disc_widths': (2, 2, 2, 2)})
-    config.optim.update(
-      {'d_steps': 1, 'gen_lr': 5e-4, 'disc_lr': 1.5e-3, 'ema_decay': 0.995, 'ema_start': 50}
-    )
+    config.model.z_dim = 80
+    config.optim.ema_start = 100
     config.eval.update({'name': 'classifier', 'num_samples': 2000})
   elif variant == '16px':
     config.run.update({'steps': 1500, 'eval_every': 100, 'checkpoint_every': 500})

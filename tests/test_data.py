@@ -1,23 +1,18 @@
 """Images, labels and their order are a function of (seed, position); every kind of source."""
 
-import ast
-import collections
 import hashlib
 import itertools
-import pathlib
-import re
 import sys
 
 import ml_collections
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import stats
+from test_data_pictures import pairs
 
 from bigjax import config as configs
 from bigjax import data, utils
 
-PREPARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data' / 'tfds'
 NUM = 37  # images; no multiple of 10, so that most epochs end inside a step
 BATCH = (2, 5)
 ALL = np.arange(5)
@@ -50,7 +45,17 @@ def source():
 
 def config(**changes):
   """A config for two classes of grey 4 x 4 images, but for the changes."""
-  plain = {'data_dir': '', 'resolution': 4, 'channels': 1, 'num_classes': 2, 'held_out': 0.25}
+  plain = {
+    'data_dir': '',
+    'resolution': 4,
+    'channels': 1,
+    'num_classes': 2,
+    'held_out': 0.25,
+    'fraction': 1.0,
+    'per_class': 0,
+    'crop': 'center',
+    'flip': False,
+  }
   return ml_collections.ConfigDict({**plain, **changes})
 
 
@@ -191,9 +196,62 @@ def test_arrays_are_no_constants_of_the_graph(counted):
   """Which TensorFlow limits to 2 GiB."""
   tf = data.tensorflow()
   indices = tf.TensorSpec([None], tf.int64)
-  traced = tf.function(lambda i: counted.lookup(tf, i)).get_concrete_function(indices)
+  traced = tf.function(lambda i: counted.lookup(tf, i, None)).get_concrete_function(indices)
   assert traced.graph.as_graph_def().ByteSize() < counted.train()[0].nbytes
   np.testing.assert_array_equal(traced(tf.constant([5, 3], tf.int64))[1], [5, 3])
+
+
+def test_the_number_of_classes_may_be_left_to_the_data():
+  given = configs.read('digits').data
+  given.num_classes = None
+  assert len(data.load(given).class_names) == 10
+
+
+@pytest.fixture(scope='module')
+def pointing():
+  """A source in which image i is i to the left and 100 + i to the right."""
+  labels = np.arange(NUM, dtype=np.int32)
+  sides = np.stack([labels, labels + 100], axis=-1)[:, None, :, None].astype(np.uint8)
+  return data.in_memory((sides, labels), (sides, labels), tuple(map(str, labels)), 'none')
+
+
+def mirrored(source, num_steps, seed=0, position=0, rows=ALL):
+  """Which of the images of the next steps are mirrored: [num_steps, 2, rows], and their labels."""
+  stream = data.stream(source, seed, position, BATCH, rows, flip=True)
+  batches = list(itertools.islice(stream, num_steps))
+  images, labels = (np.stack([batch[key] for batch in batches]) for key in ('image', 'label'))
+  sides = images[..., 0, :, 0].astype(int)
+  np.testing.assert_array_equal(sides.min(-1), labels)
+  np.testing.assert_array_equal(sides.max(-1), labels + 100)
+  return sides[..., 0] >= 100, labels
+
+
+def test_half_of_the_images_are_mirrored(pointing):
+  """Each image in about half of 60 epochs, whatever was drawn in the epoch before."""
+  drawn, labels = (a.reshape(-1) for a in mirrored(pointing, 6 * NUM))
+  assert stats.binomtest(int(drawn.sum()), len(drawn)).pvalue > 1e-3
+  of_image = np.stack([drawn[labels == i] for i in range(NUM)])
+  assert of_image.shape == (NUM, 60)
+  square = ((of_image.sum(1) - 30) ** 2).sum() / 15
+  assert 1e-3 < stats.chi2.sf(square, NUM) < 1 - 1e-3
+  same = (of_image[:, 1:] == of_image[:, :-1]).sum()
+  assert stats.binomtest(int(same), NUM * 59).pvalue > 1e-3
+  other = mirrored(pointing, 6 * NUM, seed=1)[0].reshape(-1)
+  assert 0.4 < (other == drawn).mean() < 0.6
+
+
+@pytest.mark.parametrize('position', [10, 3_000_000_000 * 10])
+def test_mirrors_resume_and_are_the_same_on_all_hosts(pointing, position):
+  whole, _ = mirrored(pointing, 6, position=position - 10)
+  np.testing.assert_array_equal(mirrored(pointing, 5, position=position)[0], whole[1:])
+  rows = np.array([1, 4])
+  of_rows, _ = mirrored(pointing, 6, position=position - 10, rows=rows)
+  np.testing.assert_array_equal(of_rows, whole[:, :, rows])
+
+
+def test_nothing_is_mirrored_unless_asked(pointing):
+  batch = next(data.stream(pointing, 0, 0, (1, NUM), np.arange(NUM)))
+  assert batch['image'][..., 0, 0].max() < 100
 
 
 def test_types_and_shapes(counted):
@@ -202,13 +260,6 @@ def test_types_and_shapes(counted):
   assert batch['image'].shape == (2, 2, 4, 4, 3) and batch['image'].dtype == np.uint8
   assert batch['label'].shape == (2, 2) and batch['label'].dtype == np.int32
   np.testing.assert_array_equal(batch['image'][..., 0, 0, 0], batch['label'])
-
-
-def pairs(images, labels):
-  """How often each (image, label) occurs."""
-  return collections.Counter(
-    (image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)
-  )
 
 
 def test_streamed_digits_are_the_training_set(source):
@@ -263,6 +314,119 @@ def test_held_out_has_some_of_every_class_but_never_all():
   np.testing.assert_array_equal(data.held_out_mask(several, 0.01), few)
 
 
+# A share of the training images.
+
+
+@pytest.fixture(scope='module')
+def uneven():
+  """A source in which image i has the shade i; 100, 40, 9 and 1 of four classes, interleaved."""
+  labels = np.random.RandomState(0).permutation(np.repeat(np.arange(4), [100, 40, 9, 1]))
+  labels = labels.astype(np.int32)
+  images = np.arange(150, dtype=np.uint8)[:, None, None, None]
+  return data.in_memory((images, labels), (images[:3], labels[:3]), tuple('abcd'), 'none')
+
+
+def chosen(source):
+  """The numbers of the training images, as `uneven` numbers them."""
+  return set(source.train()[0].reshape(-1).tolist())
+
+
+@pytest.mark.parametrize(
+  ('fraction', 'per_class', 'counts'),
+  [
+    (0.1, 0, [10, 4, 1, 1]),
+    (0.5, 0, [50, 20, 4, 1]),
+    (0.001, 0, [1, 1, 1, 1]),
+    (1.0, 7, [7, 7, 7, 1]),
+    (0.1, 7, [7, 4, 1, 1]),
+    (1.0, 1000, [100, 40, 9, 1]),
+  ],
+)
+def test_a_share_of_every_class(uneven, fraction, per_class, counts):
+  """Each class has one at least, labels stay with their images, and held-out images stay."""
+  some = data.limit(uneven, config(fraction=fraction, per_class=per_class))
+  assert some.num_train == sum(counts) and np.bincount(some.labels()).tolist() == counts
+  images, labels = some.train()
+  numbers = images.reshape(-1)
+  assert len(set(numbers.tolist())) == len(numbers)
+  np.testing.assert_array_equal(labels, uneven.labels()[numbers])
+  np.testing.assert_array_equal(some.labels(), labels)
+  for ours, theirs in zip(some.held_out(), uneven.held_out(), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+  batch = next(data.stream(some, 0, 0, (1, len(numbers)), np.arange(len(numbers))))
+  assert pairs(batch['image'][0], batch['label'][0]) == pairs(images, labels)
+  assert len(some.train(3)[0]) == 3
+
+
+@pytest.mark.parametrize('shares', [[{'fraction': f} for f in (0.01, 0.1, 0.2, 0.7)],
+                                    [{'per_class': n} for n in (1, 2, 30)]])  # fmt: skip
+def test_shares_are_nested_and_always_the_same(uneven, shares):
+  sources = [data.limit(uneven, config(**share)) for share in shares]
+  sets = [chosen(source) for source in [*sources, uneven]]
+  assert all(few < many for few, many in itertools.pairwise(sets))
+  assert len({source.digest for source in [*sources, uneven]}) == len(sources) + 1
+  for share, source in zip(shares, sources, strict=True):
+    again = data.limit(uneven, config(**share))
+    np.testing.assert_array_equal(again.train()[0], source.train()[0])
+    assert again.digest == source.digest
+
+
+def test_a_share_is_not_what_comes_first(uneven):
+  labels = uneven.labels()
+  tenth = data.limit(uneven, config(fraction=0.1))
+  of_first = sorted(i for i in chosen(tenth) if labels[i] == 0)
+  places = np.searchsorted(np.flatnonzero(labels == 0), of_first)
+  assert len(places) == 10 and 30 < places.mean() < 70 and places.max() > 70
+
+
+def test_a_share_is_the_same_in_every_process():
+  """A run resumed on another machine must train on the same: this is the first run's."""
+  labels = np.arange(40, dtype=np.int32) % 4
+  images = np.arange(40, dtype=np.uint8)[:, None, None, None]
+  source = data.in_memory((images, labels), (images, labels), tuple('abcd'), '')
+  assert sorted(chosen(data.limit(source, config(fraction=0.2)))) == [4, 10, 11, 15, 20, 22, 25, 29]
+
+
+def test_all_is_the_source_itself(uneven):
+  assert data.limit(uneven, config()) is uneven
+
+
+def test_digits_by_share():
+  given = configs.read('digits').data
+  whole = data.load(given)
+  given.fraction = 0.1
+  some = data.load(given)
+  expected = [round(0.1 * count) for count in np.bincount(whole.labels()).tolist()]
+  assert np.bincount(some.labels()).tolist() == expected
+  np.testing.assert_array_equal(some.held_out()[0], whole.held_out()[0])
+  assert not pairs(*some.train()) - pairs(*whole.train())
+
+
+def test_one_label_in_all_images_is_refused():
+  """Where there should be several classes."""
+  images, same = np.zeros((9, 2, 2, 1), np.uint8), np.full(9, 1, np.int32)
+  given = config(source='some:where')
+  source = data.in_memory((images, same), (images, same), ('cat', 'dog'), '')
+  with pytest.raises(utils.UserError, match=r'2 classes, but all 9 .* label 1 \(dog\)'):
+    data.refuse_one_label(source, given)
+  data.refuse_one_label(data.in_memory((images, same * 0), (images, same * 0), ('cat',), ''), given)
+
+
+def test_a_rare_class_is_none_too_few():
+  """However few of the images are not of the largest class."""
+  labels = np.zeros(1000, np.int32)
+  labels[[1, 998]] = 1
+  images = np.zeros((1000, 1, 1, 1), np.uint8)
+  source = data.in_memory((images, labels), (images, labels), ('cat', 'dog'), '')
+  data.refuse_one_label(source, config(source='some:where'))
+
+
+def test_spread():
+  assert data.spread(10, None).tolist() == data.spread(10, 99).tolist() == list(range(10))
+  assert data.spread(10, 3).tolist() == [0, 3, 6]
+  assert data.spread(10, 0).tolist() == []
+
+
 @pytest.mark.parametrize(
   ('change', 'words'),
   [
@@ -270,7 +434,13 @@ def test_held_out_has_some_of_every_class_but_never_all():
     ({'source': 'no_such:thing'}, ["'no_such:thing'", 'expected one of: ', 'digits']),
     ({'source': 'digits:5'}, ['takes no argument', "'5'"]),
     ({'num_classes': 7}, ['data.num_classes is 7', '10 classes']),
+    ({'num_classes': 1}, ['data.num_classes is 1', '10 classes', 'or None']),
     ({'channels': 3}, ['data.channels is 3', 'use 1']),
+    ({'channels': 2}, ['data.channels is 2', '1 (grey) or 3 (colour)']),
+    ({'crop': 'centre'}, ["data.crop is 'centre'", 'did you mean center?']),
+    ({'fraction': 0.0}, ['data.fraction is 0', 'above 0 and at most 1']),
+    ({'fraction': 1.01}, ['data.fraction is 1.01', 'above 0 and at most 1']),
+    ({'per_class': -1}, ['data.per_class is -1', '0 for all']),
   ],
 )
 def test_errors_say_what_is_wrong(change, words):
@@ -286,202 +456,12 @@ def test_errors_say_what_is_wrong(change, words):
   [
     ('tensorflow', lambda: data.tensorflow()),
     ('sklearn.datasets', lambda: data.load(configs.read('digits').data)),
-    ('tensorflow_datasets', lambda: data.load(config(source='tfds:cifar10'))),
   ],
 )
 def test_a_missing_package_is_named_with_its_cure(monkeypatch, module, call):
   monkeypatch.setitem(sys.modules, module, None)  # importing it raises ImportError
   with pytest.raises(utils.UserError, match=r"not installed; run: pip install 'bigjax\[train\]'"):
     call()
-
-
-def rng_image(*shape):
-  return np.random.RandomState(sum(shape)).randint(0, 256, shape).astype(np.uint8)
-
-
-@pytest.mark.parametrize('channels', [1, 3])
-@pytest.mark.parametrize(('size', 'resolution'), [(3, 2), (7, 5), (5, 1), (8, 4), (28, 16), (6, 6)])
-def test_reducing_averages_the_area(size, resolution, channels):
-  """Against the mean of a picture in which every pixel is resolution x resolution smaller ones."""
-  image = rng_image(size, size, channels)
-  fine = np.kron(image.astype(np.int64), np.ones((resolution, resolution, 1), np.int64))
-  sums = fine.reshape(resolution, size, resolution, size, channels).sum((1, 3))
-  expected = np.floor(sums / size**2 + 0.5)
-  np.testing.assert_array_equal(data.fit(image, resolution, channels), expected)
-
-
-def test_reducing_by_hand():
-  """Of 0, 90, 30 the first half is 0 and half of 90, the other half of 90 and 30."""
-  image = np.tile(np.array([0, 90, 30], np.uint8), (3, 1))[..., None]
-  np.testing.assert_array_equal(data.fit(image, 2, 1)[..., 0], [[30, 50], [30, 50]])
-
-
-def test_enlarging_is_bicubic():
-  image = rng_image(5, 5, 3)
-  expected = Image.fromarray(image).resize((9, 9), Image.Resampling.BICUBIC)
-  np.testing.assert_array_equal(data.fit(image, 9, 3), np.asarray(expected))
-
-
-@pytest.mark.parametrize('resolution', [2, 4, 8])
-@pytest.mark.parametrize('shape', [(4, 8), (8, 4), (4, 7), (7, 4)])
-def test_the_centre_square_is_kept(shape, resolution):
-  """A bright square in the middle of the long edge fills the picture; nothing else is seen."""
-  image = np.zeros((*shape, 1), np.uint8)
-  top, left = (shape[0] - 4) // 2, (shape[1] - 4) // 2
-  image[top : top + 4, left : left + 4] = 200
-  np.testing.assert_array_equal(
-    data.fit(image, resolution, 1), np.full((resolution,) * 2 + (1,), 200)
-  )
-
-
-def test_grey_and_colour():
-  """The luma weights of ITU-R 601: 0.299, 0.587, 0.114."""
-  colours = np.zeros((2, 2, 3), np.uint8)
-  colours[0, 0, 0] = colours[0, 1, 1] = colours[1, 0, 2] = 255
-  grey = data.fit(colours, 2, 1)
-  np.testing.assert_array_equal(grey[..., 0], [[76, 150], [29, 0]])
-  np.testing.assert_array_equal(data.fit(grey, 2, 3), np.repeat(grey, 3, axis=2))
-  np.testing.assert_array_equal(data.fit(colours, 2, 3), colours)
-
-
-def prepare(folder, name, shape, **splits):
-  """Prepare a set in a folder as TFDS does; a split is images, labelled 0, 1, 0, ... in turn.
-
-  Args:
-    folder, name: of the set.
-    shape: of the images, as TFDS is told it.
-    splits: lists of images; a `label` that is False leaves the labels out.
-  """
-  import tensorflow_datasets as tfds
-
-  tfds.disable_progress_bar()
-  labelled = splits.pop('labelled', True)
-  label = {'label': tfds.features.ClassLabel(names=['cat', 'dog'])} if labelled else {}
-  features = {'image': tfds.features.Image(shape=shape), 'other': tfds.features.Text(), **label}
-
-  def info(self):
-    features_dict = tfds.features.FeaturesDict(features)
-    return tfds.core.DatasetInfo(builder=self, features=features_dict, homepage='https://x.org/y')
-
-  def examples(self, images):
-    for i, image in enumerate(images):
-      yield i, {'image': image, 'other': 'word', **({'label': i % 2} if labelled else {})}
-
-  members = {
-    'name': name,
-    'VERSION': tfds.core.Version('1.2.3'),
-    '_info': info,
-    '_split_generators': lambda self, _: {k: self._generate_examples(v) for k, v in splits.items()},
-    '_generate_examples': examples,
-  }
-  type(name, (tfds.core.GeneratorBasedBuilder,), members)(data_dir=folder).download_and_prepare()
-
-
-GREY = [rng_image(4, 4, 1) // 2 + i for i in range(12)]  # all differ
-COLOUR = [rng_image(5 + i % 3, 6 + i % 2, 3) // 2 + i for i in range(12)]
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  """Small sets, prepared."""
-  pytest.importorskip('tensorflow_datasets')
-  data.tensorflow()
-  folder = str(tmp_path_factory.mktemp('tfds'))
-  prepare(folder, 'tiny_grey', (4, 4, 1), train=GREY, test=GREY[:3], validation=GREY[:5])
-  prepare(folder, 'tiny_valid', (4, 4, 1), train=GREY, validation=GREY[:5])
-  prepare(folder, 'tiny_colour', (None, None, 3), train=COLOUR)
-  prepare(folder, 'tiny_unlabelled', (4, 4, 1), train=GREY, labelled=False)
-  prepare(folder, 'tiny_test', (4, 4, 1), test=GREY)
-  return folder
-
-
-@pytest.mark.parametrize(('name', 'num_held_out'), [('tiny_grey', 3), ('tiny_valid', 5)])
-def test_a_prepared_set_with_its_own_split(folder, name, num_held_out):
-  source = data.load(config(source=f'tfds:{name}', data_dir=folder))
-  assert source.class_names == ('cat', 'dog')
-  assert source.license == f'see the dataset {name}/1.2.3 (https://x.org/y)'
-  assert source.num_train == 12
-  assert source.train()[0].dtype == np.uint8 and source.train()[1].dtype == np.int32
-  assert pairs(*source.train()) == pairs(GREY, np.arange(12) % 2)
-  assert pairs(*source.held_out()) == pairs(GREY[:num_held_out], np.arange(num_held_out) % 2)
-
-
-@pytest.mark.parametrize(('resolution', 'channels'), [(4, 1), (4, 3), (9, 3)])
-def test_a_prepared_set_without_a_second_split(folder, resolution, channels):
-  """Of images of several sizes; the same ones are held out again."""
-  given = config(source='tfds:tiny_colour', data_dir=folder, resolution=resolution)
-  given.channels = channels
-  source, again = data.load(given), data.load(given)
-  together = pairs(*source.train()) + pairs(*source.held_out())
-  fitted = [data.fit(image, resolution, channels) for image in COLOUR]
-  assert together == pairs(fitted, np.arange(12) % 2)
-  assert np.bincount(source.held_out()[1]).tolist() == [2, 2]  # round(0.25 * 6)
-  np.testing.assert_array_equal(source.held_out()[0], again.held_out()[0])
-  np.testing.assert_array_equal(source.train()[0], again.train()[0])
-
-
-@pytest.mark.parametrize(
-  ('change', 'words'),
-  [
-    ({'source': 'tfds'}, ['needs the name', 'tfds:cifar10']),
-    ({'source': 'tfds:tiny_gray'}, ["no set 'tiny_gray'", 'did you mean tiny_grey?', 'in {folder']),
-    ({'source': 'tfds:tiny grey'}, ["'tfds:tiny grey'", 'Parsing']),
-    ({'source': 'tfds:tiny_grey:9.9.9'}, ['9.9.9', '1.2.3']),
-    (
-      {'source': 'tfds:tiny_unlabelled'},
-      ['image, other', "expected an 'image' and a class 'label'"],
-    ),
-    ({'source': 'tfds:tiny_test'}, ['has the splits test', "a 'train'"]),
-    ({'channels': 2}, ['data.channels is 2', '1 (grey) or 3 (colour)']),
-    ({'num_classes': 3}, ['data.num_classes is 3', '2 classes']),
-    # 15 images: 12 to train on and 3 held out.
-    ({'resolution': 2**14}, ["'tfds:tiny_grey' has 15 images, 3.8 GiB", 'at most 3 GiB']),
-  ],
-)
-def test_errors_of_tfds_say_what_is_wrong(folder, monkeypatch, change, words):
-  monkeypatch.setattr(data, 'MOST_GIB', 3)
-  with pytest.raises(utils.UserError) as error:
-    data.load(config(**{'source': 'tfds:tiny_grey', 'data_dir': folder, **change}))
-  message = str(error.value)
-  assert all(word.replace('{folder', repr(folder)) in message for word in words), message
-  assert '\n' not in message
-
-
-def test_a_set_that_is_not_prepared(folder, tmp_path):
-  """What to run is given whole: here it is, but for the preparation itself."""
-  with pytest.raises(utils.UserError, match='is not prepared in') as error:
-    data.load(config(source='tfds:tiny_grey', data_dir=str(tmp_path)))
-  message = str(error.value)
-  assert (
-    repr(str(tmp_path / 'tiny_grey' / '1.2.3')) in message and '--config.data.data_dir' in message
-  )
-  program = re.fullmatch(r".*: python -c '([^']*)'", message)[1]
-  call = ast.parse(program).body[-1].value
-  assert ast.unparse(call) == (
-    f"tfds.builder('tiny_grey', data_dir={str(tmp_path)!r}).download_and_prepare()"
-  )
-
-
-# The mean of a channel over the whole of either set, as published with many a classifier.
-@pytest.mark.parametrize(
-  ('name', 'resolution', 'channels', 'mean'),
-  [('fashion_mnist', 16, 1, [0.2860]), ('cifar10', 32, 3, [0.4914, 0.4822, 0.4465])],
-)
-def test_the_real_sets(name, resolution, channels, mean):
-  """Averaging the area of a square keeps its mean."""
-  if not (PREPARED / name).exists():
-    pytest.skip(f'{name} is not prepared in ../shared/data/tfds')
-  source = data.load(
-    config(
-      source=f'tfds:{name}', data_dir=str(PREPARED), resolution=resolution, channels=channels,
-      num_classes=10,
-    )
-  )  # fmt: skip
-  images, numbers = source.train()
-  assert images.shape == (20_000, resolution, resolution, channels)
-  assert np.bincount(numbers).tolist() == [2000] * 10
-  np.testing.assert_allclose(images.mean((0, 1, 2)) / 255, mean, atol=0.003)
-  assert len(source.held_out()[1]) == 10_000
 
 
 def test_synthetic_is_the_same_everywhere():

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import os
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,7 +46,8 @@ class Source:
       is the centre.
     at_once: whether a lookup costs so little that a whole step's goes in one call; where it is
       False, images are looked up one by one, in parallel.
-    labels: () -> the labels of all training images, which may take as long as reading them all.
+    labels: () -> the labels of all training images.
+    labels_known: whether these are at hand; otherwise all images are read for them.
     train: (most=None) -> all, or at most so many, evenly spaced, training images and their labels.
       Crops are central.
     held_out: the same for images that training never sees.
@@ -59,6 +61,7 @@ class Source:
   lookup: Lookup
   at_once: bool
   labels: Callable[[], np.ndarray]
+  labels_known: bool
   train: Callable[..., Labelled]
   held_out: Callable[..., Labelled]
   digest: str
@@ -116,6 +119,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: names the first.
   """
+  if config.resolution < 1:
+    raise utils.UserError(f'data.resolution is {config.resolution}; give a number of pixels.')
   if config.channels not in (1, 3):
     raise utils.UserError(f'data.channels is {config.channels}; give 1 (grey) or 3 (colour).')
   utils.pick(config.crop, {'center': 0, 'random': 0}, 'data.crop')
@@ -128,18 +133,21 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def refuse_one_label(source: Source, config: ml_collections.ConfigDict) -> None:
-  """Refuse a set of several classes whose images all have the same label, as far as is seen.
+  """Refuse a set of several classes whose images all have the same label.
 
   Raises:
     UserError: they do.
   """
   if len(source.class_names) == 1 or source.num_train < 2:
     return
-  labels = one_label(source.train(SEEN)[1])
+  some = source.labels() if source.labels_known else source.train(SEEN)[1]
+  if len(np.unique(one_label(some))) > 1:
+    return
+  labels = one_label(source.labels())
   if (labels == labels[0]).all():
     raise utils.UserError(
-      f'{config.source!r} has {len(source.class_names)} classes, but all of the {len(labels)} '
-      f'images looked at have label {labels[0]} ({source.class_names[labels[0]]}); '
+      f'{config.source!r} has {len(source.class_names)} classes, but all {len(labels):,} '
+      f'training images have label {labels[0]} ({source.class_names[labels[0]]}); '
       'a wrong folder level or a broken conversion does that: mend the labels.'
     )
 
@@ -285,9 +293,11 @@ def readable(tf: Any, dataset: Any) -> Iterator[Any]:
   try:
     yield from dataset.as_numpy_iterator()
   except failures as error:
-    words = ' '.join((error.message or '').split()).partition(' [Op:')[0]
+    words = ' '.join((error.message or '').split()).partition(' Traceback (most')[0]
+    words = words.removeprefix('assertion failed: ').replace('] [', ' ')
+    words = re.sub(r'\{\{.*?\}\} ?|\[\[.*?\]\] ?|\[Op:.*', '', words).strip()
     raise utils.UserError(
-      f'the data cannot be read ({words[:300]}); bigjax doctor names the files.'
+      f'the data cannot be read ({words[:300]}); mend or remove what is damaged.'
     ) from None
 
 
@@ -388,6 +398,7 @@ def in_memory(
     lookup=lookup,
     at_once=True,
     labels=lambda: train[1],
+    labels_known=True,
     train=functools.partial(some, train),
     held_out=functools.partial(some, held_out),
     digest=digest or _digest(train),
@@ -408,6 +419,7 @@ def by_number(
   class_names: tuple[str, ...],
   license: str,
   labels: Callable[[], np.ndarray],
+  labels_known: bool,
   digest: str,
   findings: tuple[tuple[str, str], ...] = (),
 ) -> Source:
@@ -415,8 +427,7 @@ def by_number(
 
   Args:
     train, held_out: a lookup, and which of its numbers (int64 [n]) are these images.
-    class_names, license, digest, findings: see Source.
-    labels: () -> the labels of the training images.
+    class_names, license, labels, labels_known, digest, findings: see Source.
   Raises:
     UserError: there are no images to train on or to hold out.
   """
@@ -439,6 +450,7 @@ def by_number(
     lookup=lookup,
     at_once=False,
     labels=labels,
+    labels_known=labels_known,
     train=functools.partial(some, *train),
     held_out=functools.partial(some, *held_out),
     digest=digest,

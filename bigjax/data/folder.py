@@ -47,18 +47,19 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     held_out = np.arange(len(unseen['labels']))
     kept = np.arange(len(train['labels']))
   else:
-    order = np.argsort([hashlib.blake2b(n.encode()).hexdigest() for n in train['names']])
+    order = np.argsort([hashlib.blake2b(os.fsencode(n)).hexdigest() for n in train['names']])
     mask = data.held_out_mask(train['labels'], config.held_out, order)
     unseen, held_out, kept = train, np.flatnonzero(mask), np.flatnonzero(~mask)
   labels = train['labels'][kept]
   return data.by_number(
     (data.from_pictures(picture_of(train), config), kept),
     (data.from_pictures(picture_of(unseen), config), held_out),
-    class_names=tuple(classes) or (os.path.basename(root),),
+    class_names=tuple(map(readable, classes)) or (readable(os.path.basename(root)),),
     license='that of the photos, which their owner knows',
     labels=lambda: labels,
+    labels_known=True,
     digest=digest(train, kept, classes),
-    findings=findings(train_dir, train, classes, config),
+    findings=findings(train_dir, train, unseen_dir, unseen, config.resolution, classes),
   )
 
 
@@ -101,7 +102,13 @@ def list_images(root: str) -> tuple[list[str], list[str]]:
   """Return the paths below `root`, relative and sorted, of its images and of its other files."""
   images, others = [], []
   for folder, inner, files in os.walk(root, followlinks=True):
-    inner[:] = [name for name in inner if not name.startswith('.')]
+    above = os.path.join(os.path.realpath(folder), '')
+    inner[:] = [
+      name
+      for name in inner
+      if not name.startswith('.')
+      and not above.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), ''))
+    ]
     for name in files:
       path = os.path.relpath(os.path.join(folder, name), root)
       if is_image(name):
@@ -131,7 +138,8 @@ def examine(
   """Return what is known of every image that can be read, in the order of their names.
 
   names [n] (relative to `root`), paths [n], labels int32 [n], orientations int32 [n], sizes
-  int [n, 2], and unreadable [m]. Kept in bigjax's cache for as long as no file changes.
+  int [n, 2], bytes int [n], and the names of unreadable images and of other files. Kept in bigjax's
+  cache for as long as no file changes.
   Raises:
     UserError: there is no image, or none can be read.
   """
@@ -145,20 +153,21 @@ def examine(
   label_of = {name: i for i, name in enumerate(classes)}
   labels = np.array([label_of.get(name.split('/')[0], 0) for name in names], np.int32)
   paths = [os.path.join(root, name) for name in names]
-  facts = records.cached('folder', records.fingerprint(paths), lambda: read_all(paths))
+  facts = records.cached('folder', records.fingerprint(paths, need=False), lambda: read_all(paths))
   good = facts['readable']
   if not good.any():
     raise utils.UserError(
       f'data.source is {config.source!r}, but none of its {len(names)} images can be read, '
       f'such as {paths[0]!r}.'
     )
-  names = np.array(names)
+  names, paths = np.array(names), np.array(paths)
   return {
     'names': names[good],
-    'paths': np.array(paths)[good],
+    'paths': paths[good],
     'labels': labels[good],
     'orientations': facts['orientations'][good],
     'sizes': facts['sizes'][good],
+    'bytes': np.array([os.path.getsize(path) for path in paths[good]]),
     'unreadable': names[~good],
     'others': np.array(others),
   }
@@ -191,7 +200,8 @@ def orientation_of(path: str) -> int:
 
 def picture_of(known: dict[str, np.ndarray]) -> data.Picture:
   """Return the pictures of examined files."""
-  columns = [known[name] for name in ('paths', 'orientations', 'labels')]
+  paths = [os.fsencode(path) for path in known['paths']]  # a name need not be text
+  columns = paths, known['orientations'], known['labels']
 
   def picture(tf, index):
     with tf.init_scope():  # outside the graph, whose constants may not exceed 2 GiB
@@ -202,31 +212,40 @@ def picture_of(known: dict[str, np.ndarray]) -> data.Picture:
 
 
 def digest(known: dict[str, np.ndarray], kept: np.ndarray, classes: list[str]) -> str:
-  """Return a digest of what is trained on: names, sizes and classes, wherever the folder lies."""
+  """Return a digest of what is trained on: names, classes, sizes in pixels and bytes."""
   words = hashlib.blake2b(digest_size=12)
-  for column in (known['names'], known['labels'], known['sizes']):
-    words.update('\0'.join(map(str, column[kept].reshape(-1).tolist())).encode())
-  words.update('\0'.join(classes).encode())
+  for name in ('names', 'labels', 'sizes', 'bytes'):
+    column = known[name][kept].reshape(-1).tolist()
+    words.update(os.fsencode('\0'.join(map(str, column))))
+  words.update(os.fsencode('\0'.join(classes)))
   return words.hexdigest()
 
 
+def readable(name: str) -> str:
+  """Return a file's name as text that can be printed, whatever bytes it is made of."""
+  return os.fsencode(name).decode(errors='replace')
+
+
 def findings(
-  root: str, known: dict[str, np.ndarray], classes: list[str], config: ml_collections.ConfigDict
+  root: str,
+  known: dict[str, np.ndarray],
+  unseen_dir: str | None,
+  unseen: dict[str, np.ndarray],
+  resolution: int,
+  classes: list[str],
 ) -> tuple[tuple[str, str], ...]:
   """Return what the owner of the photos should know."""
-  found: list[tuple[str, str]] = []
-  total = len(known['names']) + len(known['unreadable'])
-  bad, others = known['unreadable'], known['others']
-  if len(bad):
-    some = ', '.join(map(str, bad[:NAMED])) + (', ...' if len(bad) > NAMED else '')
-    found.append(
-      ('warning', f'{len(bad)} of {total:,} images cannot be read and are left out: {some}')
-    )
-  else:
-    found.append(('ok', f'all {total:,} images in {root!r} can be read'))
+  found = [of_files(root, known)]
+  if unseen_dir:
+    found.append(of_files(unseen_dir, unseen))
+  others = known['others']
   if len(others):
     found.append(
-      ('ok', f'{len(others):,} other files are not images that bigjax reads, such as {others[0]!r}')
+      (
+        'ok',
+        f'{len(others):,} other files are not images that bigjax reads, such as '
+        f'{readable(others[0])!r}',
+      )
     )
   if not classes:
     found.append(('ok', 'there are no class folders: training is unconditional, with one class'))
@@ -234,9 +253,21 @@ def findings(
     found.append(
       (
         'warning',
-        f'there is one class folder only, {classes[0]!r}: training is unconditional; '
+        f'there is one class folder only, {readable(classes[0])!r}: training is unconditional; '
         'if there should be more, give the folder that holds the class folders',
       )
     )
-  found.append(data.small_images(known['sizes'], config.resolution))
+  found.append(data.small_images(known['sizes'], resolution))
   return tuple(found)
+
+
+def of_files(root: str, known: dict[str, np.ndarray]) -> tuple[str, str]:
+  """Return whether all images of a folder can be read, naming those that cannot."""
+  bad = known['unreadable']
+  total = len(known['names']) + len(bad)
+  if not len(bad):
+    return 'ok', f'all {total:,} images in {readable(root)!r} can be read'
+  some = ', '.join(map(readable, bad[:NAMED])) + (', ...' if len(bad) > NAMED else '')
+  return 'warning', (
+    f'{len(bad)} of {total:,} images in {readable(root)!r} cannot be read and are left out: {some}'
+  )

@@ -46,7 +46,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     UserError: its files are not all there, or have no images.
   """
   counts = {split: info.num_examples for split, info in builder.info.splits.items()}
-  unseen = next((split for split in HELD_OUT if split in counts), None)
+  unseen = next((s for s in HELD_OUT if s in counts and labelled(tf, builder, s)), None)
   for split in filter(None, ('train', unseen)):
     if not counts[split]:
       raise utils.UserError(f'{config.source!r} has no images in its split {split!r}.')
@@ -54,6 +54,8 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
   lookup = data.from_pictures(picture, config)
   everything = np.arange(counts['train'])
   looked_at = data.survey(picture, data.spread(counts['train'], LOOKED_AT), 'looking at images')
+  if len(looked_at) < min(counts['train'], LOOKED_AT):
+    data.read(lookup, data.spread(counts['train'], LOOKED_AT))  # says which
   common = {
     'class_names': tuple(builder.info.features['label'].names),
     'license': f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
@@ -80,6 +82,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     train,
     held_out,
     labels=lambda: labels()[train[1]],
+    labels_known=False,
     **common,
   )
 
@@ -137,7 +140,7 @@ def check(builder: Any, config: ml_collections.ConfigDict) -> None:
   image, label = features.get('image'), features.get('label')
   if image is None or label is None or not hasattr(label, 'names'):
     raise utils.UserError(
-      f"{config.source!r} has {', '.join(features)}; expected an 'image' and a class 'label'."
+      f"{config.source!r} has {', '.join(sorted(features))}; expected an 'image' and a class 'label'."
     )
   if image.np_dtype != np.uint8 or len(image.shape) != 3 or image.shape[-1] not in (1, 3):
     raise utils.UserError(
@@ -148,6 +151,17 @@ def check(builder: Any, config: ml_collections.ConfigDict) -> None:
     raise utils.UserError(
       f"{config.source!r} has the splits {', '.join(builder.info.splits)}; expected a 'train'."
     )
+
+
+def labelled(tf: Any, builder: Any, split: str) -> bool:
+  """Return whether the images of a split have labels: those of a challenge's test set are -1."""
+  num = builder.info.splits[split].num_examples
+  if not num:
+    return True  # which is refused
+  read = records.open_split(tf, builder, split)
+  label = tf.autograph.experimental.do_not_convert(lambda index: read(tf, index)[1])
+  rows = data.readable(tf, tf.data.Dataset.from_tensor_slices(data.spread(num, 8)).map(label))
+  return min(rows) >= 0
 
 
 def upright(read: records.Read) -> data.Picture:

@@ -19,14 +19,37 @@ def decode(tf: Any, encoded: Any, orientation: Any) -> Any:
   first = tf.strings.substr(encoded, 0, 1)
   image = tf.case(
     [
-      (first == b'\x89', lambda: on_white(tf, tf.io.decode_png(encoded, channels=4))),
-      (first == b'R', lambda: on_white(tf, tf.io.decode_webp(encoded, channels=4))),
+      (first == b'\x89', lambda: on_white(tf, png(tf, encoded))),
+      (first == b'R', lambda: on_white(tf, webp(tf, encoded))),
     ],
     # The exact transform, as in other decoders; TensorFlow's own choice is a coarser one.
     default=lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE'),
   )
   image = tf.ensure_shape(image, [None, None, 3])
   return tf.cond(orientation > 1, lambda: upright(tf, image, orientation), lambda: image)
+
+
+def png(tf: Any, encoded: Any) -> Any:
+  """Return the PNG in these bytes as uint8 [h, w, 4]."""
+  image = tf.io.decode_png(encoded, channels=4)
+  # Where there is no alpha, TensorFlow's is the highest value of the file's own bits: 15 of 4.
+  bits = tf.io.decode_raw(tf.strings.substr(encoded, 0, 25), tf.uint8)[-1]
+  opaque = tf.bitwise.left_shift(tf.constant(1), tf.minimum(tf.cast(bits, tf.int32), 8)) - 1
+  given = tf.cast(image[..., 3], tf.int32)
+  return tf.cond(
+    tf.reduce_all(given == opaque), lambda: opaque_of(tf, image[..., :3]), lambda: image
+  )
+
+
+def webp(tf: Any, encoded: Any) -> Any:
+  """Return the WebP in these bytes as uint8 [h, w, 4]: of an animation, its first picture."""
+  image = tf.io.decode_webp(encoded)[0]  # of 3 or 4 channels: it refuses any other than its own
+  return opaque_of(tf, image)[..., :4]
+
+
+def opaque_of(tf: Any, image: Any) -> Any:
+  """Return uint8 [h, w, C] with an opaque channel more."""
+  return tf.concat([image, 255 * tf.ones_like(image[..., :1])], axis=-1)
 
 
 def on_white(tf: Any, image: Any) -> Any:

@@ -16,7 +16,8 @@ from bigjax import utils
 
 Read = Callable[[Any, Any], tuple[Any, Any]]  # (tf, scalar int64) -> (encoded image, int64 label)
 HEADER, FOOTER = 12, 4  # bytes around a TFRecord's data: length and its checksum, checksum
-SMALL_READ = 4096  # bytes per read: a buffer larger than a small image is fetched for nothing
+SMALL_READ = 2**12  # bytes per read at least: what is read beyond a small record is for nothing
+REMOTE_READ = 2**18  # where every read is a request
 
 
 def open_split(tf: Any, builder: Any, split: str) -> Read:
@@ -47,8 +48,24 @@ def _from_array_records(builder: Any, split: str) -> Read:
       'prepare it again.'
     ) from None
 
+  info = builder.info.splits[split]
+  paths = [str(path) for path in info.filepaths]
+  counts = lambda: {'counts': np.array([_num_records(path) for path in paths])}
+  for path, num, expected in zip(
+    paths,
+    cached('arrayrecord', fingerprint(paths), counts)['counts'],
+    info.shard_lengths,
+    strict=True,
+  ):
+    refuse_other_number(path, num, expected)
+  ends = np.cumsum(info.shard_lengths)
+
   def fetch(index):
-    row = rows[int(index)]
+    try:
+      row = rows[int(index)]
+    except Exception as error:
+      path = paths[int(np.searchsorted(ends, index, side='right'))]
+      raise OSError(f'{path!r}: {" ".join(str(error).split())}') from None
     return row['image'], np.int64(row['label'])
 
   def read(tf, index):
@@ -58,39 +75,69 @@ def _from_array_records(builder: Any, split: str) -> Read:
   return read
 
 
+def _num_records(path: str) -> int:
+  """Return how many records an ArrayRecord file has; 0 where it is cut."""
+  from array_record.python import array_record_module
+
+  try:
+    reader = array_record_module.ArrayRecordReader(path)
+    return reader.num_records() if reader.ok() else 0
+  except RuntimeError:
+    return 0
+
+
 def _from_tfrecords(tf: Any, builder: Any, split: str) -> Read:
   import tensorflow_datasets as tfds
 
   info = builder.info.splits[split]
   paths = [str(path) for path in info.filepaths]
-  shards, offsets = cached(
-    'tfrecord', fingerprint(paths), lambda: index(paths, info.shard_lengths)
-  ).values()
+  known = cached('tfrecord', fingerprint(paths), lambda: index(paths, info.shard_lengths))
+  least = REMOTE_READ if any(map(_remote, paths)) else SMALL_READ
+  buffer = max(least, sum(map(_size, paths)) // max(len(known['offsets']), 1))  # a record's size
   wanted = tfds.decode.PartialDecoding({'image': True, 'label': True})
   features = wanted.extract_features(builder.info.features)
 
   def read(tf, index):
     with tf.init_scope():
-      where = [tf.constant(column) for column in (paths, shards, offsets)]
-    path = where[0][where[1][index]]
+      files, shards, offsets = map(tf.constant, (paths, known['shards'], known['offsets']))
     # The one operation that reads at an offset, and it verifies the record's checksum.
     record = tf.raw_ops.TFRecordDatasetV2(
-      filenames=[path],
+      filenames=[files[shards[index]]],
       compression_type='',
-      buffer_size=SMALL_READ,
-      byte_offsets=[where[2][index]],
+      buffer_size=buffer,
+      byte_offsets=[offsets[index]],
     )
     one = {'output_types': [tf.string], 'output_shapes': [[]]}
+    record = tf.raw_ops.IgnoreErrorsDataset(input_dataset=record, log_warning=False, **one)
+    nothing = tf.raw_ops.TensorDataset(components=[b''], output_shapes=[[]])
+    record = tf.raw_ops.ConcatenateDataset(input_dataset=record, another_dataset=nothing, **one)
     record = tf.raw_ops.TakeDataset(input_dataset=record, count=1, **one)
     (record,) = tf.raw_ops.DatasetToSingleElement(dataset=record, **one)
+    damaged = [files[shards[index]], 'has a damaged record at byte', offsets[index]]
+    # TensorFlow's own error names no file.
+    with tf.control_dependencies([tf.debugging.Assert(tf.strings.length(record) > 0, damaged)]):
+      record = tf.identity(record)
     example = features.deserialize_example(record, decoders={'image': tfds.decode.SkipDecoding()})
     return example['image'], example['label']
 
   return read
 
 
+def refuse_other_number(path: str, num: int, expected: int) -> None:
+  """Refuse a shard that has not as many records as its set says.
+
+  Raises:
+    UserError: it has not.
+  """
+  if num != expected:
+    raise utils.UserError(
+      f'{path!r} has {num} records, but its dataset_info.json says {expected}; it is cut, or of '
+      'another set: copy or prepare it again.'
+    )
+
+
 def digest(builder: Any, split: str) -> str:
-  """Return a digest of a split: the same wherever its files lie: of name, version, and sizes."""
+  """Return a digest of a split's name, version and sizes: the same wherever its files lie."""
   info = builder.info.splits[split]
   words = f'{builder.info.full_name} {split} {list(info.shard_lengths)} {info.num_bytes}'
   return hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
@@ -107,11 +154,7 @@ def index(paths: list[str], lengths: list[int]) -> dict[str, np.ndarray]:
     list(zip(paths, lengths, strict=True)), 'finding the records of TFRecord shards'
   ):
     found = record_offsets(path)
-    if len(found) != expected:
-      raise utils.UserError(
-        f'{path!r} has {len(found)} records, but its dataset_info.json says {expected}; '
-        'prepare the set again.'
-      )
+    refuse_other_number(path, len(found), expected)
     offsets.append(found)
   shards = np.repeat(np.arange(len(paths), dtype=np.int32), [len(found) for found in offsets])
   return {'shards': shards, 'offsets': np.concatenate(offsets)}
@@ -177,11 +220,16 @@ def _stat(path: str) -> tuple[int, int]:
     ) from None
 
 
-def fingerprint(paths: list[str]) -> str:
-  """Return a digest of the names, sizes and times of these files: another where one changes."""
+def fingerprint(paths: list[str], need: bool = True) -> str:
+  """Return a digest of the names, sizes and times of these files: another where one changes.
+
+  Raises:
+    UserError: a file is missing, and `need` says that none may be.
+  """
   words = hashlib.blake2b(digest_size=12)
   for path in paths:
-    words.update(f'{path}\0{_stat(path)}\0'.encode())
+    stat = _stat(path) if need or os.path.exists(path) else None
+    words.update(os.fsencode(path) + f'\0{stat}\0'.encode())
   return words.hexdigest()
 
 
