@@ -594,14 +594,24 @@ OPTIONS = {'workdir': 'where the run lives'}
 SWITCHES = {'dry_run': 'show what would run'}
 
 
+def parse(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, bool]:
+  """Return (config with overrides, workdir, dry_run) from the command line.
+
+  Raises:
+    UserError: it makes no sense.
+  """
+  config, name, given = configs.parse('train', argv, OPTIONS, SWITCHES)
+  return config, given['workdir'] or os.path.join('runs', name), given['dry_run']
+
+
 def main(argv: list[str]) -> None:
   """`bigjax train`."""
   if '--help' in argv or '-h' in argv:
     print(USAGE + '\nconfigs: ' + ', '.join(sorted(configs.builtin())))
     return
-  config, name, given = configs.parse('train', argv, OPTIONS, SWITCHES)
-  if given['dry_run']:
+  config, workdir, dry = parse(argv)
+  if dry:
     dry_run(config)
     return
   build.use_compilation_cache()
-  train(config, given['workdir'] or os.path.join('runs', name))
+  train(config, workdir)

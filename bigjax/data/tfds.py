@@ -139,8 +139,9 @@ def check(builder: Any, config: ml_collections.ConfigDict) -> None:
   features = dict(builder.info.features.items())
   image, label = features.get('image'), features.get('label')
   if image is None or label is None or not hasattr(label, 'names'):
+    found = ', '.join(sorted(features))
     raise utils.UserError(
-      f"{config.source!r} has {', '.join(sorted(features))}; expected an 'image' and a class 'label'."
+      f"{config.source!r} has {found}; expected an 'image' and a class 'label'."
     )
   if image.np_dtype != np.uint8 or len(image.shape) != 3 or image.shape[-1] not in (1, 3):
     raise utils.UserError(
