@@ -5,13 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
+import ml_collections
 import numpy as np
 import optax
 import pytest
 
-from bigjax import build, checkpoint, optim, parallel, train, utils
+from bigjax import build, checkpoint, evaluators, optim, parallel, published, train, utils
 from bigjax import config as configs
 
 
@@ -74,9 +76,9 @@ def test_workdir_holds_what_the_readme_promises(uninterrupted):
   found = {os.path.relpath(os.path.join(d, f), uninterrupted)
            for d, _, files in os.walk(uninterrupted) for f in files}  # fmt: skip
   assert {
-    'samples/00000002.png', 'samples/00000006.png', 'curves.png', 'metrics.jsonl', 'timing.jsonl',
-    'summary.json', 'card.json', 'config.json', 'history.json', 'export/generator.safetensors',
-    'export/generator.json',
+    'samples/00000002.png', 'samples/00000006.png', 'curves.png', 'vital_signs.png',
+    'metrics.jsonl', 'timing.jsonl', 'summary.json', 'card.json', 'config.json', 'data.json',
+    'history.json', 'export/generator.safetensors', 'export/generator.json',
   } <= found  # fmt: skip
   assert any(f.startswith('tensorboard/events') for f in found)
   summary = json.loads(read(uninterrupted, 'summary.json'))
@@ -261,3 +263,96 @@ def test_a_second_start_compiles_nothing_anew(tmp_path):
     misses.append(int(out.split('MISSES')[1].split()[0]))
   assert misses[0] > 10
   assert misses[1] == 0
+
+
+# --- the data of a run, and what is said of its clock
+
+
+def test_other_training_images_are_refused(uninterrupted, tmp_path):
+  copy = tmp_path / 'run'
+  shutil.copytree(uninterrupted, copy)
+  about = json.loads(read(copy, 'data.json'))
+  assert about['num_train'] == 1347 and about['class_names'] == list('0123456789')
+  (copy / 'data.json').write_text(json.dumps({**about, 'digest': 'another', 'num_train': 1346}))
+  with pytest.raises(utils.UserError, match=r'other training images \(1,346, now 1,347'):
+    train.train(tiny(steps=8), str(copy))
+
+
+def test_fewer_images_than_a_batch_are_refused(tmp_path):
+  config = tiny()
+  config.data.per_class = 1  # ten images, for batches of 16
+  with pytest.raises(utils.UserError, match='10 training images, fewer than one batch of 16'):
+    train.train(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_the_number_of_classes_is_read_from_the_data():
+  config = tiny()
+  del config.data.num_classes
+  config.data.num_classes = ml_collections.config_dict.placeholder(int)
+  filled, source = train.load_data(config)
+  assert filled.data.num_classes == 10 == len(source.class_names)
+  assert config.data.num_classes is None  # the caller's is left alone
+  assert configs.digest(filled) == configs.digest(tiny())  # however it was found
+
+
+class Ready:
+  """A leaf of a step's metrics that is done, or not."""
+
+  def __init__(self, ready):
+    self.ready = ready
+
+  def is_ready(self):
+    return self.ready
+
+
+@pytest.mark.parametrize(('busy', 'waits'), [(False, True), (True, False)])
+def test_waiting_counts_where_the_devices_are_idle(monkeypatch, busy, waits):
+  def slow(*_):
+    while True:
+      time.sleep(0.02)
+      yield {}
+
+  monkeypatch.setattr(train, '_placed', slow)
+  batches = train.Batches(None, None, tiny(), [], 0)
+  batches.next({'d_loss': Ready(True)})
+  assert batches.waited() >= 0.06  # the first, and two ahead
+  batches.next({'d_loss': Ready(not busy)})
+  assert (batches.waited() > 0) == waits
+  assert batches.waited() == 0  # since the call before
+
+
+def test_rows_of_the_clock(uninterrupted):
+  rows = [json.loads(line) for line in read(uninterrupted, 'timing.jsonl').splitlines()]
+  assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
+  assert all(0 <= row['waiting'] <= 1 for row in rows)
+  assert b'waiting' not in read(uninterrupted, 'metrics.jsonl')
+
+
+def test_a_profile_covers_the_steps_asked_for(monkeypatch, tmp_path):
+  calls = []
+  monkeypatch.setattr(jax.profiler, 'start_trace', lambda folder: calls.append(step))
+  monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: calls.append(step))
+  said = []
+  profile = train.Profile(str(tmp_path), 10, 2, said.append)
+  for step in range(10, 20):
+    profile.before(step)
+    profile.after(step + 1, ())
+  profile.close()
+  assert calls == [13, 14]  # begins before step 13, ends after step 14
+  assert len(said) == 1 and 'tensorboard' in said[0]
+  none = train.Profile(str(tmp_path), 10, 0, said.append)
+  none.before(13), none.after(14, ()), none.close()
+  assert calls == [13, 14]
+
+
+def test_a_published_curve_raises_an_alarm(monkeypatch, tmp_path, capsys):
+  """A score of the same kind, far off at the same step: here FID 5 in Table's place, ours 500."""
+  curve = published.Curve('toy', 'a paper', 'some protocol', {'fid': ((1, 6.0), (9, 5.0))})
+  monkeypatch.setattr(published, 'get', lambda name: curve)
+  score = lambda samples: {'fid40_train_toy': 500.0}
+  monkeypatch.setattr(evaluators, 'load', lambda *_: (score, {'fid40_train_toy': 1.0}))
+  config = tiny(steps=2, best='')
+  train.train(config, str(tmp_path))
+  err = capsys.readouterr().err
+  assert 'warning: ' in err and '500' in err and 'a paper' in err
