@@ -159,14 +159,11 @@ def limit(source: Source, config: ml_collections.ConfigDict) -> Source:
   """
   if config.fraction == 1 and config.per_class == 0:
     return source
-  labels = one_label(source.labels())
   keep = []
-  for label in np.unique(labels):
-    of_class = _shuffled(labels, None, label)
+  for of_class in _by_class(one_label(source.labels())):
     num = max(round(config.fraction * len(of_class)), 1)
     keep.append(of_class[: min(num, config.per_class or num)])
   keep = np.sort(np.concatenate(keep))
-  given = f'{source.digest} {keep.tobytes().hex()}'.encode()
 
   def lookup(tf, indices, chance):
     return source.lookup(tf, tf.gather(tf.constant(keep), indices), chance)
@@ -177,7 +174,7 @@ def limit(source: Source, config: ml_collections.ConfigDict) -> Source:
     lookup=lookup,
     labels=lambda: source.labels()[keep],
     train=lambda most=None: read(lookup, spread(len(keep), most)),
-    digest=hashlib.blake2b(given, digest_size=12).hexdigest(),
+    digest=_digest(np.frombuffer(source.digest.encode(), np.uint8), keep),
   )
 
 
@@ -191,10 +188,11 @@ def one_label(labels: np.ndarray) -> np.ndarray:
   return labels[np.arange(len(labels)), (labels >= 0).argmax(1)]
 
 
-def _shuffled(labels: np.ndarray, order: np.ndarray | None, label: int) -> np.ndarray:
-  """Return the examples of a class in a fixed order (by default a random one)."""
+def _by_class(labels: np.ndarray, order: np.ndarray | None = None) -> list[np.ndarray]:
+  """Return the examples of each class in turn, in a fixed order (by default a random one)."""
   order = np.random.RandomState(0).permutation(len(labels)) if order is None else order
-  return order[labels[order] == label]
+  order = order[np.argsort(labels[order], kind='stable')]
+  return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
 def held_out_mask(labels: np.ndarray, share: float, order: np.ndarray | None = None) -> np.ndarray:
@@ -210,8 +208,7 @@ def held_out_mask(labels: np.ndarray, share: float, order: np.ndarray | None = N
   """
   labels = one_label(labels)
   mask = np.zeros(len(labels), bool)
-  for label in np.unique(labels):
-    of_class = _shuffled(labels, order, label)
+  for of_class in _by_class(labels, order):
     num = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
     mask[of_class[:num]] = True
   return mask
@@ -239,8 +236,7 @@ def read(lookup: Lookup, indices: np.ndarray) -> Labelled:
   dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).map(
     one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
-  size = 256
-  parts = list(readable(tf, _with_options(tf, dataset.batch(size).prefetch(2))))
+  parts = list(readable(tf, _with_options(tf, dataset.batch(256).prefetch(2))))
   return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
@@ -401,12 +397,12 @@ def in_memory(
     labels_known=True,
     train=functools.partial(some, train),
     held_out=functools.partial(some, held_out),
-    digest=digest or _digest(train),
+    digest=digest or _digest(*train),
     findings=findings,
   )
 
 
-def _digest(arrays: Labelled) -> str:
+def _digest(*arrays: np.ndarray) -> str:
   words = hashlib.blake2b(digest_size=12)
   for array in arrays:
     words.update(np.ascontiguousarray(array).data)
