@@ -203,3 +203,16 @@ def test_missing_scikit_learn(monkeypatch, real):
   monkeypatch.setitem(sys.modules, 'sklearn.svm', None)  # importing it raises ImportError
   with pytest.raises(utils.UserError, match=r"scikit-learn; run: pip install 'bigjax\[train\]'"):
     evaluators.load('pixels', lambda most: real[0], lambda most: real[2])
+
+
+def test_one_class_is_always_right():
+  images = np.random.RandomState(0).randint(0, 256, (20, 4, 4, 1)).astype(np.uint8)
+  train, held_out = ((part, np.full(10, 3, np.int32)) for part in (images[:10], images[10:]))
+  score, floor = evaluators.load('pixels', lambda most: train, lambda most: held_out)
+  assert floor['agreement'] == score(held_out)['agreement'] == 1
+
+
+def test_too_few_held_out_images_are_refused():
+  few = np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, np.int32)
+  with pytest.raises(utils.UserError, match='needs 4 held-out images at least, there are 3'):
+    evaluators.load('pixels', lambda most: few, lambda most: few)

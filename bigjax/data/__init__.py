@@ -48,7 +48,7 @@ class Source:
       False, images are looked up one by one, in parallel.
     labels: () -> the labels of all training images.
     labels_known: whether these are at hand; otherwise all images are read for them.
-    train: (most=None) -> all, or at most so many, evenly spaced, training images and their labels.
+    train: (most=None) -> all, or at most so many, evenly chosen, training images and their labels.
       Crops are central.
     held_out: the same for images that training never sees.
     digest: of what is trained on; another where an image, a label or their order is another.
@@ -215,9 +215,13 @@ def held_out_mask(labels: np.ndarray, share: float, order: np.ndarray | None = N
 
 
 def spread(num: int, most: int | None) -> np.ndarray:
-  """Return at most `most` of the numbers below `num`, evenly spaced; all for None."""
-  taken = num if most is None else min(num, most)
-  return np.arange(taken) * num // max(taken, 1)
+  """Return `most` of the numbers below `num` (all for None), ascending, always the same ones.
+
+  Chosen at random: evenly spaced ones would miss classes that alternate.
+  """
+  if most is None or most >= num:
+    return np.arange(num)
+  return np.sort(np.random.RandomState(0).permutation(num)[:most])
 
 
 def read(lookup: Lookup, indices: np.ndarray) -> Labelled:

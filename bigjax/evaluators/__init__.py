@@ -10,7 +10,7 @@ from bigjax import utils
 
 Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n]
 Scores = dict[str, float]
-Images = Callable[[int], Labelled]  # at most so many real images, evenly spaced
+Images = Callable[[int], Labelled]  # at most so many real images, evenly chosen
 
 
 def load(name: str, train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores], Scores]:

@@ -290,8 +290,8 @@ def make(train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores],
 
   The floor's agreement and worst class are those of the held-out images. Its other scores are those
   of FLOOR training images (of all, where there are fewer), so compare them with as many samples.
-  The classifier knows these; still, on CIFAR-10 and Fashion-MNIST, their distance was not below
-  that of as many that neither it nor the reference contains.
+  The classifier knows these, but on CIFAR-10 and Fashion-MNIST they were no farther away than as
+  many real images that neither it nor the reference contained.
   """
   images, labels = take(train, TRAINED_ON)
   known, classes = np.unique(labels, return_inverse=True)

@@ -5,7 +5,7 @@ std_ratio: per-class pixel standard deviation over the real one's (a collapsed c
 precision (Kynkaanniemi et al. 2019), coverage (Naeem et al. 2020): k = 3, against held-out images.
 nearest_ratio: median distance of samples to their nearest training image, over that of held-out
 images (memorised images are near 0). Pixels are compared as floats in [0, 1]. Of larger sets, MOST
-real images of each split, evenly spaced, stand for all.
+real images of each split, evenly chosen, stand for all.
 """
 
 from collections.abc import Callable
@@ -63,12 +63,20 @@ def make(train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores],
   images, real_labels = train(MOST)
   unseen_images, unseen_labels = held_out(MOST)
   real, unseen = flatten(images), flatten(unseen_images)
-  classifier = SVC(C=10.0, gamma='scale').fit(real, real_labels)
+  if len(unseen) <= NEIGHBOURS:
+    raise utils.UserError(
+      f'eval.name=pixels needs {NEIGHBOURS + 1} held-out images at least, there are {len(unseen)}; '
+      'give more images, a larger data.held_out, or eval.name=none.'
+    )
+  if len(np.unique(real_labels)) > 1:
+    predict = SVC(C=10.0, gamma='scale').fit(real, real_labels).predict
+  else:
+    predict = lambda rows: np.repeat(real_labels[:1], len(rows))
   nearest_real = float(np.median(distances(unseen, real).min(1)))
   real_std = class_std(real, real_labels)
 
   def agreements(rows, labels):
-    hits = classifier.predict(rows) == labels
+    hits = predict(rows) == labels
     return float(hits.mean()), float(min(hits[labels == c].mean() for c in np.unique(labels)))
 
   def score(samples: Labelled) -> Scores:
