@@ -373,7 +373,7 @@ def test_a_run_from_other_weights_trains_and_resumes_without_them(
 
   shutil.rmtree(source)
   begins = 'the first batch is asked for'
-  monkeypatch.setattr(train, 'batches', stop := mock.Mock(side_effect=utils.UserError(begins)))
+  monkeypatch.setattr(train, 'Batches', stop := mock.Mock(side_effect=utils.UserError(begins)))
   more = (*ask, '--config.run.steps=4')
   status, _, err = bigjax(*more, f'--config.init_from={source}')
   assert 'resuming at step 2' in err and 'weights of' not in err and begins in err
@@ -391,7 +391,7 @@ def test_a_run_from_other_weights_trains_and_resumes_without_them(
 @pytest.fixture
 def refused(bigjax, on_one_device, tmp_path, monkeypatch):
   """Begin a run from `init_from`, which must be refused before anything is trained."""
-  monkeypatch.setattr(train, 'batches', mock.Mock(side_effect=AssertionError('training began')))
+  monkeypatch.setattr(train, 'Batches', mock.Mock(side_effect=AssertionError('training began')))
   numbers = itertools.count()
 
   def refused(init_from, *words, out=None):
