@@ -164,10 +164,7 @@ def limit(source: Source, config: ml_collections.ConfigDict) -> Source:
     num = max(round(config.fraction * len(of_class)), 1)
     keep.append(of_class[: min(num, config.per_class or num)])
   keep = np.sort(np.concatenate(keep))
-
-  def lookup(tf, indices, chance):
-    return source.lookup(tf, tf.gather(tf.constant(keep), indices), chance)
-
+  lookup = _renumbered(source.lookup, keep)
   return dataclasses.replace(
     source,
     num_train=len(keep),
@@ -352,6 +349,22 @@ def check_memory(num: int, config: ml_collections.ConfigDict) -> None:
     )
 
 
+def _refuse_none(what: str, num: int) -> None:
+  if not num:
+    raise utils.UserError(f'the data has no {what} images; give it more images of every class.')
+
+
+def _renumbered(lookup: Lookup, numbers: np.ndarray) -> Lookup:
+  """Return the lookup of which image i is image numbers[i] of this one."""
+
+  def renumbered(tf, indices, chance):
+    with tf.init_scope():  # outside the graph, whose constants may not exceed 2 GiB
+      table = tf.constant(numbers, tf.int64)
+    return lookup(tf, tf.gather(table, indices), chance)
+
+  return renumbered
+
+
 def in_memory(
   train: Labelled,
   held_out: Labelled,
@@ -368,8 +381,7 @@ def in_memory(
     UserError: there are no images to train on or to hold out, or one has no label.
   """
   for what, (images, labels) in (('training', train), ('held-out', held_out)):
-    if not len(images):
-      raise utils.UserError(f'the data has no {what} images; give it more images of every class.')
+    _refuse_none(what, len(images))
     missing = np.flatnonzero(one_label(labels) < 0)
     if len(missing):
       raise utils.UserError(
@@ -432,13 +444,7 @@ def by_number(
     UserError: there are no images to train on or to hold out.
   """
   for what, (_, numbers) in (('training', train), ('held-out', held_out)):
-    if not len(numbers):
-      raise utils.UserError(f'the data has no {what} images; give it more images of every class.')
-
-  def lookup(tf, indices, chance):
-    with tf.init_scope():
-      numbers = tf.constant(train[1], tf.int64)
-    return train[0](tf, tf.gather(numbers, indices), chance)
+    _refuse_none(what, len(numbers))
 
   def some(lookup, numbers, most=None):
     return read(lookup, numbers[spread(len(numbers), most)])
@@ -447,7 +453,7 @@ def by_number(
     num_train=len(train[1]),
     class_names=class_names,
     license=license,
-    lookup=lookup,
+    lookup=_renumbered(*train),
     at_once=False,
     labels=labels,
     labels_known=labels_known,
