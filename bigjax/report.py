@@ -290,16 +290,19 @@ def curves_figure(
     for kind in ('fid', 'is')
     if any(tables.kind(name) == kind for name in scores) or (curve and kind in curve.metrics)
   }
-  others = [name for name in scores if tables.kind(name) not in kinds]
+  distances = [name for name in scores if name.startswith('fd_')]
+  others = [name for name in scores if tables.kind(name) not in kinds and name not in distances]
   panels = {
     'losses': [n for n in names(rows) if n.endswith('_loss')],
     "share of images a discriminator's sign gets right": [
       n for n in names(rows) if '_accuracy_' in n
     ],
-    **({'scores (dashed: real images)': others} if others or not kinds else {}),
+    **({'scores (dashed: real images)': others} if others or not (kinds or distances) else {}),
+    **({'fd': distances} if distances else {}),
     **kinds,
   }
   headings = {
+    'fd': 'Frechet distances: lower is better (dashed: real images)',
     'fid': 'FID: lower is better (dashed: real images)',
     'is': 'Inception score: higher is better (dashed: real images)',
   }
@@ -311,7 +314,7 @@ def curves_figure(
         axis.axhline(floor[name], color=f'C{i}', linestyle='--', linewidth=0.8)
     if curve and heading in curve.metrics:
       _published(axis, curve, heading, max((row['step'] for row in rows), default=0))
-    if heading in kinds:
+    if heading in (*kinds, 'fd'):
       _log_scale(axis)
     _finish(axis, headings.get(heading, heading))
     axis.set_xlabel('step')
@@ -332,7 +335,7 @@ def curves(
 ) -> None:
   """Draw losses, the discriminator's accuracies and the scores against step into a PNG.
 
-  FID and the Inception score have panels of their own, each on a logarithmic axis.
+  Frechet distances, FID and the Inception score have panels of their own, on logarithmic axes.
 
   Args:
     path: of the PNG.

@@ -145,25 +145,27 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     )
   elif variant == 'laptop':
     config.run.update(
-      {'steps': 1500, 'log_every': 25, 'eval_every': 75, 'checkpoint_every': 150, 'keep': 2}
+      {'steps': 1400, 'log_every': 35, 'eval_every': 70, 'checkpoint_every': 350, 'keep': 2}
     )
-    config.model.update({'ch': 24, 'gen_attention': (), 'disc_attention': (), 'shared_dim': 32})
+    config.model.update({'ch': 16, 'gen_attention': (), 'disc_attention': (), 'disc_widths': ()})
+    config.model.shared_dim = 32
     config.optim.update(
       {
-        'd_steps': 1,
+        'batch_size': 32,
+        'd_steps': 2,
         'name': 'adam_b1_0',
-        'gen_lr': 5e-4,
-        'disc_lr': 1.5e-3,
+        'gen_lr': 7e-4,
+        'disc_lr': 2e-3,
         'b1': 0.0,
         'b2': 0.99,
         'eps': 1e-8,
         'ortho_beta': 1e-4,
         'spectral_eps': 1e-4,
         'ema_decay': 0.995,
-        'ema_start': 50,
+        'ema_start': 100,
       }
     )
-    config.eval.update({'num_samples': 2000, 'standing_passes': 16, 'standing_batch': 128})
+    config.eval.update({'num_samples': 2000, 'standing_passes': 8, 'standing_batch': 128})
   elif variant == 'tiny':
     config.run.update({'steps': 4, 'log_every': 1, 'eval_every': 2, 'checkpoint_every': 2})
     config.data.source = 'synthetic:80'

@@ -22,11 +22,11 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = digits.get_config('tiny' if variant == 'tiny' else '')
   config.data.update({'source': 'tfds:fashion_mnist', 'held_out': 0.1})
   if variant == '':
-    config.run.update({'steps': 700, 'eval_every': 35, 'checkpoint_every': 140})
+    config.run.update({'steps': 640, 'log_every': 32, 'eval_every': 32, 'checkpoint_every': 160})
     config.data.resolution = 32
     config.model.z_dim = 80
-    config.optim.ema_start = 100
-    config.eval.update({'name': 'classifier', 'num_samples': 2000})
+    config.optim.update({'batch_size': 32, 'ema_start': 100})
+    config.eval.update({'name': 'classifier', 'num_samples': 2000, 'standing_passes': 8})
   elif variant == '16px':
     config.run.update({'steps': 1500, 'eval_every': 100, 'checkpoint_every': 500})
   else:
