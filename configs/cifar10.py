@@ -18,10 +18,10 @@ Adam averages gradients, unlike in the paper.
 Table 1, row 5, no attention, and BatchNorm over the 25 examples of each of two GPUs, or halves of
 the batch on one. It begins from N(0, 0.02), this from orthogonal weights. No result is published.
 
-`laptop` takes half an hour on two CPU cores (33m33s beside other work, one seed, on the 20,000 first
-training images of a fixed shuffle): agreement 0.36 (real images: 0.76), fd_held_out_classifier 7.4
-(from 59 at step 70; real: 0.38), precision 0.89, coverage 0.71, std_ratio 0.99. Of the other two
-nothing has been measured here.
+`laptop` takes half an hour on two CPU cores (33m33s beside other work, one seed, on the 20,000
+first training images of a fixed shuffle): agreement 0.36 (real images: 0.76),
+fd_held_out_classifier 7.4 (from 59 at step 70; real: 0.38), precision 0.89, coverage 0.71,
+std_ratio 0.99. Of the other two nothing has been measured here.
 """
 
 import ml_collections
