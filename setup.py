@@ -31,7 +31,7 @@ TRAIN = [
   'scikit-learn>=1.5',
   'matplotlib>=3.9',
 ]
-TEST = [*TRAIN, 'pytest>=8', 'ruff']
+TEST = [*TRAIN, 'pytest>=8', 'pytest-xdist>=3', 'ruff']
 
 setup(
   name='bigjax',

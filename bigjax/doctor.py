@@ -80,6 +80,8 @@ def of_labels(counts: np.ndarray, names: Sequence[str]) -> Finding:
   words = (
     f'{counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) training images per '
     'class'
+    if counts[least] < counts[most]
+    else f'{counts[most]:,} training images in every class'
   )
   if counts[most] > UNEVEN * counts[least]:
     return 'warning', f'{words}: fakes are drawn evenly, so rare classes are seen far less real'

@@ -12,7 +12,9 @@ os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FLAGS]).st
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # A compilation cache of the session's own: tests share programs, and leave the user's cache alone.
-os.environ['BIGJAX_CACHE'] = tempfile.mkdtemp(prefix='bigjax-test-cache-')
+WORKER = 'PYTEST_XDIST_WORKER' in os.environ  # which inherits the session's
+if not WORKER:
+  os.environ['BIGJAX_CACHE'] = tempfile.mkdtemp(prefix='bigjax-test-cache-')
 os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
 
 import jax  # noqa: E402
@@ -40,7 +42,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_unconfigure(config):
   del config
-  shutil.rmtree(os.environ['BIGJAX_CACHE'], ignore_errors=True)
+  if not WORKER:
+    shutil.rmtree(os.environ['BIGJAX_CACHE'], ignore_errors=True)
 
 
 # With BIGJAX_MUST_RUN set, as in CI, a test listed in must_run.txt that was skipped or not
@@ -55,6 +58,8 @@ def must_run():
 
 
 def pytest_sessionfinish(session):
+  if WORKER:
+    return
   stats = session.config.pluginmanager.get_plugin('terminalreporter').stats
   passed = [report.nodeid for report in stats.get('passed', [])]
   skips = [
