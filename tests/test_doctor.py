@@ -233,7 +233,7 @@ def test_labels_that_cannot_be_read_fail(bigjax, monkeypatch):
     ([5, 5, 101], 'warning', '5 (a) to 101 (c) training images per class: fakes are drawn evenly'),
     ([5, 0, 7], 'warning', '1 of 3 classes have no training image (b)'),
     ([0, 0, 7], 'fail', "all images have the label 'c' of 3 classes"),
-    ([7], 'ok', '7 (a) to 7 (a)'),
+    ([7], 'ok', '7 training images in every class'),
   ],
 )
 def test_counts_of_classes(counts, level, words):
