@@ -44,6 +44,7 @@ GROUPS = {
     'max_skipped',
     'minibatches',
     'remat',
+    'forms',
     'profile_steps',
   ),
   'data': (

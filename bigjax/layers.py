@@ -4,8 +4,9 @@ Parameters are float32; `dtype` is the compute dtype. BatchNorm moments, softmax
 float32.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -46,6 +47,29 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Arr
   return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_NHWC)
 
 
+def interleave(phases: Sequence[Array]) -> Array:
+  """Return y with y[:, 2i+p, 2j+q] = phases[2p+q][:, i, j]: four [B, H, W, C] -> [B, 2H, 2W, C]."""
+  b, h, w, c = phases[0].shape
+  y = jnp.stack(phases, 3).reshape(b, h, w, 2, 2, c)
+  return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c)
+
+
+def interleave_fused(phases: Sequence[Array]) -> Array:
+  """The same as a sum of images with zeros in between: XLA makes one loop of that and what follows.
+
+  Its gradient, though, is slower.
+  """
+  zero = jnp.zeros((), phases[0].dtype)
+  spread = [
+    lax.pad(phase, zero, ((0, 0, 0), (p, 1 - p, 1), (q, 1 - q, 1), (0, 0, 0)))
+    for (p, q), phase in zip(_PHASES, phases, strict=True)
+  ]
+  return sum(spread[1:], spread[0])
+
+
+_PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
 def up_conv_plain(x: Array, kernel: Array) -> Array:
   """Upsample by 2, then convolve 3x3."""
   return conv(upsample(x), kernel)
@@ -57,22 +81,19 @@ def up_conv_phases(x: Array, kernel: Array) -> Array:
   Output pixel 2i+p sees only two input rows: i-1 and i with taps (k0, k1+k2) for p = 0, i and i+1
   with taps (k0+k1, k2) for p = 1; likewise for columns. So four 2x2 convolutions, interleaved.
   """
-  b, h, w, _ = x.shape
-  c = kernel.shape[-1]
   rows = (
     jnp.stack([kernel[0], kernel[1] + kernel[2]]),
     jnp.stack([kernel[0] + kernel[1], kernel[2]]),
   )
   phases = []
-  for p, row in enumerate(rows):
+  for p, q in _PHASES:
+    row = rows[p]
     columns = (
       jnp.stack([row[:, 0], row[:, 1] + row[:, 2]], 1),
       jnp.stack([row[:, 0] + row[:, 1], row[:, 2]], 1),
     )
-    for q, phase in enumerate(columns):
-      phases.append(conv(x, phase, padding=((1 - p, p), (1 - q, q))))
-  y = jnp.stack(phases, 3).reshape(b, h, w, 2, 2, c)
-  return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c)
+    phases.append(conv(x, columns[q], padding=((1 - p, p), (1 - q, q))))
+  return interleave(phases)
 
 
 def down_conv_plain(x: Array, kernel: Array) -> Array:
@@ -86,7 +107,127 @@ def down_conv_strided(x: Array, kernel: Array) -> Array:
   k = k + jnp.pad(kernel, ((1, 0), (0, 1), (0, 0), (0, 0)))
   k = k + jnp.pad(kernel, ((0, 1), (1, 0), (0, 0), (0, 0)))
   k = k + jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
-  return conv(x, k / 4, stride=2, padding=((1, 1), (1, 1)))
+  return _strided((k / 4).astype(x.dtype), x)
+
+
+@jax.custom_vjp
+def _strided(kernel: Array, x: Array) -> Array:
+  """4x4 convolution of stride 2: [B, H, W, C] -> [B, H/2, W/2, N].
+
+  XLA derives its gradient with respect to x as a convolution of an image full of zeros, three in
+  four; here it is four 2x2 convolutions, one for each position within 2x2 pixels.
+  """
+  return conv(x, kernel, stride=2, padding=((1, 1), (1, 1)))
+
+
+def _strided_forward(kernel: Array, x: Array) -> tuple[Array, tuple[Array, Array]]:
+  return _strided(kernel, x), (kernel, x)
+
+
+def _strided_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+  kernel, x = saved
+  of_kernel = lambda k: conv(x, k, stride=2, padding=((1, 1), (1, 1)))
+  (d_kernel,) = jax.linear_transpose(of_kernel, kernel)(dy)
+  # Tap 3 of output i-1 and tap 1 of i see pixel 2i; tap 2 of i and tap 0 of i+1 see 2i+1.
+  swapped = kernel.swapaxes(2, 3)  # outputs become inputs
+  phases = [
+    conv(dy, swapped[3 - p :: -2, 3 - q :: -2], padding=((1 - p, p), (1 - q, q)))
+    for p, q in _PHASES
+  ]
+  return d_kernel, interleave_fused(phases)
+
+
+_strided.defvjp(_strided_forward, _strided_backward)
+
+
+def attend_plain(queries: Array, keys: Array, values: Array) -> Array:
+  """Softmax attention without scaling: [B, Q, d], [B, K, d], [B, K, c] -> [B, Q, c].
+
+  Queries and keys may be bfloat16, their products and the softmax are not.
+  """
+  logits = _logits(queries, keys)
+  beta = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
+  return jnp.einsum('bqk,bkc->bqc', beta, values)
+
+
+def _logits(queries: Array, keys: Array) -> Array:
+  wide = jnp.float64 if queries.dtype == jnp.float64 else jnp.float32
+  return jnp.einsum('bqc,bkc->bqk', queries, keys, preferred_element_type=wide)
+
+
+@jax.custom_vjp
+def attend_lean(queries: Array, keys: Array, values: Array) -> Array:
+  """The same as `attend_plain`; of its [B, Q, K] maps, one is kept: exp(logits - max), rounded.
+
+  The maximum is found from logits that are computed twice rather than stored. The softmax's sum is
+  one more column of values, so that no map is read to normalise it, forward or backward.
+  """
+  return _attend_forward(queries, keys, values)[0]
+
+
+def _attend_forward(queries: Array, keys: Array, values: Array) -> tuple[Array, tuple]:
+  again = lax.optimization_barrier((queries, keys))  # or the logits would be stored
+  largest = _logits(*again).max(-1, keepdims=True)
+  weights = jnp.exp(_logits(queries, keys) - largest).astype(values.dtype)
+  more = jnp.concatenate([values, jnp.ones_like(values[..., :1])], -1)
+  out = jnp.einsum('bqk,bkc->bqc', weights, more, preferred_element_type=largest.dtype)
+  out, total = out[..., :-1] / out[..., -1:], out[..., -1:]
+  return out.astype(values.dtype), (queries, keys, values, weights, out, total)
+
+
+def _attend_backward(saved: tuple, d_out: Array) -> tuple[Array, Array, Array]:
+  queries, keys, values, weights, out, total = saved
+  d_out = d_out.astype(total.dtype) / total
+  across = (d_out * out).sum(-1, keepdims=True)  # what the softmax's sum takes back
+  d_out = d_out.astype(values.dtype)
+  d_weights = jnp.einsum('bqc,bkc->bqk', d_out, values, preferred_element_type=total.dtype)
+  d_logits = ((d_weights - across) * weights.astype(total.dtype)).astype(values.dtype)
+  return (
+    jnp.einsum('bqk,bkc->bqc', d_logits, keys),
+    jnp.einsum('bqk,bqc->bkc', d_logits, queries),
+    jnp.einsum('bqk,bqc->bkc', weights, d_out),
+  )
+
+
+attend_lean.defvjp(_attend_forward, _attend_backward)
+
+SMALL = 8  # pixels a side up to which TPUs are faster with more multiplications in fewer operations
+
+
+def up_conv(x: Array, kernel: Array) -> Array:
+  """`up_conv_plain` or `up_conv_phases`, whichever is faster."""
+  small = parallel.on_tpu() and x.shape[1] <= SMALL
+  return up_conv_plain(x, kernel) if small else up_conv_phases(x, kernel)
+
+
+def down_conv(x: Array, kernel: Array) -> Array:
+  """`down_conv_plain` or `down_conv_strided`, whichever is faster."""
+  small = parallel.on_tpu() and x.shape[1] <= 2 * SMALL
+  return down_conv_plain(x, kernel) if small else down_conv_strided(x, kernel)
+
+
+def attend(queries: Array, keys: Array, values: Array) -> Array:
+  """`attend_plain` or `attend_lean`, whichever is faster."""
+  form = attend_lean if parallel.on_tpu() else attend_plain
+  return form(queries, keys, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forms:
+  """Which of several equal formulas a network computes: exact algebra, chosen by measurement.
+
+  benchmarks/README.md has the measurements.
+  """
+
+  up: Callable[[Array, Array], Array]  # 3x3 convolution of an upsampled image
+  down: Callable[[Array, Array], Array]  # 3x3 convolution, then mean-pooling
+  attend: Callable[[Array, Array, Array], Array]
+
+
+PLAIN = Forms(up_conv_plain, down_conv_plain, attend_plain)
+FEWEST = Forms(up_conv_phases, down_conv_strided, attend_plain)  # multiplications
+FAST = Forms(up_conv, down_conv, attend)
+FORMS = {'fast': FAST, 'plain': PLAIN, 'fewest': FEWEST}
 
 
 class Conv(nn.Module):
@@ -99,6 +240,7 @@ class Conv(nn.Module):
   size: int = 3
   resample: str = 'none'  # none | up | down
   use_bias: bool = True
+  forms: Forms = FAST
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -111,7 +253,7 @@ class Conv(nn.Module):
       x = conv(x, kernel)
       x = upsample(x) if self.resample == 'up' else x
     else:
-      x = {'none': conv, 'up': up_conv_phases, 'down': down_conv_strided}[self.resample](x, kernel)
+      x = {'none': conv, 'up': self.forms.up, 'down': self.forms.down}[self.resample](x, kernel)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
       x = x + bias.astype(self.dtype)[None, None, None]
@@ -276,28 +418,37 @@ def in_minibatches(num: int, module: nn.Module, method: Callable[..., Array], *x
   return parallel.in_parts(run, num, parts)
 
 
+class Kernel(nn.Module):
+  """The kernel of a 1x1 convolution, for whoever convolves with several at once."""
+
+  in_features: int
+  features: int
+
+  @nn.compact
+  def __call__(self) -> Array:
+    return self.param('kernel', orthogonal, (1, 1, self.in_features, self.features), jnp.float32)
+
+
 class Attention(nn.Module):
   """Non-local block of SA-GAN as its released code has it: x + gamma o; the identity at init.
 
   Keys and values are max-pooled 2x2 and there is no 1/sqrt(d), unlike in the SA-GAN paper.
   """
 
+  forms: Forms = FAST
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     b, h, w, c = x.shape
-    conv1 = lambda features, name: Conv(features, 1, use_bias=False, dtype=self.dtype, name=name)
-    theta = conv1(c // 8, 'theta')(x).reshape(b, h * w, c // 8)
-    phi = max_pool(conv1(c // 8, 'phi')(x)).reshape(b, h * w // 4, c // 8)
-    g = max_pool(conv1(c // 2, 'g')(x)).reshape(b, h * w // 4, c // 2)
-    # Keys and queries may be bfloat16, their products are not.
-    wide = jnp.float64 if theta.dtype == jnp.float64 else jnp.float32
-    logits = jnp.einsum('bqc,bkc->bqk', theta, phi, preferred_element_type=wide)
-    beta = jax.nn.softmax(logits, axis=-1).astype(self.dtype)  # over the HW/4 keys
-    o = jnp.einsum('bqk,bkc->bqc', beta, g).reshape(b, h, w, c // 2)
+    widths = {'theta': c // 8, 'phi': c // 8, 'g': c // 2}
+    kernels = [Kernel(c, width, name=name)() for name, width in widths.items()]
+    all_three = conv(x.astype(self.dtype), jnp.concatenate(kernels, -1))  # as one convolution
+    theta, phi_g = jnp.split(all_three, [c // 8], axis=-1)
+    phi, g = jnp.split(max_pool(phi_g).reshape(b, h * w // 4, -1), [c // 8], axis=-1)
+    o = self.forms.attend(theta.reshape(b, h * w, -1), phi, g).reshape(b, h, w, c // 2)
     gamma = self.param('gamma', nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
-    return x + gamma * conv1(c, 'o')(o)
+    return x + gamma * Conv(c, 1, use_bias=False, dtype=self.dtype, name='o')(o)
 
 
 class ImageOutput(nn.Module):
@@ -312,11 +463,12 @@ class ImageOutput(nn.Module):
   bn_group: int | None = None
   bn_eps: float = 1e-4
   minibatches: int = 1
+  forms: Forms = FAST
   dtype: Any = jnp.float32
 
   def setup(self):
     self.bn = BatchNorm(self.in_features, self.bn_group, self.bn_eps, self.dtype)
-    self.conv = Conv(self.filters, dtype=self.dtype)
+    self.conv = Conv(self.filters, forms=self.forms, dtype=self.dtype)
 
   def image(self, h: Array, moments: Array) -> Array:
     h = self.conv(nn.relu(self.bn(h, moments)))[..., : self.channels]

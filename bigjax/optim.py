@@ -1,5 +1,6 @@
 """Optax chains from keyword arguments, and the orthogonal penalty as a link of a chain."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,18 +8,34 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax import linalg, singular, utils
+from bigjax import linalg, parallel, singular, utils
 
 
-def orthogonal_grad(w: jax.Array) -> jax.Array:
+def orthogonal_grad(w: jax.Array, shared: bool = False) -> jax.Array:
   """Return the gradient of `regularizers.orthogonal`: 4 (W W^T W - W diag(n)).
 
   n_j are the squared filter norms. The product goes through the Gram matrix of the small side.
+
+  Args:
+    w: a kernel [..., out].
+    shared: let each device compute a part of it, along the long side, where that pays.
   """
   m = linalg.matrix(w)
-  gram = linalg.small_gram(m)
-  product = linalg.dot(m, gram) if gram.shape[0] == m.shape[1] else linalg.dot(gram, m)
-  return (4 * (product - m * jnp.square(m).sum(0, keepdims=True))).reshape(w.shape)
+  wide = m.shape[0] < m.shape[1]
+  long = m.T if wide else m  # [long side, short side]
+
+  def of_rows(part, total):
+    product = linalg.dot(part, total(linalg.dot(part.T, part)))
+    squares = jnp.square(part)
+    norms = squares.sum(1, keepdims=True) if wide else total(squares.sum(0, keepdims=True))
+    return 4 * (product - part * norms)
+
+  pays = shared and m.size * min(m.shape) >= SHARED
+  grad = parallel.over_rows(of_rows, long) if pays else of_rows(long, lambda x: x)
+  return (grad.T if wide else grad).reshape(w.shape)
+
+
+SHARED = 2**26  # multiply-adds of a product from which on devices share it
 
 
 def _per_tensor(
@@ -37,7 +54,7 @@ def _per_tensor(
 
 
 def add_orthogonal_penalty(
-  beta: float, mask: Callable[[str, Any], bool]
+  beta: float, mask: Callable[[str, Any], bool], shared: bool = False
 ) -> optax.GradientTransformation:
   """Add the gradient of beta |W^T W * (1 - I)|_F^2 (BigGAN Eq. 3) to the updates; first in a chain.
 
@@ -45,8 +62,10 @@ def add_orthogonal_penalty(
     beta: strength; the paper's 1e-4. BigGAN-PyTorch applies half of Eq. 3's gradient: its 1e-4 is
     5e-5.
     mask: (path, leaf) -> whether the tensor is penalised.
+    shared: see `orthogonal_grad`.
   """
-  return _per_tensor('add_orthogonal_penalty', mask, lambda g, w: g + beta * orthogonal_grad(w))
+  penalised = lambda g, w: g + beta * orthogonal_grad(w, shared)
+  return _per_tensor('add_orthogonal_penalty', mask, jax.named_call(penalised, name='penalty'))
 
 
 def _with_two_values(mask: Callable[[str, Any], bool]) -> Callable[[str, Any], bool]:
@@ -90,7 +109,7 @@ def _standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTrans
   """Let optax mix its int32 counts with floats where the program at large forbids it."""
 
   def update(updates, state, params=None):
-    with jax.numpy_dtype_promotion('standard'):
+    with jax.numpy_dtype_promotion('standard'), jax.named_scope('optimizer'):
       return tx.update(updates, state, params)
 
   return optax.GradientTransformation(tx.init, update)
@@ -99,6 +118,55 @@ def _standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTrans
 def adam(lr: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
   """Adam (Kingma & Ba 2015) with both moments."""
   return _standard_promotion(optax.adam(lr, b1=b1, b2=b2, eps=eps))
+
+
+class GuardState(NamedTuple):
+  """Whether the last updates were finite, and the state of what is guarded."""
+
+  finite: jax.Array
+  inner: Any
+
+
+def guard(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+  """Let an optimizer move nothing where its updates, or the loss given with them, are not finite.
+
+  Finite means that the sum of squares is: of an optimizer like Adam, whose state such a sum bounds,
+  no state becomes non-finite otherwise. The flag is decided before the optimizer and not on its
+  results, so that weights and moments are read and written once. What `inner` made of its own state
+  meanwhile is the caller's to drop (base.Player does). Unlike `optax.apply_if_finite`, nothing gets
+  through, however often in a row.
+  """
+
+  def init(params):
+    return GuardState(jnp.array(True), inner.init(params))
+
+  def update(updates, state, params=None, *, loss=0.0, **_):
+    finite = jnp.isfinite(loss) & jnp.isfinite(squared_norm(updates))
+    updates, opt = inner.update(updates, state.inner, params)
+    with jax.named_scope('optimizer'):
+      still = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
+    return still, GuardState(finite, opt)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+@functools.partial(jax.named_call, name='optimizer')
+def squared_norm(tree: Any) -> jax.Array:
+  """Return the sum of squares of all elements."""
+  return jnp.sum(jnp.stack([jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)]))
+
+
+def was_finite(opt_state: Any) -> jax.Array:
+  """Return the flag of the `guard` inside an optimizer state.
+
+  Raises:
+    ValueError: the optimizer chain has no `guard`.
+  """
+  is_ours = lambda x: isinstance(x, GuardState)
+  found = [s for s in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(s)]
+  if len(found) != 1:
+    raise ValueError(f'expected one optim.guard in the optimizer chain, found {len(found)}.')
+  return found[0].finite
 
 
 class SecondMomentState(NamedTuple):
@@ -139,6 +207,7 @@ def adam_b1_0(lr: float, b1: float, b2: float, eps: float) -> optax.GradientTran
 OPTIMIZERS = {'adam': adam, 'adam_b1_0': adam_b1_0}
 
 
+@functools.partial(jax.named_call, name='optimizer')
 def ema(average: Any, params: Any, decay: float, started: jax.Array) -> Any:
   """Return the exponential moving average after an update; before `started`, the parameters."""
 

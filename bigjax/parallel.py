@@ -114,10 +114,20 @@ def group_mean(x: jax.Array, size: int | None) -> jax.Array:
   return means[lax.axis_index(DATA) // span][None]
 
 
+def device_kind() -> str:
+  """Return the kind of device that is being traced for: 'cpu', 'TPU v3', ..."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.device_kind if device else jax.local_devices()[0].device_kind
+
+
+def on_tpu() -> bool:
+  """Return whether a program for TPUs is being traced."""
+  return device_kind().startswith('TPU')
+
+
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
   """`lax.scan`, unrolled on CPUs, where XLA runs convolutions inside a loop five times slower."""
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  kind = device.device_kind if device else jax.default_backend()
+  kind = device_kind()
   if kind == 'cpu' and len(jax.tree.leaves(xs)[0]) == 1:  # which lax.scan would not unroll
     carry, y = step(carry, jax.tree.map(lambda x: x[0], xs))
     return carry, jax.tree.map(lambda leaf: leaf[None], y)
@@ -156,6 +166,27 @@ def in_parts(fn: Callable[[Any], Any], num: int, xs: Any) -> Any:
   part = jax.checkpoint(fn, prevent_cse=False)
   _, out = scan(lambda carry, x: (carry, part(x)), (), parts)
   return jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), out)
+
+
+def over_rows(fn: Callable[[jax.Array, Callable], jax.Array], x: jax.Array) -> jax.Array:
+  """Return `fn(x, total)` computed by all devices, each for some of the rows of x.
+
+  Args:
+    fn: (rows [n, ...], total) -> [n, ...], where `total` adds up what it is given over all rows;
+      each row of the result depends on its own row and on such totals.
+    x: the same on all devices, [N, ...]. Where N does not divide, every device computes all.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1 or _in_shard_map() or x.shape[0] % mesh.size:
+    return fn(x, lambda part: part)
+
+  def mapped(x):
+    num = x.shape[0] // mesh.size
+    rows = lax.dynamic_slice_in_dim(x, lax.axis_index(DATA) * num, num)
+    part = fn(rows, lambda part: lax.psum(part, DATA))
+    return lax.all_gather(part, DATA, tiled=True, to='invarying')
+
+  return jax.shard_map(mapped, in_specs=P(), out_specs=P())(x)
 
 
 def value_and_grad(loss: Callable[[Any, Any, Any], tuple[jax.Array, dict]]) -> Callable:

@@ -7,6 +7,7 @@ number of forward passes. Reference codes iterate on every forward (three times 
 update) and keep the vectors beside BatchNorm's averages.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -103,7 +104,7 @@ def track(which: Spec, eps: float = 1e-4) -> optax.GradientTransformation:
     vs = {path: left(matrix(path, new[path]), u, eps) for path, u in us.items()}
     return updates, SpectralState(utils.nest(us), utils.nest(vs))
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformation(init, jax.named_call(update, name='spectral_norm'))
 
 
 def vectors(opt_state: Any) -> SpectralState:
@@ -119,14 +120,48 @@ def vectors(opt_state: Any) -> SpectralState:
   return found[0]
 
 
+@functools.partial(jax.named_call, name='spectral_norm')
 def normalize(params: Any, state: SpectralState) -> Any:
   """Return the parameters with every tracked tensor W replaced by W / sigma."""
   vs = utils.flat(state.sn_v)
 
   def scaled(path, w):
-    return w / sigma(matrix(path, w), vs[path]) if path in vs else w
+    if path not in vs:
+      return w
+    v = lax.stop_gradient(vs[path])
+    image = linalg.dot(v, matrix(path, lax.stop_gradient(w)))
+    sigma = jnp.linalg.norm(image)
+    u = image / jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny)
+    if utils.is_table(path):
+      return _quotient(w, u[:, None], v[None], sigma)
+    across = u.reshape(*[1] * (w.ndim - 1), -1)
+    return _quotient(w, v.reshape(*w.shape[:-1], 1), across, sigma)
 
   return utils.map_paths(scaled, params)
+
+
+@jax.custom_vjp
+def _quotient(w: jax.Array, left: jax.Array, right: jax.Array, sigma: jax.Array) -> jax.Array:
+  """Return w / sigma, where sigma is the sum of w left right and its gradient is left right.
+
+  `left` and `right` broadcast to the shape of w: its gradient is then one loop over the elements,
+  where autodiff would write the outer product of the singular vectors to memory.
+  """
+  return w / sigma
+
+
+def _quotient_forward(w, left, right, sigma):
+  return w / sigma, (w, left, right, sigma)
+
+
+def _quotient_backward(saved, dy):
+  w, left, right, sigma = saved
+  along = (dy * w).sum() / sigma
+  d_w = (dy - along * (left * right)) / sigma
+  return d_w, jnp.zeros_like(left), jnp.zeros_like(right), jnp.zeros_like(sigma)
+
+
+_quotient.defvjp(_quotient_forward, _quotient_backward)
 
 
 def sigmas(params: Any, state: SpectralState) -> dict[str, jax.Array]:

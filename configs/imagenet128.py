@@ -41,6 +41,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'max_skipped': 10,
       'minibatches': 1,
       'remat': False,
+      'forms': 'fast',
       'profile_steps': 0,
     }
   )

@@ -15,7 +15,7 @@ import optax
 import pytest
 from scipy import stats
 
-from bigjax import build, layers, parallel, regularizers, spectral, utils
+from bigjax import build, layers, optim, parallel, regularizers, spectral, utils
 from bigjax import config as configs
 from bigjax.algorithms import base
 from bigjax.algorithms import biggan as algorithm
@@ -148,13 +148,13 @@ class Recorded(algorithm.BigGAN):
     show = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
     jax.debug.callback(lambda b: SEEN.append((player, b)), {k: show(x) for k, x in batch.items()})
 
-  def disc_loss(self, params, shared, batch):
+  def disc_loss(self, weights, shared, batch):
     self.note('disc', batch)
-    return super().disc_loss(params, shared, batch)
+    return super().disc_loss(weights, shared, batch)
 
-  def gen_loss(self, params, shared, batch):
+  def gen_loss(self, weights, shared, batch):
     self.note('gen', batch)
-    return super().gen_loss(params, shared, batch)
+    return super().gen_loss(weights, shared, batch)
 
 
 SEEN = []
@@ -173,7 +173,8 @@ class Step:
 
 
 def sgd(embeddings):
-  return base.Player(optax.chain(optax.sgd(LR), spectral.track(spectral.spec(embeddings))))
+  guarded = optim.guard(optax.sgd(LR))
+  return base.Player(optax.chain(guarded, spectral.track(spectral.spec(embeddings))))
 
 
 @pytest.fixture(scope='module')
@@ -282,7 +283,7 @@ def test_each_player_follows_its_own_loss_alone(played, index):
     loss, grads = disc_by_hand(game, disc['params'], gen_weights, vectors, examples)
     losses.append(float(loss))
     norms.append(norm(grads))
-    disc = game.disc.update(disc, grads)
+    disc, _ = game.disc.update(disc, grads, loss)
   assert_trees(step.after['players']['disc']['params'], disc['params'], atol=1e-5)
   np.testing.assert_allclose(step.metrics['d_loss'], np.mean(losses), rtol=1e-5)
   np.testing.assert_allclose(step.metrics['d_grad_norm'], np.mean(norms), rtol=1e-5)
@@ -404,11 +405,8 @@ def test_each_forward_has_dropout_of_its_own():
   def run(players, examples):
     gen, disc = players['gen'], players['disc']
     weights = {'gen': game.gen.normalized(gen), 'disc': game.disc.normalized(disc)}
-    shared = {
-      name: {**weights, 'vectors': spectral.vectors(players[name]['opt'])} for name in players
-    }
-    _, d = game.disc_loss(disc['params'], shared['disc'], examples)
-    _, g = game.gen_loss(gen['params'], shared['gen'], examples)
+    _, d = game.disc_loss(weights['disc'], weights, examples)
+    _, g = game.gen_loss(weights['gen'], weights, examples)
     fake = game.gen_net.apply({'params': weights['gen']}, examples['z'], examples['y'], train=True)
     real = examples['image'].astype(jnp.float32) / 127.5 - 1
     masked = lambda *inputs: game.disc_net.apply({'params': weights['disc']}, *inputs).mean()
@@ -482,11 +480,14 @@ def losses(grads=('gen', 'disc'), **values):
     weights = {name: spectral.normalize(params[name], vectors[name]) for name in params}
     out = {}
     for name, loss in (('gen', game.gen_loss), ('disc', game.disc_loss)):
-      loss = functools.partial(loss, shared={**weights, 'vectors': vectors[name]}, batch=batch)
+
+      def of(params, name=name, loss=loss):
+        return loss(spectral.normalize(params, vectors[name]), weights, batch)
+
       if name in grads:
-        out[name] = jax.value_and_grad(loss, has_aux=True)(params[name])
+        out[name] = jax.value_and_grad(of, has_aux=True)(params[name])
       else:
-        out[name] = loss(params[name]), {}
+        out[name] = of(params[name]), {}
     return out
 
   return jax.tree.map(np.asarray, run(params))

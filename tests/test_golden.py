@@ -78,13 +78,12 @@ class Nets:
     keys = jax.random.split(jax.random.key(0), len(self.y))
     batch = {'z': self.z, 'y': self.y, 'aug': keys, 'aug_real': keys, 'image': self.x}
     batch['label'] = self.y
-    shared = {'gen': weights['gen'], 'disc': weights['disc']}
-    d = jax.value_and_grad(game.disc_loss, has_aux=True)(
-      params['disc'], {**shared, 'vectors': self.vectors['disc']}, batch
-    )
-    g = jax.value_and_grad(game.gen_loss, has_aux=True)(
-      params['gen'], {**shared, 'vectors': self.vectors['gen']}, batch
-    )
+
+    def gradient(name, loss):
+      of = lambda p: loss(spectral.normalize(p, self.vectors[name]), weights, batch)
+      return jax.value_and_grad(of, has_aux=True)(params[name])
+
+    d, g = gradient('disc', game.disc_loss), gradient('gen', game.gen_loss)
     return d[0][0], g[0][0], {'D': d[1], 'G': g[1]}
 
   def outputs(self, params):
@@ -163,9 +162,9 @@ class Injected(algorithm.BigGAN):
     drawn = self.draws['d' if len(shape) == 2 else 'g']
     return {**drawn, 'aug': jax.random.split(key, shape)}
 
-  def disc_loss(self, params, shared, batch):
+  def disc_loss(self, weights, shared, batch):
     which = batch.pop('which')[0]
-    loss, metrics = super().disc_loss(params, shared, batch)
+    loss, metrics = super().disc_loss(weights, shared, batch)
     return loss, {**metrics, 'd0': 2 * loss * (1 - which), 'd1': 2 * loss * which}
 
 

@@ -128,6 +128,80 @@ def test_strided_equals_convolving_then_pooling(x64, h, w, cin, cout):
   )
 
 
+def test_gradient_of_a_gradient_through_the_strided_form(x64):
+  """As R1 takes it: the gradient, for the kernel, of the squared gradient for the image."""
+  x, kernel = jnp.asarray(rand(2, 4, 6, 3)), jnp.asarray(rand(3, 3, 3, 5, seed=1))
+
+  def penalty(down, kernel):
+    score = lambda x: jnp.sin(down(x, kernel)).sum()
+    return jnp.square(jax.grad(score)(x)).sum()
+
+  got, want = (
+    jax.grad(lambda k, f=form: penalty(f, k))(kernel)
+    for form in (layers.down_conv_strided, layers.down_conv_plain)
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+@pytest.mark.parametrize('shift', [0.0, 300.0])  # of the logits: exp of which overflows
+def test_lean_attention_is_softmax_attention(x64, shift):
+  """Values and gradients, and the gradient of a squared gradient."""
+  queries, keys, values = (
+    jnp.asarray(rand(2, rows, width, seed=i))
+    for i, (rows, width) in enumerate([(12, 4), (7, 4), (7, 5)])
+  )
+  queries = queries.at[..., 0].set(shift)
+  keys = keys.at[..., 0].set(1.0)
+  cotangent = jnp.asarray(rand(2, 12, 5, seed=3))
+
+  def everything(form):
+    loss = lambda *args: (form(*args) * cotangent).sum()
+    grads = jax.grad(loss, (0, 1, 2))
+    squared = lambda *args: sum(jnp.square(g).sum() for g in grads(*args))
+    args = queries, keys, values
+    return form(*args), grads(*args), jax.grad(squared, (0, 1, 2))(*args)
+
+  got, want = everything(layers.attend_lean), everything(layers.attend_plain)
+  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+  assert np.isfinite(got[0]).all() and np.abs(got[1][0]).max() > 1e-3
+
+
+def test_lean_attention_in_bfloat16_is_as_near_as_plain():
+  """Values and gradients: no farther from those of float32 than twice what plain ones are."""
+  wide = [
+    f32(rand(2, rows, width, seed=i)) for i, (rows, width) in enumerate([(12, 4), (7, 4), (7, 5)])
+  ]
+  cotangent = f32(rand(2, 12, 5, seed=3))
+
+  def everything(form, dtype):
+    args = [x.astype(dtype) for x in wide]
+    out, vjp = jax.vjp(form, *args)
+    assert out.dtype == dtype
+    return [np.asarray(leaf, np.float32) for leaf in (out, *vjp(cotangent.astype(dtype)))]
+
+  exact = everything(layers.attend_plain, jnp.float32)
+  plain, lean = (
+    everything(form, jnp.bfloat16) for form in (layers.attend_plain, layers.attend_lean)
+  )
+  for true, one, other in zip(exact, plain, lean, strict=True):
+    assert np.abs(other - true).max() < 2 * np.abs(one - true).max() + 1e-3
+
+
+def test_forms_are_chosen_for_tpus_by_size(monkeypatch):
+  x, kernel = jnp.zeros((1, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))
+  shapes = lambda fn, x: {
+    eqn.invars[1].aval.shape[:2]
+    for eqn in eqns(jax.make_jaxpr(lambda *args: fn(*args))(x, kernel).jaxpr)  # not from the cache
+    if eqn.primitive.name == 'conv_general_dilated'
+  }
+  large = jnp.zeros((1, 32, 32, 3))
+  assert shapes(layers.up_conv, x) == {(2, 2)} and shapes(layers.down_conv, x) == {(4, 4)}
+  monkeypatch.setattr(layers.parallel, 'device_kind', lambda: 'TPU v3')
+  assert shapes(layers.up_conv, x) == shapes(layers.down_conv, x) == {(3, 3)}
+  assert shapes(layers.up_conv, large) == {(2, 2)} and shapes(layers.down_conv, large) == {(4, 4)}
+
+
 @pytest.mark.parametrize('size', [1, 3])
 @pytest.mark.parametrize('resample', ['none', 'up', 'down'])
 @pytest.mark.parametrize('side', [4, 16])  # whichever form a shape gets, the result is this one

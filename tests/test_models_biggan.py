@@ -730,7 +730,7 @@ def test_every_matrix_starts_orthogonal_and_every_bias_at_zero(network, monkeypa
 
 def disc_block(features, down, first, x):
   """A block with the residual branch zeroed: what is left is the shortcut, and its parameters."""
-  block = models.DiscBlock(features, down, first, jnp.float32)
+  block = models.DiscBlock(features, down, first, models.FAST, jnp.float32)
   shapes = jax.eval_shape(lambda x: block.init(jax.random.key(0), x)['params'], x)
   params = utils.map_paths(lambda path, w: w if 'conv_sc' in path else 0 * w, weights(shapes))
   return jax.jit(block.apply)({'params': params}, x), params
@@ -763,7 +763,7 @@ def test_residual_branch_rectifies_except_in_the_first_block():
   x = -jnp.abs(pictures(2, 4, 3)) - 0.1
 
   def residual(first):
-    block = models.DiscBlock(6, True, first, jnp.float32)
+    block = models.DiscBlock(6, True, first, models.FAST, jnp.float32)
     shapes = jax.eval_shape(lambda x: block.init(jax.random.key(0), x)['params'], x)
     params = utils.map_paths(lambda path, w: 0 * w if 'conv_sc' in path else w, weights(shapes))
     apply = jax.jit(block.apply)

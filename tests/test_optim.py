@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from bigjax import config as configs
-from bigjax import optim, spectral, utils
+from bigjax import optim, parallel, spectral, utils
 from bigjax.algorithms import biggan
 from bigjax.models import biggan as models
 from bigjax.models import biggan_deep
@@ -371,3 +371,45 @@ def test_ema_after_its_start_decays():
     average = optim.ema(average, params, decay, jnp.array(True))
     np.testing.assert_allclose(average['a'], 1 - decay**n, rtol=1e-6)
   assert average['a'].dtype == jnp.float32
+
+
+@pytest.mark.parametrize('shape', [(3, 3, 16, 24), (6, 512), (1, 1, 24, 8)])
+def test_devices_share_the_penalty(monkeypatch, shape):
+  """Along the long side, each its part: the gradient is that of one device."""
+  monkeypatch.setattr(optim, 'SHARED', 0)
+  w = rand(*shape)
+  with jax.set_mesh(parallel.make_mesh()):
+    text = jax.jit(lambda w: optim.orthogonal_grad(w, shared=True)).lower(w).as_text()
+    shared = jax.jit(lambda w: optim.orthogonal_grad(w, shared=True))(w)
+  np.testing.assert_allclose(shared, dense_grad(w), rtol=2e-4, atol=1e-3)
+  assert 'all_gather' in text and 'all_reduce' in text
+
+
+def test_a_matrix_that_does_not_divide_is_not_shared(monkeypatch):
+  monkeypatch.setattr(optim, 'SHARED', 0)
+  w = rand(5, 7)
+  with jax.set_mesh(parallel.make_mesh()):
+    text = jax.jit(lambda w: optim.orthogonal_grad(w, shared=True)).lower(w).as_text()
+  assert 'all_gather' not in text
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, 1e30])
+def test_guard_moves_nothing_on_what_is_not_finite(bad):
+  """1e30 is finite, but its square, which Adam would keep, is not."""
+  tx = optim.guard(optim.adam_b1_0(0.1, 0.0, 0.9, 1e-8))
+  params = {'w': rand(3, 4), 'b': rand(4, seed=1)}
+  grads = {'w': rand(3, 4, seed=2), 'b': rand(4, seed=3)}
+  plain = optim.adam_b1_0(0.1, 0.0, 0.9, 1e-8)
+  want, _ = plain.update(grads, plain.init(params), params)
+  updates, state = tx.update(grads, tx.init(params), params)
+  assert bool(optim.was_finite(state))
+  jax.tree.map(np.testing.assert_array_equal, updates, want)
+  for wrong, loss in (({**grads, 'b': grads['b'].at[2].set(bad)}, 0.0), (grads, jnp.nan)):
+    updates, state = tx.update(wrong, tx.init(params), params, loss=loss)
+    assert not bool(optim.was_finite(state))
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(updates))
+
+
+def test_a_chain_without_guard_is_said_to_have_none():
+  with pytest.raises(ValueError, match=r'expected one optim\.guard'):
+    optim.was_finite(optax.sgd(0.1).init({'w': rand(2)}))

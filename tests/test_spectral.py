@@ -439,7 +439,23 @@ def test_an_update_of_biggan_128_never_builds_the_first_layers_gram():
   assert config.optim.ortho_beta == 1e-4
   algorithm = biggan.make(config)
   gen = jax.eval_shape(algorithm.init, jax.random.key(0))['players']['gen']
-  program = jax.jit(algorithm.gen.update).lower(gen, gen['params']).compile()
+  program = jax.jit(algorithm.gen.update).lower(gen, gen['params'], 0.0).compile()
   text = program.as_text()
   assert '[20,24576]' in text and '24576,24576' not in text
   assert program.memory_analysis().temp_size_in_bytes < 400e6
+
+
+@pytest.mark.parametrize(('path', 'shape'), [('conv/kernel', (3, 3, 4, 5)), ('embedding', (6, 4))])
+def test_gradient_through_sigma_is_that_of_autodiff(x64, path, shape):
+  w = jnp.asarray(np.random.default_rng(0).normal(size=shape))
+  weigh = jnp.asarray(np.random.default_rng(1).normal(size=shape))
+  params = utils.nest({path: w})
+  state = spectral.track(spectral.spec(embeddings=True)).init(params)
+  v = utils.flat(state.sn_v)[path]
+  loss = lambda y: jnp.sin(y * weigh).sum()
+  ours = lambda params: loss(utils.flat(spectral.normalize(params, state))[path])
+  plain = lambda w: loss(w / spectral.sigma(spectral.matrix(path, w), v))
+  np.testing.assert_allclose(ours(params), plain(w), rtol=1e-12)
+  np.testing.assert_allclose(
+    utils.flat(jax.grad(ours)(params))[path], jax.grad(plain)(w), rtol=1e-9, atol=1e-12
+  )

@@ -17,14 +17,14 @@ Among a step's metrics is `skipped`: the largest count of aux.skipped, on which 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax import spectral, utils
+from bigjax import optim, spectral, utils
 from bigjax.latents import How
 
 Array = jax.Array
@@ -47,7 +47,10 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-  """One set of weights and how it moves. `tx` carries the spectral vectors (spectral.track)."""
+  """One set of weights and how it moves.
+
+  `tx` holds still what is not finite (optim.guard) and carries spectral vectors (spectral.track).
+  """
 
   tx: optax.GradientTransformation
 
@@ -55,10 +58,27 @@ class Player:
     """Return the player's state around freshly initialised parameters."""
     return {'params': params, 'opt': self.tx.init(params), 'stats': {}}
 
-  def update(self, player: dict[str, Any], grads: Any) -> dict[str, Any]:
-    """Return the player's state after one optimizer update."""
-    updates, opt = self.tx.update(grads, player['opt'], player['params'])
-    return {**player, 'params': optax.apply_updates(player['params'], updates), 'opt': opt}
+  def update(self, player: dict[str, Any], grads: Any, loss: Array) -> tuple[dict[str, Any], Array]:
+    """Return the player's state after one optimizer update, and whether there was one.
+
+    Where the loss or a gradient is not finite, the state stays as it is.
+    """
+    tx = optax.with_extra_args_support(self.tx)
+    updates, opt = tx.update(grads, player['opt'], player['params'], loss=loss)
+    finite = optim.was_finite(opt)
+    with jax.named_scope('optimizer'):
+      opt = utils.select(finite, opt, player['opt'])
+      return {
+        **player,
+        'params': optax.apply_updates(player['params'], updates),
+        'opt': opt,
+      }, finite
+
+  def pullback(self, player: dict[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
+    """Return the weights as the network uses them, and gradient of those -> gradient of params."""
+    vectors = spectral.vectors(player['opt'])
+    weights, back = jax.vjp(lambda p: spectral.normalize(p, vectors), player['params'])
+    return weights, lambda grads: back(grads)[0]
 
   def normalized(self, player: dict[str, Any]) -> Any:
     """Return the weights as the network uses them: spectrally normalised."""

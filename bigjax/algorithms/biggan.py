@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from bigjax import augment, losses, optim, parallel, regularizers, singular, spectral, utils
+from bigjax import augment, layers, losses, optim, parallel, regularizers, singular, spectral, utils
 from bigjax import config as configs
 from bigjax.algorithms import base
 from bigjax.algorithms.base import Gen, Metrics, Player, Stage, State
@@ -116,9 +116,8 @@ class BigGAN:
     keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)  # key itself: the augmentation's
     return regularizers.dropout_mask(keys, self.disc_net.num_features, self.dropout)
 
-  def disc_loss(self, params: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
-    """L_D on one device's examples; `shared` has the other player's weights and D's vectors."""
-    weights = spectral.normalize(params, shared['vectors'])
+  def disc_loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
+    """L_D on one device's examples, of normalised weights; `shared` has the other player's."""
     score = lambda *inputs: self.disc_net.apply({'params': weights}, *inputs)
 
     def judge(part):
@@ -147,9 +146,8 @@ class BigGAN:
     }
     return loss_real + loss_fake + r1.mean(), metrics
 
-  def gen_loss(self, params: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
+  def gen_loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """L_G on one device's examples; the penalty is not in it but in the optimizer chain."""
-    weights = spectral.normalize(params, shared['vectors'])
 
     def judge(part):
       fake, mask = self.augment(part['aug'], part['fake']), self.mask(part['aug'])
@@ -165,17 +163,16 @@ class BigGAN:
     key_disc, key_gen, key_real = jax.random.split(key, 3)
     gen, disc, aux = state['players']['gen'], state['players']['disc'], state['aux']
     num_steps, num_examples = stage.batch
-    gen_weights = self.gen.normalized(gen)
+    gen_weights, gen_back = self.gen.pullback(gen)
 
     def disc_step(carry, examples):
       disc, skipped = carry
-      shared = {'gen': gen_weights, 'vectors': spectral.vectors(disc['opt'])}
+      weights, back = self.disc.pullback(disc)
       grad = parallel.value_and_grad(self.disc_loss)
-      (loss, metrics), grads = grad(disc['params'], shared, examples)
-      new_disc = self.disc.update(disc, grads)
-      finite = utils.all_finite((loss, grads, new_disc))
-      disc = utils.select(finite, new_disc, disc)
-      metrics |= {'d_grad_norm': optax.tree.norm(grads)}
+      (loss, metrics), grads = grad(weights, {'gen': gen_weights}, examples)
+      grads = back(grads)
+      disc, finite = self.disc.update(disc, grads, loss)
+      metrics |= {'d_grad_norm': jnp.sqrt(optim.squared_norm(grads))}
       return (disc, base.count_skipped(skipped, finite)), metrics
 
     shape = (num_steps, num_examples)
@@ -184,19 +181,19 @@ class BigGAN:
     carry = (disc, aux['skipped']['disc'])
     (disc, disc_skipped), disc_metrics = parallel.scan(disc_step, carry, examples)
 
-    shared = {'disc': self.disc.normalized(disc), 'vectors': spectral.vectors(gen['opt'])}
+    shared = {'disc': self.disc.normalized(disc)}
     grad = parallel.value_and_grad(self.gen_loss)
     examples = self.fresh(key_gen, (num_examples,), state['step'])
-    (loss, metrics), grads = grad(gen['params'], shared, examples)
-    new_gen = self.gen.update(gen, grads)  # with the penalty, which can overflow by itself
-    finite = utils.all_finite((loss, grads, new_gen))
+    (loss, metrics), grads = grad(gen_weights, shared, examples)
+    grads = gen_back(grads)
+    gen, finite = self.gen.update(gen, grads, loss)
     started = state['step'] >= self.ema_start
-    new_ema = optim.ema(state['ema'], new_gen['params'], self.ema_decay, started)
-    gen, ema = utils.select(finite, (new_gen, new_ema), (gen, state['ema']))
+    new_ema = optim.ema(state['ema'], gen['params'], self.ema_decay, started)
+    ema = utils.select(finite, new_ema, state['ema'])
 
     skipped = {'gen': base.count_skipped(aux['skipped']['gen'], finite), 'disc': disc_skipped}
     metrics |= jax.tree.map(lambda x: x.mean(), disc_metrics)
-    metrics['g_grad_norm'] = optax.tree.norm(grads)
+    metrics['g_grad_norm'] = jnp.sqrt(optim.squared_norm(grads))
     metrics['skipped'] = jnp.maximum(skipped['gen'], skipped['disc'])
     state = {
       'step': state['step'] + 1,
@@ -474,19 +471,20 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
     'num_classes': data.num_classes,
     'ch': model.ch,
     'remat': run.remat,
+    'forms': utils.pick(run.forms, layers.FORMS, 'run.forms'),
     'dtype': utils.pick(model.dtype, DTYPES, 'model.dtype'),
   }
   adam = utils.pick(opt.name, optim.OPTIMIZERS, 'optim.name')
   sigma_before, sigma_after = sigma_tools(opt)
   gen_tx = optax.chain(
-    optim.add_orthogonal_penalty(opt.ortho_beta, penalised),
+    optim.add_orthogonal_penalty(opt.ortho_beta, penalised, shared=run.forms != 'plain'),
     sigma_before,
-    adam(opt.gen_lr, opt.b1, opt.b2, opt.eps),
+    optim.guard(adam(opt.gen_lr, opt.b1, opt.b2, opt.eps)),
     sigma_after,
     spectral.track(spectral.spec(), opt.spectral_eps),
   )
   disc_tx = optax.chain(
-    adam(opt.disc_lr, opt.b1, opt.b2, opt.eps),
+    optim.guard(adam(opt.disc_lr, opt.b1, opt.b2, opt.eps)),
     optim.freeze(frozen_blocks(opt.freeze_disc)),
     spectral.track(spectral.spec(embeddings=True), opt.spectral_eps),
   )

@@ -5,6 +5,7 @@ Table 4 prints the discriminator's first block as ch -> 2ch; the published 88.0M
 BigGAN-PyTorch's layouts. Parameters carry BigGAN-PyTorch's names.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,11 +14,13 @@ import jax.numpy as jnp
 
 from bigjax import utils
 from bigjax.layers import (
+  FAST,
   Attention,
   ConditionalBatchNorm,
   Conv,
   Dense,
   Embed,
+  Forms,
   ImageOutput,
   in_minibatches,
   projection_score,
@@ -98,6 +101,7 @@ class GenBlock(nn.Module):
   bn_group: int | None
   bn_eps: float
   minibatches: int
+  forms: Forms
   dtype: Any
 
   def setup(self):
@@ -105,9 +109,10 @@ class GenBlock(nn.Module):
       features, self.num_classes, self.bn_group, self.bn_eps, self.dtype
     )
     self.bn1, self.bn2 = norm(self.in_features), norm(self.features)
-    self.conv1 = Conv(self.features, resample='up', dtype=self.dtype)
-    self.conv2 = Conv(self.features, dtype=self.dtype)
-    self.conv_sc = Conv(self.features, 1, resample='up', dtype=self.dtype)
+    conv = functools.partial(Conv, forms=self.forms, dtype=self.dtype)
+    self.conv1 = conv(self.features, resample='up')
+    self.conv2 = conv(self.features)
+    self.conv_sc = conv(self.features, 1, resample='up')
 
   def first(self, x: Array, c: Array, moments: Array) -> Array:
     return self.conv1(nn.relu(self.bn1(x, c, moments)))
@@ -128,16 +133,18 @@ class DiscBlock(nn.Module):
   features: int
   down: bool
   first: bool
+  forms: Forms
   dtype: Any
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     resample = 'down' if self.down else 'none'
+    conv = functools.partial(Conv, self.features, forms=self.forms, dtype=self.dtype)
     h = x if self.first else nn.relu(x)  # the shortcut below needs x before the ReLU
-    h = Conv(self.features, dtype=self.dtype, name='conv1')(h)
-    h = Conv(self.features, resample=resample, dtype=self.dtype, name='conv2')(nn.relu(h))
+    h = conv(name='conv1')(h)
+    h = conv(resample=resample, name='conv2')(nn.relu(h))
     if self.down or x.shape[-1] != self.features:
-      x = Conv(self.features, 1, resample=resample, dtype=self.dtype, name='conv_sc')(x)
+      x = conv(size=1, resample=resample, name='conv_sc')(x)
     return h + x
 
 
@@ -151,7 +158,7 @@ class Generator(nn.Module):
   `bn_group` is the number of examples that share BatchNorm moments, None the global batch; `bn_eps`
   is added to their variance.
   `minibatches` and `remat` change memory and nothing else: see `layers.in_minibatches`; `remat`
-  keeps of a block only its input for the backward pass.
+  keeps of a block only its input for the backward pass. `forms` changes speed and nothing else.
   """
 
   resolution: int
@@ -166,6 +173,7 @@ class Generator(nn.Module):
   bn_eps: float = 1e-4
   minibatches: int = 1
   remat: bool = False
+  forms: Forms = FAST
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -180,11 +188,11 @@ class Generator(nn.Module):
     )
     h = Dense(4 * 4 * first, dtype=self.dtype, name='linear')(z).reshape(-1, 4, 4, first)
     per_class = None if self.shared_dim else self.num_classes
-    how = (self.bn_group, self.bn_eps, self.minibatches, self.dtype)
+    how = (self.bn_group, self.bn_eps, self.minibatches, self.forms, self.dtype)
     for i, (c, width) in enumerate(zip(conditions, widths, strict=True)):
       h = block(h.shape[-1], width, per_class, *how, name=f'blocks_{i}')(h, c, train)
       if h.shape[1] in self.attention:
-        attention = attend(self.dtype, name=f'attention_{i}')
+        attention = attend(self.forms, self.dtype, name=f'attention_{i}')
         h = in_minibatches(self.minibatches, attention, type(attention).__call__, h)
     return output(h.shape[-1], self.channels, self.channels, *how, name='output')(h, train)
 
@@ -193,8 +201,8 @@ class Discriminator(nn.Module):
   """(images [B, H, W, channels], y [B]) -> logits [B]: linear plus class projection, float32.
 
   Features are summed over the last map, not averaged. `widths` replaces the table's multipliers,
-  one per block; `attention` and `remat` as in the generator. `mask` [B, features] multiplies the
-  summed features: dropout, drawn by the caller.
+  one per block; `attention`, `remat` and `forms` as in the generator. `mask` [B, features]
+  multiplies the summed features: dropout, drawn by the caller.
   """
 
   resolution: int
@@ -203,6 +211,7 @@ class Discriminator(nn.Module):
   widths: tuple[int, ...] = ()
   attention: tuple[int, ...] = (64,)
   remat: bool = False
+  forms: Forms = FAST
   dtype: Any = jnp.float32
 
   @property
@@ -214,9 +223,10 @@ class Discriminator(nn.Module):
   def __call__(self, x: Array, y: Array, mask: Array | None = None) -> Array:
     widths, num_down = DISC_WIDTHS[self.resolution]
     block, attend = remat(DiscBlock, self.remat), remat(Attention, self.remat)
+    how = (self.forms, self.dtype)
     h = x.astype(self.dtype)
     for i, width in enumerate(self.widths or widths):
-      h = block(width * self.ch, i < num_down, i == 0, self.dtype, name=f'blocks_{i}')(h)
+      h = block(width * self.ch, i < num_down, i == 0, *how, name=f'blocks_{i}')(h)
       if i < num_down and h.shape[1] in self.attention:
-        h = attend(self.dtype, name=f'attention_{i}')(h)
+        h = attend(self.forms, self.dtype, name=f'attention_{i}')(h)
     return projection_score(h, y, self.num_classes, mask)

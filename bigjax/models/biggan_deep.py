@@ -5,6 +5,7 @@ of convolving, and z whole, joined to the class embedding, everywhere. 64 px is 
 layout. Parameters carry BigGAN-PyTorch's names.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,11 +14,13 @@ import jax.numpy as jnp
 
 from bigjax import utils
 from bigjax.layers import (
+  FAST,
   Attention,
   ConditionalBatchNorm,
   Conv,
   Dense,
   Embed,
+  Forms,
   ImageOutput,
   in_minibatches,
   mean_pool,
@@ -90,6 +93,7 @@ class GenBlock(nn.Module):
   bn_group: int | None
   bn_eps: float
   minibatches: int
+  forms: Forms
   dtype: Any
 
   def setup(self):
@@ -98,10 +102,11 @@ class GenBlock(nn.Module):
     self.bn1, self.bn2, self.bn3, self.bn4 = (
       norm(n) for n in (self.in_features, hidden, hidden, hidden)
     )
-    self.conv1 = Conv(hidden, 1, dtype=self.dtype)
-    self.conv2 = Conv(hidden, resample='up' if self.up else 'none', dtype=self.dtype)
-    self.conv3 = Conv(hidden, dtype=self.dtype)
-    self.conv4 = Conv(self.features, 1, dtype=self.dtype)
+    conv = functools.partial(Conv, forms=self.forms, dtype=self.dtype)
+    self.conv1 = conv(hidden, 1)
+    self.conv2 = conv(hidden, resample='up' if self.up else 'none')
+    self.conv3 = conv(hidden)
+    self.conv4 = conv(self.features, 1)
 
   def first(self, x: Array, c: Array, moments: Array) -> Array:
     return self.conv1(nn.relu(self.bn1(x, c, moments)))
@@ -167,6 +172,7 @@ class Generator(nn.Module):
   bn_eps: float = 1e-4
   minibatches: int = 1
   remat: bool = False
+  forms: Forms = FAST
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -177,13 +183,13 @@ class Generator(nn.Module):
     c = Embed(self.num_classes, self.shared_dim, name='shared')(y)
     c = jnp.concatenate([c, z], axis=1)
     h = Dense(4 * 4 * first, dtype=self.dtype, name='linear')(c).reshape(-1, 4, 4, first)
-    how = (self.bn_group, self.bn_eps, self.minibatches, self.dtype)
+    how = (self.bn_group, self.bn_eps, self.minibatches, self.forms, self.dtype)
     for i, width in enumerate(widths):
       same = h.shape[-1]
       h = block(same, same, False, *how, name=f'blocks_{2 * i}')(h, c, train)
       h = block(same, width, True, *how, name=f'blocks_{2 * i + 1}')(h, c, train)
       if h.shape[1] in self.attention:
-        attention = attend(self.dtype, name=f'attention_{2 * i + 1}')
+        attention = attend(self.forms, self.dtype, name=f'attention_{2 * i + 1}')
         h = in_minibatches(self.minibatches, attention, type(attention).__call__, h)
     filters = self.rgb_filters or self.channels
     return output(h.shape[-1], filters, self.channels, *how, name='output')(h, train)
@@ -202,6 +208,7 @@ class Discriminator(nn.Module):
   widths: tuple[int, ...] = ()
   attention: tuple[int, ...] = (64,)
   remat: bool = False
+  forms: Forms = FAST
   dtype: Any = jnp.float32
 
   @property
@@ -218,5 +225,5 @@ class Discriminator(nn.Module):
       h = block(width, True, self.dtype, name=f'blocks_{i}_0')(h)
       h = block(width, False, self.dtype, name=f'blocks_{i}_1')(h)
       if h.shape[1] in self.attention:
-        h = attend(self.dtype, name=f'attention_{i}_2')(h)
+        h = attend(self.forms, self.dtype, name=f'attention_{i}_2')(h)
     return projection_score(h, y, self.num_classes, mask)
