@@ -6,6 +6,7 @@ another program than train's. Names no family: algorithms are found by their fil
 
 import dataclasses
 import functools
+import hashlib
 import importlib
 import os
 import pkgutil
@@ -21,7 +22,7 @@ from jax.sharding import Mesh
 from bigjax import algorithms, parallel, utils
 from bigjax import card as cards
 from bigjax import config as configs
-from bigjax.algorithms.base import Algorithm, Gen, Generator
+from bigjax.algorithms.base import Algorithm, Gen, Generator, Stage
 from bigjax.latents import How, check_truncation
 
 
@@ -168,6 +169,36 @@ class Program:
     """Return the state's tree of shapes, computing nothing."""
     with jax.set_mesh(self.mesh):
       return jax.eval_shape(lambda: self.algorithm.init(jax.random.key(0)))
+
+  def lower(self, channels: int, step: int = 0) -> jax.stages.Lowered:
+    """Return the program of a step, traced for this mesh, not compiled.
+
+    Args:
+      channels: of the images.
+      step: which; steps of one stage share a program.
+    """
+    place = lambda tree, sharding: jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
+    stage = self.algorithm.stage(step)
+    state = place(self.shapes(), parallel.replicated(self.mesh))
+    batch = place(batch_shapes(stage, channels), parallel.batched(self.mesh, lead=1))
+    with jax.set_mesh(self.mesh):
+      return self.step.__wrapped__.lower(state, batch, stage)
+
+
+def batch_shapes(stage: Stage, channels: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Return the shapes of a global batch."""
+  size = (stage.resolution, stage.resolution, channels)
+  return {
+    'image': jax.ShapeDtypeStruct((*stage.batch, *size), jnp.uint8),
+    'label': jax.ShapeDtypeStruct(stage.batch, jnp.int32),
+  }
+
+
+def digest(lowered: jax.stages.Lowered) -> str:
+  """Return 16 hexadecimal digits of a program's StableHLO."""
+  return hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
 
 
 def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Program:

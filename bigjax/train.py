@@ -513,7 +513,9 @@ def train(
       done = step + 1
       if step == first:
         jax.block_until_ready(state)
-        say(f'first step after {utils.duration(time.monotonic() - began)} (data and compilation)')
+        spent = utils.duration(time.monotonic() - began)
+        digest = build.digest(program.lower(config.data.channels, step))  # traced already
+        say(f'first step after {spent} (data and compilation); program {digest}')
         stream.waited()
         log.restart(done)
       if utils.due(done, run.log_every):

@@ -32,7 +32,7 @@ def test_help_lists_the_verbs_and_imports_nothing_heavy():
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   lines = [line.split() for line in done.stdout.splitlines()]
-  for verb in ('train', 'sample', 'export'):
+  for verb in ('train', 'plan', 'sample', 'export'):
     assert [line for line in lines if line[:1] == [verb] and len(line) > 3], done.stdout
 
 
@@ -121,9 +121,9 @@ def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch
 @pytest.mark.parametrize(
   ('argv', 'words'),
   [
-    (['trian'], ["no verb 'trian'", 'did you mean train?', 'train, sample, export']),
-    (['frobnicate'], ["no verb 'frobnicate'", 'train, sample, export']),
-    (['--frobnicate'], ['--frobnicate', 'train, sample, export']),
+    (['trian'], ["no verb 'trian'", 'did you mean train?', 'train, plan, sample']),
+    (['frobnicate'], ["no verb 'frobnicate'", 'train, plan, sample']),
+    (['--frobnicate'], ['--frobnicate', 'train, plan, sample']),
     (['train', '--config=digit'], ["no config 'digit'", 'did you mean digits?']),
     (['train', '--config=nowhere.py'], ["no file 'nowhere.py'"]),
     (['train', '--config'], ['--config', 'digits']),
