@@ -7,6 +7,7 @@ least. Nothing runs: these are estimates, and no host, data or waiting is in the
 
 import collections
 import dataclasses
+import math
 import re
 import sys
 import threading
@@ -207,7 +208,7 @@ def totals(
     kind['seconds'] += line.seconds
   without = [line for line in compute if not line.estimated]
   dearest = sorted(compute, key=lambda line: -line.exposed)[:SHOWN]
-  _, batch = build.family(config.algorithm).make(config).stage(0).batch
+  images = math.prod(build.family(config.algorithm).make(config).stage(0).batch)
   return {
     'step_seconds': step,
     'compute_seconds': compute_seconds,
@@ -218,7 +219,7 @@ def totals(
     'executed_flops': sum(line.cost.flops * line.cost.times for line in lines),
     'hbm_bytes': sum(line.cost.hbm_bytes * line.cost.times for line in compute),
     'cycles': sum((line.cost.instruction.cycles or 0) * line.cost.times for line in compute),
-    'images_per_second': batch / step,
+    'images_per_second': images / step,  # real ones, as the log of a run counts them
     'hours': config.run.steps * step / 3600,
     'hours_150k': PAPER_STEPS * step / 3600,
     'chip_hours': config.run.steps * step / 3600 * of.num_chips,
@@ -316,9 +317,9 @@ def details(found: Mapping[str, Any]) -> str:
   lines = [
     f'\n{found["slice"]} ({found["topology"]}, {found["devices"]} devices), compiled in '
     f'{found["compile_seconds"]:.0f} s; program {found["digest"]}',
-    f'per device and step: {found["executed_flops"] / 1e12:.2f} TFLOP executed, '
-    f'{found["model_flops"] / found["devices"] / 1e12:.2f} TFLOP of the model, '
-    f'{found["hbm_bytes"] / 1e9:.1f} GB to and from memory, {found["cycles"] / 1e6:.1f} Mcycles; '
+    f'per device and step: {found["executed_flops"] / 1e12:.3g} TFLOP executed, '
+    f'{found["model_flops"] / found["devices"] / 1e12:.3g} TFLOP of the model, '
+    f'{found["hbm_bytes"] / 1e9:.3g} GB to and from memory, {found["cycles"] / 1e6:.4g} Mcycles; '
     f'{gib(found["argument_bytes"])} GiB of arguments, {gib(found["temporary_bytes"])} temporary',
     f'{FORMULA} = {found["model_flops"]:.3g} / ({found["devices"]} x {found["peak_flops"]:.3g} x '
     f'{step:.4f}) = {found["mfu"]:.2f}',

@@ -49,7 +49,7 @@ def test_a_plan_adds_up(planned):
     planned['cycles'] / of.generation.clock,
   )
   assert planned['compute_seconds'] >= least
-  assert planned['images_per_second'] == pytest.approx(64 / planned['step_seconds'])
+  assert planned['images_per_second'] == pytest.approx(2 * 64 / planned['step_seconds'])
   assert planned['chip_hours'] == pytest.approx(planned['hours'] * 4)
 
 
