@@ -33,7 +33,11 @@ def x64():
     yield
 
 
+LONG = ('test_train.py', 'test_golden.py', 'test_convert.py', 'test_plan.py')  # minutes each
+
+
 def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.name not in LONG)  # else one process ends alone with them
   if not os.environ.get('BIGJAX_SLOW'):
     for item in items:
       if item.get_closest_marker('slow'):
