@@ -63,8 +63,8 @@ def main():
   print('| | seconds, median | all |\n|---|---|---|')
   for what in rounds[0]:
     values = [took[what] for took in rounds]
-    shown = ', '.join(f'{value:.1f}' for value in values)
-    print(f'| {what} | {statistics.median(values):.1f} | {shown} |')
+    shown = ', '.join(f'{value:.2f}' for value in values)
+    print(f'| {what} | {statistics.median(values):.2f} | {shown} |')
 
 
 if __name__ == '__main__':
