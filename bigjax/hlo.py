@@ -169,14 +169,12 @@ def trips(module: Module, computation: Computation, loop: Instruction) -> int:
   first = _constant(computation, given.operands[int(index)]) if given.opcode == 'tuple' else None
   result = body.instructions[body.root]
   after = _follow(body, result.operands[int(index)]) if result.opcode == 'tuple' else None
+  if after is not None and after.opcode == 'fusion':  # a counter that became a fusion of its own
+    body = module.computations[after.called['calls']]
+    after = body.instructions[body.root]
   step = None
   if after is not None and after.opcode == 'add':
     step = _constant(body, after.operands[1]) or _constant(body, after.operands[0])
-  if after is not None and after.opcode == 'fusion':  # a counter that became a fusion of its own
-    inner = module.computations[after.called['calls']]
-    added = inner.instructions[inner.root]
-    if added.opcode == 'add':
-      step = _constant(inner, added.operands[1]) or _constant(inner, added.operands[0])
   if first is None or not step:
     raise unknown
   return max(0, math.ceil((limit - first) / step))

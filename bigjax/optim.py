@@ -162,11 +162,7 @@ def was_finite(opt_state: Any) -> jax.Array:
   Raises:
     ValueError: the optimizer chain has no `guard`.
   """
-  is_ours = lambda x: isinstance(x, GuardState)
-  found = [s for s in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(s)]
-  if len(found) != 1:
-    raise ValueError(f'expected one optim.guard in the optimizer chain, found {len(found)}.')
-  return found[0].finite
+  return utils.only(opt_state, GuardState, 'optim.guard').finite
 
 
 class SecondMomentState(NamedTuple):

@@ -113,11 +113,7 @@ def vectors(opt_state: Any) -> SpectralState:
   Raises:
     ValueError: the optimizer chain has no `track`.
   """
-  is_ours = lambda x: isinstance(x, SpectralState)
-  found = [s for s in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(s)]
-  if len(found) != 1:
-    raise ValueError(f'expected one spectral.track in the optimizer chain, found {len(found)}.')
-  return found[0]
+  return utils.only(opt_state, SpectralState, 'spectral.track')
 
 
 @functools.partial(jax.named_call, name='spectral_norm')

@@ -2,7 +2,7 @@
 
 Peaks, memory and interconnect are Google's published figures (docs.cloud.google.com/tpu; v2 and v3:
 Jouppi et al. 2020; v4: Jouppi et al. 2023). What the compiler lets a program use of the memory is
-less; CLOCK and USABLE are what libtpu 0.0.42 itself uses, read off programs compiled with it.
+less; `clock` and `usable` are what libtpu 0.0.42 itself uses, read off programs compiled with it.
 """
 
 import dataclasses

@@ -63,6 +63,19 @@ def is_table(path: str) -> bool:
   return path.rsplit('/', 1)[-1] == 'embedding'
 
 
+def only(tree: Any, kind: type, what: str) -> Any:
+  """Return the one node of this type in a tree, such as a link's state in an optimizer's.
+
+  Raises:
+    ValueError: there is none, or several; `what` names it.
+  """
+  is_one = lambda x: isinstance(x, kind)
+  found = [node for node in jax.tree.leaves(tree, is_leaf=is_one) if is_one(node)]
+  if len(found) != 1:
+    raise ValueError(f'expected one {what} in the optimizer chain, found {len(found)}.')
+  return found[0]
+
+
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
   """Return the nested dict whose leaves lie at these paths: the inverse of `flat` on dicts."""
   tree: dict[str, Any] = {}
