@@ -166,9 +166,8 @@ class Program:
   sampler: Sampler
 
   def shapes(self) -> Any:
-    """Return the state's tree of shapes, computing nothing."""
-    with jax.set_mesh(self.mesh):
-      return jax.eval_shape(lambda: self.algorithm.init(jax.random.key(0)))
+    """Return the state's tree of shapes with their shardings, computing nothing."""
+    return state_shapes(self.algorithm, self.mesh)
 
   def lower(self, channels: int, step: int = 0) -> jax.stages.Lowered:
     """Return the program of a step, traced for this mesh, not compiled.
@@ -177,14 +176,25 @@ class Program:
       channels: of the images.
       step: which; steps of one stage share a program.
     """
-    place = lambda tree, sharding: jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-    )
     stage = self.algorithm.stage(step)
-    state = place(self.shapes(), parallel.replicated(self.mesh))
-    batch = place(batch_shapes(stage, channels), parallel.batched(self.mesh, lead=1))
+    examples = parallel.batched(self.mesh, lead=1)
+    batch = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=examples),
+      batch_shapes(stage, channels),
+    )
     with jax.set_mesh(self.mesh):
-      return self.step.__wrapped__.lower(state, batch, stage)
+      return self.step.__wrapped__.lower(self.shapes(), batch, stage)
+
+
+def state_shapes(algorithm: Algorithm, mesh: Mesh) -> Any:
+  """Return the tree of shapes of an algorithm's state on a mesh, with their shardings."""
+  with jax.set_mesh(mesh):
+    shapes = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    shapes,
+    parallel.sliced(mesh, shapes),
+  )
 
 
 def batch_shapes(stage: Stage, channels: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -218,22 +228,23 @@ def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None
       f'use a multiple of {mesh.size}.'
     )
   everywhere, examples = parallel.replicated(mesh), parallel.batched(mesh, lead=1)
+  state = jax.tree.map(lambda x: x.sharding, state_shapes(algorithm, mesh))
   # Initialisation runs once: on CPUs, optimising its code costs more than it saves.
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
   quick = {'xla_backend_optimization_level': 0} if on_cpu else None
   jitted = {
-    'init': jax.jit(algorithm.init, out_shardings=everywhere, compiler_options=quick),
+    'init': jax.jit(algorithm.init, out_shardings=state, compiler_options=quick),
     'step': jax.jit(
       algorithm.step,
       static_argnums=2,
       donate_argnums=0,
-      in_shardings=(everywhere, examples),
-      out_shardings=everywhere,
+      in_shardings=(state, examples),
+      out_shardings=(state, everywhere),
     ),
     'probe': jax.jit(
-      algorithm.probe, in_shardings=(everywhere, examples, examples), out_shardings=everywhere
+      algorithm.probe, in_shardings=(state, examples, examples), out_shardings=everywhere
     ),
-    'gen': jax.jit(algorithm.generator, in_shardings=everywhere, out_shardings=everywhere),
+    'gen': jax.jit(algorithm.generator, in_shardings=(state,), out_shardings=everywhere),
   }
   generator = module.make_generator(algorithm.architecture())
   return Program(

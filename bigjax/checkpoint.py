@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import NamedSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from bigjax import utils
@@ -152,20 +151,19 @@ class Checkpoints:
     """Return the steps of the finished checkpoints, ascending."""
     return sorted(self._manager.all_steps())
 
-  def restore_latest(
-    self, like: Any, sharding: NamedSharding, warn: Callable[[str], None]
-  ) -> tuple[Any, dict] | None:
+  def restore_latest(self, like: Any, warn: Callable[[str], None]) -> tuple[Any, dict] | None:
     """Return (state, meta) of the newest readable checkpoint, or None where there is none.
 
     One that cannot be read is named through `warn`, and the one before it is tried. The state may
     come from another number of devices.
 
     Args:
-      like: the state, or its shapes.
-      sharding: of every leaf.
+      like: the state, or its shapes, with the shardings that the restored one shall have.
     Raises:
       UserError: there are checkpoints and none can be read, or they are of another format or tree.
     """
+    shardings = {path: leaf.sharding for path, leaf in utils.flat(like).items()}
+    placed = lambda path, x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[path])
     tried = []
     for step in reversed(self.steps()):
       try:
@@ -175,9 +173,7 @@ class Checkpoints:
         _check_format(meta, step)
         shapes = jax.eval_shape(to_plain, like)
         _check_shapes(_stored_shapes(self.root / str(step) / 'state'), shapes)
-        target = jax.tree.map(
-          lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
-        )
+        target = utils.map_paths(placed, shapes)
         plain = self._manager.restore(
           step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
         )['state']

@@ -22,7 +22,7 @@ import safetensors.numpy
 
 import bigjax
 from bigjax import card as cards
-from bigjax import checkpoint, pth, spectral, transfer, utils
+from bigjax import checkpoint, linalg, pth, spectral, transfer, utils
 from bigjax.algorithms import biggan as algorithm
 from bigjax.models import biggan, biggan_deep
 
@@ -290,7 +290,7 @@ def vectors_in(params: Any, us: Mapping[str, np.ndarray]) -> spectral.SpectralSt
   """Return the state of spectral norm that belongs to weights and stored vectors u."""
   ws = utils.flat(params)
   vs = {
-    p: spectral.left(spectral.matrix(p, jnp.asarray(ws[p])), jnp.asarray(u)) for p, u in us.items()
+    p: spectral.left(spectral.kernel(p, jnp.asarray(ws[p])), jnp.asarray(u)) for p, u in us.items()
   }
   return spectral.SpectralState(utils.nest(us), utils.nest(vs))
 
@@ -472,7 +472,7 @@ def leading_vectors(params: Any) -> spectral.SpectralState:
   us, vs = {}, {}
   for path, w in utils.flat(params).items():
     if spectral.spec()(path, w):
-      m = np.asarray(spectral.matrix(path, w), np.float64)
+      m = np.asarray(linalg.matrix(spectral.kernel(path, w)), np.float64)
       rows, columns = m.shape
       top = np.linalg.eigh(m @ m.T if rows < columns else m.T @ m)[1][:, -1]
       u = top @ m if rows < columns else top

@@ -11,31 +11,23 @@ import optax
 from bigjax import linalg, parallel, singular, utils
 
 
-def orthogonal_grad(w: jax.Array, shared: bool = False) -> jax.Array:
+def orthogonal_grad(w: jax.Array) -> jax.Array:
   """Return the gradient of `regularizers.orthogonal`: 4 (W W^T W - W diag(n)).
 
-  n_j are the squared filter norms. The product goes through the Gram matrix of the small side.
-
-  Args:
-    w: a kernel [..., out].
-    shared: let each device compute a part of it, along the long side, where that pays.
+  n_j are the squared filter norms. Of a kernel [..., out] that is not sliced, the product goes
+  through the Gram matrix of the small side.
   """
-  m = linalg.matrix(w)
-  wide = m.shape[0] < m.shape[1]
-  long = m.T if wide else m  # [long side, short side]
 
   def of_rows(part, total):
-    product = linalg.dot(part, total(linalg.dot(part.T, part)))
-    squares = jnp.square(part)
-    norms = squares.sum(1, keepdims=True) if wide else total(squares.sum(0, keepdims=True))
-    return 4 * (product - part * norms)
+    m = linalg.matrix(part)
+    if m.shape[0] < m.shape[1] and part.shape == w.shape:
+      product = linalg.dot(linalg.dot(m, m.T), m)
+    else:
+      product = linalg.dot(m, total(linalg.dot(m.T, m)))
+    norms = total(jnp.square(m).sum(0, keepdims=True))
+    return (4 * (product - m * norms)).reshape(part.shape)
 
-  pays = shared and m.size * min(m.shape) >= SHARED
-  grad = parallel.over_rows(of_rows, long) if pays else of_rows(long, lambda x: x)
-  return (grad.T if wide else grad).reshape(w.shape)
-
-
-SHARED = 2**26  # multiply-adds of a product from which on devices share it
+  return parallel.over_slices(of_rows, w)
 
 
 def _per_tensor(
@@ -54,7 +46,7 @@ def _per_tensor(
 
 
 def add_orthogonal_penalty(
-  beta: float, mask: Callable[[str, Any], bool], shared: bool = False
+  beta: float, mask: Callable[[str, Any], bool]
 ) -> optax.GradientTransformation:
   """Add the gradient of beta |W^T W * (1 - I)|_F^2 (BigGAN Eq. 3) to the updates; first in a chain.
 
@@ -62,9 +54,8 @@ def add_orthogonal_penalty(
     beta: strength; the paper's 1e-4. BigGAN-PyTorch applies half of Eq. 3's gradient: its 1e-4 is
     5e-5.
     mask: (path, leaf) -> whether the tensor is penalised.
-    shared: see `orthogonal_grad`.
   """
-  penalised = lambda g, w: g + beta * orthogonal_grad(w, shared)
+  penalised = lambda g, w: g + beta * orthogonal_grad(w)
   return _per_tensor('add_orthogonal_penalty', mask, jax.named_call(penalised, name='penalty'))
 
 

@@ -19,18 +19,48 @@ from jax.sharding import PartitionSpec as P
 
 from bigjax import utils
 
-DATA = 'data'
+GROUP, SLICE = 'group', 'slice'
+DATA = (GROUP, SLICE)  # examples are split over both
+
+MOST_SLICES = 128  # of a weight: the channels of wide layers divide by it, those of pods do not
+LEAST_SLICED = 4096  # elements
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Return the one-axis mesh over these devices (default: all of them, on all hosts)."""
+  """Return the mesh over these devices (default: all of them, on all hosts)."""
   devices = jax.devices() if devices is None else devices
-  return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
+  num = len(devices)
+  slices = max(n for n in range(1, min(num, MOST_SLICES) + 1) if num % n == 0)
+  auto = (AxisType.Auto, AxisType.Auto)
+  return jax.make_mesh((num // slices, slices), DATA, axis_types=auto, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of state: every device holds all of it."""
+  """The sharding of what every device holds all of."""
   return NamedSharding(mesh, P())
+
+
+def _slice_spec(x: Any, slices: int) -> P:
+  """Return how an array is sliced: a kernel [..., in, out] or table along `in`, if that divides."""
+  divides = x.ndim >= 2 and x.size >= LEAST_SLICED and x.shape[-2] % slices == 0
+  return P(*[None] * (x.ndim - 2), SLICE) if divides else P()
+
+
+def sliced(mesh: Mesh, tree: Any) -> Any:
+  """Return the shardings of state: of large arrays, each device of a group holds one slice.
+
+  What a step does with weights, gradients, moments and averages alone, each device then does with
+  its slices (Rajbhandari et al. 2020, ZeRO; Xu et al. 2020).
+  """
+  slices = mesh.shape[SLICE]
+  return jax.tree.map(lambda x: NamedSharding(mesh, _slice_spec(x, slices)), tree)
+
+
+def whole(tree: Any) -> Any:
+  """Gather slices: every device gets all of every array."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return tree
+  return jax.tree.map(lambda x: lax.with_sharding_constraint(x, P()), tree)
 
 
 def batched(mesh: Mesh, lead: int = 0) -> NamedSharding:
@@ -51,7 +81,7 @@ def to_global(mesh: Mesh, batch: Any) -> Any:
 
 
 def _in_shard_map() -> bool:
-  return DATA in jax.sharding.get_abstract_mesh().manual_axes
+  return SLICE in jax.sharding.get_abstract_mesh().manual_axes
 
 
 def shard_examples(tree: Any, lead: int = 0) -> Any:
@@ -139,7 +169,7 @@ def own(x: jax.Array) -> jax.Array:
 
   The gradient is then summed over the devices once, here, and not wherever `x` is used.
   """
-  if not _in_shard_map() or DATA in jax.typeof(x).manual_axis_type.varying:
+  if not _in_shard_map() or SLICE in jax.typeof(x).manual_axis_type.varying:
     return x
   return lax.pcast(x, DATA, to='varying')
 
@@ -168,25 +198,29 @@ def in_parts(fn: Callable[[Any], Any], num: int, xs: Any) -> Any:
   return jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), out)
 
 
-def over_rows(fn: Callable[[jax.Array, Callable], jax.Array], x: jax.Array) -> jax.Array:
-  """Return `fn(x, total)` computed by all devices, each for some of the rows of x.
+def over_slices(fn: Callable[[jax.Array, Callable], jax.Array], x: jax.Array) -> jax.Array:
+  """Return `fn(x, total)`, computed by each device for its slice of x alone.
 
   Args:
-    fn: (rows [n, ...], total) -> [n, ...], where `total` adds up what it is given over all rows;
-      each row of the result depends on its own row and on such totals.
-    x: the same on all devices, [N, ...]. Where N does not divide, every device computes all.
+    fn: (slice [..., n, out], total) -> the same shape, where `total` adds up what it is given over
+      all slices; each row of the result depends on its own row and on such totals.
+    x: kernel [..., in, out]. One that is not sliced is taken whole.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1 or _in_shard_map() or x.shape[0] % mesh.size:
+  spec = P() if mesh.empty else _slice_spec(x, mesh.shape[SLICE])
+  if spec == P():
     return fn(x, lambda part: part)
+  mapped = lambda part: fn(part, lambda x: lax.psum(x, SLICE))
+  return jax.shard_map(mapped, in_specs=spec, out_specs=spec)(x)
 
-  def mapped(x):
-    num = x.shape[0] // mesh.size
-    rows = lax.dynamic_slice_in_dim(x, lax.axis_index(DATA) * num, num)
-    part = fn(rows, lambda part: lax.psum(part, DATA))
-    return lax.all_gather(part, DATA, tiled=True, to='invarying')
 
-  return jax.shard_map(mapped, in_specs=P(), out_specs=P())(x)
+def _mean_slice(x: jax.Array) -> jax.Array:
+  """Return this device's slice of the mean of x over the devices."""
+  slices = lax.axis_size(SLICE)
+  if _slice_spec(x, slices) == P():
+    return lax.pmean(x, DATA)
+  x = lax.psum_scatter(x, SLICE, scatter_dimension=x.ndim - 2, tiled=True)
+  return lax.pmean(x / slices, GROUP)
 
 
 def value_and_grad(loss: Callable[[Any, Any, Any], tuple[jax.Array, dict]]) -> Callable:
@@ -197,15 +231,32 @@ def value_and_grad(loss: Callable[[Any, Any, Any], tuple[jax.Array, dict]]) -> C
     `batch`.
   Returns:
     (params, shared, batch) -> ((scalar, {name: scalar}), grads): means over the global batch,
-    float32, equal on all devices. `params` and `shared` are whole trees, `batch` leaves are [B,
-    ...]; `shared` is not differentiated.
+    float32, the scalars equal on all devices, gradients sliced. `params` and `shared` are whole
+    trees, `batch` leaves are [B, ...]; `shared` is not differentiated.
   """
 
   def local(params, shared, batch):
     params = jax.tree.map(own, params)  # the gradient stays local until the float32 mean below
-    return jax.value_and_grad(loss, has_aux=True)(params, shared, batch)
+    out = jax.value_and_grad(loss, has_aux=True)(params, shared, batch)
+    return jax.tree.map(utils.at_least_float32, out)
 
-  return over_batch(local)
+  def mapped(params, shared, batch):
+    scalars, grads = local(params, shared, batch)
+    return _mean(scalars), jax.tree.map(_mean_slice, grads)
+
+  def run(params, shared, batch):
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+      return local(params, shared, batch)
+    slices = jax.tree.map(lambda x: _slice_spec(x, mesh.shape[SLICE]), params)
+    specs = {'in_specs': (P(), P(), P(DATA)), 'out_specs': (P(), slices)}
+    return jax.shard_map(mapped, **specs)(params, shared, batch)
+
+  return run
+
+
+def _mean(tree: Any) -> Any:
+  return jax.tree.map(lambda x: lax.pmean(x, DATA), tree)
 
 
 def over_batch(fn: Callable[..., Any]) -> Callable:
@@ -214,12 +265,10 @@ def over_batch(fn: Callable[..., Any]) -> Callable:
   def wide(params, shared, batch):
     return jax.tree.map(utils.at_least_float32, fn(params, shared, batch))
 
-  def mapped(params, shared, batch):
-    return jax.tree.map(lambda x: lax.pmean(x, DATA), wide(params, shared, batch))
-
   def run(params, shared, batch):
     if jax.sharding.get_abstract_mesh().empty:
       return wide(params, shared, batch)
+    mapped = lambda *args: _mean(wide(*args))
     specs = (P(), P(), P(DATA))
     return jax.shard_map(mapped, in_specs=specs, out_specs=P())(params, shared, batch)
 

@@ -41,35 +41,39 @@ def spec(embeddings: bool = False) -> Spec:
   return lambda path, leaf: path.rsplit('/', 1)[-1] in names
 
 
-def matrix(path: str, w: jax.Array) -> jax.Array:
-  """Return a tensor as the matrix [in, out] that is normalised.
+def kernel(path: str, w: jax.Array) -> jax.Array:
+  """Return a tensor as the kernel [..., out] that is normalised, seen as M [in, out].
 
   The rows of a class table are its outputs, as in PyTorch.
   """
-  m = linalg.matrix(w)
-  return m.T if utils.is_table(path) else m
+  return w.T if utils.is_table(path) else w
 
 
 def _unit(x: jax.Array, eps: float) -> jax.Array:
   return x / jnp.maximum(jnp.linalg.norm(x), eps)
 
 
-def left(m: jax.Array, u: jax.Array, eps: float = 1e-4) -> jax.Array:
-  """Return v = M u / max(|M u|, eps) for M [in, out]: the first half of a power iteration."""
-  return _unit(linalg.dot(m, u), eps)
+def left(w: jax.Array, u: jax.Array, eps: float = 1e-4) -> jax.Array:
+  """Return v = M u / max(|M u|, eps) [in] for a kernel: the first half of a power iteration."""
+  return _unit((w * u.reshape(*[1] * (w.ndim - 1), -1)).sum(-1).reshape(-1), eps)
 
 
-def right(m: jax.Array, v: jax.Array, eps: float = 1e-4) -> jax.Array:
-  """Return u = v M / max(|v M|, eps): the second half."""
-  return _unit(linalg.dot(v, m), eps)
+def _image(w: jax.Array, v: jax.Array) -> jax.Array:
+  """Return v M [out]; not as a matrix product, which would have slices of `w` gathered first."""
+  return (w * v.reshape(*w.shape[:-1], 1)).sum(range(w.ndim - 1))
 
 
-def sigma(m: jax.Array, v: jax.Array) -> jax.Array:
+def right(w: jax.Array, v: jax.Array, eps: float = 1e-4) -> jax.Array:
+  """Return u = v M / max(|v M|, eps) [out]: the second half."""
+  return _unit(_image(w, v), eps)
+
+
+def sigma(w: jax.Array, v: jax.Array) -> jax.Array:
   """Return |v M|, the estimate v M u of the largest singular value with u = v M / |v M|.
 
   Gradient flows through M only; that of the norm, v u^T, is what it is with u held constant.
   """
-  return jnp.linalg.norm(linalg.dot(lax.stop_gradient(v), m))
+  return jnp.linalg.norm(_image(w, lax.stop_gradient(v)))
 
 
 def track(which: Spec, eps: float = 1e-4) -> optax.GradientTransformation:
@@ -88,9 +92,9 @@ def track(which: Spec, eps: float = 1e-4) -> optax.GradientTransformation:
     us, vs = {}, {}
     for path, w in utils.flat(params).items():
       if which(path, w):
-        m = matrix(path, w)
+        m = kernel(path, w)
         key = jax.random.fold_in(jax.random.key(0), utils.stable_hash(path))
-        us[path] = _unit(jax.random.normal(key, m.shape[1:], m.dtype), eps)
+        us[path] = _unit(jax.random.normal(key, m.shape[-1:], m.dtype), eps)
         vs[path] = left(m, us[path], eps)
     return SpectralState(utils.nest(us), utils.nest(vs))
 
@@ -99,9 +103,9 @@ def track(which: Spec, eps: float = 1e-4) -> optax.GradientTransformation:
       raise ValueError('spectral.track needs the parameters: call tx.update(grads, state, params).')
     old, new = utils.flat(params), utils.flat(optax.apply_updates(params, updates))
     us = {
-      path: right(matrix(path, old[path]), v, eps) for path, v in utils.flat(state.sn_v).items()
+      path: right(kernel(path, old[path]), v, eps) for path, v in utils.flat(state.sn_v).items()
     }
-    vs = {path: left(matrix(path, new[path]), u, eps) for path, u in us.items()}
+    vs = {path: left(kernel(path, new[path]), u, eps) for path, u in us.items()}
     return updates, SpectralState(utils.nest(us), utils.nest(vs))
 
   return optax.GradientTransformation(init, jax.named_call(update, name='spectral_norm'))
@@ -125,7 +129,7 @@ def normalize(params: Any, state: SpectralState) -> Any:
     if path not in vs:
       return w
     v = lax.stop_gradient(vs[path])
-    image = linalg.dot(v, matrix(path, lax.stop_gradient(w)))
+    image = _image(kernel(path, lax.stop_gradient(w)), v)
     sigma = jnp.linalg.norm(image)
     u = image / jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny)
     if utils.is_table(path):
@@ -163,7 +167,7 @@ _quotient.defvjp(_quotient_forward, _quotient_backward)
 def sigmas(params: Any, state: SpectralState) -> dict[str, jax.Array]:
   """Return the estimated norm of every tracked tensor by path."""
   ws = utils.flat(params)
-  return {path: sigma(matrix(path, ws[path]), v) for path, v in utils.flat(state.sn_v).items()}
+  return {path: sigma(kernel(path, ws[path]), v) for path, v in utils.flat(state.sn_v).items()}
 
 
 def norm(w: jax.Array, squarings: int = 16) -> jax.Array:

@@ -425,8 +425,7 @@ def restore(
   Raises:
     UserError: the checkpoint was written under another config.
   """
-  everywhere = parallel.replicated(program.mesh)
-  restored = checkpoints.restore_latest(program.shapes(), everywhere, warn=say)
+  restored = checkpoints.restore_latest(program.shapes(), warn=say)
   if restored is None:
     return None
   state, meta = restored

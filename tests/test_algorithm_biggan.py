@@ -15,7 +15,7 @@ import optax
 import pytest
 from scipy import stats
 
-from bigjax import build, layers, optim, parallel, regularizers, spectral, utils
+from bigjax import build, layers, linalg, optim, parallel, regularizers, spectral, utils
 from bigjax import config as configs
 from bigjax.algorithms import base
 from bigjax.algorithms import biggan as algorithm
@@ -105,7 +105,7 @@ def random_like(shapes, dtype=np.float64, seed=0):
 def top_vectors(params, which):
   """The spectral state in which sigma is the norm."""
   vs = {
-    path: np.linalg.svd(np.asarray(spectral.matrix(path, w)), full_matrices=False)[0][:, 0]
+    path: np.linalg.svd(np.asarray(linalg.matrix(spectral.kernel(path, w))), full_matrices=False)[0][:, 0]
     for path, w in utils.flat(params).items()
     if which(path, w)
   }
@@ -644,7 +644,7 @@ def everything():
     'image': rng.integers(0, 256, (1, 16, 8, 8, 1)).astype(np.uint8),
     'label': rng.integers(0, CLASSES, (1, 16)).astype(np.int32),
   }
-  state = jax.device_put(state, parallel.replicated(program.mesh))
+  state = jax.device_put(state, parallel.sliced(program.mesh, state))
   state, metrics = program.step(state, batch, program.algorithm.stage(0))
   return jax.device_get(metrics), before, plain(state)
 
@@ -682,7 +682,7 @@ def test_probe_reports_three_singular_values_of_every_normalised_tensor():
       want |= {f'sigma{i}_{name}/{path}': value for i, value in enumerate(values[:3])}
     want[f'sigma_max_{name}'] = max(want[f'sigma0_{name}/{path}'] for path in weights)
     want[f'weight_norm_{name}'] = norm(params)
-  state = jax.device_put(state, parallel.replicated(program.mesh))
+  state = jax.device_put(state, parallel.sliced(program.mesh, state))
   batch = {
     'image': np.zeros((2, 16, 16, 16, 1), np.uint8),
     'label': np.zeros((2, 16), np.int32),

@@ -38,8 +38,11 @@ def state(program):
   return jax.tree.map(fill, program.shapes())
 
 
-def single():
-  return parallel.replicated(parallel.make_mesh(jax.devices()[:1]))
+def on_devices(num, like):
+  """Shapes with the shardings of a state on so many devices."""
+  mesh = parallel.make_mesh(jax.devices()[:num])
+  place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+  return jax.tree.map(place, like, parallel.sliced(mesh, like))
 
 
 def small(value):
@@ -68,13 +71,13 @@ def save(workdir, steps, **options):
   checkpoints.close()
 
 
-def restore(workdir, like=None, sharding=None):
-  """Return (restored, warnings)."""
+def restore(workdir, like=None, num=1):
+  """Return (restored, warnings), restored on so many devices."""
   warnings = []
   checkpoints = checkpoint.Checkpoints(str(workdir))
   like = jax.eval_shape(lambda: small(0)[0]) if like is None else like
   try:
-    return checkpoints.restore_latest(like, sharding or single(), warnings.append), warnings
+    return checkpoints.restore_latest(on_devices(num, like), warnings.append), warnings
   finally:
     checkpoints.close()
 
@@ -189,18 +192,19 @@ def test_only_the_latest_stay_by_default(tmp_path):
 
 @pytest.mark.parametrize('saved_on', [1, 8])
 def test_restore_on_other_numbers_of_devices(tmp_path, program, state, saved_on):
-  sharding = lambda n: parallel.replicated(parallel.make_mesh(jax.devices()[:n]))
+  sharding = lambda n: parallel.sliced(parallel.make_mesh(jax.devices()[:n]), state)
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   checkpoints.save(3, jax.device_put(state, sharding(saved_on)), small(0)[1], {})
   checkpoints.close()
   for num in (1, 2, 8):
-    (restored, meta), warnings = restore(tmp_path, program.shapes(), sharding(num))
+    (restored, meta), warnings = restore(tmp_path, program.shapes(), num)
     assert_equal(restored, state)
     assert meta['step'] == 3 and not warnings
     leaves = utils.flat(restored)
     leaves.pop('key')  # wrapped anew; jit moves it where the rest is
+    wanted = utils.flat(sharding(num))
     for path, leaf in leaves.items():
-      assert leaf.sharding.is_equivalent_to(sharding(num), leaf.ndim), path
+      assert leaf.sharding.is_equivalent_to(wanted[path], leaf.ndim), path
       assert len(leaf.sharding.device_set) == num, path
 
 
@@ -299,7 +303,7 @@ def test_training_moves_a_damaged_latest_aside_and_writes_it_anew(tmp_path, work
   assert (copy / 'corrupt' / '4' / 'state').is_dir()
   checkpoints.save(4, {**state, 'step': jnp.int32(4)}, small(0)[1], {})
   checkpoints.close()
-  (restored, _), warnings = restore(copy, program.shapes(), single())
+  (restored, _), warnings = restore(copy, program.shapes())
   assert int(restored['step']) == 4 and not warnings
 
 
@@ -355,7 +359,7 @@ def test_generator_of_a_run_is_that_of_its_state(workdir, program):
   """Averaged weights, normalisation folded in, with untruncated statistics from the evaluation."""
   gen, step = checkpoint.restore_generator(str(workdir))
   assert step == 4 and gen['knots'].tolist() == [np.inf]
-  (state, _), _ = restore(workdir, program.shapes(), single())
+  (state, _), _ = restore(workdir, program.shapes())
   shared = utils.flat(state['ema'])['shared/embedding']  # the one weight without spectral norm
   np.testing.assert_array_equal(gen['params']['shared']['embedding'], shared)
   kernel = np.asarray(utils.flat(state['ema'])['output/conv/kernel'], np.float64)

@@ -47,7 +47,7 @@ def to_numpy(state):
 
 def on_device(program, state):
   state = {**state, 'key': jax.random.wrap_key_data(state['key'])}
-  return jax.device_put(state, parallel.replicated(program.mesh))
+  return jax.device_put(state, parallel.sliced(program.mesh, state))
 
 
 @pytest.mark.parametrize('name', CONFIGS)

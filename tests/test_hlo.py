@@ -140,7 +140,7 @@ def test_flops_of_compiled_programs_are_those_traced(mesh, of):
 
 def test_collectives_are_found_wherever_the_compiler_put_them(mesh):
   def run(x):
-    return jax.shard_map(lambda x: lax.psum(x, parallel.DATA), in_specs=P('data'), out_specs=P())(x)
+    return jax.shard_map(lambda x: lax.psum(x, parallel.DATA), in_specs=P(parallel.DATA), out_specs=P())(x)
 
   x = jax.ShapeDtypeStruct((16, 256), jnp.float32, sharding=parallel.batched(mesh))
   with jax.set_mesh(mesh):

@@ -373,24 +373,25 @@ def test_ema_after_its_start_decays():
   assert average['a'].dtype == jnp.float32
 
 
-@pytest.mark.parametrize('shape', [(3, 3, 16, 24), (6, 512), (1, 1, 24, 8)])
-def test_devices_share_the_penalty(monkeypatch, shape):
-  """Along the long side, each its part: the gradient is that of one device."""
-  monkeypatch.setattr(optim, 'SHARED', 0)
+@pytest.mark.parametrize('shape', [(3, 3, 32, 24), (16, 512), (1, 1, 64, 96)])
+def test_devices_share_the_penalty(shape):
+  """Each computes its slice: the gradient is that of one device."""
   w = rand(*shape)
-  with jax.set_mesh(parallel.make_mesh()):
-    text = jax.jit(lambda w: optim.orthogonal_grad(w, shared=True)).lower(w).as_text()
-    shared = jax.jit(lambda w: optim.orthogonal_grad(w, shared=True))(w)
+  mesh = parallel.make_mesh()
+  place = parallel.sliced(mesh, w)
+  with jax.set_mesh(mesh):
+    grad = jax.jit(optim.orthogonal_grad, in_shardings=place)
+    text, shared = grad.lower(w).compile().as_text(), grad(w)
   np.testing.assert_allclose(shared, dense_grad(w), rtol=2e-4, atol=1e-3)
-  assert 'all_gather' in text and 'all_reduce' in text
+  assert shared.sharding.is_equivalent_to(place, w.ndim)
+  assert 'all-reduce' in text and 'all-gather' not in text
 
 
-def test_a_matrix_that_does_not_divide_is_not_shared(monkeypatch):
-  monkeypatch.setattr(optim, 'SHARED', 0)
-  w = rand(5, 7)
+def test_a_matrix_that_does_not_divide_is_not_shared():
+  w = rand(100, 70)
   with jax.set_mesh(parallel.make_mesh()):
-    text = jax.jit(lambda w: optim.orthogonal_grad(w, shared=True)).lower(w).as_text()
-  assert 'all_gather' not in text
+    text = jax.jit(optim.orthogonal_grad).lower(w).compile().as_text()
+  assert 'all-reduce' not in text
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, 1e30])

@@ -122,8 +122,8 @@ def test_group_mean_values(size):
   with on(4):
     mapped = jax.shard_map(
       lambda x: jnp.broadcast_to(parallel.group_mean(x, size), x.shape),
-      in_specs=P('data'),
-      out_specs=P('data'),
+      in_specs=P(parallel.DATA),
+      out_specs=P(parallel.DATA),
     )
     got = jax.jit(mapped)(jnp.asarray(x))
   np.testing.assert_allclose(got, groups_reference(x, size or B), atol=1e-6)
@@ -187,10 +187,10 @@ def test_groups_that_do_not_line_up_are_refused(num_devices, size, message):
 
 def test_mesh_and_shardings():
   mesh = parallel.make_mesh()
-  assert mesh.axis_names == ('data',) and mesh.devices.size == 8
+  assert mesh.axis_names == parallel.DATA and dict(mesh.shape) == {'group': 1, 'slice': 8}
   assert parallel.replicated(mesh).spec == P()
-  assert parallel.batched(mesh).spec == P('data')
-  assert parallel.batched(mesh, lead=1).spec == P(None, 'data')
+  assert parallel.batched(mesh).spec == P(parallel.DATA)
+  assert parallel.batched(mesh, lead=1).spec == P(None, parallel.DATA)
 
 
 @pytest.mark.parametrize('num_devices', [1, 8])
@@ -219,7 +219,7 @@ def test_to_global_places_minibatches_over_the_devices():
   placed = parallel.to_global(mesh, batch)
   for name, want in batch.items():
     got = placed[name]
-    assert got.dtype == want.dtype and got.sharding.spec == P(None, 'data')
+    assert got.dtype == want.dtype and got.sharding.spec == P(None, parallel.DATA)
     np.testing.assert_array_equal(got, want)
     for i, shard in enumerate(sorted(got.addressable_shards, key=lambda s: s.index[1].start or 0)):
       np.testing.assert_array_equal(shard.data, want[:, 2 * i : 2 * i + 2])
@@ -230,7 +230,7 @@ def test_shard_examples():
   assert parallel.shard_examples(tree, lead=1) is tree  # no mesh: nothing to do
   with on(8):
     got = jax.jit(lambda t: parallel.shard_examples(t, lead=1))(tree)
-  assert got['z'].sharding.spec == P(None, 'data')
+  assert got['z'].sharding.is_equivalent_to(parallel.batched(parallel.make_mesh(), 1), 3)
   assert {s.data.shape for s in got['z'].addressable_shards} == {(2, B // 8, 3)}
   np.testing.assert_array_equal(jax.random.key_data(got['keys']), jax.random.key_data(tree['keys']))
 

@@ -93,20 +93,20 @@ def test_halves_make_one_iteration_of_the_reference():
   w2 = w.reshape(36, 6)
   v_ref = unit(w2 @ u)
   u_ref = unit(v_ref @ w2)
-  m = spectral.matrix('conv/kernel', jnp.asarray(w, jnp.float32))
+  m = spectral.kernel('conv/kernel', jnp.asarray(w, jnp.float32))
   v = spectral.left(m, jnp.asarray(u, jnp.float32))
   np.testing.assert_allclose(v, v_ref, atol=1e-6)
   np.testing.assert_allclose(spectral.right(m, v), u_ref, atol=1e-6)
   np.testing.assert_allclose(spectral.sigma(m, v), v_ref @ w2 @ u_ref, rtol=1e-6)
 
 
-def test_matrix_of_a_kernel_and_of_a_class_table():
+def test_kernel_of_a_kernel_and_of_a_class_table():
   # The filters of a kernel are its outputs, the classes of a table its: PyTorch's [n, features].
   w = jnp.asarray(rand(3, 3, 2, 5), jnp.float32)
-  np.testing.assert_array_equal(spectral.matrix('a/conv/kernel', w), w.reshape(18, 5))
+  np.testing.assert_array_equal(spectral.kernel('a/conv/kernel', w), w)
   table = jnp.asarray(rand(7, 4), jnp.float32)
-  np.testing.assert_array_equal(spectral.matrix('embed/embedding', table), table.T)
-  np.testing.assert_array_equal(spectral.matrix('linear/kernel', table), table)
+  np.testing.assert_array_equal(spectral.kernel('embed/embedding', table), table.T)
+  np.testing.assert_array_equal(spectral.kernel('linear/kernel', table), table)
 
 
 def test_class_table_has_one_u_per_class():
@@ -454,7 +454,7 @@ def test_gradient_through_sigma_is_that_of_autodiff(x64, path, shape):
   v = utils.flat(state.sn_v)[path]
   loss = lambda y: jnp.sin(y * weigh).sum()
   ours = lambda params: loss(utils.flat(spectral.normalize(params, state))[path])
-  plain = lambda w: loss(w / spectral.sigma(spectral.matrix(path, w), v))
+  plain = lambda w: loss(w / spectral.sigma(spectral.kernel(path, w), v))
   np.testing.assert_allclose(ours(params), plain(w), rtol=1e-12)
   np.testing.assert_allclose(
     utils.flat(jax.grad(ours)(params))[path], jax.grad(plain)(w), rtol=1e-9, atol=1e-12

@@ -138,7 +138,7 @@ def step_on(num_devices, config, plain, batch):
   """Return (state, metrics) after one step from a plain saved state, on this many devices."""
   program = build.make(config, jax.devices()[:num_devices])
   state = checkpoint.from_plain(utils.nest(plain), program.shapes())
-  state = jax.device_put(state, parallel.replicated(program.mesh))
+  state = jax.device_put(state, parallel.sliced(program.mesh, state))
   state, metrics = program.step(state, batch, program.algorithm.stage(0))
   return utils.flat(jax.device_get(checkpoint.to_plain(state))), jax.device_get(metrics)
 

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bigjax import build, checkpoint, convert, spectral, train, transfer, utils
+from bigjax import build, checkpoint, convert, linalg, spectral, train, transfer, utils
 from bigjax import card as cards
 from bigjax import config as configs
 
@@ -290,7 +290,7 @@ def test_spectral_vectors_belong_to_the_loaded_weights(begun, fresh):
     before = spectral.vectors(fresh['players'][player]['opt'])
     params, us = utils.flat(state['players'][player]['params']), utils.flat(vectors.sn_u)
     for path, v in utils.flat(vectors.sn_v).items():
-      m = np.asarray(spectral.matrix(path, params[path]), np.float64)
+      m = np.asarray(linalg.matrix(spectral.kernel(path, params[path])), np.float64)
       wanted = m @ np.asarray(us[path], np.float64)
       wanted /= max(np.linalg.norm(wanted), 1e-4)
       np.testing.assert_allclose(v, wanted, rtol=0, atol=1e-5, err_msg=path)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax import optim, spectral, utils
+from bigjax import optim, parallel, spectral, utils
 from bigjax.latents import How
 
 Array = jax.Array
@@ -78,11 +78,11 @@ class Player:
     """Return the weights as the network uses them, and gradient of those -> gradient of params."""
     vectors = spectral.vectors(player['opt'])
     weights, back = jax.vjp(lambda p: spectral.normalize(p, vectors), player['params'])
-    return weights, lambda grads: back(grads)[0]
+    return parallel.whole(weights), lambda grads: back(grads)[0]
 
   def normalized(self, player: dict[str, Any]) -> Any:
     """Return the weights as the network uses them: spectrally normalised."""
-    return spectral.normalize(player['params'], spectral.vectors(player['opt']))
+    return parallel.whole(spectral.normalize(player['params'], spectral.vectors(player['opt'])))
 
 
 def replace(params: Any, given: Mapping[str, Array]) -> Any:

@@ -206,7 +206,8 @@ class BigGAN:
     return state, metrics
 
   def probe(self, state: State, batch: dict[str, Array], held_out: dict[str, Array]) -> Metrics:
-    gen, disc = state['players']['gen'], state['players']['disc']
+    players = parallel.whole(state['players'])
+    gen, disc = players['gen'], players['disc']
     weights = {'gen': self.gen.normalized(gen), 'disc': self.disc.normalized(disc)}
     first = lambda tree: jax.tree.map(lambda x: x[0], tree)
     train, held_out = first(dict(batch)), first(dict(held_out))
@@ -229,7 +230,7 @@ class BigGAN:
     fresh = self.fresh(key, train['label'].shape, state['step'])
     examples = {'train': train, 'held_out': held_out, 'z': fresh['z'], 'y': fresh['y']}
     signs = parallel.over_batch(accuracies)({}, weights, examples)
-    for name, player in state['players'].items():
+    for name, player in players.items():
       estimates = spectral.sigmas(player['params'], spectral.vectors(player['opt']))
       signs[f'sigma_max_{name}'] = jnp.max(jnp.stack(list(estimates.values())))
       signs[f'weight_norm_{name}'] = optax.tree.norm(player['params'])
@@ -244,7 +245,7 @@ class BigGAN:
 
   def generator(self, state: State) -> Gen:
     return {
-      'params': spectral.fold(state['ema'], spectral.spec()),
+      'params': spectral.fold(parallel.whole(state['ema']), spectral.spec()),
       'stats': {},
       'knots': jnp.zeros((0,)),
     }
@@ -477,7 +478,7 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
   adam = utils.pick(opt.name, optim.OPTIMIZERS, 'optim.name')
   sigma_before, sigma_after = sigma_tools(opt)
   gen_tx = optax.chain(
-    optim.add_orthogonal_penalty(opt.ortho_beta, penalised, shared=run.forms != 'plain'),
+    optim.add_orthogonal_penalty(opt.ortho_beta, penalised),
     sigma_before,
     optim.guard(adam(opt.gen_lr, opt.b1, opt.b2, opt.eps)),
     sigma_after,
