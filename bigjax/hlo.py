@@ -308,11 +308,17 @@ def _cost(module: Module, computation: Computation, op: Instruction, times: int)
 
 
 def _group(op: Instruction) -> int:
-  """Return how many devices take part in a collective; 0 for all of them."""
+  """Return how many devices take part in a collective; 0 for all of them.
+
+  Groups are printed as lists, as an array of ids, or as axes of a mesh.
+  """
   if listed := op.attribute(r'replica_groups=\{\{([\d,]+)\}'):
     return len(listed.split(','))
   if iota := re.search(r'replica_groups=\[(\d+),(\d+)\]', op.text):
     return int(iota[2])
+  if mesh := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', op.text):
+    lengths = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+    return math.prod(int(lengths[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
   return 0
 
 

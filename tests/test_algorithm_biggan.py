@@ -105,7 +105,9 @@ def random_like(shapes, dtype=np.float64, seed=0):
 def top_vectors(params, which):
   """The spectral state in which sigma is the norm."""
   vs = {
-    path: np.linalg.svd(np.asarray(linalg.matrix(spectral.kernel(path, w))), full_matrices=False)[0][:, 0]
+    path: np.linalg.svd(np.asarray(linalg.matrix(spectral.kernel(path, w))), full_matrices=False)[
+      0
+    ][:, 0]
     for path, w in utils.flat(params).items()
     if which(path, w)
   }

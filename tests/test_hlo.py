@@ -59,6 +59,23 @@ def test_the_body_of_a_loop_counts_as_often_as_it_runs(step, trips):
   assert [array.num_bytes for array in reduce.wire] == [256]
 
 
+@pytest.mark.parametrize(
+  ('written', 'group'),
+  [
+    ('{}', 0),
+    ('{{0,1,2,3},{4,5,6,7}}', 4),
+    ('[2,4]<=[8]', 4),
+    ("mesh['a'=1,'b'=4,'c'=2], device_ids=([2,4]T(1,0)) {'b'}", 4),
+    ("mesh['a'=1,'b'=4,'c'=2] {'a','b','c'}", 8),
+  ],
+)
+def test_groups_of_a_collective_in_every_notation(written, group):
+  text = LOOP.replace('{{0,1},{2,3}}', written)
+  text = text.replace('STEP', '1').replace('FIRST', 's32[] constant(0)').replace(', CYCLES', '')
+  (cost,) = (c for c in hlo.costs(hlo.parse(text)) if c.collective)
+  assert cost.group == group
+
+
 def test_a_loop_of_unknown_length_is_an_error():
   with pytest.raises(ValueError, match=r'number of trips of %loop\.1'):
     hlo.costs(loop(first='s32[] convert(%p.1)'))
@@ -140,7 +157,9 @@ def test_flops_of_compiled_programs_are_those_traced(mesh, of):
 
 def test_collectives_are_found_wherever_the_compiler_put_them(mesh):
   def run(x):
-    return jax.shard_map(lambda x: lax.psum(x, parallel.DATA), in_specs=P(parallel.DATA), out_specs=P())(x)
+    return jax.shard_map(
+      lambda x: lax.psum(x, parallel.DATA), in_specs=P(parallel.DATA), out_specs=P()
+    )(x)
 
   x = jax.ShapeDtypeStruct((16, 256), jnp.float32, sharding=parallel.batched(mesh))
   with jax.set_mesh(mesh):

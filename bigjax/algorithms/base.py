@@ -53,6 +53,7 @@ class Player:
   """
 
   tx: optax.GradientTransformation
+  dtype: Any = jnp.float32  # that the network rounds its convolutions' kernels to
 
   def init(self, params: Any) -> dict[str, Any]:
     """Return the player's state around freshly initialised parameters."""
@@ -78,11 +79,12 @@ class Player:
     """Return the weights as the network uses them, and gradient of those -> gradient of params."""
     vectors = spectral.vectors(player['opt'])
     weights, back = jax.vjp(lambda p: spectral.normalize(p, vectors), player['params'])
-    return parallel.whole(weights), lambda grads: back(grads)[0]
+    return parallel.whole(weights, self.dtype), lambda grads: back(grads)[0]
 
   def normalized(self, player: dict[str, Any]) -> Any:
     """Return the weights as the network uses them: spectrally normalised."""
-    return parallel.whole(spectral.normalize(player['params'], spectral.vectors(player['opt'])))
+    weights = spectral.normalize(player['params'], spectral.vectors(player['opt']))
+    return parallel.whole(weights, self.dtype)
 
 
 def replace(params: Any, given: Mapping[str, Array]) -> Any:

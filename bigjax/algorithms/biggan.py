@@ -505,8 +505,8 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
     disc_net=network.Discriminator(
       **shared, widths=tuple(model.disc_widths), attention=tuple(model.disc_attention)
     ),
-    gen=Player(gen_tx),
-    disc=Player(disc_tx),
+    gen=Player(gen_tx, shared['dtype']),
+    disc=Player(disc_tx, shared['dtype']),
     batch=(opt.d_steps, opt.batch_size),
     law=law(model.latent),
     penalty=opt.ortho_beta,
