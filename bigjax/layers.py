@@ -47,6 +47,77 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Arr
   return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_NHWC)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_chunked(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Array:
+  """The same as `conv`; the gradient of the kernel is summed over chunks of the batch.
+
+  XLA on CPUs takes a convolution over all pixels of all examples for it, and three times as long.
+  """
+  return conv(x, kernel, stride, padding)
+
+
+def _chunked_forward(x, kernel, stride, padding):
+  return conv(x, kernel, stride, padding), (x, kernel)
+
+
+def _chunked_backward(stride, padding, saved, dy):
+  x, kernel = saved
+  of_x = lambda x: conv(x, kernel, stride, padding)
+  (dx,) = jax.linear_transpose(of_x, x)(dy)
+  return dx, kernel_grad(x, kernel, dy, stride, padding)
+
+
+conv_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+def kernel_grad(x: Array, kernel: Array, dy: Array, stride: int, padding: Any) -> Array:
+  """Return the gradient of `conv` with respect to its kernel: on CPUs, summed over chunks."""
+
+  def of_part(x, dy):
+    return jax.linear_transpose(lambda k: conv(x, k, stride, padding), kernel)(dy)[0]
+
+  num, positions = len(x), stride * dy.shape[1] * dy.shape[2]
+  if parallel.device_kind() != 'cpu' or min(kernel.shape[-2:]) <= FEW:
+    return of_part(x, dy)
+  fits = (n for n in range(1, num) if num % n == 0 and num // n * positions <= CHUNK)
+  chunks = next(fits, num)
+  return sum(map(of_part, jnp.split(x, chunks), jnp.split(dy, chunks)))
+
+
+CHUNK = 2048  # pixels
+FEW = 8  # channels up to which other forms win
+BLOCK = 4  # pixels a side
+
+
+def conv_columns(x: Array, kernel: Array) -> Array:
+  """The same as `conv` with stride 1, as one matrix product of all windows: for few channels."""
+  b, h, w, _ = x.shape
+  kh, kw, _, features = kernel.shape
+  low, high = (kh - 1) // 2, kh // 2
+  padded = jnp.pad(x, ((0, 0), (low, high), ((kw - 1) // 2, kw // 2), (0, 0)))
+  columns = [padded[:, i : i + h, j : j + w] for i in range(kh) for j in range(kw)]
+  columns = jnp.concatenate(columns, -1).reshape(b * h * w, -1)
+  return (columns @ kernel.reshape(-1, features)).reshape(b, h, w, features)
+
+
+def conv_blocks(x: Array, kernel: Array) -> Array:
+  """The same as `conv` with a 3x3 kernel: for few outputs, which fill no row of a matrix unit.
+
+  The pixels of each block of the output are channels of one convolution with a stride: a pixel at
+  (p, q) in its block sees the kernel that far from the corner of a larger one.
+  """
+  b, h, w, _ = x.shape
+  features, last = kernel.shape[-1], BLOCK - 1
+  kernels = [
+    jnp.pad(kernel, ((p, last - p), (q, last - q), (0, 0), (0, 0)))
+    for p in range(BLOCK)
+    for q in range(BLOCK)
+  ]
+  y = conv(x, jnp.concatenate(kernels, -1), BLOCK, ((1, 1), (1, 1)))
+  y = y.reshape(b, h // BLOCK, w // BLOCK, BLOCK, BLOCK, features)
+  return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, features)
+
+
 def interleave(phases: Sequence[Array]) -> Array:
   """Return y with y[:, 2i+p, 2j+q] = phases[2p+q][:, i, j]: four [B, H, W, C] -> [B, 2H, 2W, C]."""
   b, h, w, c = phases[0].shape
@@ -75,7 +146,7 @@ def up_conv_plain(x: Array, kernel: Array) -> Array:
   return conv(upsample(x), kernel)
 
 
-def up_conv_phases(x: Array, kernel: Array) -> Array:
+def up_conv_phases(x: Array, kernel: Array, conv: Callable[..., Array] = conv) -> Array:
   """The same as `up_conv_plain` with 2.25 times fewer multiplications.
 
   Output pixel 2i+p sees only two input rows: i-1 and i with taps (k0, k1+k2) for p = 0, i and i+1
@@ -126,8 +197,7 @@ def _strided_forward(kernel: Array, x: Array) -> tuple[Array, tuple[Array, Array
 
 def _strided_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
   kernel, x = saved
-  of_kernel = lambda k: conv(x, k, stride=2, padding=((1, 1), (1, 1)))
-  (d_kernel,) = jax.linear_transpose(of_kernel, kernel)(dy)
+  d_kernel = kernel_grad(x, kernel, dy, 2, ((1, 1), (1, 1)))
   # Tap 3 of output i-1 and tap 1 of i see pixel 2i; tap 2 of i and tap 0 of i+1 see 2i+1.
   swapped = kernel.swapaxes(2, 3)  # outputs become inputs
   phases = [
@@ -194,10 +264,22 @@ attend_lean.defvjp(_attend_forward, _attend_backward)
 SMALL = 8  # pixels a side up to which TPUs are faster with more multiplications in fewer operations
 
 
+def conv_fast(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Array:
+  """`conv`, `conv_chunked`, `conv_columns` or `conv_blocks`, whichever is faster."""
+  kernel = kernel.astype(x.dtype)
+  usual = stride == 1 and padding == 'SAME'
+  if parallel.device_kind() == 'cpu':
+    few = usual and x.shape[-1] <= FEW
+    return conv_columns(x, kernel) if few else conv_chunked(x, kernel, stride, padding)
+  blocks = usual and kernel.shape[:2] == (3, 3) and x.shape[1] % BLOCK == x.shape[2] % BLOCK == 0
+  few = parallel.on_tpu() and kernel.shape[-1] <= FEW
+  return conv_blocks(x, kernel) if blocks and few else conv(x, kernel, stride, padding)
+
+
 def up_conv(x: Array, kernel: Array) -> Array:
   """`up_conv_plain` or `up_conv_phases`, whichever is faster."""
   small = parallel.on_tpu() and x.shape[1] <= SMALL
-  return up_conv_plain(x, kernel) if small else up_conv_phases(x, kernel)
+  return up_conv_plain(x, kernel) if small else up_conv_phases(x, kernel, conv_fast)
 
 
 def down_conv(x: Array, kernel: Array) -> Array:
@@ -219,14 +301,15 @@ class Forms:
   benchmarks/README.md has the measurements.
   """
 
+  conv: Callable[[Array, Array], Array]
   up: Callable[[Array, Array], Array]  # 3x3 convolution of an upsampled image
   down: Callable[[Array, Array], Array]  # 3x3 convolution, then mean-pooling
   attend: Callable[[Array, Array, Array], Array]
 
 
-PLAIN = Forms(up_conv_plain, down_conv_plain, attend_plain)
-FEWEST = Forms(up_conv_phases, down_conv_strided, attend_plain)  # multiplications
-FAST = Forms(up_conv, down_conv, attend)
+PLAIN = Forms(conv, up_conv_plain, down_conv_plain, attend_plain)
+FEWEST = Forms(conv, up_conv_phases, down_conv_strided, attend_plain)  # multiplications
+FAST = Forms(conv_fast, up_conv, down_conv, attend)
 FORMS = {'fast': FAST, 'plain': PLAIN, 'fewest': FEWEST}
 
 
@@ -250,10 +333,12 @@ class Conv(nn.Module):
     x = x.astype(self.dtype)
     if self.size == 1:
       x = mean_pool(x) if self.resample == 'down' else x
-      x = conv(x, kernel)
+      x = self.forms.conv(x, kernel)
       x = upsample(x) if self.resample == 'up' else x
     else:
-      x = {'none': conv, 'up': self.forms.up, 'down': self.forms.down}[self.resample](x, kernel)
+      x = {'none': self.forms.conv, 'up': self.forms.up, 'down': self.forms.down}[self.resample](
+        x, kernel
+      )
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
       x = x + bias.astype(self.dtype)[None, None, None]
@@ -443,12 +528,12 @@ class Attention(nn.Module):
     b, h, w, c = x.shape
     widths = {'theta': c // 8, 'phi': c // 8, 'g': c // 2}
     kernels = [Kernel(c, width, name=name)() for name, width in widths.items()]
-    all_three = conv(x.astype(self.dtype), jnp.concatenate(kernels, -1))  # as one convolution
+    all_three = self.forms.conv(x.astype(self.dtype), jnp.concatenate(kernels, -1))
     theta, phi_g = jnp.split(all_three, [c // 8], axis=-1)
     phi, g = jnp.split(max_pool(phi_g).reshape(b, h * w // 4, -1), [c // 8], axis=-1)
     o = self.forms.attend(theta.reshape(b, h * w, -1), phi, g).reshape(b, h, w, c // 2)
     gamma = self.param('gamma', nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
-    return x + gamma * Conv(c, 1, use_bias=False, dtype=self.dtype, name='o')(o)
+    return x + gamma * Conv(c, 1, use_bias=False, forms=self.forms, dtype=self.dtype, name='o')(o)
 
 
 class ImageOutput(nn.Module):
