@@ -128,6 +128,53 @@ def test_strided_equals_convolving_then_pooling(x64, h, w, cin, cout):
   )
 
 
+CONVS = {  # form: (kernel, channels in and out, stride and padding)
+  'chunked': (layers.conv_chunked, (3, 3, 6, 5), (1, 'SAME')),
+  'chunked, 1x1': (layers.conv_chunked, (1, 1, 6, 5), (1, 'SAME')),
+  'chunked, phase': (layers.conv_chunked, (2, 2, 6, 5), (1, ((1, 0), (0, 1)))),
+  'chunked, strided': (layers.conv_chunked, (4, 4, 6, 5), (2, ((1, 1), (1, 1)))),
+  'columns': (layers.conv_columns, (3, 3, 2, 5), ()),
+  'columns, 1x1': (layers.conv_columns, (1, 1, 2, 5), ()),
+  'columns, 2x2': (layers.conv_columns, (2, 2, 2, 5), ()),
+  'blocks': (layers.conv_blocks, (3, 3, 6, 2), ()),
+}
+
+
+@pytest.mark.parametrize('name', CONVS)
+@pytest.mark.parametrize('chunk', [1, 200, 10**9])  # per example, of three examples, all
+def test_forms_of_a_convolution(x64, monkeypatch, name, chunk):
+  """Values, gradients, and the gradient of a squared gradient, against the plain form."""
+  monkeypatch.setattr(layers, 'CHUNK', chunk)
+  monkeypatch.setattr(layers, 'FEW', 0)  # which would leave small kernels unchunked
+  form, shape, how = CONVS[name]
+  args = jnp.asarray(rand(6, 8, 8, shape[2])), jnp.asarray(rand(*shape, seed=1))
+
+  def everything(conv):
+    out = lambda *args: jnp.sin(conv(*args, *how))
+    grads = jax.grad(lambda *args: out(*args).sum(), (0, 1))
+    squared = lambda *args: sum(jnp.square(g).sum() for g in grads(*args))
+    return out(*args), grads(*args), jax.grad(squared, (0, 1))(*args)
+
+  got, want = everything(form), everything(layers.conv)
+  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_chunks_are_as_large_as_they_may_be(monkeypatch):
+  def num_chunks(batch, side):
+    x, kernel = jnp.zeros((batch, side, side, 9)), jnp.zeros((3, 3, 9, 9))
+    grad = lambda kernel: jax.grad(lambda k: layers.conv_fast(x, k).sum())(kernel)
+    return sum(
+      eqn.primitive.name == 'conv_general_dilated' and eqn.outvars[0].aval.shape == kernel.shape
+      for eqn in eqns(jax.make_jaxpr(grad)(kernel).jaxpr)
+    )
+
+  assert [num_chunks(6, 16), num_chunks(32, 16), num_chunks(32, 32)] == [1, 4, 16]
+  assert num_chunks(3, 64) == 3 and num_chunks(7, 32) == 7  # examples are not cut
+  monkeypatch.setattr(layers.parallel, 'device_kind', lambda: 'TPU v3')
+  assert num_chunks(32, 32) == 1
+
+
 def test_gradient_of_a_gradient_through_the_strided_form(x64):
   """As R1 takes it: the gradient, for the kernel, of the squared gradient for the image."""
   x, kernel = jnp.asarray(rand(2, 4, 6, 3)), jnp.asarray(rand(3, 3, 3, 5, seed=1))
@@ -200,6 +247,9 @@ def test_forms_are_chosen_for_tpus_by_size(monkeypatch):
   monkeypatch.setattr(layers.parallel, 'device_kind', lambda: 'TPU v3')
   assert shapes(layers.up_conv, x) == shapes(layers.down_conv, x) == {(3, 3)}
   assert shapes(layers.up_conv, large) == {(2, 2)} and shapes(layers.down_conv, large) == {(4, 4)}
+  assert shapes(layers.conv_fast, large) == {(6, 6)}  # 5 outputs
+  monkeypatch.setattr(layers.parallel, 'device_kind', lambda: 'NVIDIA H200')
+  assert shapes(layers.conv_fast, large) == {(3, 3)}
 
 
 @pytest.mark.parametrize('size', [1, 3])
