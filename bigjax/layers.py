@@ -204,7 +204,8 @@ def _strided_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
     conv(dy, swapped[3 - p :: -2, 3 - q :: -2], padding=((1 - p, p), (1 - q, q)))
     for p, q in _PHASES
   ]
-  return d_kernel, interleave_fused(phases)
+  large = x.shape[1] > 4 * SMALL
+  return d_kernel, interleave_fused(phases) if large else interleave(phases)
 
 
 _strided.defvjp(_strided_forward, _strided_backward)
