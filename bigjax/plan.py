@@ -204,7 +204,9 @@ def totals(
   for line in wires:
     kind = kinds.setdefault(line.cost.collective, {'count': 0, 'bytes': 0, 'seconds': 0.0})
     kind['count'] += line.cost.times
-    kind['bytes'] += line.cost.times * sum(array.num_bytes for array in line.cost.wire)
+    together = (line.cost.group or of.num_devices) if line.cost.collective == 'all-gather' else 1
+    sent = sum(array.num_bytes for array in line.cost.wire)
+    kind['bytes'] += line.cost.times * sent * together  # of the array summed up or put together
     kind['seconds'] += line.seconds
   without = [line for line in compute if not line.estimated]
   dearest = sorted(compute, key=lambda line: -line.exposed)[:SHOWN]
@@ -304,7 +306,7 @@ def details(found: Mapping[str, Any]) -> str:
   rows = [('part', 'ms', 'share')]
   rows += [(name, *share(seconds)) for name, seconds in found['parts'].items()]
   rows.append(('collectives, exposed', *share(found['exposed_collective_seconds'])))
-  wires = [('collective', 'per step', 'MB sent per device', 'ms')]
+  wires = [('collective', 'per step', 'MB per device', 'ms')]
   wires += [
     (kind, str(all_['count']), f'{all_["bytes"] / 1e6:,.1f}', f'{all_["seconds"] * 1e3:.2f}')
     for kind, all_ in found['collectives'].items()
@@ -476,8 +478,8 @@ def main(argv: list[str]) -> int:
 
 
 def on_the_wire(plans: Sequence[Mapping[str, Any]]) -> str:
-  """Return what each device sends per step, by slice and kind."""
-  rows = [('slice', 'collective', 'per step', 'MB sent per device')]
+  """Return the bytes of what devices add up or put together per step, by slice and kind."""
+  rows = [('slice', 'collective', 'per step', 'MB per device')]
   for found in plans:
     for kind, total in found.get('collectives', {}).items():
       rows.append((found['slice'], kind, str(total['count']), f'{total["bytes"] / 1e6:,.1f}'))

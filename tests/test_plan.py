@@ -57,7 +57,7 @@ def test_a_plan_adds_up(planned):
 def test_parts_are_named(planned):
   named = set(planned['parts'])
   assert {'Generator forward', 'Discriminator backward', 'BatchNorm', 'optimizer'} <= named
-  assert 'spectral norm' in named and planned['collectives'].keys() == {'all-reduce'}
+  assert 'spectral norm' in named and planned['collectives'].keys() == {'all-reduce', 'all-gather'}
   assert planned['parts'].get('the rest', 0) < 0.25 * planned['compute_seconds']
   assert len(planned['dearest']) == plan.SHOWN
 
