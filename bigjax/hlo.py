@@ -21,6 +21,7 @@ COLLECTIVES = (
   'collective-permute',
   'collective-broadcast',
 )
+SPLIT = 'async-collective'  # names of the start and the end of a collective in parts
 FREE = {  # names for values, not work
   'parameter',
   'constant',
@@ -76,9 +77,23 @@ class Instruction:
 
   @property
   def cycles(self) -> int | None:
-    """The compiler's estimate; None where it made none."""
+    """The compiler's estimate; None where it made none, or says infinity."""
     found = re.search(r'"estimated_cycles":"(-?\d+)"', self.text)
-    return int(found[1]) if found and int(found[1]) > 0 else None
+    return int(found[1]) if found and 0 < int(found[1]) < 2**62 else None
+
+  @property
+  def starts(self) -> bool:
+    """Whether this begins what a later instruction waits for.
+
+    TPUs also split collectives into a start, parts inside of fusions that compute something else,
+    and an end, all of them fusions.
+    """
+    return self.opcode.endswith('-start') or self.name.startswith(f'{SPLIT}-start')
+
+  @property
+  def ends(self) -> bool:
+    """Whether this waits for what an earlier instruction began."""
+    return self.opcode.endswith('-done') or self.name.startswith(f'{SPLIT}-done')
 
   def attribute(self, pattern: str) -> str | None:
     """Return the first group of a pattern in the attributes."""
@@ -289,7 +304,8 @@ def _kind(opcode: str) -> str:
 
 def _cost(module: Module, computation: Computation, op: Instruction, times: int) -> Cost:
   inside = [(computation, op), *_nested(module, op)]
-  found = [(where, i) for where, i in inside if _kind(i.opcode)]
+  part = op.called.get('calls', '').startswith('async_collective_fusion')  # its start has the cost
+  found = [(where, i) for where, i in inside if _kind(i.opcode) and not part]
   kind, wire, group = '', (), 0
   if found:
     where, i = found[0]
@@ -347,21 +363,23 @@ def _walk(module: Module, computation: Computation, times: int) -> list[Cost]:
       branches = [name for role, name in op.called.items() if role.startswith('branch')]
       walked = [_walk(module, module.computations[name], times) for name in branches]
       found += max(walked, key=lambda costs: sum(cost.instruction.cycles or 0 for cost in costs))
-    elif op.opcode.endswith('-done'):
+    elif op.ends:
       at = open_at.pop(_start(computation, op), None)
       if at is not None:
         found[at] = found[at]._replace(hidden=tuple(found[at + 1 :]))
     elif op.opcode.endswith('-update') or op.opcode in FREE:
       continue
     else:
-      if op.opcode.endswith('-start'):
+      if op.starts:
         open_at[op.name] = len(found)
       found.append(_cost(module, computation, op, times))
   return found
 
 
 def _start(computation: Computation, op: Instruction) -> str:
-  """Return the name of the start that a `-done` waits for."""
+  """Return the name of the start that an end waits for."""
+  if op.name.startswith(SPLIT):
+    return op.name.replace('-done', '-start')
   while not op.opcode.endswith('-start'):
     if not op.operands:
       return ''

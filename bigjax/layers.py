@@ -125,19 +125,6 @@ def interleave(phases: Sequence[Array]) -> Array:
   return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c)
 
 
-def interleave_fused(phases: Sequence[Array]) -> Array:
-  """The same as a sum of images with zeros in between: XLA makes one loop of that and what follows.
-
-  Its gradient, though, is slower.
-  """
-  zero = jnp.zeros((), phases[0].dtype)
-  spread = [
-    lax.pad(phase, zero, ((0, 0, 0), (p, 1 - p, 1), (q, 1 - q, 1), (0, 0, 0)))
-    for (p, q), phase in zip(_PHASES, phases, strict=True)
-  ]
-  return sum(spread[1:], spread[0])
-
-
 _PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
@@ -204,8 +191,7 @@ def _strided_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
     conv(dy, swapped[3 - p :: -2, 3 - q :: -2], padding=((1 - p, p), (1 - q, q)))
     for p, q in _PHASES
   ]
-  large = x.shape[1] > 4 * SMALL
-  return d_kernel, interleave_fused(phases) if large else interleave(phases)
+  return d_kernel, interleave(phases)
 
 
 _strided.defvjp(_strided_forward, _strided_backward)

@@ -127,7 +127,7 @@ def account(module: hlo.Module, of: tpu.Slice) -> list[Line]:
     seconds = least(cost)
     meanwhile = sum(least(other) * other.times for other in cost.hidden if not other.collective)
     hidden = min(seconds, meanwhile / cost.times)
-    asynchronous = cost.instruction.opcode.endswith('-start')
+    asynchronous = cost.instruction.starts
     estimated = cost.instruction.cycles is not None or bool(cost.collective) or asynchronous
     name = cost.collective or part(cost.instruction.op_name)
     exposed = seconds - hidden if asynchronous else seconds

@@ -76,6 +76,46 @@ def test_groups_of_a_collective_in_every_notation(written, group):
   assert cost.group == group
 
 
+SPLIT = """
+HloModule jit_f, is_scheduled=true
+
+%begin.1 (x.1: f32[1,8]) -> (f32[1,8], f32[4,8]) {
+  %x.1 = f32[1,8]{1,0} parameter(0)
+  %g.1 = f32[4,8]{1,0} all-gather(%x.1), replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %t.1 = (f32[1,8]{1,0}, f32[4,8]{1,0}) tuple(%x.1, %g.1)
+}
+
+%async_collective_fusion.1 (x.2: f32[1,8]) -> f32[1,8] {
+  %x.2 = f32[1,8]{1,0} parameter(0)
+  %g.2 = f32[4,8]{1,0} all-gather(%x.2), replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %y.2 = f32[1,8]{1,0} add(%x.2, %x.2)
+}
+
+%end.1 (x.3: f32[1,8]) -> f32[4,8] {
+  %x.3 = f32[1,8]{1,0} parameter(0)
+  ROOT %g.3 = f32[4,8]{1,0} all-gather(%x.3), replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+ENTRY %main.1 (p.1: f32[1,8]) -> f32[4,8] {
+  %p.1 = f32[1,8]{1,0} parameter(0)
+  %async-collective-start.1 = (f32[1,8]{1,0}, f32[4,8]{1,0}) fusion(%p.1), calls=%begin.1
+  %fusion.1 = f32[1,8]{1,0} fusion(%p.1), calls=%async_collective_fusion.1, SEVENTY
+  %after.1 = f32[1,8]{1,0} negate(%fusion.1), INFINITE
+  ROOT %async-collective-done.1 = f32[4,8]{1,0} fusion(%after.1), calls=%end.1
+}
+"""
+
+
+def test_a_collective_in_parts_counts_once_and_what_it_hides_behind_counts_too():
+  cycles = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
+  text = SPLIT.replace('SEVENTY', cycles % 70).replace('INFINITE', cycles % (2**63 - 1))
+  start, during, after = hlo.costs(hlo.parse(text))
+  assert (start.collective, start.group) == ('all-gather', 4)
+  assert [cost.instruction.name for cost in start.hidden] == ['fusion.1', 'after.1']
+  assert (during.collective, during.instruction.cycles) == ('', 70)
+  assert after.instruction.cycles is None  # infinity is no estimate
+
+
 def test_a_loop_of_unknown_length_is_an_error():
   with pytest.raises(ValueError, match=r'number of trips of %loop\.1'):
     hlo.costs(loop(first='s32[] convert(%p.1)'))
