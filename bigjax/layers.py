@@ -285,7 +285,8 @@ def attend(queries: Array, keys: Array, values: Array) -> Array:
 class Forms:
   """Which of several equal formulas a network computes: exact algebra, chosen by measurement.
 
-  benchmarks/README.md has the measurements.
+  benchmarks/README.md has the measurements. Derivatives are in reverse mode, of any order; PLAIN
+  alone has them in forward mode (jax.jvp) too.
   """
 
   conv: Callable[[Array, Array], Array]

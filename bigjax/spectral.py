@@ -60,7 +60,7 @@ def left(w: jax.Array, u: jax.Array, eps: float = 1e-4) -> jax.Array:
 
 def _image(w: jax.Array, v: jax.Array) -> jax.Array:
   """Return v M [out]; not as a matrix product, which would have slices of `w` gathered first."""
-  return (w * v.reshape(*w.shape[:-1], 1)).sum(range(w.ndim - 1))
+  return (w * v.reshape(*w.shape[:-1], 1)).sum(tuple(range(w.ndim - 1)))
 
 
 def right(w: jax.Array, v: jax.Array, eps: float = 1e-4) -> jax.Array:

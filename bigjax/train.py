@@ -130,9 +130,10 @@ class Evaluation:
     self._score, self.floor = evaluators.load(config.eval.name, *real)
     best = config.run.best
     if best and best.removeprefix('-') not in self.floor:
+      given = f'{", ".join(self.floor)} (with a leading - where lower is better)'
       raise utils.UserError(
         f'run.best is {best!r}, but eval.name={config.eval.name} gives '
-        f'{", ".join(self.floor)} (with a leading - where lower is better).'
+        f"{given if self.floor else 'no scores: set run.best= to nothing'}."
       )
 
   def __call__(self, state: Any, workdir: str, step: int) -> tuple[Any, dict[str, float]]:
