@@ -248,39 +248,46 @@ def value_and_grad(loss: Callable[[Any, Any, Any], tuple[jax.Array, dict]]) -> C
 
   def local(params, shared, batch):
     params = jax.tree.map(own, params)  # the gradient stays local until the float32 mean below
-    out = jax.value_and_grad(loss, has_aux=True)(params, shared, batch)
-    return jax.tree.map(utils.at_least_float32, out)
+    return jax.value_and_grad(loss, has_aux=True)(params, shared, batch)
 
-  def mapped(params, shared, batch):
-    scalars, grads = local(params, shared, batch)
+  def reduce(out):
+    scalars, grads = out
     return _mean(scalars), jax.tree.map(_mean_slice, grads)
 
-  def run(params, shared, batch):
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-      return local(params, shared, batch)
-    slices = jax.tree.map(lambda x: _slice_spec(x, mesh.shape[SLICE]), params)
-    specs = {'in_specs': (P(), P(), P(DATA)), 'out_specs': (P(), slices)}
-    return jax.shard_map(mapped, **specs)(params, shared, batch)
+  def specs(params, slices):
+    return P(), jax.tree.map(lambda x: _slice_spec(x, slices), params)
 
-  return run
+  return _over_devices(local, reduce, specs)
+
+
+def over_batch(fn: Callable[..., Any]) -> Callable:
+  """Run `fn(params, shared, batch)` on each device's examples; return the mean of its results."""
+  return _over_devices(fn, _mean, lambda params, slices: P())
 
 
 def _mean(tree: Any) -> Any:
   return jax.tree.map(lambda x: lax.pmean(x, DATA), tree)
 
 
-def over_batch(fn: Callable[..., Any]) -> Callable:
-  """Run `fn(params, shared, batch)` on each device's examples; return the mean of its results."""
+def _over_devices(fn: Callable, reduce: Callable[[Any], Any], specs: Callable) -> Callable:
+  """Run `fn(params, shared, batch)` on each device's examples, and `reduce` its float32 results.
+
+  Args:
+    fn: see `over_batch`.
+    reduce: what becomes of the results on all devices; without a mesh they stay as they are.
+    specs: (params, number of slices) -> how what `reduce` returns is sharded.
+  """
 
   def wide(params, shared, batch):
     return jax.tree.map(utils.at_least_float32, fn(params, shared, batch))
 
   def run(params, shared, batch):
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
       return wide(params, shared, batch)
-    mapped = lambda *args: _mean(wide(*args))
-    specs = (P(), P(), P(DATA))
-    return jax.shard_map(mapped, in_specs=specs, out_specs=P())(params, shared, batch)
+    mapped = lambda *args: reduce(wide(*args))
+    out_specs = specs(params, mesh.shape[SLICE])
+    in_specs = (P(), P(), P(DATA))
+    return jax.shard_map(mapped, in_specs=in_specs, out_specs=out_specs)(params, shared, batch)
 
   return run

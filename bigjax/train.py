@@ -133,7 +133,7 @@ class Evaluation:
       given = f'{", ".join(self.floor)} (with a leading - where lower is better)'
       raise utils.UserError(
         f'run.best is {best!r}, but eval.name={config.eval.name} gives '
-        f"{given if self.floor else 'no scores: set run.best= to nothing'}."
+        f'{given if self.floor else "no scores: set run.best= to nothing"}.'
       )
 
   def __call__(self, state: Any, workdir: str, step: int) -> tuple[Any, dict[str, float]]:
