@@ -41,6 +41,25 @@ def max_pool(x: Array) -> Array:
   return x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
+_PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def interleave(phases: Sequence[Array]) -> Array:
+  """Return y with y[:, 2i+p, 2j+q] = phases[2p+q][:, i, j]: four [B, H, W, C] -> [B, 2H, 2W, C].
+
+  On TPUs each is written where it belongs: rows and columns are the outer axes of an image there,
+  so that a convolution can write its phase into the whole. Stacking them costs two more passes.
+  """
+  b, h, w, c = phases[0].shape
+  if parallel.on_tpu():
+    y = lax.empty((b, h, 2, w, 2, c), phases[0].dtype)
+    for (p, q), phase in zip(_PHASES, phases, strict=True):
+      y = lax.dynamic_update_slice(y, phase[:, :, None, :, None], (0, 0, p, 0, q, 0))
+  else:
+    y = jnp.stack(phases, 3).reshape(b, h, w, 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+  return y.reshape(b, 2 * h, 2 * w, c)
+
+
 def conv(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Array:
   """NHWC convolution with an HWIO kernel, in the dtype of x."""
   kernel = kernel.astype(x.dtype)
@@ -116,16 +135,6 @@ def conv_blocks(x: Array, kernel: Array) -> Array:
   y = conv(x, jnp.concatenate(kernels, -1), BLOCK, ((1, 1), (1, 1)))
   y = y.reshape(b, h // BLOCK, w // BLOCK, BLOCK, BLOCK, features)
   return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, features)
-
-
-def interleave(phases: Sequence[Array]) -> Array:
-  """Return y with y[:, 2i+p, 2j+q] = phases[2p+q][:, i, j]: four [B, H, W, C] -> [B, 2H, 2W, C]."""
-  b, h, w, c = phases[0].shape
-  y = jnp.stack(phases, 3).reshape(b, h, w, 2, 2, c)
-  return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c)
-
-
-_PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 def up_conv_plain(x: Array, kernel: Array) -> Array:

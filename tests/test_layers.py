@@ -81,6 +81,22 @@ def test_upsampling_a_constant_keeps_it():
   np.testing.assert_allclose([layers.upsample(x).mean(), unpool.mean()], [0.7, 0.7 / 4], rtol=1e-6)
 
 
+@pytest.fixture(params=[False, True], ids=['stacked', 'in_place'])
+def put_together(request, monkeypatch):
+  """Both ways in which `interleave` puts images together; TPUs take the second."""
+  monkeypatch.setattr(layers.parallel, 'on_tpu', lambda: request.param)
+
+
+def test_interleaving_puts_phases_where_they_belong(put_together):
+  y = rand(2, 4, 6, 3).astype(np.float32)
+  split = lambda y: [y[:, p::2, q::2] for p in (0, 1) for q in (0, 1)]
+  got, back = jax.vjp(layers.interleave, [f32(phase) for phase in split(y)])
+  np.testing.assert_array_equal(got, y)
+  cotangent = rand(2, 4, 6, 3, seed=1).astype(np.float32)
+  for grad, want in zip(back(f32(cotangent))[0], split(cotangent), strict=True):
+    np.testing.assert_array_equal(grad, want)
+
+
 UP_SIZES = [(1, 1, 2, 3), (3, 8, 5, 7), (8, 8, 1, 4)]  # h, w, in, out
 DOWN_SIZES = [(2, 8, 5, 7), (8, 8, 1, 4)]
 
@@ -103,7 +119,7 @@ def check_conv_and_gradients(fast, plain, reference, h, w, cin, cout):
 
 
 @pytest.mark.parametrize(('h', 'w', 'cin', 'cout'), UP_SIZES)
-def test_phases_equal_upsampling_then_convolving(x64, h, w, cin, cout):
+def test_phases_equal_upsampling_then_convolving(x64, put_together, h, w, cin, cout):
   check_conv_and_gradients(
     layers.up_conv_phases,
     layers.up_conv_plain,
@@ -116,7 +132,7 @@ def test_phases_equal_upsampling_then_convolving(x64, h, w, cin, cout):
 
 
 @pytest.mark.parametrize(('h', 'w', 'cin', 'cout'), DOWN_SIZES)
-def test_strided_equals_convolving_then_pooling(x64, h, w, cin, cout):
+def test_strided_equals_convolving_then_pooling(x64, put_together, h, w, cin, cout):
   check_conv_and_gradients(
     layers.down_conv_strided,
     layers.down_conv_plain,

@@ -191,7 +191,7 @@ def gen_block(cin, features, up, residual=1.0):
 
 def disc_block(cin, features, down, residual=1.0):
   """The same for a block of the discriminator: (output, input, parameters)."""
-  block = models.DiscBlock(features, down, jnp.float64)
+  block = models.DiscBlock(features, down, models.FAST, jnp.float64)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 4, cin)))
   init = lambda x: block.clone(dtype=jnp.float32).init(jax.random.key(0), x)['params']
   shapes = jax.eval_shape(init, shared.f32(*x.shape))

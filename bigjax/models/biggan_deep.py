@@ -134,19 +134,21 @@ class DiscBlock(nn.Module):
 
   features: int
   down: bool
+  forms: Forms
   dtype: Any
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     hidden = self.features // 4
-    h = Conv(hidden, 1, dtype=self.dtype, name='conv1')(nn.relu(x))
-    h = Conv(hidden, dtype=self.dtype, name='conv2')(nn.relu(h))
-    h = nn.relu(Conv(hidden, dtype=self.dtype, name='conv3')(nn.relu(h)))
+    conv = functools.partial(Conv, forms=self.forms, dtype=self.dtype)
+    h = conv(hidden, 1, name='conv1')(nn.relu(x))
+    h = conv(hidden, name='conv2')(nn.relu(h))
+    h = nn.relu(conv(hidden, name='conv3')(nn.relu(h)))
     if self.down:  # after the ReLU, before the last convolution
       h, x = mean_pool(h), mean_pool(x)
-    h = Conv(self.features, 1, dtype=self.dtype, name='conv4')(h)
+    h = conv(self.features, 1, name='conv4')(h)
     if x.shape[-1] < self.features:
-      more = Conv(self.features - x.shape[-1], 1, dtype=self.dtype, name='conv_sc')(x)
+      more = conv(self.features - x.shape[-1], 1, name='conv_sc')(x)
       x = jnp.concatenate([x, more], axis=-1)
     return h + x
 
@@ -219,11 +221,12 @@ class Discriminator(nn.Module):
   @nn.compact
   def __call__(self, x: Array, y: Array, mask: Array | None = None) -> Array:
     block, attend = remat(DiscBlock, self.remat), remat(Attention, self.remat)
+    how = (self.forms, self.dtype)
     stem, *widths = [width * self.ch for width in self.widths or DISC_WIDTHS[self.resolution]]
-    h = Conv(stem, dtype=self.dtype, name='input_conv')(x.astype(self.dtype))
+    h = Conv(stem, forms=self.forms, dtype=self.dtype, name='input_conv')(x.astype(self.dtype))
     for i, width in enumerate(widths):
-      h = block(width, True, self.dtype, name=f'blocks_{i}_0')(h)
-      h = block(width, False, self.dtype, name=f'blocks_{i}_1')(h)
+      h = block(width, True, *how, name=f'blocks_{i}_0')(h)
+      h = block(width, False, *how, name=f'blocks_{i}_1')(h)
       if h.shape[1] in self.attention:
-        h = attend(self.forms, self.dtype, name=f'attention_{i}_2')(h)
+        h = attend(*how, name=f'attention_{i}_2')(h)
     return projection_score(h, y, self.num_classes, mask)
