@@ -41,17 +41,19 @@ def max_pool(x: Array) -> Array:
   return x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
+LITE = ('TPU v5 lite', 'TPU v6 lite', 'TPU7x')  # where other forms win than on v3, v4 and v5p
 _PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 def interleave(phases: Sequence[Array]) -> Array:
   """Return y with y[:, 2i+p, 2j+q] = phases[2p+q][:, i, j]: four [B, H, W, C] -> [B, 2H, 2W, C].
 
-  On TPUs each is written where it belongs: rows and columns are the outer axes of an image there,
-  so that a convolution can write its phase into the whole. Stacking them costs two more passes.
+  On v3, v4 and v5p TPUs each is written where it belongs: rows and columns are the outer axes of an
+  image there, so that a convolution can write its phase into the whole. Stacking them costs two
+  more passes, except where they fit into a larger on-chip memory.
   """
   b, h, w, c = phases[0].shape
-  if parallel.on_tpu():
+  if parallel.on_tpu() and parallel.device_kind() not in LITE:
     y = lax.empty((b, h, 2, w, 2, c), phases[0].dtype)
     for (p, q), phase in zip(_PHASES, phases, strict=True):
       y = lax.dynamic_update_slice(y, phase[:, :, None, :, None], (0, 0, p, 0, q, 0))
@@ -257,7 +259,7 @@ def _attend_backward(saved: tuple, d_out: Array) -> tuple[Array, Array, Array]:
 
 attend_lean.defvjp(_attend_forward, _attend_backward)
 
-SMALL = 8  # pixels a side up to which TPUs are faster with more multiplications in fewer operations
+SMALL = 4  # pixels a side up to which TPUs are faster with more multiplications in fewer operations
 
 
 def conv_fast(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Array:
@@ -280,7 +282,8 @@ def up_conv(x: Array, kernel: Array) -> Array:
 
 def down_conv(x: Array, kernel: Array) -> Array:
   """`down_conv_plain` or `down_conv_strided`, whichever is faster."""
-  small = parallel.on_tpu() and x.shape[1] <= 2 * SMALL
+  most = (4 if parallel.device_kind() in LITE else 2) * SMALL
+  small = parallel.on_tpu() and x.shape[1] <= most
   return down_conv_plain(x, kernel) if small else down_conv_strided(x, kernel)
 
 

@@ -85,6 +85,7 @@ def test_upsampling_a_constant_keeps_it():
 def put_together(request, monkeypatch):
   """Both ways in which `interleave` puts images together; TPUs take the second."""
   monkeypatch.setattr(layers.parallel, 'on_tpu', lambda: request.param)
+  monkeypatch.setattr(layers.parallel, 'device_kind', lambda: 'TPU v3' if request.param else 'cpu')
 
 
 def test_interleaving_puts_phases_where_they_belong(put_together):
