@@ -1,10 +1,11 @@
-"""Published BigGAN weights <-> ours: BigGAN-PyTorch's arrays, by name.
+"""Published BigGAN weights <-> ours: BigGAN-PyTorch's arrays by name, and what `layouts` renames.
 
-`bigjax convert` turns a generator (.pth, .npz or .safetensors of BigGAN-PyTorch's names) into one
-that `bigjax sample` and `--config.init_from` read, or writes a run's networks under those names.
-The architecture is read off the arrays. A tensor maps by rename and transpose; the first layer's
-outputs also go from channel-major to channel-minor. Of the stored vectors of spectral norm, u is
-theirs exactly, and v follows from it.
+`bigjax convert` turns a generator (.pth, .bin, .npz or .safetensors of BigGAN-PyTorch, Hugging
+Face's pytorch-pretrained-BigGAN or TF-Hub) into one that `bigjax sample` and `--config.init_from`
+read, or writes a run's networks under BigGAN-PyTorch's names. The architecture is read off the
+arrays. A tensor maps by rename and transpose; the first layer's outputs also go from channel-major
+to channel-minor. Of the stored vectors of spectral norm, u is theirs exactly, and v follows from
+it. Pickles are read by `pth`, which runs nothing of them.
 """
 
 import math
@@ -12,6 +13,7 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -22,7 +24,7 @@ import safetensors.numpy
 
 import bigjax
 from bigjax import card as cards
-from bigjax import checkpoint, linalg, pth, spectral, transfer, utils
+from bigjax import checkpoint, layouts, linalg, pth, spectral, transfer, utils
 from bigjax.algorithms import biggan as algorithm
 from bigjax.models import biggan, biggan_deep
 
@@ -30,6 +32,7 @@ Arrays = dict[str, np.ndarray]
 Architecture = dict[str, Any]
 # Of BigGAN-PyTorch's buffers, these say nothing about the weights.
 IGNORED = re.compile(r'(\.sv\d+|\.u[1-9]\d*|accumulation_counter|num_batches_tracked)$')
+LAST_VAR = 'output_layer.0.stored_var'
 STATS = {'mean': ('stored_mean', 'running_mean'), 'var': ('stored_var', 'running_var')}
 
 
@@ -104,7 +107,7 @@ def _resolution(arrays: Arrays, sizes: Mapping[int, int], what: str) -> int:
   found = [r for r, num in sizes.items() if num == num_blocks(arrays)]
   if not found:
     raise utils.UserError(
-      f'these are no weights of a {what} of BigGAN-PyTorch: there are {num_blocks(arrays)} blocks; '
+      f'these are no weights of a {what}: there are {num_blocks(arrays)} blocks; '
       f'expected one of {sorted(set(sizes.values()))}.'
     )
   return found[0]
@@ -119,12 +122,15 @@ def _require(arrays: Arrays, ranks: Mapping[str, int], what: str) -> None:
       )
 
 
-def gen_architecture(arrays: Arrays, bn_eps: float = 1e-4) -> Architecture:
+def gen_architecture(
+  arrays: Arrays, bn_eps: float = 1e-4, channels: int | None = None
+) -> Architecture:
   """Return what `make_generator` needs for a generator in BigGAN-PyTorch's layout.
 
   Args:
     arrays: the generator.
     bn_eps: epsilon of its BatchNorms, which no array tells.
+    channels: of its images; by default as many as it has filters, or three of more than four.
   Raises:
     UserError: the arrays are not those of one.
   """
@@ -146,7 +152,7 @@ def gen_architecture(arrays: Arrays, bn_eps: float = 1e-4) -> Architecture:
     'num_classes': len(gain) if shared is None else len(shared),
     'ch': last_width // network.GEN_WIDTHS[resolution][-1],
     'shared_dim': shared_dim,
-    'channels': 3 if filters > 4 else filters,
+    'channels': channels or (3 if filters > 4 else filters),
     'attention': [
       4 * 2 ** (i // per + 1) for i in range(num_blocks(arrays)) if f'blocks.{i}.1.gamma' in arrays
     ],
@@ -216,12 +222,15 @@ def disc_shapes(network: str, fields: Architecture, channels: int) -> Any:
 # --- in and out ----------------------------------------------------------------------------------
 
 
-def params_in(arrays: Arrays, shapes: Any) -> tuple[Any, dict[str, np.ndarray]]:
+def params_in(
+  arrays: Arrays, shapes: Any, names: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Any, dict[str, np.ndarray]]:
   """Return (parameters in our layout, {path: u of spectral norm}).
 
   Args:
     arrays: a network in BigGAN-PyTorch's layout.
     shapes: of our parameters.
+    names: what arrays were called before they came into that layout.
   Raises:
     UserError: an array is missing, superfluous, or of another shape.
   """
@@ -236,8 +245,8 @@ def params_in(arrays: Arrays, shapes: Any) -> tuple[Any, dict[str, np.ndarray]]:
     ours = from_torch(path, w) if w.ndim == shape.ndim else w
     if ours.shape != shape.shape:
       raise utils.UserError(
-        f'{name!r} has shape {list(w.shape)}; the network that fits the other arrays has '
-        f'{list(shape.shape)} (in our layout).'
+        f'{names.get(name, name)!r} has shape {list(w.shape)} (in the layout of PyTorch); the '
+        f'network that fits the other arrays has {list(shape.shape)} (in ours).'
       )
     u = f'{name.rpartition(".")[0]}.u0'
     if path.rsplit('/', 1)[-1] in ('kernel', 'embedding') and u in arrays:
@@ -259,30 +268,41 @@ def _is_stat(name: str) -> bool:
   return name.rsplit('.', 1)[-1] in (*STATS['mean'], *STATS['var'])
 
 
-def stats_in(arrays: Arrays, moments: Any) -> Any | None:
+def stats_in(
+  arrays: Arrays,
+  moments: Any,
+  num: int | None = None,
+  names: Mapping[str, str] = MappingProxyType({}),
+) -> Any | None:
   """Return the standing statistics stored with a generator, None where there are none.
+
+  BigGAN-PyTorch's own BatchNorm stores sums once `accumulation_counter` counts passes.
 
   Args:
     arrays: a generator in BigGAN-PyTorch's layout.
-    moments: shapes of our statistics.
+    moments: shapes [C] of our statistics.
+    num: of truncations K, for statistics [K, C]; None for [C].
+    names: what arrays were called before they came into that layout.
   Raises:
     UserError: one of them has another shape than its layer.
   """
   found = {}
-  for path in utils.flat(moments):
+  for path, ours in utils.flat(moments).items():
     module, _, leaf = path.rpartition('/')
     base = torch_module(module.removesuffix('/norm'))
     # Its own and its synchronised BatchNorms keep them in a submodule `bn`.
-    names = [f'{base}{inner}.{stat}' for inner in ('', '.bn') for stat in STATS[leaf]]
-    name = next((n for n in names if n in arrays), None)
+    candidates = [f'{base}{inner}.{stat}' for inner in ('', '.bn') for stat in STATS[leaf]]
+    name = next((n for n in candidates if n in arrays), None)
     if name is None:
       return None
-    value, shape = np.asarray(arrays[name]).reshape(-1), utils.flat(moments)[path].shape
-    if value.shape != shape:
+    value, shape = np.asarray(arrays[name]), ours.shape if num is None else (num, *ours.shape)
+    if value.size != math.prod(shape) or value.shape[-1:] != shape[-1:]:
       raise utils.UserError(
-        f'{name!r} has {value.size} entries; its layer has {shape[0]} channels.'
+        f'{names.get(name, name)!r} has shape {list(value.shape)}; its layer needs {list(shape)}.'
       )
-    found[path] = value
+    counter = arrays.get(f'{name.rpartition(".")[0]}.accumulation_counter')
+    passes = 0 if counter is None else float(np.asarray(counter).reshape(-1)[0])
+    found[path] = (value / np.float32(passes) if passes > 0 else value).reshape(shape)
   return utils.nest(found)
 
 
@@ -365,18 +385,93 @@ def read_class_names(path: str, num: int) -> list[str]:
   return names
 
 
+def read_generator(path: str) -> layouts.Source:
+  """Return a generator of any layout.
+
+  Raises:
+    UserError: the file cannot be read, or holds none.
+  """
+  arrays, notes = layouts.network(read_arrays(path))
+  match layouts.layout(arrays):
+    case layouts.HUGGING_FACE:
+      source = layouts.from_hugging_face(arrays, layouts.config_beside(path))
+    case layouts.TF_HUB:
+      source = layouts.from_hub(arrays)
+    case _:
+      source = layouts.from_torch(arrays)
+  return source._replace(notes=notes + source.notes)
+
+
+def plain_tables(params: Any, us: Mapping[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
+  """Return (parameters, u) of a generator with its tables over classes divided by their norm.
+
+  Ours, as BigGAN-PyTorch's, has none there; a `shared.u0` is of a variant of it that does.
+  """
+  scaled = lambda path, w: w / _norm(path, w, us) if utils.is_table(path) and path in us else w
+  return utils.map_paths(scaled, params), {p: u for p, u in us.items() if not utils.is_table(p)}
+
+
+def _norm(path: str, w: np.ndarray, us: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Return |v M|, what the codes divide by that keep u: one power iteration from it."""
+  m = np.asarray(linalg.matrix(spectral.kernel(path, w)), np.float64)
+  v = m @ us[path]
+  return np.float32(np.linalg.norm(v @ m) / np.linalg.norm(v))
+
+
+def folded(params: Any, us: Mapping[str, np.ndarray], norms: Mapping[str, float]) -> Any:
+  """Divide every kernel by its norm: as the code it is of has it, else the exact one.
+
+  Args:
+    params: of a generator.
+    us: {path: u of spectral norm}.
+    norms: {module in BigGAN-PyTorch's names: norm}.
+  """
+
+  def fold(path, w):
+    if not spectral.spec()(path, w):
+      return w
+    module = torch_name(path).rpartition('.')[0]
+    sigma = norms.get(module)
+    if sigma is None:
+      told = path in us and np.any(us[path])
+      sigma = _norm(path, w, us) if told else max(float(spectral.norm(w)), 1e-12)
+    return w / np.float32(sigma)
+
+  return utils.map_paths(fold, params)
+
+
+def generator_in(source: layouts.Source, architecture: Architecture) -> tuple[Any, Any, Any]:
+  """Return (exported generator, its weights before the division by their norms, shapes).
+
+  Raises:
+    UserError: an array is missing, superfluous, or of another shape.
+  """
+  shapes = gen_shapes(architecture)
+  params, us = plain_tables(*params_in(source.arrays, shapes['params'], source.names))
+  knots = source.knots
+  stats = stats_in(source.arrays, shapes['moments'], len(knots), source.names)
+  if stats is None:
+    stats, knots = {}, np.zeros((0,), np.float32)
+  # The epsilon of the last BatchNorm that is not ours goes into its variance.
+  shift = np.float32(source.last_eps - architecture['bn_eps'])
+  last = lambda path, s: s + shift if path.startswith('output/') and path.endswith('var') else s
+  gen = {
+    'params': folded(params, us, source.norms),
+    'stats': utils.map_paths(last, stats),
+    'knots': knots,
+  }
+  return gen, params, shapes
+
+
 def bring_in(args: Any) -> None:
   """Write an exported generator, and where there is more than that the players, from files."""
-  arrays = read_arrays(args.gen)
-  architecture = gen_architecture(arrays, args.bn_eps)
-  shapes = gen_shapes(architecture)
-  params, _ = params_in(arrays, shapes['params'])
-  stats = stats_in(arrays, shapes['moments'])
-  gen = {
-    'params': spectral.fold(jax.tree.map(jnp.asarray, params), spectral.spec()),
-    'stats': jax.tree.map(lambda s: s[None], stats) if stats else {},
-    'knots': np.full((1 if stats else 0,), np.inf, np.float32),
-  }
+  source = read_generator(args.gen)
+  if args.bn_eps is not None:
+    own = source.layout == layouts.TORCH  # its last BatchNorm has an epsilon of its own
+    source = source._replace(bn_eps=args.bn_eps, last_eps=source.last_eps if own else args.bn_eps)
+  architecture = gen_architecture(source.arrays, source.bn_eps, source.channels)
+  gen, params, shapes = generator_in(source, architecture)
+  own = '' if source.layout == layouts.TORCH else f' ({source.layout})'
   card = {
     'format': cards.FORMAT,
     'bigjax': bigjax.__version__,
@@ -384,19 +479,23 @@ def bring_in(args: Any) -> None:
     'architecture': architecture,
     'class_names': read_class_names(args.class_names, architecture['num_classes']),
     'license': 'that of the weights it was converted from',
-    'converted_from': os.path.basename(args.gen),
-    'dialect': 'resample',
-    'truncations': ['none'],
+    'converted_from': os.path.basename(args.gen) + own,
+    'dialect': source.dialect,
+    'truncations': [f'{k:g}' if np.isfinite(k) else 'none' for k in gen['knots']] or ['none'],
     'standing_passes': 100,
     'standing_batch': 64,
     'step': 0,
   }
   players = {}
-  if args.raw_gen or args.disc:
-    raw = read_arrays(args.raw_gen) if args.raw_gen else arrays
-    players['gen'], players['ema'] = params_in(raw, shapes['params'])[0], params
+  raw = source._replace(arrays=source.raw) if source.raw else source
+  if args.raw_gen:
+    raw = read_generator(args.raw_gen)
+  if args.raw_gen or args.disc or source.raw:
+    raw_params = plain_tables(*params_in(raw.arrays, shapes['params'], raw.names))[0]
+    players['gen'], players['ema'] = raw_params, params
   if args.disc:
-    arrays = read_arrays(args.disc)
+    arrays, notes = layouts.network(read_arrays(args.disc))
+    source.notes.extend(notes)
     fields = disc_architecture(arrays)
     for key in ('resolution', 'num_classes'):
       if fields[key] != architecture[key]:
@@ -408,11 +507,16 @@ def bring_in(args: Any) -> None:
     wanted = disc_shapes(architecture['network'], fields, architecture['channels'])
     players['disc'], _ = params_in(arrays, wanted)
   cards.save(args.out, gen, card)
-  print(f'wrote {args.out} and {cards.card_path(args.out)}: {describe(architecture)}')
+  print(
+    f'wrote {args.out} and {cards.card_path(args.out)} from {source.layout}: '
+    f'{describe(architecture)}'
+  )
   if players:
     path = transfer.players_path(args.out)
     cards.save_tensors(path, players)
     print(f'wrote {path}: {", ".join(players)}, for --config.init_from={args.out}')
+  for note in source.notes:
+    print(f'{note}.')
 
 
 def describe(architecture: Architecture) -> str:
@@ -457,7 +561,10 @@ def take_out(args: Any) -> None:
   knots = np.asarray(gen['knots'])
   if np.isinf(knots).any():
     (at,) = np.flatnonzero(np.isinf(knots))
-    files['G_ema'] |= stats_out(jax.tree.map(lambda s: s[at], gen['stats']))
+    stats = stats_out(jax.tree.map(lambda s: s[at], gen['stats']))
+    # Its last BatchNorm adds an epsilon of its own.
+    shift = np.float32(card['architecture']['bn_eps'] - layouts.LAST_EPS)
+    files['G_ema'] |= stats | {LAST_VAR: stats[LAST_VAR] + shift}
   os.makedirs(args.out, exist_ok=True)
   for name, arrays in files.items():
     np.savez(os.path.join(args.out, f'{name}.npz'), **arrays)
@@ -465,6 +572,11 @@ def take_out(args: Any) -> None:
     f'wrote {", ".join(f"{args.out}/{name}.npz" for name in files)}: step {card["step"]}, '
     f'{describe(card["architecture"])}; BatchNorm epsilon is {card["architecture"]["bn_eps"]:g}'
   )
+  if card['architecture'].get('rgb_filters'):
+    print(
+      f'the last convolution has {card["architecture"]["rgb_filters"]} filters, of which an image '
+      "takes the first three; BigGAN-PyTorch's own has three, and must be told."
+    )
 
 
 def leading_vectors(params: Any) -> spectral.SpectralState:
@@ -482,11 +594,17 @@ def leading_vectors(params: Any) -> spectral.SpectralState:
   return spectral.SpectralState(narrow(us), narrow(vs))
 
 
+GEN_HELP = (
+  'a generator of BigGAN-PyTorch (G_ema.pth), of pytorch-pretrained-BigGAN (pytorch_model.bin) or '
+  'the variables of a TF-Hub module (.npz); .pth, .bin, .npz or .safetensors'
+)
+
+
 def main(argv: list[str]) -> None:
   """`bigjax convert`."""
   parser = utils.Arguments(prog='bigjax convert', description=__doc__.split('\n\n')[0])
   source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument('--gen', help='a generator of BigGAN-PyTorch: .pth, .npz or .safetensors')
+  source.add_argument('--gen', help=GEN_HELP)
   source.add_argument('--workdir', help='a run, to be written in the layout of BigGAN-PyTorch')
   parser.add_argument('--disc', default='', help='with --gen: the discriminator, to train on')
   parser.add_argument(
@@ -495,8 +613,9 @@ def main(argv: list[str]) -> None:
   parser.add_argument(
     '--bn_eps',
     type=float,
-    default=1e-5,
-    help="epsilon of the generator's BatchNorms (default: 1e-5, as its scripts train with)",
+    default=None,
+    help="epsilon of the generator's BatchNorms (default: 1e-5 for BigGAN-PyTorch, as its scripts "
+    'train with; that of config.json, or 1e-4, for the others)',
   )
   parser.add_argument('--class_names', default='', help='with --gen: a text file, one per line')
   parser.add_argument('--checkpoint', default='last', help='with --workdir: last, best or a step')
