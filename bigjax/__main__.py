@@ -6,6 +6,7 @@ VERBS = {
   'doctor': 'check a config and its data, and see what the networks will see',
   'train': 'train from a config, or resume a run',
   'plan': 'what a run needs on a TPU slice that is not there: memory, time, chip-hours',
+  'evaluate': 'scores of checkpoints or of any images: FID, IS, precision and recall, ...',
   'sample': 'make images: class grids, interpolations, truncation sweeps',
   'export': 'write a generator for use elsewhere: safetensors and a card',
   'convert': 'BigGAN-PyTorch weights in and out',

@@ -83,18 +83,29 @@ class Sampler:
       self.generator.latents, static_argnums=1, out_shardings=parallel.replicated(self.mesh)
     )
 
-  @functools.cached_property
-  def _generate(self):
-    def to_uint8(gen, z, y, how):
+  def _generate(self, out: Any) -> Callable[..., jax.Array]:
+    def run(gen, z, y, how):
       images = self.generator.generate(gen, z, y, how)
       return jnp.round((images + 1) * 127.5).clip(0, 255).astype(jnp.uint8)
 
     examples = parallel.batched(self.mesh)
-    return jax.jit(
-      to_uint8,
-      in_shardings=(None, examples, examples, None),
-      out_shardings=parallel.replicated(self.mesh),
-    )
+    return jax.jit(run, in_shardings=(None, examples, examples, None), out_shardings=out)
+
+  @functools.cached_property
+  def _to_all(self):
+    return self._generate(parallel.replicated(self.mesh))
+
+  @functools.cached_property
+  def _spread(self):
+    return self._generate(parallel.batched(self.mesh))
+
+  def spread(self, gen: Gen, z: np.ndarray, y: np.ndarray, how: How) -> jax.Array:
+    """Return uint8 images [n, H, W, C] that stay on the devices that made them.
+
+    n must be a multiple of the number of devices.
+    """
+    with jax.set_mesh(self.mesh):
+      return self._spread(gen, z, y, how)
 
   def latents(self, seed: int, num: int, how: How) -> np.ndarray:
     """Return z [num, ...]; the first n do not depend on `num`.
@@ -117,7 +128,7 @@ class Sampler:
     out = []
     with jax.set_mesh(self.mesh):
       for i in range(0, num + padding, batch):
-        made = self._generate(gen, z[i : i + batch], y[i : i + batch], how)
+        made = self._to_all(gen, z[i : i + batch], y[i : i + batch], how)
         out.append(np.asarray(made.addressable_data(0)))
     return np.concatenate(out)[:num]
 

@@ -8,7 +8,6 @@ import collections
 import contextlib
 import functools
 import itertools
-import json
 import math
 import os
 import sys
@@ -178,7 +177,7 @@ def prepare_workdir(
     ) from None
   path = os.path.join(workdir, 'history.json')
   if os.path.exists(path):
-    theirs = _read_json(os.path.join(workdir, 'config.json'))
+    theirs = report.read_json(os.path.join(workdir, 'config.json'))
     theirs = {k: v for k, v in theirs.items() if not k.startswith(configs.FREE)}
     differing = configs.differences(configs.identity(config), theirs)
     if differing:
@@ -187,7 +186,7 @@ def prepare_workdir(
         f'{"; ".join(differing)}); give those values, or another --workdir.'
       )
     refuse_other_data(workdir, about)
-    history = _read_json(path)
+    history = report.read_json(path)
   else:
     history = [{'from_step': 0, 'seed': config.seed, 'patch': {}, 'reason': 'start'}]
   if jax.process_index() == 0:
@@ -214,22 +213,12 @@ def refuse_other_data(workdir: str, about: Mapping[str, Any]) -> None:
     UserError: their digest differs.
   """
   path = os.path.join(workdir, 'data.json')
-  theirs = _read_json(path) if os.path.exists(path) else about
+  theirs = report.read_json(path) if os.path.exists(path) else about
   if theirs['digest'] != about['digest']:
     raise utils.UserError(
       f'the workdir {workdir!r} holds a run on other training images ({theirs["num_train"]:,}, now '
       f'{about["num_train"]:,}; or they changed); restore them, or give another --workdir.'
     )
-
-
-def _read_json(path: str) -> Any:
-  try:
-    with open(path) as f:
-      return json.load(f)
-  except (OSError, ValueError) as error:
-    raise utils.UserError(
-      f'{path!r} cannot be read ({error}); mend it, or use another --workdir.'
-    ) from None
 
 
 def export_truncations(config: ml_collections.ConfigDict, dialects: tuple[str, ...]) -> list[str]:

@@ -10,6 +10,7 @@ import scipy.linalg
 
 from bigjax import evaluators
 from bigjax.evaluators import classifier
+from bigjax.evaluators.scores import frechet
 from bigjax.models import classifier as models
 
 CLASSES = 4
@@ -200,8 +201,8 @@ def test_distance_against_the_formula_as_it_is_printed(d):
   root = np.real(scipy.linalg.sqrtm(s_a @ s_b))
   expected = ((m_a - m_b) ** 2).sum() + np.trace(s_a + s_b - 2 * root)
   assert expected > 0.1
-  assert classifier.frechet(a, b) == pytest.approx(expected, rel=1e-8)
-  assert classifier.frechet(b, a) == pytest.approx(expected, rel=1e-8)
+  assert frechet.frechet(a, b) == pytest.approx(expected, rel=1e-8)
+  assert frechet.frechet(b, a) == pytest.approx(expected, rel=1e-8)
 
 
 # With diagonal covariances the distance is |m_a - m_b|^2 + sum (sqrt s_a - sqrt s_b)^2.
@@ -217,8 +218,9 @@ def test_distance_against_the_formula_as_it_is_printed(d):
   ],
 )
 def test_distance_of_diagonal_covariances(gap, a, b, expected):
-  found = classifier.frechet(
-    (np.zeros(2), np.diag(np.array(a, float))), (np.array(gap, float), np.diag(np.array(b, float)))
+  found = frechet.frechet(
+    frechet.Gaussian(np.zeros(2), np.diag(np.array(a, float))),
+    frechet.Gaussian(np.array(gap, float), np.diag(np.array(b, float))),
   )
   assert found == pytest.approx(expected, abs=1e-12)
 
@@ -230,10 +232,10 @@ def test_distance_where_rows_are_fewer_than_dimensions(num):
   basis, _ = np.linalg.qr(rng.normal(size=(96, 3)))
   low = [rng.normal(size=(num, 3)) * [1, 5, 0.1] + shift for shift in (0, 1)]
   high = [classifier.moments(rows @ basis.T) for rows in low]
-  expected = classifier.frechet(*map(classifier.moments, low))
+  expected = frechet.frechet(*map(classifier.moments, low))
   scale = np.trace(high[0][1])
-  assert classifier.frechet(*high) == pytest.approx(expected, abs=1e-6 * scale)
-  assert 0 <= classifier.frechet(high[0], high[0]) < 1e-6 * scale
+  assert frechet.frechet(*high) == pytest.approx(expected, abs=1e-6 * scale)
+  assert 0 <= frechet.frechet(high[0], high[0]) < 1e-6 * scale
 
 
 def test_moments_against_numpy():

@@ -227,6 +227,16 @@ def read(lookup: Lookup, indices: np.ndarray) -> Labelled:
   Raises:
     UserError: one cannot be read.
   """
+  parts = list(in_batches(lookup, indices, 256))
+  return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def in_batches(lookup: Lookup, indices: np.ndarray, size: int) -> Iterator[Labelled]:
+  """Yield these images, centred, and their labels in their order, `size` at a time, as NumPy.
+
+  Raises:
+    UserError: one cannot be read.
+  """
   tf = tensorflow()
 
   @tf.autograph.experimental.do_not_convert
@@ -237,8 +247,7 @@ def read(lookup: Lookup, indices: np.ndarray) -> Labelled:
   dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).map(
     one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
-  parts = list(readable(tf, _with_options(tf, dataset.batch(256).prefetch(2))))
-  return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+  yield from readable(tf, _with_options(tf, dataset.batch(size).prefetch(2)))
 
 
 def survey(picture: Picture, indices: np.ndarray, what: str) -> np.ndarray:

@@ -19,7 +19,7 @@ def load(name: str, train: Images, held_out: Images) -> tuple[Callable[[Labelled
   Raises:
     UserError: no such evaluator.
   """
-  known = [module.name for module in pkgutil.iter_modules(__path__)]
+  known = [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
   if name not in known:
     raise utils.UserError(
       f'eval.name is {name!r}{utils.did_you_mean(name, known)}; '

@@ -34,6 +34,7 @@ import optax
 
 from bigjax import report, utils
 from bigjax.evaluators import Images, Labelled, Scores, pixels
+from bigjax.evaluators.scores import frechet
 from bigjax.models import classifier as models
 
 TRAINED_ON = 20_000
@@ -79,19 +80,24 @@ def reduce(images: np.ndarray) -> np.ndarray:
 
   Those of at most LARGEST px stay as they are. Rims that fill no square are cut off.
   """
-  n, size, _, c = images.shape
+  if images.shape[1] <= LARGEST:
+    return images
+  parts = [reduced(images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
+  return np.concatenate(parts)
+
+
+def reduced(images: Any) -> Any:
+  """Return what `reduce` does, at once, of arrays of NumPy or JAX."""
+  _, size, _, c = images.shape
   factor = -(-size // LARGEST)
   if factor == 1:
     return images
   side, rim = divmod(size, factor)
   start = rim // 2
   squares = slice(start, start + side * factor)
-  reduced = np.empty((n, side, side, c), np.uint8)
-  for i in range(0, n, CHUNK):
-    part = images[i : i + CHUNK, squares, squares].reshape(-1, side, factor, side, factor, c)
-    sums = part.sum((2, 4), dtype=np.uint32)
-    reduced[i : i + CHUNK] = (2 * sums + factor**2) // (2 * factor**2)
-  return reduced
+  part = images[:, squares, squares].reshape(-1, side, factor, side, factor, c)
+  sums = part.sum((2, 4), dtype=np.uint32)
+  return ((2 * sums + factor**2) // (2 * factor**2)).astype(np.uint8)
 
 
 def augment(images: np.ndarray, pick: np.ndarray, shift: int, rng: Any) -> np.ndarray:
@@ -115,13 +121,16 @@ def network(num_classes: int) -> models.Classifier:
   return models.Classifier(num_classes if num_classes > 1 else 4, RECIPE.widths)
 
 
-def fit(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Any:
+def fit(
+  images: np.ndarray, classes: np.ndarray, num_classes: int, what: str = 'real images'
+) -> Any:
   """Train the classifier by RECIPE and return its variables, as NumPy arrays.
 
   Args:
     images: uint8 [n, H, H, C].
     classes: int [n], in 0..num_classes - 1.
     num_classes: at least 1.
+    what: the images are, for whoever waits.
   """
   recipe, net, num = RECIPE, network(num_classes), len(images)
   batch = min(recipe.batch, num)
@@ -144,7 +153,7 @@ def fit(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Any:
 
   progress = report.Progress(0, steps, batch, _out())
   progress.say(
-    f'training a classifier on {num:,} real images for the scores, once: '
+    f'training a classifier on {num:,} {what} for the scores, once: '
     f'{steps:,} steps of {batch} images at {images.shape[1]} px'
   )
   rng = np.random.RandomState(recipe.seed)
@@ -221,27 +230,10 @@ def cached(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Any:
   return variables
 
 
-def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(features: np.ndarray) -> frechet.Gaussian:
   """Return (mean [d], covariance [d, d]) of rows [n, d], float64; one row has covariance 0."""
-  features = features.astype(np.float64)
-  mean = features.mean(0)
-  centred = features - mean
-  return mean, centred.T @ centred / max(len(features) - 1, 1)
-
-
-def frechet(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
-  """Return |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^1/2) of two Gaussians' (mean, covariance).
-
-  Heusel et al. 2017, Eq. 6. The trace of that root is the sum of the roots of the eigenvalues of
-  S_a^1/2 S_b S_a^1/2, which is symmetric: so it is stable where covariances have not full rank.
-  """
-  (mean_a, cov_a), (mean_b, cov_b) = a, b
-  values, vectors = np.linalg.eigh(cov_a)
-  root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-  product = root @ cov_b @ root
-  shared = np.sqrt(np.linalg.eigvalsh((product + product.T) / 2).clip(0)).sum()
-  gap = mean_a - mean_b
-  return float(max(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * shared, 0))
+  found = frechet.Moments.of_rows(features)
+  return frechet.Gaussian(found.mean, found.cov)
 
 
 def std_ratio(samples: Labelled, real: Labelled) -> float:
@@ -320,7 +312,7 @@ def make(train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores],
     found = features / unit, labels
     return {
       **agreements(predicted, labels),
-      'fd_held_out_classifier': frechet(moments(found[0]), gaussian),
+      'fd_held_out_classifier': frechet.frechet(moments(found[0]), gaussian),
       **precision_coverage(found, real),
       'std_ratio': std_ratio(found, real),
     }
