@@ -31,7 +31,8 @@ TRAIN = [
   'scikit-learn>=1.5',
   'matplotlib>=3.9',
 ]
-TEST = [*TRAIN, 'pytest>=8', 'pytest-xdist>=3', 'ruff']
+EXPORT = ['flatbuffers']  # what jax.export writes and reads with
+TEST = [*TRAIN, *EXPORT, 'pytest>=8', 'pytest-xdist>=3', 'ruff']
 
 setup(
   name='bigjax',
@@ -48,6 +49,7 @@ setup(
     'bigjax.data',
     'bigjax.data.reading',
     'bigjax.evaluators',
+    'bigjax.evaluators.scores',
     'bigjax.models',
   ],
   package_dir={'bigjax.configs': 'configs'},
@@ -57,9 +59,18 @@ setup(
     'tpu': ['jax[tpu]'],
     'gpu': ['jax[cuda12]'],
     'plan': ['jax[tpu]'],  # libtpu as this jax pins it: its compiler runs without a TPU
+    'export': EXPORT,
     'gcs': ['gcsfs'],
     'test': TEST,
-    'oracle': [*TEST, 'torch'],
+    'oracle': [
+      *TEST,
+      'torch',
+      'torchvision',
+      'torch-fidelity',
+      'pytorch-fid',
+      'prdc',
+      'scikit-image',
+    ],
   },
   entry_points={'console_scripts': ['bigjax = bigjax.__main__:main']},
 )

@@ -7,9 +7,9 @@ VERBS = {
   'train': 'train from a config, or resume a run',
   'plan': 'what a run needs on a TPU slice that is not there: memory, time, chip-hours',
   'evaluate': 'scores of checkpoints or of any images: FID, IS, precision and recall, ...',
-  'sample': 'make images: class grids, interpolations, truncation sweeps',
-  'export': 'write a generator for use elsewhere: safetensors and a card',
-  'convert': 'BigGAN-PyTorch weights in and out',
+  'sample': 'make images: class grids, seeds, interpolations, truncation sweeps, neighbours',
+  'export': 'write a generator for use elsewhere: safetensors, npz, a StableHLO program',
+  'convert': 'weights of BigGAN-PyTorch in and out, of Hugging Face and TF-Hub in',
 }
 
 

@@ -1,7 +1,9 @@
-"""The exported generator on disk: safetensors, and a JSON card that says what the tensors are."""
+"""The exported generator on disk: safetensors and a JSON card that says what they are, or npz."""
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +54,35 @@ def save(path: str, gen: Any, card: Mapping[str, Any]) -> None:
   report.write_json(card_path(path), card)
 
 
+def save_npz(path: str, gen: Any, card: Mapping[str, Any]) -> None:
+  """Write a generator as one .npz for NumPy alone: arrays by path, and `card`, the card's JSON."""
+  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+  arrays = {name: np.asarray(leaf) for name, leaf in utils.flat(gen).items()}
+  with open(path + '.partial', 'wb') as file:
+    np.savez(file, card=np.array(json.dumps(card)), **arrays)
+  os.replace(path + '.partial', path)
+
+
+def load_npz(path: str) -> tuple[Any, dict[str, Any]]:
+  """Return (gen, card) of a generator that `save_npz` wrote.
+
+  Raises:
+    UserError: the file is missing, damaged, or something else.
+  """
+  if not os.path.isfile(path):
+    raise utils.UserError(f'there is no exported generator {path!r}.')
+  try:
+    with np.load(path) as file:
+      arrays = {name: file[name] for name in file.files}
+    card = json.loads(str(arrays.pop('card')))
+  except KeyError:
+    raise utils.UserError(f'{path!r} holds no generator that bigjax wrote: no card.') from None
+  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise utils.UserError(f'{path!r} is damaged ({error}).') from None
+  check(card, path)
+  return {'stats': {}, **utils.nest(arrays)}, card
+
+
 def check(card: Any, path: str) -> None:
   """Refuse a card that is not one.
 
@@ -68,9 +99,13 @@ def check(card: Any, path: str) -> None:
 def load(path: str) -> tuple[Any, dict[str, Any]]:
   """Return (gen, card) of an exported generator.
 
+  Args:
+    path: of .safetensors, with its card beside it, or of .npz.
   Raises:
     UserError: a file is missing, damaged, or of another format.
   """
+  if path.endswith('.npz'):
+    return load_npz(path)
   for needed, what in ((path, 'exported generator'), (card_path(path), 'card')):
     if not os.path.isfile(needed):
       raise utils.UserError(

@@ -50,7 +50,7 @@ def interleave(phases: Sequence[Array]) -> Array:
 
   On v3, v4 and v5p TPUs each is written where it belongs: rows and columns are the outer axes of an
   image there, so that a convolution can write its phase into the whole. Stacking them costs two
-  more passes, except where they fit into a larger on-chip memory.
+  more passes there, and fewer than writing in place on the others.
   """
   b, h, w, c = phases[0].shape
   if parallel.on_tpu() and parallel.device_kind() not in LITE:

@@ -1,20 +1,41 @@
-"""Images from a trained generator: class grids, interpolations, truncation sweeps.
+"""Images from a trained generator: grids, seeds, interpolations, truncation sweeps, neighbours.
 
-Needs neither the dataset nor TensorFlow nor the training state.
+  from bigjax import sample
+  gen = sample.load('runs/digits')
+  images = gen(labels=[3, 7], truncation=0.5, seed=0)
+
+Needs neither TensorFlow nor the training state, nor the dataset (but to look for neighbours in it).
+Many images are written as they are made, so that memory holds one batch of them.
 """
 
+import argparse
+import contextlib
 import dataclasses
+import hashlib
+import json
 import math
+import operator
 import os
 import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from absl import logging
 from PIL import Image
 
-from bigjax import build, report, utils
+from bigjax import build, neighbours, report, utils
 from bigjax import card as cards
-from bigjax.latents import How
+from bigjax.latents import How, check_truncation
+
+BATCH = 64  # images of one call of the generator
+SHOWN = 10  # samples whose neighbours are looked for, unless told
+LISTED = 20  # of them, by line
+Labels = int | str | Sequence[int | str] | np.ndarray | None
+Make = Callable[[int], np.ndarray]  # start -> the images from there on, one batch of them
 
 
 @dataclasses.dataclass
@@ -30,8 +51,77 @@ class Loaded:
     self._measured: dict[How, Any] = {}
 
   @property
+  def class_names(self) -> list[str]:
+    return list(self.card['class_names'])
+
+  @property
   def num_classes(self) -> int:
     return len(self.card['class_names'])
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of an image."""
+    how = How(passes=1, batch=1)
+
+    def one(gen):  # what makes images needs statistics, of which a checkpoint has none yet
+      gen = self.sampler.generator.calibrate(build.uncalibrated(gen), jax.random.key(0), how)
+      z = self.sampler.generator.latents(jax.random.key(0), 1, how)
+      return self.sampler.generator.generate(gen, z, np.zeros((1,), np.int32), how)
+
+    return jax.eval_shape(one, self.stored).shape[1:]
+
+  @property
+  def resolution(self) -> int:
+    """Pixels along a side."""
+    return self.shape[0]
+
+  def __call__(
+    self,
+    labels: Labels = None,
+    truncation: float | str | None = None,
+    seed: int = 0,
+    num: int | None = None,
+    batch: int = BATCH,
+  ) -> np.ndarray:
+    """Return images, uint8 [n, H, W, C]: those of `bigjax sample` for the same latents and classes.
+
+    Args:
+      labels: the class of each image, by number or name (one alone is a list of one; 'all' is one
+        of each), or float weights [n, classes], which mix classes. Without any, `num` images are
+        spread evenly over the classes, in their order.
+      truncation: a threshold, 't:dialect', or None for untruncated.
+      seed: of the latents. Image i is the same however many are asked for.
+      num: number of images; labels are repeated in turn until there are so many. By default, as
+        many as labels, or one of each class.
+      batch: images made at a time.
+    Raises:
+      UserError: there is no such class, an array has another shape, or such a truncation means
+        nothing for this generator's latents.
+    """
+    y = read_labels(labels, self.class_names, num)
+    how = self.how(truncation)
+    seed, batch = whole('seed', seed, 0), whole('batch', batch, 1)
+    self.prepare(how)
+    return self.images(self.sampler.latents(seed, len(y), how), y, how, batch)
+
+  def how(self, truncation: float | str | None) -> How:
+    """Return how to sample at a truncation: a number, 't:dialect', None or 'none'.
+
+    Raises:
+      UserError: it is none of these, or means nothing for this generator's latents.
+    """
+    if truncation is None:
+      truncation = 'none'
+    if not isinstance(truncation, str):
+      try:
+        truncation = repr(float(truncation))
+      except (TypeError, ValueError):
+        raise utils.UserError(
+          f"truncation is {truncation!r}; give a number, a text such as '0.5:truncnorm', or None."
+        ) from None
+    asked = cards.how(self.card, truncation)
+    check_truncation(asked, self.sampler.generator.dialects)
+    return asked
 
   def prepare(self, how: How, recalibrate: bool = False) -> None:
     """See to standing statistics for a truncation, and say where they come from.
@@ -63,46 +153,145 @@ class Loaded:
     gen = self.sampler.calibrate(build.uncalibrated(self.stored), 0, how)
     self.gen = self._measured[how] = gen
 
-  def images(self, z: np.ndarray, y: np.ndarray, how: How) -> np.ndarray:
+  def images(self, z: np.ndarray, y: np.ndarray, how: How, batch: int = BATCH) -> np.ndarray:
     """Return uint8 images [n, H, W, C]; call `prepare(how)` first."""
-    return self.sampler.images(self.gen, z, y, how)
+    return self.sampler.images(self.gen, z, y, how, batch)
+
+  def one_batch(self, z: np.ndarray, y: np.ndarray, how: How, batch: int, start: int) -> np.ndarray:
+    """Return images `start` to `start + batch` of these; call `prepare(how)` first."""
+    stop = min(start + batch, len(z))
+    first = max(stop - batch, 0)  # a last batch of another shape would be compiled anew
+    return self.images(z[first:stop], y[first:stop], how, batch)[start - first :]
 
 
 def say(text: str) -> None:
   print(text, file=sys.stderr)
 
 
-def load(path: str, which: str = 'last') -> Loaded:
-  """Load a generator from a workdir (checkpoint `which`) or an exported .safetensors file.
+def whole(name: str, given: Any, least: int) -> int:
+  """Return a whole number.
+
+  Raises:
+    UserError: it is none, or below `least`.
+  """
+  try:
+    number = operator.index(given)
+  except TypeError:
+    number = least - 1
+  if isinstance(given, bool) or number < least:
+    raise utils.UserError(f'{name} is {given!r}; give a whole number, {least} or more.')
+  return number
+
+
+def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
+  """Load a generator from a workdir (checkpoint `which`) or an exported .safetensors or .npz file.
 
   Raises:
     UserError: it is neither, or cannot be read.
   """
-  read = cards.load_workdir(path, which) if os.path.isdir(path) else cards.load(path)
+  path, verbosity = os.fspath(path), logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
+  try:
+    read = cards.load_workdir(path, str(which)) if os.path.isdir(path) else cards.load(path)
+  finally:
+    logging.set_verbosity(verbosity)
   return Loaded(*build.from_card(*read))
 
 
+def of_options(args: argparse.Namespace) -> Loaded:
+  """Return the generator that --workdir and --checkpoint, or --params, name.
+
+  Raises:
+    UserError: there is none.
+  """
+  if args.params and args.checkpoint:
+    raise utils.UserError(
+      '--checkpoint chooses one of a --workdir; --params has only one generator.'
+    )
+  if args.workdir:
+    read = cards.load_workdir(args.workdir, args.checkpoint or 'last')
+  else:
+    read = cards.load(args.params)
+  return Loaded(*build.from_card(*read))
+
+
+def find_class(word: str, class_names: Sequence[str]) -> int:
+  """Return the number of a class given by name or number; a name wins over a number.
+
+  Raises:
+    UserError: there is none.
+  """
+  if word in class_names:
+    return class_names.index(word)
+  if word.isdecimal() and int(word) < len(class_names):
+    return int(word)
+  raise utils.UserError(
+    f'there is no class {word!r}{utils.did_you_mean(word, class_names)}; this '
+    f'generator has {len(class_names)}: numbers 0 to {len(class_names) - 1} or '
+    f'names such as {", ".join(class_names[:3])}.'
+  )
+
+
 def parse_classes(text: str, class_names: list[str]) -> np.ndarray:
-  """Read '3,7', 'cat,dog' or 'all' into int32 labels; a name wins over a number.
+  """Read '3,7', 'cat,dog' or 'all' into int32 labels; a name wins, even one with a comma in it.
 
   Raises:
     UserError: a class that does not exist.
   """
   if text == 'all':
     return np.arange(len(class_names), dtype=np.int32)
-  labels = []
+  words = [text] if text in class_names else text.split(',')
+  return np.array([find_class(word, class_names) for word in words], np.int32)
+
+
+def read_labels(labels: Labels, class_names: list[str], num: int | None) -> np.ndarray:
+  """Return what `Loaded.__call__` is given as int32 [n], or float32 weights [n, classes].
+
+  Raises:
+    UserError: there is no such class, or an array has another shape or type.
+  """
+  num = num if num is None else whole('num', num, 1)
+  classes = len(class_names)
+  if labels is None:
+    count = num or classes
+    return (np.arange(count) * classes // count).astype(np.int32)
+  if isinstance(labels, str):
+    labels = parse_classes(labels, class_names)
+  else:
+    labels = np.atleast_1d(np.asarray(labels))
+    if labels.dtype.kind in 'OU' and labels.ndim == 1:  # names, with numbers among them
+      labels = np.array([find_class(str(word), class_names) for word in labels], np.int32)
+  floats, integers = labels.dtype.kind == 'f', labels.dtype.kind in 'iu'
+  fits = labels.ndim == 2 and labels.shape[1] == classes if floats else labels.ndim == 1
+  if not (floats or integers) or not fits or not len(labels):
+    raise utils.UserError(
+      f'labels are {labels.dtype} {list(labels.shape)}; give whole numbers or names, one per '
+      f'image, or float weights [images, {classes}].'
+    )
+  if floats and not np.isfinite(labels).all():
+    raise utils.UserError('labels hold weights that are not finite.')
+  for label in [] if floats else labels[(labels < 0) | (labels >= classes)][:1]:
+    find_class(str(label), class_names)  # says so
+  labels = labels.astype(np.float32 if floats else np.int32)
+  return labels if num is None else labels[np.arange(num) % len(labels)]
+
+
+def parse_seeds(text: str) -> list[int]:
+  """Read '0-9', '0,1,2' or '3,10-12' into seeds.
+
+  Raises:
+    UserError: it is not like that.
+  """
+  seeds = []
   for word in text.split(','):
-    if word in class_names:
-      labels.append(class_names.index(word))
-    elif word.isdecimal() and int(word) < len(class_names):
-      labels.append(int(word))
-    else:
+    first, dash, last = word.partition('-')
+    last = last if dash else first
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
       raise utils.UserError(
-        f'there is no class {word!r}{utils.did_you_mean(word, class_names)}; this '
-        f'generator has {len(class_names)}: numbers 0 to {len(class_names) - 1} or '
-        f'names such as {", ".join(class_names[:3])}.'
+        f'--seeds={text}: {word!r} is no seed and no range; write for example 0-9 or 3,10-12.'
       )
-  return np.array(labels, np.int32)
+    seeds += range(int(first), int(last) + 1)
+  return seeds
 
 
 def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
@@ -121,12 +310,9 @@ def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
   return (unit / np.sin(angle) * norms[:, None]).astype(np.float32)
 
 
-def of_each_class(
-  loaded: Loaded, labels: np.ndarray, num: int, seed: int, how: How
-) -> tuple[np.ndarray, np.ndarray]:
-  """Return (images, labels) of `num` samples class by class, shared evenly among the classes."""
-  y = labels[np.sort(np.arange(num) % len(labels))]
-  return loaded.images(loaded.sampler.latents(seed, num, how), y, how), y
+def first_of_each(loaded: Loaded, seeds: Sequence[int], how: How) -> np.ndarray:
+  """Return the first latents of every seed, [n, ...]: those of `gen(..., seed=seed)`."""
+  return np.concatenate([loaded.sampler.latents(seed, 1, how) for seed in seeds])
 
 
 def interpolation(
@@ -148,29 +334,190 @@ def interpolation(
   return np.concatenate(rows)
 
 
-def write(images: np.ndarray, labels: np.ndarray | None, columns: int, out: str) -> str:
-  """Write a grid (.png), arrays (.npz) or one PNG per image (a folder); return what was written."""
-  if out.endswith('.png'):
-    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    report.grid(images, columns).save(out)
-    return f'{out}: {len(images)} images, {columns} in a row'
-  if out.endswith('.npz'):
-    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    arrays = {'images': images} if labels is None else {'images': images, 'labels': labels}
-    np.savez(out, **arrays)
-    return f'{out}: {len(images)} images, uint8 {images.shape}'
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+  """Images to be made and written.
+
+  Attributes:
+    num: how many.
+    make: start -> the images from there on, a batch of them.
+    labels: int32 [num], or None where classes are mixed.
+    columns: of a grid.
+    seeds: int64 [num] where each has its own, else None.
+  """
+
+  num: int
+  make: Make
+  labels: np.ndarray | None
+  columns: int
+  seeds: np.ndarray | None = None
+
+  @property
+  def names(self) -> list[str]:
+    """Of the files in a folder."""
+    parts = [[f'{i:06d}' for i in range(self.num)]]
+    if self.seeds is not None:
+      parts = [[f'seed{seed:04d}' for seed in self.seeds]]
+    if self.labels is not None:
+      parts.append([f'class{label}' for label in self.labels])
+    return ['_'.join(words) + '.png' for words in zip(*parts, strict=True)]
+
+
+def ready(images: np.ndarray, labels: np.ndarray | None, columns: int) -> Wanted:
+  """Return images that are made already as Wanted."""
+  return Wanted(len(images), lambda start: images[start : start + BATCH], labels, columns)
+
+
+def told(starts: Sequence[int], num: int, batch: int) -> Iterator[int]:
+  """Yield the starts, and say now and then how many images are done and how long the rest takes.
+
+  The first batch, which compiles, is left out of the rate.
+  """
+  line, terminal = report.Progress(0, 0, 0, sys.stderr), sys.stderr.isatty()
+  left_out = num - sum(min(batch, num - start) for start in starts)
+  done, began, said = left_out, 0.0, 0.0
+  for i, start in enumerate(starts):
+    yield start
+    now, made = time.monotonic(), min(batch, num - start)
+    done += made
+    if not i:
+      began = said = now
+      left_out = done
+    elif now - said > (0.5 if terminal else 10) and done < num:
+      said, rate = now, (done - left_out) / (now - began)
+      left = utils.duration((num - done) / rate)
+      line.say(f'{done:,} of {num:,} images, {rate:,.0f} per second, {left} left', temporary=True)
+  if terminal and said > began:
+    line.say('', temporary=True)
+
+
+def write_npz(
+  path: str, name: str, shape: tuple[int, ...], parts: Iterable[np.ndarray], **others: np.ndarray
+) -> None:
+  """Write arrays as .npz, whole or not at all; the first as its parts come.
+
+  Args:
+    path: of the file.
+    name, shape: of the first array, uint8; its parts lie along the first axis.
+    parts: of it.
+    others: arrays that follow.
+  """
+  partial = path + '.partial'
+  try:
+    with zipfile.ZipFile(partial, 'w') as archive:
+      with archive.open(name + '.npy', 'w', force_zip64=True) as file:
+        header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+          file.write(np.ascontiguousarray(part, np.uint8).data)
+      for other, array in others.items():
+        with archive.open(other + '.npy', 'w') as file:
+          np.lib.format.write_array(file, array, allow_pickle=False)
+    os.replace(partial, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      os.remove(partial)
+    raise
+
+
+def save_png(image: np.ndarray, path: str) -> None:
+  """Write one uint8 image [H, W, C], whole or not at all."""
+  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  picture.save(path + '.partial', format='png')
+  os.replace(path + '.partial', path)
+
+
+def write_folder(wanted: Wanted, batch: int, out: str, ask: Mapping[str, Any]) -> int:
+  """Write a PNG per image, those that are missing; return how many were there already.
+
+  Args:
+    wanted: the images.
+    batch: images of one `make`.
+    out: the folder; what was asked for is kept in its samples.json.
+    ask: all that decides the images, JSON-able.
+  Raises:
+    UserError: the folder holds other pictures.
+  """
+  note, names = os.path.join(out, 'samples.json'), wanted.names
   os.makedirs(out, exist_ok=True)
-  for i, image in enumerate(images):
-    name = f'{i:06d}.png' if labels is None else f'{i:06d}_class{labels[i]}.png'
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(os.path.join(out, name))
-  return f'{out}/: {len(images)} PNGs'
+  present = set(os.listdir(out))
+  if os.path.isfile(note):
+    with open(note) as file, contextlib.suppress(ValueError):
+      before = json.load(file)
+      other = [key for key in ask if before.get(key) != ask[key]]
+      if other:
+        raise utils.UserError(
+          f'--out={out} holds samples of another {" and ".join(other)} (samples.json says which); '
+          'give another folder, or remove it.'
+        )
+  elif any(name.endswith('.png') for name in present):
+    raise utils.UserError(
+      f'--out={out} holds pictures that are not samples of ours; give another folder.'
+    )
+  report.write_json(note, ask)
+  missing = [name not in present for name in names]
+  starts = [i for i in range(0, wanted.num, batch) if any(missing[i : i + batch])]
+  for start in told(starts, wanted.num, batch):
+    for i, image in enumerate(wanted.make(start), start):
+      if missing[i]:
+        save_png(image, os.path.join(out, names[i]))
+  return wanted.num - sum(missing)
+
+
+def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, Any]) -> str:
+  """Write a grid (.png), arrays (.npz) or one PNG per image (a folder); return what was written.
+
+  Args:
+    wanted: the images.
+    batch: images of one `wanted.make`.
+    out: where to.
+    layout: of an .npz: 'bigjax' (arrays images, labels) or 'adm', the one that the evaluator of
+      Dhariwal & Nichol 2021 reads (arr_0: uint8 [n, H, W, 3], arr_1: the labels).
+    ask: see write_folder.
+  """
+  num = wanted.num
+  if not out.endswith(('.png', '.npz')):
+    before = write_folder(wanted, batch, out, ask)
+    return f'{out}/: {num} PNGs' + (f', {before} of which were there already' if before else '')
+  os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
+  made = (wanted.make(start) for start in told(range(0, num, batch), num, batch))
+  if out.endswith('.png'):
+    images = np.concatenate(list(made))
+    report.grid(images, wanted.columns).save(out)
+    return f'{out}: {num} images, {wanted.columns} in a row'
+  first = next(made)
+  height, width, channels = first.shape[1:]
+  adm = layout == 'adm'
+  shape = (num, height, width, 3 if adm else channels)
+  parts = (
+    np.broadcast_to(part, (*part.shape[:-1], shape[-1]))
+    for rest in ((first,), made)
+    for part in rest
+  )
+  others = {} if wanted.labels is None else {'arr_1' if adm else 'labels': wanted.labels}
+  others |= {} if wanted.seeds is None or adm else {'seeds': wanted.seeds}
+  write_npz(out, 'arr_0' if adm else 'images', shape, parts, **others)
+  return f'{out}: {num} images, uint8 {shape}'
+
+
+def digest(loaded: Loaded) -> str:
+  """Return 16 hexadecimal digits of a generator's weights and stored statistics."""
+  told = hashlib.sha256()
+  for path, leaf in utils.flat(loaded.stored).items():
+    told.update(path.encode())
+    told.update(np.ascontiguousarray(leaf))
+  return told.hexdigest()[:16]
 
 
 def arguments() -> utils.Arguments:
-  parser = utils.Arguments(prog='bigjax sample', description=__doc__.splitlines()[0])
+  parser = utils.Arguments(
+    prog='bigjax sample',
+    description=__doc__.splitlines()[0],
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument('--workdir', help='of a run: its newest checkpoint (see --checkpoint)')
-  source.add_argument('--params', help='an exported generator, .safetensors')
+  source.add_argument('--params', help='an exported generator, .safetensors or .npz')
   parser.add_argument('--checkpoint', help='of the workdir: last (default), best or a step')
   parser.add_argument(
     '--classes', default='all', help="numbers or names, '3,7', or 'all' (default)"
@@ -181,7 +528,12 @@ def arguments() -> utils.Arguments:
     metavar='t[:dialect]',
     help='0.5, 0.4:truncnorm (dialects: resample, truncnorm, scale, clamp), or none',
   )
-  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--seed', type=int, default=0, help='of all latents (default: 0)')
+  parser.add_argument(
+    '--seeds',
+    metavar='a-b,c,...',
+    help='the first image of each seed, for every class: a row per class, a column per seed',
+  )
   parser.add_argument(
     '--num',
     type=int,
@@ -189,8 +541,17 @@ def arguments() -> utils.Arguments:
     'with --sweep, images in a row',
   )
   parser.add_argument(
-    '--out', default='samples.png', help='x.png (a grid), x.npz (arrays) or a folder'
+    '--out',
+    default='samples.png',
+    help='x.png (a grid), x.npz (arrays) or a folder (a PNG each; the same command again resumes)',
   )
+  parser.add_argument(
+    '--layout',
+    choices=('bigjax', 'adm'),
+    default='bigjax',
+    help="of an .npz: adm is what guided-diffusion's evaluator reads, classes in random order",
+  )
+  parser.add_argument('--batch', type=int, default=BATCH, help='images at a time (default: 64)')
   parser.add_argument(
     '--interpolate',
     choices=('z', 'class', 'both'),
@@ -198,46 +559,141 @@ def arguments() -> utils.Arguments:
   )
   parser.add_argument('--sweep', metavar='t,t,...', help='a row per truncation, 0.02,0.5,1,2')
   parser.add_argument('--recalibrate', action='store_true', help='measure standing statistics anew')
+  parser.add_argument(
+    '--neighbours',
+    nargs='?',
+    const='',
+    metavar='SOURCE',
+    help='a row per sample: the training images nearest to it, in pixels and in features. SOURCE '
+    'is as data.source: tfds:cifar10, folder:PATH, ...; without it, what was trained on',
+  )
+  parser.add_argument('--data_dir', help='where TFDS has prepared SOURCE')
+  parser.add_argument(
+    '--nearest', type=int, default=5, help='how many --neighbours of each sample (default: 5)'
+  )
   return parser
+
+
+def check(args: argparse.Namespace) -> None:
+  """Refuse options that mean nothing together.
+
+  Raises:
+    UserError: names them.
+  """
+  for name in ('num', 'batch', 'nearest'):
+    given = getattr(args, name)
+    if given is not None and given < 1:
+      raise utils.UserError(f'--{name}={given}: give at least 1.')
+  pictures = [n for n in ('sweep', 'interpolate', 'neighbours') if getattr(args, n) is not None]
+  if len(pictures) > 1:
+    raise utils.UserError(
+      f'--{pictures[0]} and --{pictures[1]} are two pictures: ask for one at a time.'
+    )
+  if args.seeds and (args.num or args.interpolate):
+    raise utils.UserError(
+      f'--seeds already says how many images there are; leave out '
+      f'{"--num" if args.num else "--interpolate"}.'
+    )
+  if args.layout != 'bigjax' and not args.out.endswith('.npz'):
+    raise utils.UserError(f'--layout={args.layout} is for an .npz file, not --out={args.out}.')
+  if args.neighbours is not None and not args.out.endswith('.png'):
+    raise utils.UserError('--neighbours draws a picture; give an --out ending in .png.')
+
+
+def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int) -> Wanted:
+  """Return samples class by class; those of an ADM file are in random order."""
+  how, seeds = loaded.how(args.truncation), None
+  loaded.prepare(how, args.recalibrate)
+  if args.seeds:
+    each = parse_seeds(args.seeds)
+    z = np.tile(first_of_each(loaded, each, how), (len(labels), 1))
+    y, seeds = np.repeat(labels, len(each)), np.tile(np.array(each, np.int64), len(labels))
+    columns = len(each) if len(labels) > 1 else min(len(each), 10)
+  else:
+    z = loaded.sampler.latents(args.seed, num, how)
+    y, columns = labels[np.sort(np.arange(num) % len(labels))], -(-num // len(labels))
+    if args.layout == 'adm':  # its evaluator takes every 5,000 in a row for one sample of all
+      y = y[np.random.RandomState(args.seed % 2**32).permutation(num)]
+  make = lambda start: loaded.one_batch(z, y, how, args.batch, start)
+  return Wanted(len(y), make, y, columns, seeds)
+
+
+def sweep(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
+  """Return a row of the same samples at each truncation."""
+  hows = [loaded.how(t) for t in args.sweep.split(',')]
+  seeds = parse_seeds(args.seeds) if args.seeds else None
+  columns = len(seeds) if seeds else args.num or max(10, len(labels))
+  y = labels[np.arange(columns) % len(labels)]
+  rows = []
+  for how in hows:
+    loaded.prepare(how, args.recalibrate)
+    z = (
+      first_of_each(loaded, seeds, how)
+      if seeds
+      else loaded.sampler.latents(args.seed, columns, how)
+    )
+    rows.append(loaded.images(z, y, how, args.batch))
+  return ready(np.concatenate(rows), np.tile(y, len(hows)), columns)
+
+
+def interpolate(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
+  """Return a row from one sample to another for each class."""
+  how = loaded.how(args.truncation)
+  loaded.prepare(how, args.recalibrate)
+  columns = max(-(-(args.num or 10 * len(labels)) // len(labels)), 3)
+  return ready(
+    interpolation(loaded, args.interpolate, labels, columns, args.seed, how), None, columns
+  )
+
+
+def look_for_neighbours(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> str:
+  """Draw samples beside the training images nearest to them; return what is to be said of them."""
+  source = neighbours.reference(
+    args.neighbours or loaded.card.get('data', ''), args.data_dir, loaded.shape, args.workdir
+  )
+  if args.num is None and len(labels) > SHOWN:
+    labels = labels[np.arange(SHOWN) * len(labels) // SHOWN]
+  wanted = plain(loaded, args, labels, args.num or SHOWN)
+  starts = range(0, wanted.num, args.batch)
+  images = np.concatenate([wanted.make(start) for start in starts])
+  spaces = {'pixels': neighbours.pixels, 'features': neighbours.of_classifier(source)}
+  found = neighbours.search(images, source, spaces, args.nearest)
+  os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
+  names = [loaded.class_names[label] for label in wanted.labels]
+  neighbours.draw(images, names, found).save(args.out)
+  return '\n'.join([f'{args.out}: {neighbours.words(source, found)}', *table(names, found)])
+
+
+def table(names: Sequence[str], found: Sequence[neighbours.Found]) -> list[str]:
+  """Return a line per sample: its class, and how near its nearest training image is."""
+  if len(names) > LISTED:
+    return []
+  width = max(len('class'), *(len(name) for name in names)) + 2
+  head = f'{"sample":8}{"class":{width}}' + ''.join(f'{one.space:>10}' for one in found)
+  return [head] + [
+    f'{i:<8}{name:{width}}' + ''.join(f'{one.ratios[i, 0]:10.2f}' for one in found)
+    for i, name in enumerate(names)
+  ]
 
 
 def main(argv: list[str]) -> None:
   """`bigjax sample`."""
   args = arguments().parse_args(argv)
-  if args.num is not None and args.num < 1:
-    raise utils.UserError(f'--num={args.num}: give at least 1.')
-  if args.sweep and args.interpolate:
-    raise utils.UserError('--sweep and --interpolate are two pictures: ask for one at a time.')
-  if args.params and args.checkpoint:
-    raise utils.UserError(
-      '--checkpoint chooses one of a --workdir; --params has only one generator.'
-    )
-  if args.workdir:
-    read = cards.load_workdir(args.workdir, args.checkpoint or 'last')
-    loaded = Loaded(*build.from_card(*read))
-  else:
-    loaded = Loaded(*build.from_card(*cards.load(args.params)))
-  labels = parse_classes(args.classes, loaded.card['class_names'])
-  asked = args.sweep.split(',') if args.sweep else [args.truncation]
-  hows = [cards.how(loaded.card, t) for t in asked]
-  if args.sweep:
-    columns = args.num or max(10, len(labels))
-    y = labels[np.arange(columns) % len(labels)]
-    rows = []
-    for how in hows:
-      loaded.prepare(how, args.recalibrate)
-      rows.append(loaded.images(loaded.sampler.latents(args.seed, columns, how), y, how))
-    images, y = np.concatenate(rows), np.tile(y, len(hows))
-  else:
-    how = hows[0]
-    loaded.prepare(how, args.recalibrate)
-    num = args.num or 10 * len(labels)
-    columns = max(-(-num // len(labels)), 3 if args.interpolate else 1)
-    if args.interpolate:
-      images, y = interpolation(loaded, args.interpolate, labels, columns, args.seed, how), None
-    else:
-      images, y = of_each_class(loaded, labels, num, args.seed, how)
+  check(args)
+  loaded = of_options(args)
+  labels = parse_classes(args.classes, loaded.class_names)
   try:
-    print(write(images, y, columns, args.out))
+    if args.neighbours is not None:
+      print(look_for_neighbours(loaded, args, labels))
+      return
+    if args.sweep:
+      wanted, batch = sweep(loaded, args, labels), BATCH
+    elif args.interpolate:
+      wanted, batch = interpolate(loaded, args, labels), BATCH
+    else:
+      wanted, batch = plain(loaded, args, labels, args.num or 10 * len(labels)), args.batch
+    keys = ('classes', 'truncation', 'seed', 'seeds', 'num', 'interpolate', 'sweep', 'recalibrate')
+    ask = {'generator': digest(loaded), **{key: getattr(args, key) for key in keys}}
+    print(write(wanted, batch, args.out, args.layout, ask))
   except OSError as error:
     raise utils.UserError(f'--out={args.out} cannot be written ({error.strerror}).') from None

@@ -121,9 +121,9 @@ def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch
 @pytest.mark.parametrize(
   ('argv', 'words'),
   [
-    (['trian'], ["no verb 'trian'", 'did you mean train?', 'train, plan, sample']),
-    (['frobnicate'], ["no verb 'frobnicate'", 'train, plan, sample']),
-    (['--frobnicate'], ['--frobnicate', 'train, plan, sample']),
+    (['trian'], ["no verb 'trian'", 'did you mean train?', 'train, plan, evaluate, sample']),
+    (['frobnicate'], ["no verb 'frobnicate'", 'train, plan, evaluate, sample']),
+    (['--frobnicate'], ['--frobnicate', 'train, plan, evaluate, sample']),
     (['train', '--config=digit'], ["no config 'digit'", 'did you mean digits?']),
     (['train', '--config=nowhere.py'], ["no file 'nowhere.py'"]),
     (['train', '--config'], ['--config', 'digits']),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigjax import build, evaluate, parallel, real, utils
+from bigjax import build, evaluate, looker, parallel, real, utils
 from bigjax import card as cards
 from bigjax import features as networks
 from bigjax.evaluators import classifier
@@ -118,7 +118,7 @@ def test_devices_do_not_change_scores(params):
   found = []
   for devices in (jax.devices()[:1], jax.devices()):
     sampler, placed, _ = build.from_card(gen, card, devices)
-    look = evaluate.Looker(pixels(), frozenset({'features'}), parallel.make_mesh(devices), 16)
+    look = looker.Looker(pixels(), frozenset({'features'}), parallel.make_mesh(devices), 16)
     ready = sampler.calibrate(build.uncalibrated(placed), 0, how)
     found.append(look.samples(sampler, ready, how, 37, 10, seed=3))
   one, eight = found
@@ -185,8 +185,8 @@ def test_mistakes_get_a_sentence(words, said, bigjax, tmp_path):
 
 def test_statistics_of_other_features_are_refused(tmp_path):
   with pytest.raises(utils.UserError, match='of 5 features, the network gives 12'):
-    evaluate.read_statistics(str(stats(tmp_path / 's.npz', 5)), 12)
-  reference = evaluate.read_statistics(str(stats(tmp_path / 's.npz', 12)), 12)
+    looker.read_statistics(str(stats(tmp_path / 's.npz', 5)), 12)
+  reference = looker.read_statistics(str(stats(tmp_path / 's.npz', 12)), 12)
   with pytest.raises(utils.UserError, match='only their mean and covariance'):
     evaluate.refuse(['kid'], reference.split, 10)
   evaluate.refuse(['fid'], reference.split, 10)

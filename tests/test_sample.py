@@ -1,10 +1,12 @@
 """Images from a checkpoint and from an exported generator; what is said, and what is refused."""
 
 import copy
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -151,6 +153,7 @@ def test_class_grid_as_png_and_folder(bigjax, params, loaded, tmp_path):
     expected = np.asarray(report.grid(images, 3)).astype(int)
     np.testing.assert_allclose(np.asarray(picture).astype(int), expected, atol=1)
   names = sorted(os.listdir(tmp_path / 'folder'))
+  names.remove('samples.json')
   classes = [7, 7, 7, 3, 3]
   assert names == [f'{i:06d}_class{label}.png' for i, label in enumerate(classes)]
   for name, image in zip(names, images, strict=True):
@@ -214,6 +217,219 @@ def test_interpolation_is_a_row_per_class(bigjax, params, tmp_path, kind):
   ask = ('sample', '--params', params, '--classes', '1,2,3', '--num', 12, '--interpolate', kind)
   assert bigjax(*ask, '--out', tmp_path / 'x.npz')[0] == 0
   assert read(tmp_path / 'x.npz')['images'].shape == (12, 16, 16, 1)
+
+
+# --- seeds
+
+
+@pytest.mark.parametrize(
+  ('text', 'seeds'), [('0-3', [0, 1, 2, 3]), ('7', [7]), ('5,1,2-3', [5, 1, 2, 3]), ('4-4', [4])]
+)
+def test_parse_seeds(text, seeds):
+  assert sample.parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize('text', ['', 'a', '3-1', '1,', '-1', '1-', '0-2-4', '1.5'])
+def test_seeds_that_are_none(text):
+  with pytest.raises(utils.UserError, match='is no seed and no range'):
+    sample.parse_seeds(text)
+
+
+def test_a_row_per_class_and_a_column_per_seed(bigjax, params, loaded, tmp_path):
+  ask = ('sample', '--params', params, '--classes', '2,7', '--seeds', '4,0-1', '--out')
+  assert bigjax(*ask, tmp_path / 'x.npz')[0] == 0
+  status, out, _ = bigjax(*ask, tmp_path / 'x.png')
+  assert status == 0 and out.endswith('6 images, 3 in a row\n')
+  arrays = read(tmp_path / 'x.npz')
+  assert arrays['labels'].tolist() == [2, 2, 2, 7, 7, 7]
+  assert arrays['seeds'].tolist() == [4, 0, 1] * 2
+  alone = [plain(loaded, [y], seed) for y in (2, 7) for seed in (4, 0, 1)]
+  assert_same_images(arrays['images'], np.concatenate(alone))
+  assert bigjax(*ask, tmp_path / 'folder')[0] == 0
+  assert 'seed0004_class2.png' in os.listdir(tmp_path / 'folder')
+
+
+def test_many_seeds_of_one_class_are_ten_in_a_row(bigjax, params, tmp_path):
+  ask = ('sample', '--params', params, '--classes', '2', '--seeds', '0-11')
+  assert bigjax(*ask, '--out', tmp_path / 'x.png')[1].endswith('12 images, 10 in a row\n')
+
+
+def test_sweep_of_seeds(bigjax, params, loaded, tmp_path):
+  ask = ('sample', '--params', params, '--classes', '4', '--seeds', '3,9', '--sweep', '0.5,none')
+  assert bigjax(*ask, '--out', tmp_path / 'x.npz')[0] == 0
+  rows = [plain(loaded, [4], seed, text) for text in ('0.5', 'none') for seed in (3, 9)]
+  assert_same_images(read(tmp_path / 'x.npz')['images'], np.concatenate(rows))
+
+
+# --- many images
+
+
+def test_the_layout_of_the_adm_evaluator(bigjax, params, loaded, tmp_path):
+  """Its evaluator reads arr_0.npy, the first file of the archive, as a stream of a header 1.0."""
+  ask = ('sample', '--params', params, '--num', 90, '--seed', 1, '--layout', 'adm')
+  status, out, _ = bigjax(*ask, '--out', tmp_path / 'x.npz')
+  assert status == 0 and '90 images, uint8 (90, 16, 16, 3)' in out
+  with zipfile.ZipFile(tmp_path / 'x.npz') as archive:
+    assert archive.namelist() == ['arr_0.npy', 'arr_1.npy']
+    with archive.open('arr_0.npy') as file:
+      assert np.lib.format.read_magic(file) == (1, 0)
+      shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+      assert (shape, fortran, dtype) == ((90, 16, 16, 3), False, np.uint8)
+      images = np.frombuffer(file.read(), np.uint8).reshape(shape)
+  arrays = read(tmp_path / 'x.npz')
+  np.testing.assert_array_equal(arrays['arr_0'], images)
+  labels = arrays['arr_1']
+  assert np.bincount(labels).tolist() == [9] * 10
+  assert len(set(labels[:30])) == 10  # mixed: it splits by order for the Inception score
+  assert_same_images(images, np.repeat(plain(loaded, labels, seed=1), 3, -1))
+
+
+@pytest.mark.parametrize('num', [5, 16, 33])
+def test_batches_make_the_same_images(bigjax, params, loaded, tmp_path, num):
+  ask = ('sample', '--params', params, '--num', num, '--batch', 16, '--out', tmp_path / 'x.npz')
+  assert bigjax(*ask)[0] == 0
+  arrays = read(tmp_path / 'x.npz')
+  assert_same_images(arrays['images'], plain(loaded, arrays['labels']))
+  assert os.listdir(tmp_path) == ['x.npz']
+
+
+def test_images_are_written_as_they_are_made(bigjax, params, tmp_path, monkeypatch):
+  """Never more than one batch of them is held."""
+  make, seen = sample.Loaded.one_batch, []
+
+  def watched(self, z, y, how, batch, start):
+    files = len(os.listdir(tmp_path / 'folder')) if (tmp_path / 'folder').exists() else 0
+    seen.append((start, files))
+    return make(self, z, y, how, batch, start)
+
+  monkeypatch.setattr(sample.Loaded, 'one_batch', watched)
+  ask = ('sample', '--params', params, '--num', 40, '--batch', 16, '--out', tmp_path / 'folder')
+  assert bigjax(*ask)[0] == 0
+  assert seen == [(0, 1), (16, 17), (32, 33)]  # and samples.json
+
+
+def test_a_folder_is_resumed(bigjax, params, tmp_path, monkeypatch):
+  folder = tmp_path / 'folder'
+  ask = ('sample', '--params', params, '--num', 40, '--batch', 16, '--out', folder)
+  assert bigjax(*ask)[0] == 0
+  whole = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+  for name in sorted(whole)[20:30]:  # of the second batch
+    (folder / name).unlink()
+  kept = folder / sorted(whole)[0]
+  before, made, make = kept.stat().st_mtime_ns, [], sample.Loaded.one_batch
+  monkeypatch.setattr(
+    sample.Loaded, 'one_batch', lambda self, *a: made.append(a[-1]) or make(self, *a)
+  )
+  status, out, _ = bigjax(*ask)
+  assert status == 0 and out.endswith('/: 40 PNGs, 30 of which were there already\n')
+  assert made == [16] and kept.stat().st_mtime_ns == before
+  assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == whole
+
+
+@pytest.mark.parametrize(
+  ('change', 'word'), [(('--seed', 1), 'another seed'), (('--classes', '1'), 'another classes')]
+)
+def test_a_folder_of_other_samples_is_left_alone(bigjax, params, tmp_path, change, word):
+  ask = ('sample', '--params', params, '--num', 3, '--out', tmp_path / 'folder')
+  assert bigjax(*ask)[0] == 0
+  before = sorted(os.listdir(tmp_path / 'folder'))
+  status, out, err = bigjax(*ask, *change)
+  assert status == 2 and out == '' and word in err and err.count('\n') == 1
+  assert sorted(os.listdir(tmp_path / 'folder')) == before
+
+
+def test_a_folder_of_other_pictures_is_left_alone(bigjax, params, tmp_path):
+  (tmp_path / 'cat.png').write_bytes(b'')
+  status, _, err = bigjax('sample', '--params', params, '--num', 3, '--out', tmp_path)
+  assert status == 2 and 'not samples of ours' in err
+  assert os.listdir(tmp_path) == ['cat.png']
+
+
+@pytest.mark.parametrize('terminal', [False, True])
+def test_progress_says_what_is_left(monkeypatch, terminal):
+  """The first batch, which compiles, does not count for the rate."""
+  clock = iter([0.0, *np.arange(90, 200, 4.0)])
+  err = io.StringIO()
+  err.isatty = lambda: terminal
+  monkeypatch.setattr(sample.time, 'monotonic', lambda: next(clock))
+  monkeypatch.setattr(sample.sys, 'stderr', err)
+  assert list(sample.told(range(0, 1000, 100), 1000, 100)) == list(range(0, 1000, 100))
+  said = err.getvalue()
+  assert '400 of 1,000 images, 25 per second, 24s left' in said
+  assert ('200 of 1,000 images, 25 per second, 32s left' in said) == terminal
+  assert said.endswith('\r\033[K' if terminal else '12s left\n')  # gives way to what follows
+
+
+# --- in Python
+
+
+def test_three_lines(bigjax, params, workdir, loaded):
+  gen = sample.load(params)
+  images = gen(labels=[7, 3], truncation=0.5, seed=2)
+  assert_same_images(images, plain(loaded, [7, 3], seed=2, text='0.5'))
+  assert gen.num_classes == 10 and gen.class_names == list('0123456789')
+  assert gen.resolution == 16 and gen.shape == (16, 16, 1)
+  run = sample.load(str(workdir))
+  assert run.resolution == 16
+  assert_same_images(run([1], seed=2), plain(loaded, [1], seed=2))
+
+
+def test_how_classes_can_be_given(loaded):
+  same = [loaded([7, 3]), loaded(np.array([7, 3])), loaded(['7', 3]), loaded('7,3')]
+  same += [loaded(np.eye(10)[[7, 3]]), loaded((7, 3), num=2)]
+  for images in same[1:]:
+    assert_same_images(images, same[0])
+  assert_same_images(loaded([7, 3], num=5)[:2], same[0])
+  assert_same_images(loaded([7, 3], num=5), plain(loaded, [7, 3, 7, 3, 7]))
+  assert_same_images(loaded(4, num=2), plain(loaded, [4, 4]))
+  assert_same_images(loaded(), plain(loaded, range(10)))
+  assert_same_images(loaded(num=4), plain(loaded, [0, 2, 5, 7]))
+  assert_same_images(loaded([1], '1'), plain(loaded, [1], text='1'))
+  assert_same_images(loaded([1], np.float32(0.5)), plain(loaded, [1], text='0.5'))
+
+
+def test_names_with_commas_in_them():
+  names = ['tench, Tinca tinca', 'goldfish', '0']
+  assert sample.parse_classes('tench, Tinca tinca', names).tolist() == [0]
+  found = sample.read_labels(['goldfish', 'tench, Tinca tinca', 2], names, None)
+  assert found.dtype == np.int32 and found.tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+  ('given', 'words'),
+  [
+    ({'labels': [10]}, ["no class '10'", '0 to 9']),
+    ({'labels': [-1]}, ["no class '-1'"]),
+    ({'labels': ['ten']}, ["no class 'ten'"]),
+    ({'labels': [0.5, 0.5]}, ['float64 [2]', 'float weights [images, 10]']),
+    ({'labels': np.ones((3, 4))}, ['float64 [3, 4]', '[images, 10]']),
+    ({'labels': np.ones((2, 10), int)}, ['int64 [2, 10]', 'one per image']),
+    ({'labels': np.full((1, 10), np.nan)}, ['not finite']),
+    ({'labels': []}, ['[0]']),
+    ({'labels': [True]}, ['bool [1]']),
+    ({'num': 0}, ['num is 0', '1 or more']),
+    ({'num': 2.5}, ['num is 2.5']),
+    ({'seed': -1}, ['seed is -1']),
+    ({'seed': '1'}, ["seed is '1'"]),
+    ({'truncation': 0}, ['leaves nothing to draw']),
+    ({'truncation': '1:scael'}, ['did you mean scale?']),
+    ({'truncation': [1]}, ['truncation is [1]', "'0.5:truncnorm'"]),
+  ],
+)
+def test_a_call_that_has_no_answer(loaded, given, words):
+  with pytest.raises(utils.UserError) as error:
+    loaded(**given)
+  assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_truncation_that_means_nothing_for_the_latents(loaded):
+  loaded.card = {
+    **loaded.card, 'architecture': {**loaded.card['architecture'], 'latent': 'bernoulli'}
+  }  # fmt: skip
+  other = sample.Loaded(*build.from_card(loaded.stored, loaded.card, jax.devices()[:1]))
+  with pytest.raises(utils.UserError, match='means nothing for the latents'):
+    other([1], truncation=0.5)
+  assert other([1]).shape == (1, 16, 16, 1)
 
 
 # --- standing statistics
@@ -424,6 +640,12 @@ def test_a_file_that_is_not_one(bigjax, params, tmp_path, name, change, words):
     (['--sweep', '0.5,,1'], ["truncation ''"]),
     (['--num', '0'], ['--num=0', 'at least 1']),
     (['--sweep', '1', '--interpolate', 'z'], ['--sweep and --interpolate']),
+    (['--sweep', '1', '--neighbours', 'digits'], ['--sweep and --neighbours']),
+    (['--seeds', '1-'], ['--seeds=1-', 'no range']),
+    (['--seeds', '1', '--num', '2'], ['--seeds already', '--num']),
+    (['--layout', 'adm'], ['--layout=adm', '.npz']),
+    (['--batch', '0'], ['--batch=0']),
+    (['--nearest', '0'], ['--nearest=0']),
   ],
 )
 def test_a_question_that_has_no_answer(bigjax, params, tmp_path, argv, words):
