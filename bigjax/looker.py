@@ -120,44 +120,34 @@ class Looker:
     return self(batches(), num, f'seed {seed}, {how}')
 
 
-def open_network(name: str, weights: str | None, reference: Images | None) -> networks.Features:
+def open_network(name: str, weights: str | None, train: Images | None) -> networks.Features:
   """Return the network in whose features scores are computed.
 
   Args:
     name: of features.NETWORKS, or 'classifier': the small one that is trained on the reference's
       images, for sets that have none.
     weights: a file, or None for where they are usually kept.
-    reference: the training images, for 'classifier'.
+    train: the training images of the reference, for 'classifier'.
   Raises:
     UserError: there is no such network, or its weights cannot be had.
   """
   utils.pick(name, {**networks.NETWORKS, 'classifier': None}, '--features')
   if name != 'classifier':
     return networks.load(name, weights)
-  if reference is None or not reference.num_classes:
+  if train is None:
     raise utils.UserError(
       '--features=classifier is trained on the labelled images of --reference; give one, such as '
       'tfds:cifar10 or digits.'
     )
-  batches = list(reference.batches(classifier.CHUNK))
-  images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
-  images, labels = classifier.evenly((images, labels), classifier.TRAINED_ON)
-  images = classifier.reduce(images)
-  variables = classifier.cached(images, labels, reference.num_classes)
-  net = classifier.network(reference.num_classes)
-
-  def apply(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-    logits, seen = net.apply(variables, classifier.reduced(images), False)
-    return {'features': seen, 'logits': logits}
-
+  trained, _ = classifier.trained_on(train.some)
   return networks.Features(
-    name='classifier',
-    digest=classifier.digest(images, labels),
+    name=name,
+    digest=trained.digest,
     resizer='none',
     dim=classifier.RECIPE.widths[-1],
-    num_logits=net.num_classes,
-    variables=variables,
-    apply=apply,
+    num_logits=trained.net.num_classes,
+    variables=trained.variables,
+    apply=trained.apply,
   )
 
 

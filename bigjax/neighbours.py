@@ -9,16 +9,14 @@ those that the usual distance is measured on.
 """
 
 import dataclasses
-import json
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
-import ml_collections
 import numpy as np
 from PIL import Image, ImageDraw
 
-from bigjax import data, utils
+from bigjax import data, real, report, utils
 from bigjax.evaluators import classifier
 
 Features = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, C] -> float32 [n, d]
@@ -102,30 +100,13 @@ def reference(
       'the card does not say what this generator was trained on; name it, as in '
       '--neighbours tfds:cifar10.'
     )
-  config = ml_collections.ConfigDict(
-    {
-      'source': name,
-      'data_dir': '',
-      'resolution': shape[0],
-      'channels': shape[2],
-      'num_classes': None,
-      'held_out': 1e-9,
-      'fraction': 1.0,
-      'per_class': 0,
-      'crop': 'center',
-      'flip': False,
-    }
-  )
-  path = os.path.join(workdir or '', 'config.json')
-  if workdir and os.path.isfile(path):
-    with open(path) as file:
-      run = json.load(file)
-    if run.get('data.source') == name:
-      for key in config:
-        config[key] = run.get(f'data.{key}', config[key])
-  if data_dir:
-    config.data_dir = data_dir
-  config.crop = 'center'
+  known = {}
+  if workdir:
+    run = report.read_json(os.path.join(workdir, 'config.json'))
+    known = {key.removeprefix('data.'): v for key, v in run.items() if key.startswith('data.')}
+    known = known if known['source'] == name else {}
+  data_dir = data_dir or known.get('data_dir') or ''
+  config = real.config_of(name, shape[0], shape[2], data_dir, known, held_out=1e-9)
   source = data.load(config)
   if source.num_train < 2:
     raise utils.UserError(f'{name!r} has one training image only; neighbours need two at least.')
@@ -144,29 +125,8 @@ def pixels(images: np.ndarray) -> np.ndarray:
 
 def of_classifier(source: data.Source) -> Features:
   """Return the features of the evaluators' classifier, which is trained on `source` once."""
-  size = data.read(source.lookup, np.arange(1))[0][0].nbytes
-  most = max(1, min(classifier.TRAINED_ON, classifier.MOST_BYTES // size))
-  reduced, labels = [], []
-  for numbers in blocks(source, data.spread(source.num_train, most), size):
-    images, some = data.read(source.lookup, numbers)
-    reduced.append(classifier.reduce(images))
-    labels.append(data.one_label(some))
-  images = np.concatenate(reduced)
-  known, classes = np.unique(np.concatenate(labels), return_inverse=True)
-  variables = classifier.cached(images, classes, len(known))
-  net = classifier.network(len(known))
-  forward = jax.jit(lambda variables, images: net.apply(variables, images, False)[1])
-
-  def features(images: np.ndarray) -> np.ndarray:
-    rows = []
-    for i in range(0, len(images), classifier.CHUNK):
-      part = classifier.reduce(images[i : i + classifier.CHUNK])
-      missing = classifier.CHUNK - len(part)  # one shape, one program
-      full = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-      rows.append(np.asarray(forward(variables, full))[: len(part)])
-    return np.concatenate(rows)
-
-  return features
+  trained, _ = classifier.trained_on(functools.partial(data.labelled, source.train))
+  return lambda images: trained.look(images)[1]
 
 
 def search(

@@ -4,6 +4,7 @@ They are read in batches and never held in memory as a whole, except a source's 
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -33,6 +34,7 @@ class Images:
     digest: another where the images are others.
     batches: (size) -> (uint8 images [b, H, W, C], labels int [b] or None), in a fixed order; all
       but the last of that size.
+    some: (most) -> at most so many of them, evenly chosen; of training images alone.
   """
 
   name: str
@@ -42,6 +44,7 @@ class Images:
   num_classes: int
   digest: str
   batches: Callable[[int], Iterator[Labelled]]
+  some: Callable[[int], Labelled] | None = None
 
 
 def split_of(given: str) -> tuple[str, str]:
@@ -50,6 +53,34 @@ def split_of(given: str) -> tuple[str, str]:
   if source and split in SPLITS:
     return source, split
   return given, 'all' if given.startswith('folder:') else 'train'
+
+
+def config_of(
+  given: str,
+  resolution: int,
+  channels: int,
+  data_dir: str,
+  known: Mapping[str, object],
+  held_out: float = 0.1,
+) -> ml_collections.ConfigDict:
+  """Return the group `data` of a config for looking at real images: central crops, no flips.
+
+  Arguments as of `open_source`; `held_out` is the share where `known` says none.
+  """
+  return ml_collections.ConfigDict(
+    {
+      'source': given,
+      'data_dir': data_dir,
+      'resolution': resolution,
+      'channels': channels,
+      'num_classes': None,
+      'held_out': known.get('held_out', held_out),
+      'fraction': known.get('fraction', 1.0),
+      'per_class': known.get('per_class', 0),
+      'crop': 'center',
+      'flip': False,
+    }
+  )
 
 
 def open_source(
@@ -66,22 +97,7 @@ def open_source(
   Raises:
     UserError: it cannot be read.
   """
-  source = data.load(
-    ml_collections.ConfigDict(
-      {
-        'source': given,
-        'data_dir': data_dir,
-        'resolution': resolution,
-        'channels': channels,
-        'num_classes': None,
-        'held_out': known.get('held_out', 0.1),
-        'fraction': known.get('fraction', 1.0),
-        'per_class': known.get('per_class', 0),
-        'crop': 'center',
-        'flip': False,
-      }
-    )
-  )
+  source = data.load(config_of(given, resolution, channels, data_dir, known))
 
   def train(size: int) -> Iterator[Labelled]:
     for images, labels in data.in_batches(source.lookup, np.arange(source.num_train), size):
@@ -102,10 +118,12 @@ def open_source(
     'all': (source.num_train + num_test, both),
   }
   size = (resolution, resolution, channels)
-  return {
+  splits = {
     split: Images(given, split, num, size, len(source.class_names), f'{digest}-{split}', batches)
     for split, (num, batches) in found.items()
   }
+  some = functools.partial(data.labelled, source.train)
+  return {**splits, 'train': dataclasses.replace(splits['train'], some=some)}
 
 
 def in_batches(images: np.ndarray, labels: np.ndarray | None, size: int) -> Iterator[Labelled]:

@@ -125,7 +125,7 @@ class Evaluation:
     self._program, self._source, self._config = program, source, config.eval
     self._columns = config.eval.grid_columns
     self._how = How(passes=config.eval.standing_passes, batch=config.eval.standing_batch)
-    real = [functools.partial(_labelled, images) for images in (source.train, source.held_out)]
+    real = [functools.partial(data.labelled, images) for images in (source.train, source.held_out)]
     self._score, self.floor = evaluators.load(config.eval.name, *real)
     best = config.run.best
     if best and best.removeprefix('-') not in self.floor:
@@ -147,12 +147,6 @@ class Evaluation:
     if jax.process_index() == 0:
       report.grid(cells, self._columns).save(os.path.join(workdir, 'samples', f'{step:08d}.png'))
     return gen, {name: round(value, 6) for name, value in self._score((images, labels)).items()}
-
-
-def _labelled(images: Callable[..., data.Labelled], most: int) -> data.Labelled:
-  """Return at most so many images with one label each."""
-  some, labels = images(most)
-  return some, data.one_label(labels)
 
 
 def prepare_workdir(

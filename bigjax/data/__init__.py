@@ -185,6 +185,12 @@ def one_label(labels: np.ndarray) -> np.ndarray:
   return labels[np.arange(len(labels)), (labels >= 0).argmax(1)]
 
 
+def labelled(images: Callable[..., Labelled], most: int) -> Labelled:
+  """Return at most so many images, of Source.train or held_out, with one label each."""
+  some, labels = images(most)
+  return some, one_label(labels)
+
+
 def _by_class(labels: np.ndarray, order: np.ndarray | None = None) -> list[np.ndarray]:
   """Return the examples of each class in turn, in a fixed order (by default a random one)."""
   order = np.random.RandomState(0).permutation(len(labels)) if order is None else order

@@ -20,6 +20,7 @@ LARGEST pixels a side are averaged down to fewer.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import sys
@@ -277,6 +278,53 @@ def take(images: Images, most: int) -> Labelled:
   return reduce(some), labels
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+  """The classifier of one set of images.
+
+  Attributes:
+    net: the network.
+    variables: NumPy arrays.
+    known: int [classes], the labels that its outputs stand for; of one, it tells quarter turns
+      apart.
+    digest: of its recipe and what it was trained on.
+  """
+
+  net: models.Classifier
+  variables: Any
+  known: np.ndarray
+  digest: str
+
+  def apply(self, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """Return {'features': [b, d], 'logits': [b, k]} of uint8 images [b, H, H, C]. Traced."""
+    logits, features = self.net.apply(variables, reduced(images), False)
+    return {'features': features, 'logits': logits}
+
+  @functools.cached_property
+  def _apply(self) -> Callable[..., dict[str, jax.Array]]:
+    return jax.jit(self.apply)
+
+  def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (logits [n, k], features [n, d]) of uint8 images [n, H, H, C]."""
+    parts = []
+    for i in range(0, len(images), CHUNK):
+      part = reduce(images[i : i + CHUNK])
+      missing = CHUNK - len(part)  # so that all chunks have one shape, and there is one program
+      found = self._apply(self.variables, np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))))
+      parts.append([np.asarray(found[name])[: len(part)] for name in ('logits', 'features')])
+    logits, features = map(np.concatenate, zip(*parts, strict=True))
+    return logits, features
+
+
+def trained_on(images: Images) -> tuple[Trained, Labelled]:
+  """Return the classifier of real images, from the cache where it is there, and those it learnt."""
+  some, labels = take(images, TRAINED_ON)
+  known, classes = np.unique(labels, return_inverse=True)
+  variables = cached(some, classes, len(known))
+  trained = Trained(network(len(known)), variables, known, digest(some, classes))
+  return trained, (some, labels)
+
+
 def make(train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores], Scores]:
   """Return (score, floor): `score((images, labels))`, and what real images get.
 
@@ -285,20 +333,11 @@ def make(train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores],
   The classifier knows these, but on CIFAR-10 and Fashion-MNIST they were no farther away than as
   many real images that neither it nor the reference contained.
   """
-  images, labels = take(train, TRAINED_ON)
-  known, classes = np.unique(labels, return_inverse=True)
-  variables, net = cached(images, classes, len(known)), network(len(known))
-  forward = jax.jit(lambda variables, images: net.apply(variables, images, False))
+  trained, (images, labels) = trained_on(train)
 
   def look(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # labels [n], features [n, d]
-    parts = []
-    for i in range(0, len(images), CHUNK):
-      part = reduce(images[i : i + CHUNK])
-      missing = CHUNK - len(part)  # so that all chunks have one shape, and there is one program
-      found = forward(variables, np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))))
-      parts.append([np.asarray(array)[: len(part)] for array in found])
-    logits, features = map(np.concatenate, zip(*parts, strict=True))
-    return known[logits[:, : len(known)].argmax(1)], features
+    logits, features = trained.look(images)
+    return trained.known[logits[:, : len(trained.known)].argmax(1)], features
 
   unseen, unseen_labels = take(held_out, HELD_OUT)
   predicted, features = look(unseen)
