@@ -192,3 +192,42 @@ def test_statistics_of_other_features_are_refused(tmp_path):
   evaluate.refuse(['fid'], reference.split, 10)
   shifted = frechet.Gaussian(np.full(12, 2.0), np.eye(12))
   assert frechet.frechet(shifted, reference.seen.moments) == pytest.approx(48)
+
+
+@pytest.mark.slow
+def test_a_folder_scores_as_torch_fidelity_scores_it(bigjax, tmp_path):
+  """The same PNGs and weights, from files to FID, KID, Inception score, precision and recall."""
+  torch = pytest.importorskip('torch')
+  fidelity = pytest.importorskip('torch_fidelity')
+  import test_models_inception as inception  # a recipe of weights in the published layout
+
+  torch.save(inception.in_torch(inception.weights('fid')), tmp_path / 'fid.pth')
+  for name, seed in (('a', 1), ('b', 2)):
+    (tmp_path / name).mkdir()
+    for i, image in enumerate(inception.pictures(32, 32, 40, seed)):
+      Image.fromarray(image).save(tmp_path / name / f'{i:03d}.png')
+  theirs = fidelity.calculate_metrics(
+    input1=str(tmp_path / 'a'), input2=str(tmp_path / 'b'), cuda=False, batch_size=20,
+    isc=True, fid=True, kid=True, prc=True, samples_shuffle=False, kid_subset_size=40,
+    kid_subsets=1, save_cpu_ram=True, cache=False, verbose=False, prc_neighborhood=3,
+    feature_extractor='inception-v3-compat', feature_layer_prc='2048',
+    feature_extractor_weights_path=str(tmp_path / 'fid.pth'),
+  )  # fmt: skip
+  status, _, err = bigjax(
+    'evaluate', '--images', tmp_path / 'a', '--reference', f'folder:{tmp_path / "b"}',
+    '--weights', tmp_path / 'fid.pth', '--metrics', 'fid,is,pr,kid', '--batch', 20,
+    '--out', tmp_path,
+  )  # fmt: skip
+  assert status == 0, err
+  (row,) = rows_of(tmp_path)
+  ours = {name: score['value'] for name, score in row['scores'].items()}
+  # Of 40 pictures in 2048 dimensions, FID itself is only known to a few digits: see scores/frechet.
+  for name, key, tolerance in (
+    ('fid40_all_inception', 'frechet_inception_distance', 1e-3),
+    ('is40_inception_10splits', 'inception_score_mean', 1e-4),
+    ('kid40_all_inception_subsets40', 'kernel_inception_distance_mean', 1e-3),
+    ('precision40_all_inception_k3', 'precision', 1e-6),
+    ('recall40_all_inception_k3', 'recall', 1e-6),
+  ):
+    print(f'{name}: ours {ours[name]:.8g}, torch-fidelity {fidelity.__version__} {theirs[key]:.8g}')
+    assert ours[name] == pytest.approx(theirs[key], rel=tolerance), name
