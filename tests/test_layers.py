@@ -262,9 +262,13 @@ def test_forms_are_chosen_for_tpus_by_size(monkeypatch):
   large = jnp.zeros((1, 32, 32, 3))
   assert shapes(layers.up_conv, x) == {(2, 2)} and shapes(layers.down_conv, x) == {(4, 4)}
   monkeypatch.setattr(layers.parallel, 'device_kind', lambda: 'TPU v3')
-  assert shapes(layers.up_conv, x) == shapes(layers.down_conv, x) == {(3, 3)}
+  small, at_16 = jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 16, 16, 3))
+  assert shapes(layers.up_conv, small) == shapes(layers.down_conv, x) == {(3, 3)}
+  assert shapes(layers.up_conv, x) == {(2, 2)} and shapes(layers.down_conv, at_16) == {(4, 4)}
   assert shapes(layers.up_conv, large) == {(2, 2)} and shapes(layers.down_conv, large) == {(4, 4)}
   assert shapes(layers.conv_fast, large) == {(6, 6)}  # 5 outputs
+  monkeypatch.setattr(layers.parallel, 'device_kind', lambda: 'TPU v6 lite')
+  assert shapes(layers.down_conv, at_16) == {(3, 3)} and shapes(layers.down_conv, large) == {(4, 4)}
   monkeypatch.setattr(layers.parallel, 'device_kind', lambda: 'NVIDIA H200')
   assert shapes(layers.conv_fast, large) == {(3, 3)}
 

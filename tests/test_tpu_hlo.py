@@ -104,7 +104,7 @@ def wrong(devices):
 
 RULES = {  # and what is to be said of the wrong step
   tpu_hlo.check_no_example_travels: 'collectives of examples',
-  tpu_hlo.check_reductions_are_float32: r'bf16\[3,3,8,8\]',  # the second kernel of D
+  tpu_hlo.check_reductions_are_float32: r'bf16\[4,4,8,8\]',  # D's second kernel, strided
   tpu_hlo.check_reductions_are_few: 'gradients are not reduced',
   tpu_hlo.check_weights_travel_narrow: 'kernels are gathered in float32',
   tpu_hlo.check_convolutions_are_local: r'\{104\} examples',
