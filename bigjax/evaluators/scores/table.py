@@ -118,7 +118,6 @@ METRICS = {
   'ms_ssim': Metric(_ms_ssim, keeps=('images',), compares=False, sees=False),
   'cas': Metric(_cas, keeps=('images', 'labels'), sees=False),
 }
-HIGHER = ('is', 'precision', 'recall', 'density', 'coverage', 'cas')  # is better
 
 
 def thousands(num: int) -> str:
