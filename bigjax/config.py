@@ -1,8 +1,8 @@
 """Configs: finding them by name, checking their keys, and what makes two runs the same run.
 
-A config is an ml_collections file with flat groups. The group `run` (steps, periods, memory) and
-where the data lies may change freely between resumes; everything else is the identity of a run:
-hashed, and refused on mismatch.
+A config is an ml_collections file with flat groups. The groups `run` (steps, periods, memory) and
+`scores` and where the data lies may change freely between resumes; everything else is the identity
+of a run: hashed, and refused on mismatch.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from bigjax import utils
 
-FREE = ('run.', 'data.data_dir', 'eval.published')
+FREE = ('run.', 'scores.', 'data.data_dir', 'eval.published')
 TOP = (
   'algorithm',
   'seed',
@@ -30,6 +30,7 @@ TOP = (
   'optim',
   'augment',
   'eval',
+  'scores',
   'export',
 )
 GROUPS = {
@@ -67,6 +68,7 @@ GROUPS = {
     'grid_columns',
     'published',
   ),
+  'scores': ('every', 'metrics', 'num', 'features', 'weights', 'reference'),
   'export': ('truncations', 'dialect'),
 }
 

@@ -13,91 +13,15 @@ from typing import Any
 
 import numpy as np
 
-import bigjax
-from bigjax import build, checkpoint, data, parallel, real, report, utils
+from bigjax import build, checkpoint, parallel, real, report, utils
 from bigjax import card as cards
 from bigjax import features as networks
 from bigjax.evaluators.scores import frechet, table
-from bigjax.evaluators.scores.table import METRICS, Seen
+from bigjax.evaluators.scores.table import METRICS
 from bigjax.latents import How
-from bigjax.looker import (
-  Looker,
-  Reference,
-  cached_reference,
-  chosen,
-  open_network,
-  read_statistics,
-  say,
-)
+from bigjax.looker import Looker, cached_reference, chosen, open_network, read_statistics, say
 from bigjax.real import Images
-
-
-def refuse(metrics: Sequence[str], split: str, num_classes: int) -> None:
-  """Refuse scores that cannot be had, before anything is computed.
-
-  Args:
-    metrics: asked for.
-    split: of the reference, 'stats' where only its mean and covariance are known, '' for none.
-    num_classes: of the samples, 0 where they have no labels.
-  Raises:
-    UserError: names the first.
-  """
-  for name in metrics:
-    metric = METRICS[name]
-    if metric.compares and not split:
-      raise utils.UserError(
-        f'--metrics={name} compares with real images; give --reference, such as tfds:cifar10/train.'
-      )
-    needs = [kept for kept in metric.keeps if kept != 'logits']
-    if metric.compares and needs and split == 'stats':
-      raise utils.UserError(
-        f'--metrics={name} needs the real images themselves, --reference has only their mean and '
-        'covariance; give a source such as tfds:cifar10/train.'
-      )
-    if 'labels' in needs and not num_classes:
-      raise utils.UserError(f'--metrics={name} needs labels, which these images have not.')
-
-
-def scored(
-  samples: Seen, reference: Reference | None, metrics: Sequence[str], network: str, seed: int
-) -> dict[str, float]:
-  """Return {full name: value} of one set of samples."""
-  split = reference.split if reference else ''
-  for warning in table.warnings(samples, reference and reference.seen, metrics):
-    say(f'warning: {warning}')
-  found = {}
-  for name in metrics:
-    metric = METRICS[name]
-    against = reference.seen if metric.compares else None
-    for short, value in metric.score(samples, against, seed).items():
-      found[table.full_name(short, metric, samples.num, split, network)] = float(value)
-  return found
-
-
-def over_seeds(each: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-  """Return {name: {value: mean over seeds, std: their standard deviation, seeds: each}}."""
-  return {
-    name: {
-      'value': float(np.mean([scores[name] for scores in each])),
-      'std': float(np.std([scores[name] for scores in each], ddof=1)) if len(each) > 1 else None,
-      'each': [scores[name] for scores in each],
-    }
-    for name in each[0]
-  }
-
-
-def floor_of(
-  look: Looker, other: Images, reference: Reference, metrics: Sequence[str], num: int
-) -> tuple[dict[str, float], int]:
-  """Return the scores of real images that are not in the reference, and their number.
-
-  No generator need be better; `fid` of the reference and itself is there, too, and is 0.
-  """
-  kept = np.isin(np.arange(other.num), data.spread(other.num, num))
-  most = min(num, other.num)
-  batches = chosen(other.batches(look.batch), kept, look.batch)
-  seen = look(batches, most, f'floor: {other.name}/{other.split}')
-  return scored(seen, reference, metrics, look.network.name, 0), most
+from bigjax.scoring import floor_of, over_seeds, protocol, refuse, scored, warn
 
 
 def cell(score: Mapping[str, Any]) -> str:
@@ -199,6 +123,8 @@ def of_generators(
       each = []
       for seed in args.seeds:
         samples = look.samples(sampler, ready, how, args.num, num_classes, seed)
+        if not (found or each):
+          warn(samples, reference, args.metrics)
         each.append(scored(samples, reference, args.metrics, look.network.name, seed))
       step = card.get('step')
       what = 'exported' if step is None else f'step {step:,}'
@@ -217,33 +143,9 @@ def of_images(args: Any, images: Images, look: Looker, reference: Any) -> list[G
     else (images.batches(look.batch))
   )
   samples = look(batches, num, images.name)
+  warn(samples, reference, args.metrics)
   each = [scored(samples, reference, args.metrics, look.network.name, args.seeds[0])]
   return [Generated(os.path.basename(os.path.normpath(images.name)), None, None, over_seeds(each))]
-
-
-def protocol(
-  args: Any, look: Looker, reference: Reference | None, row: Generated, card: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Return everything that a score depends on, for whoever wants the same one again."""
-  how = row.how
-  return {
-    'bigjax': bigjax.__version__,
-    'network': look.network.name,
-    'network_digest': look.network.digest,
-    'resizer': look.network.resizer,
-    'reference': reference and f'{reference.name}/{reference.split}',
-    'reference_digest': reference and reference.digest,
-    'reference_num': reference and reference.seen.num,
-    'num': args.num,
-    'seeds': args.seeds if how else None,
-    'labels': 'every class in turn' if how else None,
-    'truncation': str(how) if how else None,
-    'dialect': how and how.dialect,
-    'standing_passes': how and how.passes,
-    'standing_batch': how and how.batch,
-    'config_hash': card.get('config_hash'),
-    'step': row.step,
-  }
 
 
 def arguments() -> utils.Arguments:
@@ -375,7 +277,8 @@ def main(argv: list[str]) -> None:
   written = []
   for row in rows:
     record = {'what': row.what, 'scores': row.scores, 'floor': floor, 'floor_num': floor_num}
-    written.append({**record, 'protocol': protocol(args, look, reference, row, card)})
+    about = protocol(look, reference, args.num, args.seeds, row.how, {**card, 'step': row.step})
+    written.append({**record, 'protocol': about})
   write(args.out, written)
   name = os.path.basename(os.path.normpath(args.workdir or args.params or args.images))
   draw(args, rows, floor, f'{name}, {args.num:,} samples')

@@ -24,7 +24,12 @@ from bigjax.real import Images, Labelled
 
 
 def say(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)
+  """Print a line on stderr, from one process of all."""
+  report.Progress(0, 0, 0, _out()).say(text)
+
+
+def _out() -> Any:
+  return sys.stderr if jax.process_index() == 0 else None
 
 
 class Looker:
@@ -38,7 +43,6 @@ class Looker:
     self.restart()
     self._keeps = keeps
     examples, everywhere = parallel.batched(mesh), parallel.replicated(mesh)
-    self._examples = examples
     self._variables = jax.device_put(network.variables, everywhere)
     self._look = jax.jit(
       self._traced,
@@ -62,8 +66,8 @@ class Looker:
     """Return what is known of all images together.
 
     Args:
-      batches: (uint8 images [b, H, W, C], on the host or the devices; labels [b] or None), of
-        `self.batch` images but for the last.
+      batches: (uint8 images [b, H, W, C], on the host or the devices; labels [n] or None), of
+        `self.batch` images but for the last; where n < b, only the first n images count.
       total: number of images.
       what: for the progress line.
       kept: bool [total], of which images features and pixels are kept (default: all).
@@ -71,16 +75,16 @@ class Looker:
     moments, shift = frechet.Moments(self.network.dim), np.zeros(self.network.dim, np.float32)
     parts = {name: [] for name in ('features', 'logits', 'images', 'labels')}
     done = 0
-    progress = report.Progress(0, -(-total // self.batch), self.batch)
+    progress = report.Progress(0, -(-total // self.batch), self.batch, _out())
     progress.say(f'{what}: {total:,} images')
     for i, (images, labels) in enumerate(batches):
-      num = len(images)
+      num = len(images) if labels is None else len(labels)
       began = time.monotonic()
-      if missing := self.batch - num:
+      if missing := self.batch - len(images):
         images = np.pad(np.asarray(images), ((0, missing), (0, 0), (0, 0), (0, 0)))
       mask = (np.arange(self.batch) < num).astype(np.float32)
       with jax.set_mesh(self.mesh):
-        placed = jax.device_put((images, mask), self._examples)
+        placed = parallel.place(self.mesh, (images, mask))
         found = jax.device_get(self._look(self._variables, *placed, shift))
         if i == 0:  # float32 sums are exact enough only about the mean: once more
           shift = found['sums'].first / found['sums'].num
@@ -113,9 +117,9 @@ class Looker:
         missing = ((0, self.batch - len(y)), (0, 0))
         images = sampler.spread(gen, np.pad(some, missing), np.pad(y, missing[0]), how)
         # In turn: programs with collectives may not run side by side on CPU devices.
-        images = jax.block_until_ready(images)
+        jax.block_until_ready(images)
         self.seconds['making images'] += time.monotonic() - began
-        yield (images if len(y) == self.batch else np.asarray(images)[: len(y)]), y
+        yield images, y
 
     return self(batches(), num, f'seed {seed}, {how}')
 
@@ -170,7 +174,7 @@ def cached_reference(look: Looker, images: Images, keeps: frozenset[str], num: i
   key = hashlib.sha256((told + f'{sorted(keeps)} {num}').encode()).hexdigest()[:16]
   path = os.path.join(utils.cache_dir(), 'references', f'{key}.npz')
   seen = None if 'images' in keeps else read_reference(path)
-  if seen is None:
+  if not parallel.agreed(seen is not None):  # all look, or none: there are collectives in it
     kept = np.isin(np.arange(images.num), data.spread(images.num, num))
     words = f'reference {images.name}/{images.split}'
     seen = look(images.batches(look.batch), images.num, words, kept)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -89,6 +89,24 @@ def to_global(mesh: Mesh, batch: Any) -> Any:
   """Place this process's rows [k, rows, ...] as global arrays [k, B, ...] sharded over B."""
   sharding = batched(mesh, lead=1)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def place(mesh: Mesh, batch: Any) -> Any:
+  """Place arrays [B, ...] that every process has all of, or that are on the devices already."""
+
+  def one(x):
+    if isinstance(x, jax.Array) and x.sharding == batched(mesh):
+      return x
+    return jax.make_array_from_callback(x.shape, batched(mesh), lambda at: x[at])
+
+  return jax.tree.map(one, batch)
+
+
+def agreed(yes: bool) -> bool:
+  """Return whether all processes say yes."""
+  if jax.process_count() == 1:
+    return yes
+  return bool(multihost_utils.process_allgather(np.array(yes)).all())
 
 
 def _in_shard_map() -> bool:

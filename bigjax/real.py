@@ -1,6 +1,6 @@
 """Images that scores are computed of and compared with: splits of a data source, folders, arrays.
 
-They are read in batches and never held in memory as a whole, except a source's held-out images.
+They are read in batches and never held in memory as a whole, but for an .npz.
 """
 
 import dataclasses
@@ -99,23 +99,22 @@ def open_source(
   """
   source = data.load(config_of(given, resolution, channels, data_dir, known))
 
-  def train(size: int) -> Iterator[Labelled]:
-    for images, labels in data.in_batches(source.lookup, np.arange(source.num_train), size):
+  def batches(lookup: data.Lookup, num: int, size: int) -> Iterator[Labelled]:
+    for images, labels in data.in_batches(lookup, np.arange(num), size):
       yield images, data.one_label(labels)
 
-  def test(size: int) -> Iterator[Labelled]:
-    images, labels = source.held_out()
-    return in_batches(images, data.one_label(labels), size)
+  train = functools.partial(batches, source.lookup, source.num_train)
+  test = functools.partial(batches, source.held_out_lookup, source.num_held_out)
 
   def both(size: int) -> Iterator[Labelled]:
     return rebatched(itertools.chain(train(size), test(size)), size)
 
-  num_test = len(source.held_out()[1])
-  digest = hashlib.sha256(f'{source.digest} {resolution} {channels}'.encode()).hexdigest()[:16]
+  words = f'{source.digest} {source.held_out_digest} {source.num_train} {source.num_held_out}'
+  digest = hashlib.sha256(f'{words} {resolution} {channels}'.encode()).hexdigest()[:16]
   found = {
     'train': (source.num_train, train),
-    'test': (num_test, test),
-    'all': (source.num_train + num_test, both),
+    'test': (source.num_held_out, test),
+    'all': (source.num_train + source.num_held_out, both),
   }
   size = (resolution, resolution, channels)
   splits = {
@@ -194,8 +193,9 @@ def _open_folder(path: str) -> Images:
   first = decode(names[0])
   told = hashlib.sha256()
   for name in names:
-    stat = os.stat(name)
-    told.update(f'{os.path.relpath(name, path)} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
+    told.update(f'{os.path.relpath(name, path)} '.encode())
+    with open(name, 'rb') as file:
+      told.update(hashlib.file_digest(file, 'sha256').digest())
 
   def batches(size: int) -> Iterator[Labelled]:
     for i in range(0, len(names), size):

@@ -20,7 +20,18 @@ import ml_collections
 import numpy as np
 
 import bigjax
-from bigjax import build, checkpoint, data, evaluators, parallel, published, report, transfer, utils
+from bigjax import (
+  build,
+  checkpoint,
+  data,
+  evaluators,
+  parallel,
+  published,
+  report,
+  scoring,
+  transfer,
+  utils,
+)
 from bigjax import card as cards
 from bigjax import config as configs
 from bigjax.latents import How, check_truncation
@@ -135,10 +146,13 @@ class Evaluation:
         f'{given if self.floor else "no scores: set run.best= to nothing"}.'
       )
 
+  def ready(self, state: Any) -> Any:
+    """Return gen calibrated untruncated."""
+    return self._program.sampler.calibrate(self._program.gen(state), 0, self._how)
+
   def __call__(self, state: Any, workdir: str, step: int) -> tuple[Any, dict[str, float]]:
     """Return (gen calibrated untruncated, scores), and write the class grid of this step."""
-    sampler = self._program.sampler
-    gen = sampler.calibrate(self._program.gen(state), 0, self._how)
+    sampler, gen = self._program.sampler, self.ready(state)
     num_classes, num = len(self._source.class_names), self._config.num_samples
     labels = np.arange(num, dtype=np.int32) % num_classes
     images = sampler.images(gen, sampler.latents(1, num, self._how), labels, self._how, batch=256)
@@ -330,6 +344,12 @@ class Log:
     self._values.write({'step': step, **values})
     self._events.write({'step': step, **values})
 
+  def scores(self, step: int, found: Mapping[str, float]) -> None:
+    """Show scores that were computed beside later steps; scoring.py keeps them."""
+    words = '  '.join(f'{name} {value:.4g}' for name, value in found.items())
+    self.progress.say(f'scores of step {step}: {words}')
+    self._events.write({'step': step, **found})
+
   def draw(
     self, floor: Mapping[str, float], curve: published.Curve | None, history: History, title: str
   ) -> None:
@@ -452,6 +472,7 @@ def train(
     UserError: config, data or workdir do not fit, or the updates stay non-finite.
   """
   began = time.monotonic()
+  scoring.check(config)
   config, source = load_data(config)
   run, curve = config.run, published.get(config.eval.published)
   program = build.make(config, devices)
@@ -481,6 +502,10 @@ def train(
     held_out = held_out_batch(program, source)
     log = Log(workdir, first, run.steps, math.prod(program.algorithm.stage(first).batch))
     stack.callback(log.close)
+    scores_of = scoring.start(program, config, workdir, card, first)
+    stack.callback(scores_of.close)
+    if scores_of.missing(first):
+      scores_of.begin(evaluation.ready(state), first)
     profile = Profile(workdir, first, run.profile_steps if main else 0, say)
     stack.callback(profile.close)
     metrics: Any = ()
@@ -522,12 +547,19 @@ def train(
           say(f'warning: {alarm}')
         title = f'{config.algorithm} on {config.data.source}, step {done}'
         log.draw(evaluation.floor, curve, history, title)
+      if scores_of.due(done):
+        scores_of.begin(gen, done)
+      # What is before a checkpoint would not be scored again by a run that goes on from it.
+      for scored_at, found in scores_of.finished(wait_for=done if kept else None):
+        log.scores(scored_at, found)
       if kept:
         gen = gen if evaluated else program.gen(state)
         checkpoints.save(
           done, state, gen, {'config_hash': card['config_hash']}, scores if evaluated else None
         )
       log.skip(time.monotonic() - pause)
+    for scored_at, found in scores_of.finished(wait_for=run.steps + 1):
+      log.scores(scored_at, found)
   return finish(program, evaluation, state, card, workdir, scores, began)
 
 

@@ -113,6 +113,16 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'published': 'cifar10_studiogan',
     }
   )
+  config.scores = ml_collections.ConfigDict(
+    {
+      'every': 0,
+      'metrics': 'fid,is',
+      'num': 10_000,
+      'features': 'inception',
+      'weights': '',
+      'reference': 'train',
+    }
+  )
   config.export = ml_collections.ConfigDict(
     {
       'truncations': ('0.5', '1', '2', 'none'),

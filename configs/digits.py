@@ -96,6 +96,16 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'published': '',
     }
   )
+  config.scores = ml_collections.ConfigDict(
+    {
+      'every': 0,
+      'metrics': 'fid,is',
+      'num': 10_000,
+      'features': 'classifier',
+      'weights': '',
+      'reference': 'train',
+    }
+  )
   config.export = ml_collections.ConfigDict(
     {
       'truncations': ('0.5', '1', '2', 'none'),

@@ -109,6 +109,16 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'published': 'imagenet128_batch2048_studiogan',
     }
   )
+  config.scores = ml_collections.ConfigDict(
+    {
+      'every': 0,
+      'metrics': 'fid,is',
+      'num': 50_000,
+      'features': 'inception',
+      'weights': '',
+      'reference': 'train',
+    }
+  )
   config.export = ml_collections.ConfigDict(
     {
       'truncations': ('0.04', '0.5', '1', '2', 'none'),

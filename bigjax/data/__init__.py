@@ -51,7 +51,10 @@ class Source:
     train: (most=None) -> all, or at most so many, evenly chosen, training images and their labels.
       Crops are central.
     held_out: the same for images that training never sees.
+    num_held_out: number of those.
+    held_out_lookup: as `lookup`, of those.
     digest: of what is trained on; another where an image, a label or their order is another.
+    held_out_digest: the same of the held-out images.
     findings: (level, sentence) about the data, level 'ok' or 'warning'.
   """
 
@@ -64,7 +67,10 @@ class Source:
   labels_known: bool
   train: Callable[..., Labelled]
   held_out: Callable[..., Labelled]
+  num_held_out: int
+  held_out_lookup: Lookup
   digest: str
+  held_out_digest: str
   findings: tuple[tuple[str, str], ...] = ()
 
 
@@ -386,11 +392,12 @@ def in_memory(
   class_names: tuple[str, ...],
   license: str,
   digest: str = '',
+  held_out_digest: str = '',
   findings: tuple[tuple[str, str], ...] = (),
 ) -> Source:
   """Return a source over arrays: uint8 [n, H, W, C], and int32 [n] or [n, m] padded with -1.
 
-  Where no `digest` is given, it is that of the training arrays.
+  Digests that are not given are those of the arrays.
 
   Raises:
     UserError: there are no images to train on or to hold out, or one has no label.
@@ -404,15 +411,18 @@ def in_memory(
         f'{missing[0]}); give each at least one, or leave it out.'
       )
 
-  @functools.cache
-  def tensors(tf):
-    with tf.init_scope():  # outside the graph, whose constants may not exceed 2 GiB
-      return tf.constant(train[0]), tf.constant(train[1])
+  def lookup_in(arrays):
+    @functools.cache
+    def tensors(tf):
+      with tf.init_scope():  # outside the graph, whose constants may not exceed 2 GiB
+        return tuple(map(tf.constant, arrays))
 
-  def lookup(tf, indices, chance):
-    del chance
-    images, labels = tensors(tf)
-    return tf.gather(images, indices), tf.gather(labels, indices)
+    def lookup(tf, indices, chance):
+      del chance
+      images, labels = tensors(tf)
+      return tf.gather(images, indices), tf.gather(labels, indices)
+
+    return lookup
 
   def some(arrays, most=None):
     pick = spread(len(arrays[0]), most)
@@ -422,13 +432,16 @@ def in_memory(
     num_train=len(train[0]),
     class_names=class_names,
     license=license,
-    lookup=lookup,
+    lookup=lookup_in(train),
     at_once=True,
     labels=lambda: train[1],
     labels_known=True,
     train=functools.partial(some, train),
     held_out=functools.partial(some, held_out),
+    num_held_out=len(held_out[0]),
+    held_out_lookup=lookup_in(held_out),
     digest=digest or _digest(*train),
+    held_out_digest=held_out_digest or _digest(*held_out),
     findings=findings,
   )
 
@@ -448,13 +461,14 @@ def by_number(
   labels: Callable[[], np.ndarray],
   labels_known: bool,
   digest: str,
+  held_out_digest: str,
   findings: tuple[tuple[str, str], ...] = (),
 ) -> Source:
   """Return a source that reads an image at every visit.
 
   Args:
     train, held_out: a lookup, and which of its numbers (int64 [n]) are these images.
-    class_names, license, labels, labels_known, digest, findings: see Source.
+    class_names, license, labels, labels_known, digest, held_out_digest, findings: see Source.
   Raises:
     UserError: there are no images to train on or to hold out.
   """
@@ -474,7 +488,10 @@ def by_number(
     labels_known=labels_known,
     train=functools.partial(some, *train),
     held_out=functools.partial(some, *held_out),
+    num_held_out=len(held_out[1]),
+    held_out_lookup=_renumbered(*held_out),
     digest=digest,
+    held_out_digest=held_out_digest,
     findings=findings,
   )
 

@@ -59,6 +59,7 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     labels=lambda: labels,
     labels_known=True,
     digest=digest(train, kept, classes),
+    held_out_digest=digest(unseen, held_out, classes),
     findings=findings(train_dir, train, unseen_dir, unseen, config.resolution, classes),
   )
 
@@ -212,7 +213,7 @@ def picture_of(known: dict[str, np.ndarray]) -> data.Picture:
 
 
 def digest(known: dict[str, np.ndarray], kept: np.ndarray, classes: list[str]) -> str:
-  """Return a digest of what is trained on: names, classes, sizes in pixels and bytes."""
+  """Return a digest of some of the images: names, classes, sizes in pixels and bytes."""
   words = hashlib.blake2b(digest_size=12)
   for name in ('names', 'labels', 'sizes', 'bytes'):
     column = known[name][kept].reshape(-1).tolist()

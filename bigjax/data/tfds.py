@@ -60,6 +60,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     'class_names': tuple(builder.info.features['label'].names),
     'license': f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
     'digest': records.digest(builder, 'train'),
+    'held_out_digest': records.digest(builder, unseen or 'train'),
     'findings': (data.small_images(looked_at[:, 1:3], config.resolution),),
   }
 
