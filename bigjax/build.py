@@ -54,6 +54,11 @@ def use_compilation_cache() -> None:
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
+def to_uint8(images: jax.Array) -> jax.Array:
+  """Return images in [-1, 1] as uint8, rounded."""
+  return jnp.round((images + 1) * 127.5).clip(0, 255).astype(jnp.uint8)
+
+
 def on_mesh(mesh: Mesh, fn: Callable) -> Callable:
   """Run `fn` with the mesh set: what the functions of parallel.py look for."""
 
@@ -85,8 +90,7 @@ class Sampler:
 
   def _generate(self, out: Any) -> Callable[..., jax.Array]:
     def run(gen, z, y, how):
-      images = self.generator.generate(gen, z, y, how)
-      return jnp.round((images + 1) * 127.5).clip(0, 255).astype(jnp.uint8)
+      return to_uint8(self.generator.generate(gen, z, y, how))
 
     examples = parallel.batched(self.mesh)
     return jax.jit(run, in_shardings=(None, examples, examples, None), out_shardings=out)

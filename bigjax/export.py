@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import bigjax
+from bigjax import build, report, sample, utils
 from bigjax import card as cards
-from bigjax import report, sample, utils
 from bigjax.latents import How
 
 FORMATS = ('safetensors', 'npz', 'stablehlo')
@@ -116,8 +116,7 @@ def program(loaded: sample.Loaded, how: How, weights: bool = False) -> bytes:
   generator, gen = loaded.sampler.generator, jax.tree.map(np.asarray, loaded.gen)
 
   def run(z, y):
-    images = generator.generate(jax.tree.map(jnp.asarray, gen), z, y, how)
-    return jnp.round((images + 1) * 127.5).clip(0, 255).astype(jnp.uint8)  # as build.Sampler does
+    return build.to_uint8(generator.generate(jax.tree.map(jnp.asarray, gen), z, y, how))
 
   (batch,) = export.symbolic_shape('b')
   z = jax.ShapeDtypeStruct((batch, *latent_shape(loaded, how)), jnp.float32)

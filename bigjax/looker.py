@@ -4,6 +4,7 @@ What it sees in real images is kept in the cache folder, under a digest of image
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import sys
@@ -43,12 +44,23 @@ class Looker:
     self.restart()
     self._keeps = keeps
     examples, everywhere = parallel.batched(mesh), parallel.replicated(mesh)
-    self._variables = jax.device_put(network.variables, everywhere)
     self._look = jax.jit(
       self._traced,
       in_shardings=(everywhere, examples, examples, everywhere),
       out_shardings=everywhere,
     )
+
+  @functools.cached_property
+  def _variables(self) -> Any:
+    return jax.device_put(self.network.variables, parallel.replicated(self.mesh))
+
+  def lower(self, size: tuple[int, int, int]) -> jax.stages.Lowered:
+    """Return the program of a batch of images [H, W, C], traced for this mesh, not compiled."""
+    shape = jax.ShapeDtypeStruct
+    images, mask = shape((self.batch, *size), np.uint8), shape((self.batch,), np.float32)
+    with jax.set_mesh(self.mesh):
+      shift = shape((self.network.dim,), np.float32)
+      return self._look.lower(self.network.variables, images, mask, shift)
 
   def restart(self) -> None:
     """Count the time from here on."""

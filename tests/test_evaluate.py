@@ -7,9 +7,10 @@ import re
 import jax
 import numpy as np
 import pytest
+import tpu_hlo
 from PIL import Image
 
-from bigjax import build, evaluate, looker, parallel, real, utils
+from bigjax import build, evaluate, looker, parallel, real, tpu, utils
 from bigjax import card as cards
 from bigjax import features as networks
 from bigjax.evaluators import classifier
@@ -130,6 +131,27 @@ def test_devices_do_not_change_scores(params):
   assert a == pytest.approx(
     frechet.frechet(frechet.Moments.of_rows(one.features), reference), rel=1e-5
   )  # what the devices added up is what the features give
+
+
+@pytest.mark.parametrize(
+  ('keeps', 'gathered'),
+  [
+    ((), []),
+    (('features',), [('f32', (104, 12))]),
+    (('features', 'images'), [('f32', (104, 12)), ('u8', (104, 16, 16, 1))]),
+  ],
+)
+def test_on_tpus_only_what_is_kept_is_gathered(keeps, gathered):
+  """A slice of v3-8 adds up moments and gathers, once, what a metric asked for."""
+  pytest.importorskip('libtpu', reason='compiling for TPUs needs libtpu: pip install "jax[tpu]"')
+  mesh = parallel.make_mesh(tpu.find('v3-8').devices())
+  look = looker.Looker(pixels(), frozenset(keeps), mesh, 8 * tpu_hlo.PRIME)
+  ops = tpu_hlo.parse_compiled(look.lower((16, 16, 1)).compile().as_text())
+  of_kind = lambda kind: [shape for op in ops if op.kind == kind for shape in op.results]
+  whole = {shape for shape in of_kind('all-gather') if shape.dims[0] == 104}
+  assert sorted((shape.dtype, shape.dims) for shape in whole) == gathered
+  assert sorted(s.dims for s in of_kind('all-reduce')) == [(), (12,), (12, 12)]
+  assert set(tpu_hlo.count_collectives(ops)) <= {'all-reduce', 'all-gather'}
 
 
 def test_a_folder_an_npz_and_arrays_score_alike(bigjax, tmp_path):
