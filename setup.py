@@ -17,6 +17,7 @@ BASE = [
   'ml_collections>=1.1',
   'absl-py',
   'etils[epath]',
+  'fsspec',
   'numpy>=2',
   'pillow>=10',
   'safetensors>=0.5',
@@ -61,6 +62,7 @@ setup(
     'plan': ['jax[tpu]'],  # libtpu as this jax pins it: its compiler runs without a TPU
     'export': EXPORT,
     'gcs': ['gcsfs'],
+    's3': ['s3fs'],
     'test': TEST,
     'oracle': [
       *TEST,
@@ -70,6 +72,8 @@ setup(
       'pytorch-fid',
       'prdc',
       'scikit-image',
+      'moto[server]',
+      's3fs',
     ],
   },
   entry_points={'console_scripts': ['bigjax = bigjax.__main__:main']},

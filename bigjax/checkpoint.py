@@ -20,9 +20,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from bigjax import utils
+from bigjax import hosts, utils
 
-FORMAT = 2
+FORMAT = 3
 
 
 def _is_key(leaf: Any) -> bool:
@@ -86,7 +86,7 @@ def _check_shapes(stored: Any, wanted: Any) -> None:
 
 
 def _root(workdir: str) -> epath.Path:
-  return epath.Path(workdir if '://' in workdir else os.path.abspath(workdir)) / 'checkpoints'
+  return epath.Path(os.path.abspath(workdir)) / 'checkpoints'
 
 
 class Checkpoints:
@@ -103,7 +103,7 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: str, keep: int = 3, keep_every: int = 0, best: str = ''):
-    self.root = _root(workdir)
+    self.root, self._workdir = _root(workdir), workdir
     keepers = [policies.LatestN(keep)]
     if keep_every:
       keepers.append(policies.EveryNSteps(keep_every))
@@ -194,17 +194,13 @@ class Checkpoints:
       )
     return None
 
-  def set_aside(self, step: int, warn: Callable[[str], None]) -> None:
-    """Move every checkpoint after `step` to the folder `corrupt`: training will write it anew."""
-    later = [s for s in self.steps() if s > step]
-    folder = self.root.parent / 'corrupt'
-    for s in later:
-      folder.mkdir(parents=True, exist_ok=True)
-      names = (f'{s}.{i}' if i else str(s) for i in itertools.count())
-      target = next(folder / name for name in names if not (folder / name).exists())
-      warn(f'the unreadable checkpoint {s} is moved to {target}.')
-      shutil.move(os.fspath(self.root / str(s)), os.fspath(target))
-    if later:
+  def set_aside(self, step: int, folder: str, warn: Callable[[str], None]) -> None:
+    """Move every checkpoint after `step` to a folder of the workdir; see the function below."""
+    if any(s > step for s in self.steps()):
+      hosts.wait('setting aside')
+      if jax.process_index() == 0:
+        set_aside(self._workdir, step, folder, warn)
+      hosts.wait('set aside')
       self._manager.reload()
 
   def close(self) -> None:
@@ -230,6 +226,31 @@ def list_steps(workdir: str) -> list[int]:
   if not root.exists():
     return []
   return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit())
+
+
+def set_aside(workdir: str, step: int, folder: str, warn: Callable[[str], None]) -> None:
+  """Move every checkpoint after `step` to a folder of the workdir: training will write it anew."""
+  target = _root(workdir).parent / folder
+  for s in list_steps(workdir):
+    if s > step:
+      target.mkdir(parents=True, exist_ok=True)
+      names = (f'{s}.{i}' if i else str(s) for i in itertools.count())
+      free = next(target / name for name in names if not (target / name).exists())
+      warn(f'checkpoint {s} is moved to {free}.')
+      shutil.move(os.fspath(_root(workdir) / str(s)), os.fspath(free))
+
+
+def read_meta(workdir: str, step: int) -> dict[str, Any]:
+  """Return what a checkpoint says of itself: format, step, config_hash, position, scores.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  path = _root(workdir) / str(step) / 'meta' / 'metadata'
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise utils.UserError(f'{path} cannot be read ({error}).') from None
 
 
 def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any], int]:

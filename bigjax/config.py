@@ -1,8 +1,8 @@
 """Configs: finding them by name, checking their keys, and what makes two runs the same run.
 
-A config is an ml_collections file with flat groups. The groups `run` (steps, periods, memory) and
-`scores` and where the data lies may change freely between resumes; everything else is the identity
-of a run: hashed, and refused on mismatch.
+A config is an ml_collections file with flat groups. The groups `run` (steps, periods, memory),
+`scores` and `watch` and where the data lies may change freely between resumes; everything else is
+the identity of a run: hashed, and refused on mismatch.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from bigjax import utils
 
-FREE = ('run.', 'scores.', 'data.data_dir', 'eval.published')
+FREE = ('run.', 'scores.', 'watch.', 'data.data_dir', 'eval.published')
 TOP = (
   'algorithm',
   'seed',
@@ -31,6 +31,7 @@ TOP = (
   'augment',
   'eval',
   'scores',
+  'watch',
   'export',
 )
 GROUPS = {
@@ -69,6 +70,19 @@ GROUPS = {
     'published',
   ),
   'scores': ('every', 'metrics', 'num', 'features', 'weights', 'reference'),
+  'watch': (
+    'policy',
+    'most',
+    'patch',
+    'patience',
+    'refused',
+    'spike',
+    'one_sided',
+    'sigma',
+    'still',
+    'variance',
+    'score',
+  ),
   'export': ('truncations', 'dialect'),
 }
 
@@ -185,6 +199,30 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Return what must not change between resumes."""
   return {k: v for k, v in flatten(config).items() if not k.startswith(FREE)}
+
+
+def changed(
+  config: ml_collections.ConfigDict, values: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """Return a copy of a config with these {'group.key': value} in it.
+
+  Raises:
+    UserError: it has no such key.
+  """
+  known = flatten(config)
+  for key in values:
+    if key not in known:
+      raise utils.UserError(
+        f'the config has no key {key!r}{utils.did_you_mean(key, known)}, which this run was given.'
+      )
+  copy = ml_collections.ConfigDict(config.copy_and_resolve_references())
+  for key, value in values.items():
+    *groups, name = key.split('.')
+    group = copy
+    for part in groups:
+      group = group[part]
+    group[name] = tuple(value) if isinstance(value, list) else value
+  return copy
 
 
 def digest(config: ml_collections.ConfigDict) -> str:

@@ -11,17 +11,24 @@ import ml_collections
 import numpy as np
 from PIL import Image, ImageDraw
 
-from bigjax import build, data, utils
+from bigjax import build, data, hosts, scoring, surroundings, utils, watch
 from bigjax import config as configs
+from bigjax import history as histories
 
-USAGE = """usage: bigjax doctor [--config NAME[:variant] | FILE.py[:variant]]
-                     [--sheet FILE.png] [--json] [--config.group.key=value ...]
+USAGE = """usage: bigjax doctor [--config NAME[:variant] | FILE.py[:variant]] [--workdir DIR]
+                     [--topology SLICE] [--sheet FILE.png] [--json] [--config.group.key=value ...]
 
-Checks a config against its data: classes and their counts, labels, sizes, unreadable files, batch
-size. Draws the images as training will see them, with their labels (default: contact_sheet.png).
+Checks a config against its data (classes and their counts, labels, sizes, unreadable files, copies,
+batch size) and against this machine: versions, devices, host memory, room for checkpoints, weights
+for scores, what --workdir holds, and with --topology, such as v3-128, the memory of a TPU slice.
+Draws the images as training will see them, with their labels (default: contact_sheet.png).
 Exits with 1 where a check fails, else with 0.
 """
-OPTIONS = {'sheet': 'where to draw the contact sheet'}
+OPTIONS = {
+  'sheet': 'where to draw the contact sheet',
+  'workdir': 'where the run would live',
+  'topology': 'a TPU slice it would run on',
+}
 SWITCHES = {'json': 'print one JSON object instead of lines'}
 LEVELS = ('ok', 'warning', 'fail')
 SHOWN = 40  # images on the contact sheet
@@ -32,11 +39,20 @@ Finding = tuple[str, str]  # (one of LEVELS, sentence)
 
 
 def examine(
-  config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict, workdir: str | None = None, topology: str | None = None
 ) -> tuple[list[Finding], dict[str, Any], data.Source | None]:
-  """Return (findings, {class: count}, the data or None where it cannot be read)."""
+  """Return (findings, {class: count}, the data or None where it cannot be read).
+
+  Args:
+    config: of the run.
+    workdir: where it would live; None checks the room in runs/ only.
+    topology: a TPU slice whose memory is asked of its compiler.
+  """
   try:
     configs.check(config)
+    scoring.check(config)
+    watch.check(config)
+    histories.read_patch(config.watch.patch, config)
     source = data.load(config.data)
   except utils.UserError as error:
     return [('fail', str(error))], {}, None
@@ -57,8 +73,16 @@ def examine(
     program = build.make(config)
     _, batch = program.algorithm.stage(0).batch
     found.append(of_batch(source.num_train, batch, program.mesh.size))
+    found += surroundings.disk(config, program, workdir or 'runs')
   except utils.UserError as error:
     found.append(('fail', str(error)))
+  found += surroundings.duplicates(source)
+  found += surroundings.memory(config, source)
+  found += surroundings.weights(config, source)
+  if workdir:
+    found += surroundings.workdir(workdir, config, source)
+  if topology:
+    found += surroundings.hbm(config, topology)
   return found, dict(zip(names, counts.tolist(), strict=True)), source
 
 
@@ -130,7 +154,9 @@ def main(argv: list[str]) -> int:
     print(USAGE + '\nconfigs: ' + ', '.join(sorted(configs.builtin())))
     return 0
   config, _, given = configs.parse('doctor', argv, OPTIONS, SWITCHES)
-  found, counts, source = examine(config)
+  hosts.connect()
+  found, counts, source = examine(config, given['workdir'], given['topology'])
+  found += surroundings.versions() + surroundings.devices() + surroundings.clocks()
   if source is not None:
     path = given['sheet'] or 'contact_sheet.png'
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import build, checkpoint, parallel, real, report, utils
+from bigjax import build, checkpoint, parallel, real, remote, report, utils
 from bigjax import card as cards
 from bigjax import features as networks
 from bigjax.evaluators.scores import frechet, table
@@ -210,7 +210,6 @@ def parse(argv: list[str]) -> Any:
   if args.images and args.sweep:
     raise utils.UserError('--sweep asks for truncations of a generator; --images are as they are.')
   args.num = args.num or (None if args.images else 50_000)
-  args.out = args.out or os.path.join(args.workdir or '', 'evaluation')
   return args
 
 
@@ -249,6 +248,17 @@ def main(argv: list[str]) -> None:
   """`bigjax evaluate`."""
   args = parse(argv)
   build.use_compilation_cache()
+  with remote.copied(args.workdir) as args.workdir:
+    args.out = args.out or os.path.join(args.workdir or '', 'evaluation')
+    run(args)
+
+
+def run(args: Any) -> None:
+  """Score what the options name.
+
+  Raises:
+    UserError: that cannot be done.
+  """
   loaded, images, size = begin(args)
   real_images, splits, statistics = find_real(args, size)
   card = loaded[0][1] if loaded else {}

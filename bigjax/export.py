@@ -12,6 +12,7 @@ MB of them inside compile in 4.4 s in place of 2.6.) Its card says how latents a
 promises to read such programs for six months only: keep the tensors too.
 """
 
+import argparse
 import importlib.util
 import os
 import re
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bigjax
-from bigjax import build, report, sample, utils
+from bigjax import build, remote, report, sample, utils
 from bigjax import card as cards
 from bigjax.latents import How
 
@@ -206,6 +207,16 @@ def main(argv: list[str]) -> None:
     '--out', help='the file (default: generator.FORMAT in WORKDIR/export, or beside --params)'
   )
   args = parser.parse_args(argv)
+  with remote.copied(args.workdir) as args.workdir:
+    run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+  """Write what the options ask for.
+
+  Raises:
+    UserError: that cannot be done.
+  """
   paths = places(args.out, args.format, args.workdir, args.params)
   if 'stablehlo' not in paths and (args.truncation or args.labels):
     raise utils.UserError('--truncation and --labels are for --format=stablehlo.')

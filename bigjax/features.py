@@ -300,15 +300,20 @@ def download(weights: Weights, path: str) -> None:
       os.remove(partial)
 
 
-def find(name: str, weights: Weights) -> str:
-  """Return where published weights lie: in $BIGJAX_WEIGHTS, the cache, or there after a download.
+def _places(weights: Weights) -> list[str]:
+  """Return where published weights may lie: in $BIGJAX_WEIGHTS, else in the cache."""
+  folders = [os.environ.get('BIGJAX_WEIGHTS', ''), os.path.join(utils.cache_dir(), 'weights')]
+  return [os.path.join(folder, weights.file) for folder in folders if folder]
+
+
+def find_here(name: str) -> str | None:
+  """Return where the published weights of a network lie on this machine, None for nowhere.
 
   Raises:
-    UserError: they are nowhere and cannot be fetched, or what is there has another checksum.
+    UserError: no such network, or what is there has another checksum.
   """
-  folders = [os.environ.get('BIGJAX_WEIGHTS', ''), os.path.join(utils.cache_dir(), 'weights')]
-  paths = [os.path.join(folder, weights.file) for folder in folders if folder]
-  for path in paths:
+  weights = utils.pick(name, NETWORKS, 'the network').weights
+  for path in _places(weights):
     if os.path.exists(path):
       found = file_sha256(path)
       if not found.startswith(weights.sha256):
@@ -317,13 +322,25 @@ def find(name: str, weights: Weights) -> str:
           'it is damaged or another file; remove it, or give its path if you do want it.'
         )
       return path
+  return None
+
+
+def find(name: str, weights: Weights) -> str:
+  """Return where published weights lie: on this machine, or in the cache after a download.
+
+  Raises:
+    UserError: they are nowhere and cannot be fetched, or what is there has another checksum.
+  """
+  if (here := find_here(name)) is not None:
+    return here
+  path = _places(weights)[-1]
   if weights.url is None:
     raise utils.UserError(
       f'the network {name!r} has no weights to download; give the path of its {weights.file}, or '
-      f'put that file in the folder $BIGJAX_WEIGHTS or at {paths[-1]!r}.'
+      f'put that file in the folder $BIGJAX_WEIGHTS or at {path!r}.'
     )
-  download(weights, paths[-1])
-  return paths[-1]
+  download(weights, path)
+  return path
 
 
 def _note_if_not_published(path: str, weights: Weights) -> None:

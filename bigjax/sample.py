@@ -27,7 +27,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from bigjax import build, neighbours, report, utils
+from bigjax import build, neighbours, remote, report, utils
 from bigjax import card as cards
 from bigjax.latents import How, check_truncation
 
@@ -192,7 +192,8 @@ def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
   path, verbosity = os.fspath(path), logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
   try:
-    read = cards.load_workdir(path, str(which)) if os.path.isdir(path) else cards.load(path)
+    folder = os.path.isdir(path) or remote.is_url(path)
+    read = cards.load_workdir(remote.local(path), str(which)) if folder else cards.load(path)
   finally:
     logging.set_verbosity(verbosity)
   return Loaded(*build.from_card(*read))
@@ -680,6 +681,7 @@ def main(argv: list[str]) -> None:
   """`bigjax sample`."""
   args = arguments().parse_args(argv)
   check(args)
+  args.workdir = args.workdir and remote.local(args.workdir)
   loaded = of_options(args)
   labels = parse_classes(args.classes, loaded.class_names)
   try:

@@ -6,13 +6,14 @@ are here. A resumed run writes the same bytes as one that was never stopped.
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,20 +26,23 @@ from bigjax import (
   checkpoint,
   data,
   evaluators,
+  hosts,
   parallel,
   published,
+  remote,
   report,
   scoring,
   transfer,
   utils,
+  watch,
 )
 from bigjax import card as cards
 from bigjax import config as configs
+from bigjax import history as histories
 from bigjax.latents import How, check_truncation
 from bigjax.latents import parse as parse_truncation
+from bigjax.log import Log, Profile, Say
 
-History = list[dict[str, Any]]  # [{from_step, seed, patch, reason}], ascending
-Say = Callable[[str], None]
 HELD_OUT = 4096  # images, at least, of which a held-out batch is drawn
 
 
@@ -77,7 +81,7 @@ class Batches:
     program: build.Program,
     source: data.Source,
     config: ml_collections.ConfigDict,
-    history: History,
+    history: histories.History,
     step: int,
   ):
     self._placed = _placed(program, source, config.data.flip, history, step)
@@ -103,16 +107,17 @@ class Batches:
 
 
 def _placed(
-  program: build.Program, source: data.Source, flip: bool, history: History, step: int
+  program: build.Program, source: data.Source, flip: bool, history: histories.History, step: int
 ) -> Iterator[Any]:
   """Yield global batches; another batch shape or another seed begins a new stream."""
   algorithm, current = program.algorithm, None
   for now in itertools.count(step):
-    shape, seed = algorithm.stage(now).batch, seed_at(history, now)
+    shape, seed = algorithm.stage(now).batch, histories.seed_at(history, now)
     if (shape, seed) != current:
       current = shape, seed
       rows = parallel.local_rows(program.mesh, shape[1])
-      stream = data.stream(source, seed, algorithm.position(now), shape, rows, flip)
+      position = histories.position_at(history, now, algorithm)
+      stream = data.stream(source, seed, position, shape, rows, flip)
     yield parallel.to_global(program.mesh, next(stream))
 
 
@@ -164,15 +169,15 @@ class Evaluation:
 
 
 def prepare_workdir(
-  workdir: str, config: ml_collections.ConfigDict, about: Mapping[str, Any]
-) -> History:
-  """Create the workdir, or check that it belongs to this config; return its history.
+  workdir: str, config: ml_collections.ConfigDict, about: Mapping[str, Any], change: bool = False
+) -> tuple[ml_collections.ConfigDict, histories.History]:
+  """Create the workdir, or check that it belongs to this config.
 
+  Returns:
+    (the config that its run began with, its history).
   Raises:
     UserError: it cannot be written, or holds a run of another config or on other data.
   """
-  if '://' in workdir:
-    raise utils.UserError(f'the workdir {workdir!r} is a URL; give a folder that is mounted here.')
   try:
     os.makedirs(os.path.join(workdir, 'samples'), exist_ok=True)
     probe = os.path.join(workdir, f'.writable{jax.process_index()}')
@@ -183,25 +188,36 @@ def prepare_workdir(
     raise utils.UserError(
       f'the workdir {workdir!r} cannot be written ({error.strerror}); give another with --workdir.'
     ) from None
-  path = os.path.join(workdir, 'history.json')
-  if os.path.exists(path):
-    theirs = report.read_json(os.path.join(workdir, 'config.json'))
-    theirs = {k: v for k, v in theirs.items() if not k.startswith(configs.FREE)}
-    differing = configs.differences(configs.identity(config), theirs)
-    if differing:
-      raise utils.UserError(
-        f'the workdir {workdir!r} holds a run of another config ('
-        f'{"; ".join(differing)}); give those values, or another --workdir.'
-      )
-    refuse_other_data(workdir, about)
-    history = report.read_json(path)
+  history = histories.read(workdir)
+  hosts.wait('history')  # before the first of them writes it
+  if history is None:
+    history = histories.begin(config.seed)
   else:
-    history = [{'from_step': 0, 'seed': config.seed, 'patch': {}, 'reason': 'start'}]
+    config, patch = histories.reconcile(workdir, config, history, change)
+    refuse_other_data(workdir, about)
+    if patch:
+      history = with_change(workdir, history, patch)
   if jax.process_index() == 0:
     report.write_json(os.path.join(workdir, 'config.json'), configs.flatten(config))
     report.write_json(os.path.join(workdir, 'data.json'), about)
-    report.write_json(path, history)
-  return history
+    write_history(workdir, history)
+  return config, history
+
+
+def write_history(workdir: str, history: histories.History) -> None:
+  if jax.process_index() == 0:
+    report.write_json(os.path.join(workdir, 'history.json'), history)
+
+
+def with_change(
+  workdir: str, history: histories.History, patch: dict[str, Any]
+) -> histories.History:
+  """Return the history of a run whose config is to be another from its newest checkpoint on."""
+  step = max(checkpoint.list_steps(workdir), default=0)
+  position = checkpoint.read_meta(workdir, step)['position'] if step else 0
+  seed = patch.get('seed', histories.seed_at(history, step))
+  reason = f'asked for: {histories.words_of(patch)}'
+  return histories.changed(history, step, seed, patch, position, reason)
 
 
 def about_data(source: data.Source) -> dict[str, Any]:
@@ -242,11 +258,6 @@ def export_truncations(config: ml_collections.ConfigDict, dialects: tuple[str, .
   for word in words:
     check_truncation(parse_truncation(word, config.export.dialect), dialects)
   return words
-
-
-def seed_at(history: History, step: int) -> int:
-  """Return the seed at a step: of the data's order, and at step 0 of the state's key."""
-  return [entry['seed'] for entry in history if entry['from_step'] <= step][-1]
 
 
 def make_card(
@@ -295,118 +306,6 @@ def dry_run(config: ml_collections.ConfigDict) -> None:
     )
 
 
-class Log:
-  """metrics.jsonl (values), timing.jsonl (clock), TensorBoard and the progress line."""
-
-  def __init__(self, workdir: str, first: int, last: int, images_per_step: int):
-    main = jax.process_index() == 0
-    self._path = os.path.join(workdir, 'metrics.jsonl')
-    self._values = report.JsonLines(self._path, first) if main else report.Null()
-    self._clock = (
-      report.JsonLines(os.path.join(workdir, 'timing.jsonl'), first) if main else report.Null()
-    )
-    self._events = (
-      report.TensorBoard(os.path.join(workdir, 'tensorboard')) if main else report.Null()
-    )
-    self.progress = report.Progress(first, last, images_per_step, sys.stderr if main else None)
-    self._start = time.time()
-    self._last = time.monotonic()  # when the time began that the next row's `waiting` is a share of
-
-  def restart(self, step: int) -> None:
-    """Count the clock from here on."""
-    self.progress.restart(step)
-    self._last = time.monotonic()
-
-  def skip(self, seconds: float) -> None:
-    """Leave this much time, spent on something else than steps, out of the clock."""
-    self.progress.skip(seconds)
-    self._last += seconds
-
-  def metrics(self, step: int, metrics: Mapping[str, Any], waited: float) -> None:
-    """Write a step's metrics and move the progress line; `waited` is in seconds, for data."""
-    values = {name: float(value) for name, value in sorted(jax.device_get(metrics).items())}
-    losses = {name: value for name, value in values.items() if name.endswith('_loss')}
-    self.progress.update(step, losses)
-    self.write(step, values)
-    now = time.monotonic()
-    shown = {
-      'images_per_second': round(self.progress.rate, 2),
-      'waiting': round(min(waited / max(now - self._last, 1e-9), 1), 4),
-      **device_memory(),
-    }
-    self._last = now
-    clock = {'seconds': round(time.time() - self._start, 3), 'time': round(time.time(), 3)}
-    self._clock.write({'step': step, **shown, **clock})
-    self._events.write({'step': step, **shown})
-
-  def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Write a row of values."""
-    self._values.write({'step': step, **values})
-    self._events.write({'step': step, **values})
-
-  def scores(self, step: int, found: Mapping[str, float]) -> None:
-    """Show scores that were computed beside later steps; scoring.py keeps them."""
-    words = '  '.join(f'{name} {value:.4g}' for name, value in found.items())
-    self.progress.say(f'scores of step {step}: {words}')
-    self._events.write({'step': step, **found})
-
-  def draw(
-    self, floor: Mapping[str, float], curve: published.Curve | None, history: History, title: str
-  ) -> None:
-    """Draw curves.png and vital_signs.png from all rows so far."""
-    if isinstance(self._values, report.Null):
-      return
-    folder = os.path.dirname(self._path)
-    rows = report.read_rows(self._path)
-    report.curves(os.path.join(folder, 'curves.png'), rows, floor, title, published=curve)
-    report.vital_signs(
-      os.path.join(folder, 'vital_signs.png'),
-      rows,
-      report.read_rows(os.path.join(folder, 'timing.jsonl')),
-      [(entry['from_step'], entry['reason']) for entry in history[1:]],
-      title,
-    )
-
-  def close(self) -> None:
-    for writer in (self._values, self._clock, self._events):
-      writer.close()
-
-
-def device_memory() -> dict[str, float]:
-  """Return the most memory in use so far on this process's first device; {} where it is unknown."""
-  stats = jax.local_devices()[0].memory_stats() or {}
-  peak = stats.get('peak_bytes_in_use')
-  return {} if peak is None else {'device_memory_gib': round(peak / 2**30, 3)}
-
-
-class Profile:
-  """A profiler trace of `num` steps, a few after the first, for TensorBoard; none for 0."""
-
-  SETTLED = 3  # steps after the first, which compiles
-
-  def __init__(self, workdir: str, first: int, num: int, say: Say):
-    begin = first + self.SETTLED
-    self._begin, self._end = (begin, begin + num) if num else (None, None)
-    self._folder, self._say = os.path.join(workdir, 'tensorboard'), say
-    self._tracing = False
-
-  def before(self, step: int) -> None:
-    if step == self._begin:
-      jax.profiler.start_trace(self._folder)
-      self._tracing = True
-
-  def after(self, done: int, state: Any) -> None:
-    if self._tracing and done >= self._end:
-      jax.block_until_ready(state)
-      self.close()
-
-  def close(self) -> None:
-    if self._tracing:
-      self._tracing = False
-      jax.profiler.stop_trace()
-      self._say(f'profile in {self._folder}: tensorboard --logdir {self._folder}')
-
-
 def given_weights(
   program: build.Program, workdir: str, init_from: str, class_names: Sequence[str]
 ) -> tuple[transfer.Weights, str]:
@@ -438,7 +337,7 @@ def restore(
       f'checkpoint {meta["step"]} was written under another config (hash {meta["config_hash"]}, '
       f'this one has {config_hash}); use its config, or another --workdir.'
     )
-  checkpoints.set_aside(meta['step'], say)
+  checkpoints.set_aside(meta['step'], 'corrupt', say)
   say(f'resuming at step {meta["step"]}')
   return state, meta['step']
 
@@ -457,57 +356,221 @@ def refuse_non_finite(metrics: Mapping[str, Any], step: int, most: int) -> None:
     )
 
 
+class RollBack(Exception):
+  """The watchdog wants to go back; `alarm` says why."""
+
+  def __init__(self, alarm: watch.Alarm):
+    super().__init__(alarm.words)
+    self.alarm = alarm
+
+
+class Watch:
+  """The watchdog of a run, and what its config's policy makes of an alarm (events.jsonl).
+
+  Args:
+    config: of the run, with its group `watch`.
+    workdir: where it lives.
+    history: of the run.
+    first: the step that it begins or goes on at.
+    say: prints a line.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    history: histories.History,
+    first: int,
+    say: Say,
+  ):
+    self._policy, self._most, self._say = config.watch.policy, config.watch.most, say
+    self._done = sum(entry['reason'].startswith(BACK) for entry in history)
+    self._dog = watch.Watchdog(config.watch, config.run.best)
+    self._path = os.path.join(workdir, 'events.jsonl')
+    main = jax.process_index() == 0
+    self._events = report.JsonLines(self._path, first) if main else report.Null()
+    if self._policy != 'off':
+      for row in report.read_rows(os.path.join(workdir, 'metrics.jsonl')):
+        if histories.newest(history) <= row['step'] <= first:
+          self._dog.see(row)
+
+  def see(self, step: int, values: Mapping[str, float]) -> None:
+    """Look at a row of numbers.
+
+    Raises:
+      RollBack: the run is to go back to before the trouble.
+      UserError: it is to end, or has gone back too often.
+    """
+    if self._policy == 'off':
+      return
+    for alarm in self._dog.see({'step': step, **values}):
+      self._events.write({**dataclasses.asdict(alarm), 'policy': self._policy})
+      self._say(f'alarm at step {alarm.step}, since {alarm.onset}: {alarm.signal}: {alarm.words}')
+      if self._policy == 'rollback' and self._done < self._most:
+        raise RollBack(alarm)
+      if self._policy != 'warn':
+        often = f' after {self._done} roll-backs' if self._policy == 'rollback' else ''
+        raise utils.UserError(
+          f'the watchdog ends this run{often}: {alarm.words} (since step {alarm.onset}); look at '
+          'vital_signs.png, and lower the learning rates, add a tool of the paper (optim.r1_gamma, '
+          'optim.sigma_tool, model.disc_dropout) with --change, or set watch.policy=warn.'
+        )
+
+  def events(self) -> list[dict[str, Any]]:
+    """Return the alarms so far."""
+    return report.read_rows(self._path)
+
+  def close(self) -> None:
+    self._events.close()
+
+
+BACK = 'rolled back'
+
+
+def go_back(
+  workdir: str,
+  config: ml_collections.ConfigDict,
+  history: histories.History,
+  alarm: watch.Alarm,
+  say: Say,
+) -> histories.History:
+  """Set the checkpoints since the trouble aside, and return the history of a run that begins there.
+
+  It goes on with another seed, and with the changes of watch.patch.
+  """
+  step = max((s for s in checkpoint.list_steps(workdir) if s < alarm.onset), default=0)
+  position = checkpoint.read_meta(workdir, step)['position'] if step else 0
+  hosts.wait('going back')
+  if jax.process_index() == 0:
+    checkpoint.set_aside(workdir, step, 'rolled_back', say)
+  patch = histories.read_patch(config.watch.patch, config)
+  seed = max(entry['seed'] for entry in history) + 1
+  what = f' with {histories.words_of(patch)}' if patch else ''
+  reason = f'{BACK} from {alarm.step} to {step}{what}: {alarm.signal}: {alarm.words}'
+  history = histories.changed(history, step, seed, patch, position, reason)
+  write_history(workdir, history)
+  hosts.wait('went back')
+  say(f'{reason}; seed {seed}')
+  return history
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+  """Everything that a config decides, made before anything is written."""
+
+  config: ml_collections.ConfigDict
+  source: data.Source
+  program: build.Program
+  evaluation: Evaluation
+  card: dict[str, Any]
+
+
+def make_ready(
+  config: ml_collections.ConfigDict, source: data.Source, devices: Sequence[jax.Device] | None
+) -> Ready:
+  """Build what a config asks for.
+
+  Raises:
+    UserError: it does not fit the data or the devices.
+  """
+  program = build.make(config, devices)
+  refuse_too_few(source, program)
+  evaluation = Evaluation(program, source, config)
+  return Ready(config, source, program, evaluation, make_card(program, source, config))
+
+
 def train(
   config: ml_collections.ConfigDict,
   workdir: str,
   devices: Sequence[jax.Device] | None = None,
+  change: bool = False,
 ) -> dict[str, Any]:
   """Train from where the workdir stands to `config.run.steps`; return the summary.
 
   Args:
     config: of the run.
-    workdir: where it lives; created where it is missing, resumed where it is not.
+    workdir: where it lives, a folder, gs:// or s3://; created where it is missing, resumed where it
+      is not.
     devices: to train on (default: all, on all hosts).
+    change: go on with this config where the workdir has another, and write that in its history.
+  Returns:
+    What summary.json holds; {} where the run was told to end before its last step.
   Raises:
-    UserError: config, data or workdir do not fit, or the updates stay non-finite.
+    UserError: config, data or workdir do not fit, the updates stay non-finite, or the watchdog ends
+      the run.
   """
   began = time.monotonic()
   scoring.check(config)
+  watch.check(config)
+  workdir = remote.local(workdir, training=True)
   config, source = load_data(config)
-  run, curve = config.run, published.get(config.eval.published)
-  program = build.make(config, devices)
-  refuse_too_few(source, program)
-  evaluation = Evaluation(program, source, config)
-  card = make_card(program, source, config)
-  given, table = given_weights(program, workdir, config.init_from, source.class_names)
-  history = prepare_workdir(workdir, config, about_data(source))
+  histories.read_patch(config.watch.patch, config)
+  ready = make_ready(config, source, devices)
+  given = given_weights(ready.program, workdir, config.init_from, source.class_names)
+  base, history = prepare_workdir(workdir, config, about_data(source), change)
   main = jax.process_index() == 0
-  if main:
-    report.write_json(os.path.join(workdir, 'card.json'), card)
-  say = report.Progress(0, run.steps, 0, sys.stderr if main else None).say
+  say = report.Progress(0, config.run.steps, 0, sys.stderr if main else None).say
   for level, sentence in source.findings:
     if level != 'ok':
       say(f'{level}: {sentence}')
+  with hosts.Notice() as notice:
+    while True:
+      now = histories.patched(base, history)
+      if configs.digest(now) != ready.card['config_hash']:
+        ready = make_ready(now, source, devices)
+      ready.card['config_hash'] = configs.digest(base)
+      try:
+        return run(ready, workdir, history, given, notice, say, began)
+      except RollBack as back:
+        history = go_back(workdir, now, history, back.alarm, say)
 
+
+def run(
+  ready: Ready,
+  workdir: str,
+  history: histories.History,
+  given: tuple[transfer.Weights, str],
+  notice: hosts.Notice,
+  say: Say,
+  began: float,
+) -> dict[str, Any]:
+  """Train until the last step, a notice, or the watchdog's roll-back; see `train`.
+
+  Raises:
+    RollBack: to be run again, with another history.
+  """
+  config, source, program, evaluation = (
+    ready.config, ready.source, ready.program, ready.evaluation,
+  )  # fmt: skip
+  card, run, curve = ready.card, config.run, published.get(config.eval.published)
+  main = jax.process_index() == 0
+  if main:
+    report.write_json(os.path.join(workdir, 'card.json'), card)
   with contextlib.ExitStack() as stack:
     checkpoints = checkpoint.Checkpoints(workdir, run.keep, run.keep_every, run.best)
     stack.callback(checkpoints.close)
     restored = restore(program, checkpoints, card['config_hash'], say)
     if restored is None:
+      weights, table = given
       if table:
         say(table)
-      restored = program.init(jax.random.key(seed_at(history, 0)), given), 0
+      restored = program.init(jax.random.key(histories.seed_at(history, 0)), weights), 0
     state, first = restored
+    state = {**state, 'key': histories.key_at(history, first, state['key'])}
     stream = Batches(program, source, config, history, first)
     held_out = held_out_batch(program, source)
     log = Log(workdir, first, run.steps, math.prod(program.algorithm.stage(first).batch))
     stack.callback(log.close)
+    dog = Watch(config, workdir, history, first, say)
+    stack.callback(dog.close)
     scores_of = scoring.start(program, config, workdir, card, first)
     stack.callback(scores_of.close)
     if scores_of.missing(first):
       scores_of.begin(evaluation.ready(state), first)
     profile = Profile(workdir, first, run.profile_steps if main else 0, say)
     stack.callback(profile.close)
+    copies = remote.Copies(workdir, say) if main else remote.Copies('', say)
+    copies.push()
     metrics: Any = ()
     scores: dict[str, float] = {}
     if first >= run.steps:
@@ -527,12 +590,13 @@ def train(
         stream.waited()
         log.restart(done)
       if utils.due(done, run.log_every):
-        log.metrics(done, metrics, stream.waited())
+        dog.see(done, log.metrics(done, metrics, stream.waited()))
         refuse_non_finite(metrics, done, run.max_skipped)
       # A last step off the periods is evaluated and kept, but leaves no row: a run that goes on has
       # none there.
-      evaluated = utils.due(done, run.eval_every) or done == run.steps
-      kept = utils.due(done, run.checkpoint_every) or done == run.steps
+      told = notice.reached(done) and done < run.steps
+      evaluated = (utils.due(done, run.eval_every) or done == run.steps) and not told
+      kept = utils.due(done, run.checkpoint_every) or done == run.steps or told
       if evaluated or kept:
         refuse_non_finite(metrics, done, run.max_skipped)  # waits for the step, too
       pause = time.monotonic()
@@ -540,27 +604,40 @@ def train(
       if evaluated:
         signs = jax.device_get(program.probe(state, batch, held_out))
         gen, scores = evaluation(state, workdir, done)
+        signs = {name: float(value) for name, value in sorted(signs.items())}
         if utils.due(done, run.eval_every):
-          log.write(done, {**{k: float(v) for k, v in sorted(signs.items())}, **scores})
+          log.write(done, {**signs, **scores})
         say(f'step {done}: ' + '  '.join(f'{k} {v:.3f}' for k, v in scores.items()))
         if alarm := published.far_off(curve, done, scores):
           say(f'warning: {alarm}')
         title = f'{config.algorithm} on {config.data.source}, step {done}'
-        log.draw(evaluation.floor, curve, history, title)
-      if scores_of.due(done):
+        log.draw(evaluation.floor, curve, histories.events(history, dog.events()), title)
+        dog.see(done, {**signs, **scores})
+      if scores_of.due(done) and evaluated:
         scores_of.begin(gen, done)
       # What is before a checkpoint would not be scored again by a run that goes on from it.
       for scored_at, found in scores_of.finished(wait_for=done if kept else None):
         log.scores(scored_at, found)
       if kept:
+        copies.push()
         gen = gen if evaluated else program.gen(state)
-        checkpoints.save(
-          done, state, gen, {'config_hash': card['config_hash']}, scores if evaluated else None
-        )
+        meta = {
+          'config_hash': card['config_hash'],
+          'position': histories.position_at(history, done, program.algorithm),
+        }
+        checkpoints.save(done, state, gen, meta, scores if evaluated else None)
       log.skip(time.monotonic() - pause)
+      if told:
+        say(f'told to end: saved step {done}; the same command goes on from there')
+        break
     for scored_at, found in scores_of.finished(wait_for=run.steps + 1):
       log.scores(scored_at, found)
-  return finish(program, evaluation, state, card, workdir, scores, began)
+  if int(state['step']) < run.steps:
+    copies.finish()
+    return {}
+  summary = finish(program, evaluation, state, card, workdir, scores, began)
+  copies.finish()
+  return summary
 
 
 def finish(
@@ -601,24 +678,25 @@ def finish(
 
 
 USAGE = """usage: bigjax train [--config NAME[:variant] | FILE.py[:variant]] [--workdir DIR]
-                    [--dry_run] [--config.group.key=value ...]
+                    [--dry_run] [--change] [--config.group.key=value ...]
 
 Trains from a config, or resumes the run that DIR holds (default: digits, in runs/NAME).
 --dry_run prints the config, the parameters of every player and the stages, and exits.
+--change goes on with other values than the run in DIR began with, and writes that in its history.
 Config files are Python and are executed: run only those you trust.
 """
 OPTIONS = {'workdir': 'where the run lives'}
-SWITCHES = {'dry_run': 'show what would run'}
+SWITCHES = {'dry_run': 'show what would run', 'change': 'go on with other values'}
 
 
-def parse(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, bool]:
-  """Return (config with overrides, workdir, dry_run) from the command line.
+def parse(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, dict[str, bool]]:
+  """Return (config with overrides, workdir, switches) from the command line.
 
   Raises:
     UserError: it makes no sense.
   """
   config, name, given = configs.parse('train', argv, OPTIONS, SWITCHES)
-  return config, given['workdir'] or os.path.join('runs', name), given['dry_run']
+  return config, given['workdir'] or os.path.join('runs', name), given
 
 
 def main(argv: list[str]) -> None:
@@ -626,9 +704,11 @@ def main(argv: list[str]) -> None:
   if '--help' in argv or '-h' in argv:
     print(USAGE + '\nconfigs: ' + ', '.join(sorted(configs.builtin())))
     return
-  config, workdir, dry = parse(argv)
-  if dry:
+  config, workdir, given = parse(argv)
+  if given['dry_run']:
     dry_run(config)
     return
+  hosts.connect()
   build.use_compilation_cache()
-  train(config, workdir)
+  with hosts.together():
+    train(config, workdir, change=given['change'])

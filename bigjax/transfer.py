@@ -12,7 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from bigjax import card as cards
-from bigjax import checkpoint, utils
+from bigjax import checkpoint, remote, utils
 
 Weights = dict[str, dict[str, Any]]  # {player or 'ema': {path: array}}
 
@@ -46,7 +46,8 @@ def read(path: str) -> tuple[Weights, list[str]]:
   Raises:
     UserError: it is neither, or cannot be read.
   """
-  if os.path.isdir(path):
+  if os.path.isdir(path) or remote.is_url(path):
+    path = remote.local(path)
     _, card = cards.load_workdir(path)
     weights: Weights = {}
     for name, value in checkpoint.restore_part(path, card['step'], is_weight).items():

@@ -106,6 +106,21 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'reference': 'train',
     }
   )
+  config.watch = ml_collections.ConfigDict(
+    {
+      'policy': 'warn',
+      'most': 3,
+      'patch': '',
+      'patience': 2,
+      'refused': 1,
+      'spike': 20.0,
+      'one_sided': 0.01,
+      'sigma': 10.0,
+      'still': True,
+      'variance': 0.3,
+      'score': 0.5,
+    }
+  )
   config.export = ml_collections.ConfigDict(
     {
       'truncations': ('0.5', '1', '2', 'none'),

@@ -314,7 +314,7 @@ def test_setting_aside_twice_keeps_both(tmp_path):
     damage(tmp_path, 2, truncate)
     checkpoints = checkpoint.Checkpoints(str(tmp_path))
     said = []
-    checkpoints.set_aside(1, said.append)
+    checkpoints.set_aside(1, 'corrupt', said.append)
     assert len(said) == 1 and 'corrupt' in said[0]
     assert checkpoints.steps() == [1]
     checkpoints.close()

@@ -13,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from bigjax import build, checkpoint, evaluators, optim, parallel, published, train, utils
+from bigjax import build, checkpoint, evaluators, log, optim, parallel, published, train, utils
 from bigjax import config as configs
+from bigjax import history as history_of
 
 
 def tiny(**run):
@@ -86,12 +87,12 @@ def test_workdir_holds_what_the_readme_promises(uninterrupted):
   assert scores <= set(summary)
   assert scores == set(summary['real'])
   history = json.loads(read(uninterrupted, 'history.json'))
-  assert history == [{'from_step': 0, 'seed': 0, 'patch': {}, 'reason': 'start'}]
+  assert history == history_of.begin(0)
 
 
 def test_history_decides_the_seed():
   history = [{'from_step': 0, 'seed': 3}, {'from_step': 100, 'seed': 9}]
-  assert [train.seed_at(history, step) for step in (0, 99, 100, 5000)] == [3, 3, 9, 9]
+  assert [history_of.seed_at(history, step) for step in (0, 99, 100, 5000)] == [3, 3, 9, 9]
 
 
 def test_a_finished_run_is_left_as_it_is(uninterrupted, capsys):
@@ -334,14 +335,14 @@ def test_a_profile_covers_the_steps_asked_for(monkeypatch, tmp_path):
   monkeypatch.setattr(jax.profiler, 'start_trace', lambda folder: calls.append(step))
   monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: calls.append(step))
   said = []
-  profile = train.Profile(str(tmp_path), 10, 2, said.append)
+  profile = log.Profile(str(tmp_path), 10, 2, said.append)
   for step in range(10, 20):
     profile.before(step)
     profile.after(step + 1, ())
   profile.close()
   assert calls == [13, 14]  # begins before step 13, ends after step 14
   assert len(said) == 1 and 'tensorboard' in said[0]
-  none = train.Profile(str(tmp_path), 10, 0, said.append)
+  none = log.Profile(str(tmp_path), 10, 0, said.append)
   none.before(13), none.after(14, ()), none.close()
   assert calls == [13, 14]
 

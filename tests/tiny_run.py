@@ -5,7 +5,7 @@ import sys
 import jax
 import pytest
 
-from bigjax import __main__, build, train
+from bigjax import __main__, build, hosts, train
 from bigjax import config as configs
 
 
@@ -13,6 +13,7 @@ from bigjax import config as configs
 def bigjax(capsys, monkeypatch):
   """Run a command in this process: bigjax('train', ...) -> (exit status, stdout, stderr)."""
   monkeypatch.setattr(build, 'use_compilation_cache', lambda: None)  # the user's
+  monkeypatch.setattr(hosts, 'connect', lambda: None)  # JAX is at work already
 
   def run(*words):
     argv = [str(word) for word in words]

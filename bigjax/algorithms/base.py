@@ -93,8 +93,20 @@ def replace(params: Any, given: Mapping[str, Array]) -> Any:
 
 
 def count_skipped(skipped: Array, finite: Array) -> Array:
-  """Return the number of consecutive refused updates after one more."""
-  return jnp.where(finite, 0, skipped + 1)
+  """Return refused updates [in a row, in all], int32, after one more that was finite or not."""
+  in_a_row, in_all = skipped
+  return jnp.stack([jnp.where(finite, 0, in_a_row + 1), in_all + jnp.where(finite, 0, 1)])
+
+
+def none_skipped() -> Array:
+  """Return the count of no refused updates."""
+  return jnp.zeros((2,), jnp.int32)
+
+
+def skipped_metrics(skipped: dict[str, Array]) -> Metrics:
+  """Return the most updates of a player refused in a row, up to now, and those of all in all."""
+  counts = jnp.stack(list(skipped.values()))
+  return {'skipped': counts[:, 0].max(), 'refused': counts[:, 1].sum()}
 
 
 class Algorithm(Protocol):

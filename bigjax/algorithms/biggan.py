@@ -82,7 +82,7 @@ class BigGAN:
       'key': key_state,
       'players': {'gen': gen, 'disc': disc},
       'ema': base.replace(ema, given.get('ema', {})),
-      'aux': {'skipped': {'gen': jnp.int32(0), 'disc': jnp.int32(0)}},
+      'aux': {'skipped': {name: base.none_skipped() for name in ('gen', 'disc')}},
       'frozen': {},
     }
 
@@ -194,7 +194,7 @@ class BigGAN:
     skipped = {'gen': base.count_skipped(aux['skipped']['gen'], finite), 'disc': disc_skipped}
     metrics |= jax.tree.map(lambda x: x.mean(), disc_metrics)
     metrics['g_grad_norm'] = jnp.sqrt(optim.squared_norm(grads))
-    metrics['skipped'] = jnp.maximum(skipped['gen'], skipped['disc'])
+    metrics |= base.skipped_metrics(skipped)
     state = {
       'step': state['step'] + 1,
       'key': state['key'],

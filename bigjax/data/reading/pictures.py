@@ -1,15 +1,24 @@
 """JPEG, PNG and WebP bytes -> square uint8 images, as TensorFlow operations for tf.data.
 
-Every function takes the TensorFlow module first: data.tensorflow() alone imports it.
+Most functions take the TensorFlow module first: data.tensorflow() alone imports it. The size that a
+header states is checked before anything is decoded: a few kB may otherwise become many GB.
 """
 
+import io
 from typing import Any
+
+import numpy as np
+from PIL import Image
+
+MOST_PIXELS = 2**27  # of a picture, 11,585 x 11,585; one of them takes up to 3 GiB for a moment
 
 
 def decode(tf: Any, encoded: Any, orientation: Any) -> Any:
   """Return the picture in these bytes as uint8 [h, w, 3], upright.
 
-  Of 16 bits the upper 8 are kept, CMYK becomes RGB, and what is transparent lies on white.
+  Of 16 bits the upper 8 are kept, CMYK becomes RGB, what is transparent lies on white, and of an
+  animation the first picture is taken. What is none of the three formats, damaged, or larger than
+  MOST_PIXELS is an error of TensorFlow's.
 
   Args:
     tf: the TensorFlow module.
@@ -18,49 +27,94 @@ def decode(tf: Any, encoded: Any, orientation: Any) -> Any:
   """
   first = tf.strings.substr(encoded, 0, 1)
   image = tf.case(
-    [
-      (first == b'\x89', lambda: on_white(tf, png(tf, encoded))),
-      (first == b'R', lambda: on_white(tf, webp(tf, encoded))),
-    ],
-    # The exact transform, as in other decoders; TensorFlow's own choice is a coarser one.
-    default=lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE'),
+    [(first == b'\x89', lambda: png(tf, encoded)), (first == b'R', lambda: webp(tf, encoded))],
+    default=lambda: jpeg(tf, encoded),
   )
   image = tf.ensure_shape(image, [None, None, 3])
   return tf.cond(orientation > 1, lambda: upright(tf, image, orientation), lambda: image)
 
 
+def jpeg(tf: Any, encoded: Any) -> Any:
+  """Return the JPEG in these bytes as uint8 [h, w, 3]."""
+  # TensorFlow's decode_jpeg decodes GIF, JPEG XL and others too; this operation refuses them.
+  height, width, _ = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(encoded), tf.int64), 3)
+  encoded = checked(tf, encoded, True, height, width)
+  # The exact transform, as in other decoders; TensorFlow's own choice is a coarser one.
+  return tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE')
+
+
 def png(tf: Any, encoded: Any) -> Any:
-  """Return the PNG in these bytes as uint8 [h, w, 4]."""
+  """Return the PNG in these bytes as uint8 [h, w, 3]."""
+  head, part = header(tf, encoded)
+  width, height = (sum(head[at + i] * 256 ** (3 - i) for i in range(4)) for at in (16, 20))
+  encoded = checked(tf, encoded, part(8, 8) == b'\0\0\0\rIHDR', height, width)
   image = tf.io.decode_png(encoded, channels=4)
   # Where there is no alpha, TensorFlow's is the highest value of the file's own bits: 15 of 4.
-  bits = tf.io.decode_raw(tf.strings.substr(encoded, 0, 25), tf.uint8)[-1]
-  opaque = tf.bitwise.left_shift(tf.constant(1), tf.minimum(tf.cast(bits, tf.int32), 8)) - 1
-  given = tf.cast(image[..., 3], tf.int32)
-  return tf.cond(
-    tf.reduce_all(given == opaque), lambda: opaque_of(tf, image[..., :3]), lambda: image
-  )
+  bits = tf.cast(tf.minimum(head[24], 8), tf.int32)
+  return on_white(tf, image, tf.bitwise.left_shift(tf.constant(1), bits) - 1)
 
 
 def webp(tf: Any, encoded: Any) -> Any:
-  """Return the WebP in these bytes as uint8 [h, w, 4]: of an animation, its first picture."""
-  image = tf.io.decode_webp(encoded)[0]  # of 3 or 4 channels: it refuses any other than its own
-  return opaque_of(tf, image)[..., :4]
+  """Return the WebP in these bytes as uint8 [h, w, 3]: of an animation, its first picture."""
+  head, part = header(tf, encoded)
+  kind = part(12, 4)
+  extended, lossless, lossy = kind == b'VP8X', kind == b'VP8L', kind == b'VP8 '
+  number = lambda at, size: sum(head[at + i] * 256**i for i in range(size))
+
+  def extent(i):  # 0: width, 1: height
+    simple = tf.where(
+      lossy, number(26 + 2 * i, 2) % 2**14, 1 + number(21, 4) // 2 ** (14 * i) % 2**14
+    )
+    return tf.where(extended, 1 + number(24 + 3 * i, 3), simple)
+
+  known = (part(0, 4) == b'RIFF') & (part(8, 4) == b'WEBP') & (extended | lossless | lossy)
+  encoded = checked(tf, encoded, known, extent(1), extent(0))
+  image = tf.cond(
+    extended & (head[20] // 2 % 2 == 1),
+    # TensorFlow's decoder decodes all of an animation, and writes past its memory if it is opaque.
+    lambda: tf.numpy_function(first_picture, [encoded], tf.uint8, stateful=False),
+    lambda: tf.io.decode_webp(encoded)[0],  # of 3 or 4 channels: it refuses any but its own
+  )
+  image = tf.ensure_shape(image, [None, None, None])
+  return tf.cond(tf.shape(image)[2] == 4, lambda: on_white(tf, image, 255), lambda: image)
 
 
-def opaque_of(tf: Any, image: Any) -> Any:
-  """Return uint8 [h, w, C] with an opaque channel more."""
-  return tf.concat([image, 255 * tf.ones_like(image[..., :1])], axis=-1)
+def first_picture(encoded: bytes) -> np.ndarray:
+  """Return the first picture of an animated WebP as uint8 [h, w, 4]."""
+  with Image.open(io.BytesIO(encoded), formats=('WEBP',)) as image:
+    return np.asarray(image.convert('RGBA'))
 
 
-def on_white(tf: Any, image: Any) -> Any:
-  """Return uint8 [h, w, 4] laid on white, [h, w, 3]."""
+def header(tf: Any, encoded: Any) -> tuple[Any, Any]:
+  """Return the first 30 bytes as int64 [30], 0 beyond the end, and (at, size) -> some of them."""
+  start = tf.strings.substr(tf.strings.substr(encoded, 0, 30) + b'\0' * 30, 0, 30)
+  numbers = tf.cast(tf.ensure_shape(tf.io.decode_raw(start, tf.uint8), [30]), tf.int64)
+  return numbers, lambda at, size: tf.strings.substr(start, at, size)
+
+
+def checked(tf: Any, encoded: Any, known: Any, height: Any, width: Any) -> Any:
+  """Return the bytes, unless their header is not `known` or of more than MOST_PIXELS (int64)."""
+  few = (height <= MOST_PIXELS) & (width <= MOST_PIXELS) & (height * width <= MOST_PIXELS)
+  words = [width, 'x', height, 'pixels are more than the', MOST_PIXELS, 'that bigjax decodes']
+  with tf.control_dependencies(
+    [
+      tf.debugging.Assert(known, ['a picture must begin with its size']),
+      tf.debugging.Assert(few, words),
+    ]
+  ):
+    return tf.identity(encoded)
+
+
+def on_white(tf: Any, image: Any, opaque: Any) -> Any:
+  """Return uint8 [h, w, 4] laid on white, [h, w, 3]; all of it shows where alpha is `opaque`."""
 
   def blend():
-    wide = tf.cast(image, tf.int32)
-    alpha = wide[..., 3:]
-    return tf.cast((wide[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+    alpha = tf.cast(image[..., 3:], tf.uint16)
+    light = tf.cast(image[..., :3], tf.uint16) * alpha + (255 * (255 - alpha) + 127)
+    return tf.cast(light // 255, tf.uint8)  # at most 255 * 255 + 127, which 16 bits hold
 
-  return tf.cond(tf.reduce_all(image[..., 3] == 255), lambda: image[..., :3], blend)
+  whole = tf.reduce_all(image[..., 3] == tf.cast(opaque, tf.uint8))
+  return tf.cond(whole, lambda: image[..., :3], blend)
 
 
 def upright(tf: Any, image: Any, orientation: Any) -> Any:
