@@ -1,30 +1,36 @@
-"""The exported generator on disk: safetensors and a JSON card that says what they are, or npz."""
+"""The exported generator on disk: safetensors and a JSON card that says what they are, or npz.
+
+Both may come from anybody: nothing in them is executed or unpickled, and whatever bytes they hold,
+reading them ends in a generator or in one sentence.
+"""
 
 import json
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from bigjax import checkpoint, report, utils
 from bigjax.latents import How, parse
 
 FORMAT = 2
-CARD_KEYS = (
-  'format',
-  'algorithm',
-  'architecture',
-  'class_names',
-  'dialect',
-  'standing_passes',
-  'standing_batch',
-  'truncations',
-)
+PACKED = 64  # times its size is what an .npz may unpack to: weights hardly compress at all
+DEEPEST = 64  # names in the path of an array
+_texts = lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value)
+_count = lambda value: type(value) is int and value > 0
+CARD_KEYS = {  # what a card must have, at least: what it is in words, and whether a value is that
+  'format': ('a number', lambda value: type(value) is int),
+  'algorithm': ('a name', lambda value: isinstance(value, str)),
+  'architecture': ('an object', lambda value: isinstance(value, dict)),
+  'class_names': ('a list of names', _texts),
+  'dialect': ('a name', lambda value: isinstance(value, str)),
+  'standing_passes': ('a number above 0', _count),
+  'standing_batch': ('a number above 0', _count),
+  'truncations': ('a list of texts', _texts),
+}
 
 
 def how(card: Mapping[str, Any], truncation: str) -> How:
@@ -72,15 +78,42 @@ def load_npz(path: str) -> tuple[Any, dict[str, Any]]:
   if not os.path.isfile(path):
     raise utils.UserError(f'there is no exported generator {path!r}.')
   try:
-    with np.load(path) as file:
+    with zipfile.ZipFile(path) as archive:
+      unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > PACKED * os.path.getsize(path) + 2**20:
+      raise ValueError(f'it would unpack to {unpacked:,} bytes')
+    with np.load(path, allow_pickle=False) as file:
       arrays = {name: file[name] for name in file.files}
-    card = json.loads(str(arrays.pop('card')))
-  except KeyError:
-    raise utils.UserError(f'{path!r} holds no generator that bigjax wrote: no card.') from None
-  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    raise utils.UserError(f'{path!r} is damaged ({error}).') from None
+    card = json.loads(str(arrays.pop('card'))) if 'card' in arrays else None
+    gen = tree(arrays)
+  except Exception as error:  # zipfile and NumPy have dozens of ways to say that a file is damaged
+    raise damaged(repr(path), error) from None
+  if card is None:
+    raise utils.UserError(f'{path!r} holds no generator that bigjax wrote: no card.')
   check(card, path)
-  return {'stats': {}, **utils.nest(arrays)}, card
+  return {'stats': {}, **gen}, card
+
+
+def tree(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Return arrays by path as a tree.
+
+  Raises:
+    ValueError: the paths make no tree.
+  """
+  for path, array in arrays.items():
+    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no array
+      raise ValueError(f'no array: {path[:80]!r}')
+    if path.count('/') >= DEEPEST:
+      raise ValueError('an array lies too deep')
+    if any(path[:i] in arrays for i, c in enumerate(path) if c == '/'):
+      raise ValueError(f'an array lies within another: {path[:80]!r}')
+  return utils.nest(arrays)
+
+
+def damaged(what: str, error: Exception) -> utils.UserError:
+  """Return the error of a file that a reader failed at, in one line of printable ASCII."""
+  said = ' '.join(str(error).split()) or type(error).__name__
+  return utils.UserError(f'{what} is damaged ({said[:200].encode("unicode_escape").decode()}).')
 
 
 def check(card: Any, path: str) -> None:
@@ -94,6 +127,11 @@ def check(card: Any, path: str) -> None:
   if missing or card['format'] != FORMAT:
     why = f' (missing: {", ".join(missing)})' if missing else ''
     raise utils.UserError(f'{path!r} is not a card of format {FORMAT}{why}.')
+  for key, (what, holds) in CARD_KEYS.items():
+    if not holds(card[key]):
+      raise utils.UserError(
+        f'{path!r} is no card: its {key!r} is {ascii(card[key])[:80]}, expected {what}.'
+      )
 
 
 def load(path: str) -> tuple[Any, dict[str, Any]]:
@@ -115,9 +153,9 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
   try:
     with open(card_path(path)) as f:
       card = json.load(f)
-    gen = utils.nest(safetensors.numpy.load_file(path))
-  except (ValueError, safetensors.SafetensorError) as error:
-    raise utils.UserError(f'{path!r} or its card is damaged ({error}).') from None
+    gen = tree(safetensors.numpy.load_file(path))
+  except Exception as error:  # of JSON: nested too deep; of safetensors: a type NumPy has not
+    raise damaged(f'{path!r} or its card', error) from None
   check(card, card_path(path))
   return {'stats': {}, **gen}, card
 
@@ -134,8 +172,8 @@ def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]
   try:
     with open(path) as f:
       card = json.load(f)
-  except ValueError as error:
-    raise utils.UserError(f'{path!r} is damaged ({error}).') from None
+  except (OSError, ValueError, RecursionError) as error:
+    raise damaged(repr(path), error) from None
   check(card, path)
   gen, step = checkpoint.restore_generator(workdir, which)
   return gen, {**card, 'step': step}

@@ -8,8 +8,6 @@ arrays by path, with no library classes, so that another Python, JAX or optax re
 import itertools
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from bigjax import hosts, utils
+from bigjax import hosts, remote, utils
 
 FORMAT = 3
 
@@ -85,10 +83,6 @@ def _check_shapes(stored: Any, wanted: Any) -> None:
       )
 
 
-def _root(workdir: str) -> epath.Path:
-  return epath.Path(os.path.abspath(workdir)) / 'checkpoints'
-
-
 class Checkpoints:
   """The checkpoints of a workdir: the latest few, every K-th, and the best by a metric.
 
@@ -103,7 +97,7 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: str, keep: int = 3, keep_every: int = 0, best: str = ''):
-    self.root, self._workdir = _root(workdir), workdir
+    self.root, self._workdir = remote.checkpoints_of(workdir), workdir
     keepers = [policies.LatestN(keep)]
     if keep_every:
       keepers.append(policies.EveryNSteps(keep_every))
@@ -222,22 +216,24 @@ def _check_format(meta: Mapping[str, Any], step: int) -> None:
 
 def list_steps(workdir: str) -> list[int]:
   """Return the steps of the finished checkpoints of a workdir, ascending, without opening them."""
-  root = _root(workdir)
+  root = remote.checkpoints_of(workdir)
   if not root.exists():
     return []
-  return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit())
+  found = [path for path in root.iterdir() if path.name.isdigit()]
+  # Where nothing can be renamed, unfinished ones have their name already.
+  return sorted(int(path.name) for path in found if ocp.utils.is_checkpoint_finalized(path))
 
 
 def set_aside(workdir: str, step: int, folder: str, warn: Callable[[str], None]) -> None:
   """Move every checkpoint after `step` to a folder of the workdir: training will write it anew."""
-  target = _root(workdir).parent / folder
+  target = remote.checkpoints_of(workdir).parent / folder
   for s in list_steps(workdir):
     if s > step:
       target.mkdir(parents=True, exist_ok=True)
       names = (f'{s}.{i}' if i else str(s) for i in itertools.count())
       free = next(target / name for name in names if not (target / name).exists())
       warn(f'checkpoint {s} is moved to {free}.')
-      shutil.move(os.fspath(_root(workdir) / str(s)), os.fspath(free))
+      (remote.checkpoints_of(workdir) / str(s)).rename(free)
 
 
 def read_meta(workdir: str, step: int) -> dict[str, Any]:
@@ -246,7 +242,7 @@ def read_meta(workdir: str, step: int) -> dict[str, Any]:
   Raises:
     UserError: it cannot be read.
   """
-  path = _root(workdir) / str(step) / 'meta' / 'metadata'
+  path = remote.checkpoints_of(workdir) / str(step) / 'meta' / 'metadata'
   try:
     return json.loads(path.read_text())
   except (OSError, ValueError) as error:
@@ -278,7 +274,7 @@ def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any]
         f'{", ".join(map(str, steps))} (or say last or best).'
       )
     step = int(which)
-  path = _root(workdir) / str(step) / 'generator'
+  path = remote.checkpoints_of(workdir) / str(step) / 'generator'
   try:
     target = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), _stored_shapes(path))
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -303,7 +299,7 @@ def restore_part(workdir: str, step: int, wanted: Callable[[str], bool]) -> dict
   Raises:
     UserError: it cannot be read.
   """
-  path = _root(workdir) / str(step) / 'state'
+  path = remote.checkpoints_of(workdir) / str(step) / 'state'
   try:
     shapes = {p: s for p, s in utils.flat(_stored_shapes(path)).items() if wanted(p)}
     target = utils.nest({p: np.zeros(s.shape, s.dtype) for p, s in shapes.items()})
@@ -332,7 +328,7 @@ def best_step(workdir: str) -> int:
   """
   scored = {}
   for step in list_steps(workdir):
-    path = _root(workdir) / str(step) / 'meta' / 'metadata'
+    path = remote.checkpoints_of(workdir) / str(step) / 'meta' / 'metadata'
     try:
       meta = json.loads(path.read_text())
     except (OSError, ValueError):

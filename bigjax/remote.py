@@ -1,10 +1,10 @@
 """Workdirs in buckets (gs://, s3://, whatever fsspec reads): a local folder and its copy there.
 
-Objects in a bucket can neither be appended to nor replaced by a rename, which rows, pictures and
-checkpoints need. So a run whose workdir is a URL lives in a folder of bigjax's cache, and a thread
-copies what has changed to the bucket: rows first, then finished checkpoints, so that a run that
-goes on from one, on whatever machine, has all rows up to it. For runs on several hosts, which need
-one folder, mount the bucket instead.
+Objects in a bucket can neither be appended to nor replaced by a rename, which rows and pictures
+need. So a run whose workdir is a URL writes them to a folder of bigjax's cache, and a thread copies
+what has changed to the bucket. Checkpoints at gs:// are written there by Orbax, by all hosts;
+elsewhere they are copied like everything else, rows first, so that a run that goes on from one, on
+whatever machine, has all rows up to it; such runs have one host.
 """
 
 import concurrent.futures
@@ -18,11 +18,13 @@ from typing import Any
 
 import fsspec
 import jax
+from etils import epath
 
 from bigjax import utils
 
 MARK = '.remote'  # in a local copy, JSON: the URL that it is the copy of, and what came from there
 WHOLE = '.copied'  # in a checkpoint in a bucket: all of it is there
+DIRECT = ('gs://', 'file://')  # where Orbax itself writes checkpoints
 ASIDE = ('corrupt', 'rolled_back')  # folders that nothing reads again
 MODULES = {'gs': "pip install 'bigjax[gcs]'", 's3': "pip install 'bigjax[s3]'"}
 
@@ -78,18 +80,19 @@ def local(workdir: str, training: bool = False) -> str:
     workdir: a folder or a URL.
     training: with the training state in the checkpoints, not only the generators.
   Raises:
-    UserError: the bucket cannot be read, or several hosts would each have a copy.
+    UserError: the bucket cannot be read, or several hosts cannot share it.
   """
   if not is_url(workdir):
     return workdir
-  if jax.process_count() > 1:
+  url, num = workdir.rstrip('/'), jax.process_count()
+  if num > 1 and not url.startswith(DIRECT):
     raise utils.UserError(
-      f'the workdir {workdir!r} is a URL, but {jax.process_count()} hosts need one folder: mount '
-      'the bucket on all of them (gcsfuse) and give that path.'
+      f'the workdir {workdir!r} is a URL that {num} hosts cannot share; give gs://, or a folder '
+      'that is mounted on all of them.'
     )
-  url = workdir.rstrip('/')
   files, root = _filesystem(url)
   name = hashlib.sha256(url.encode()).hexdigest()[:12]
+  name += f'-{jax.process_index()}' if num > 1 else ''  # hosts may share a home
   folder = os.path.join(utils.cache_dir(), 'workdirs', f'{os.path.basename(url)}-{name}')
   shutil.rmtree(folder, ignore_errors=True)  # the bucket has what counts
   os.makedirs(folder)
@@ -99,7 +102,7 @@ def local(workdir: str, training: bool = False) -> str:
     paths = files.find(root) if files.exists(root) else []
     inside = {os.path.relpath(path, root.rstrip('/')).replace(os.sep, '/'): path for path in paths}
     for name, path in inside.items():
-      if wanted(name, inside, training):
+      if wanted(name, inside, training, url):
         target = os.path.join(folder, name)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         files.get_file(path, target)
@@ -114,13 +117,22 @@ def local(workdir: str, training: bool = False) -> str:
   return folder
 
 
-def wanted(name: str, names: Container[str], training: bool) -> bool:
+def checkpoints_of(workdir: str) -> epath.Path:
+  """Return where the checkpoints of a workdir lie, a folder as `local` returns it."""
+  url, _ = origin(workdir)
+  base = url.removeprefix('file://') if url.startswith(DIRECT) else os.path.abspath(workdir)
+  return epath.Path(base) / 'checkpoints'
+
+
+def wanted(name: str, names: Container[str], training: bool, url: str) -> bool:
   """Return whether a file of a bucket, by its path in the workdir, belongs in a local copy."""
   first, *rest = name.split('/')
   if first == '..' or rest[-1:] == [WHOLE]:
     return False
   if first != 'checkpoints':
     return first not in ASIDE
+  if url.startswith(DIRECT):
+    return False
   whole = f'checkpoints/{rest[0]}/{WHOLE}' in names
   return whole and (training or 'state' not in rest[1:2])
 
@@ -168,6 +180,8 @@ class Copies:
     found: Stats = {}
     for where, folders, names in os.walk(self._folder):
       inside = os.path.relpath(where, self._folder).replace(os.sep, '/')
+      if inside == '.' and self._url.startswith(DIRECT):
+        folders[:] = [name for name in folders if name not in ('checkpoints', *ASIDE)]
       if inside == 'checkpoints':
         folders[:] = [name for name in folders if name.isdigit()]  # others are not finished
       folders.sort(key=lambda name: (name == 'checkpoints', name))

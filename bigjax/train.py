@@ -7,6 +7,7 @@ are here. A resumed run writes the same bytes as one that was never stopped.
 import collections
 import contextlib
 import dataclasses
+import errno
 import functools
 import itertools
 import math
@@ -523,6 +524,28 @@ def train(
         return run(ready, workdir, history, given, notice, say, began)
       except RollBack as back:
         history = go_back(workdir, now, history, back.alarm, say)
+      except Exception as error:
+        if not disk_is_full(error):
+          raise
+        steps = checkpoint.list_steps(workdir)
+        kept = f'checkpoint {steps[-1]} is whole' if steps else 'no checkpoint was written yet'
+        raise utils.UserError(
+          f'the disk of {workdir!r} is full; {kept}: make room, and give the same command again.'
+        ) from error
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+  """Return whether an error, or one that it came from, says that there is no room left.
+
+  Libraries below Orbax say it in words of their own.
+  """
+  while error is not None:
+    if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if 'No space left on device' in str(error) or 'Disk quota exceeded' in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def run(

@@ -176,7 +176,8 @@ require() {
 }
 
 check_settings() {
-  local name path='gs://[a-z0-9][-_.a-z0-9]+(/[-A-Za-z0-9_.=+]+)*|/[-A-Za-z0-9_./=+]+'
+  local name url='[-A-Za-z0-9.:]+/[-A-Za-z0-9_./@=~^#%]+'
+  local path='gs://[a-z0-9][-_.a-z0-9]+(/[-A-Za-z0-9_.=+]+)*|/[-A-Za-z0-9_./=+]+'
   expect name '[a-z]([-a-z0-9]{0,61}[a-z0-9])?' biggan-128
   expect project '[a-z][-a-z0-9.:]*[a-z0-9]' my-project
   expect zone '[a-z]+-[a-z]+[0-9]+-[a-z0-9]+' europe-west4-a
@@ -187,7 +188,9 @@ check_settings() {
   expect workdir "$path" gs://my-bucket/runs/biggan
   expect data "$path" gs://my-bucket/tfds
   expect config '[-A-Za-z0-9_./:]+' imagenet128
-  expect install '[-A-Za-z0-9_./:@+=~^#]+' 'source, bigjax==1.0 or git+https://HOST/bigjax@COMMIT'
+  # No https://TOKEN@HOST: what is on a command line can be read by others.
+  expect install "source|bigjax(==[0-9][0-9a-z.]*)?|(git[+])?https://$url|git[+]ssh://git@$url" \
+    'source, bigjax==1.0 or git+https://HOST/bigjax@COMMIT'
   for name in tries timeout restarts every lines; do
     expect "$name" '[0-9]{1,6}' 60
   done
@@ -208,7 +211,8 @@ diagnose() { # STATUS WORDS
   local words
   # On a machine others speak, too. gcloud's own words begin so.
   words=$(printf '%s\n' "$2" | sed -n '/^ERROR: (gcloud/,$p')
-  says() { printf '%s\n' "$words" | grep -qiE "$1"; }
+  # Not grep -q: it leaves at once, and `pipefail` then blames printf.
+  says() { printf '%s\n' "$words" | grep -iE "$1" >/dev/null; }
   if says 'per minute|rate.?limit'; then
     printf passing
   elif says 'quota'; then
@@ -253,7 +257,7 @@ explain() {
     passing) say "gcloud failed $opt_tries times in a row; try again later." ;;
     *) say 'gcloud failed.' ;;
   esac
-  say "  $first"
+  [ -z "$first" ] || say "  $first"
 }
 
 # Run gcloud and keep its words in OUT and ERR. Retried with growing pauses: what passes by itself,
@@ -279,6 +283,9 @@ call() {
   done
 }
 
+# A machine that is taken away says nothing any more: ssh has to notice.
+alive=(--ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oServerAliveCountMax=4)
+
 # Set `at` to the flags that lead to workers: all, or N.
 reach() {
   at=("${where[@]}" --quiet)
@@ -289,7 +296,7 @@ reach() {
 on() { # all|N COMMAND [quietly]
   local status failed pattern='Command execution on \(worker [0-9]*\) failed with exit'
   reach "$1"
-  call "${ssh[@]}" "$opt_name" "${at[@]}" "--command=$2"
+  call "${ssh[@]}" "$opt_name" "${at[@]}" "${alive[@]}" "--command=$2"
   status=$?
   [ "${3-}" = quietly ] || [ -z "$OUT" ] || by_worker
   [ $status != 0 ] || return 0
@@ -304,7 +311,10 @@ on() { # all|N COMMAND [quietly]
         say "$(printf '%s\n' "$ERR" | grep -vE '^(SSH:|Using ssh|#####|Retrying)' | tail -n 8)"
       fi
       ;;
-    *) explain ;;
+    *)
+      explain
+      [ "$1" != all ] || [ -z "$OUT" ] || all_answered # says which did not
+      ;;
   esac
   return $status
 }
@@ -320,7 +330,7 @@ all_answered() {
   local worker missing=''
   [ -z "$opt_dry_run" ] || return 0
   for ((worker = 0; worker < WORKERS; worker++)); do
-    printf '%s\n' "$OUT" | grep -q "^worker $worker: " ||
+    printf '%s\n' "$OUT" | grep "^worker $worker: " >/dev/null ||
       missing="$missing${missing:+, }worker $worker"
   done
   [ -n "$missing" ] || return 0
@@ -420,10 +430,11 @@ pack() {
 # record at a time, which a mounted bucket serves like any file; a workdir on gs:// is bigjax's own
 # affair, unless --mount.
 place() { # workdir|data
-  case $1,$opt_mount in
-    workdir,) printf '%s' "$opt_workdir" ;;
-    workdir,*) printf '%s' "${opt_workdir/#gs:\/\//mounted:}" ;;
-    data,*) printf '%s' "${opt_data/#gs:\/\//mounted:}" ;;
+  local path=opt_$1
+  path=${!path}
+  case $1,$opt_mount,$path in
+    workdir,yes,gs://* | data,*,gs://*) printf 'mounted:%s' "${path#gs://}" ;;
+    *) printf '%s' "$path" ;;
   esac
 }
 
@@ -453,7 +464,7 @@ survey() {
   local status
   on all "$remote_sh status" quietly
   status=$?
-  if [ $status = 127 ] || printf '%s\n' "$ERR" | grep -q 'exit status 127'; then
+  if [ $status = 127 ] || printf '%s\n' "$ERR" | grep 'exit status 127' >/dev/null; then
     say "$opt_name is not set up; run $program setup."
     return 1
   fi
@@ -505,7 +516,7 @@ logs() {
   fi
   # Not through `call`, which keeps words until the end: these have none.
   reach "$opt_worker"
-  gcloud "${ssh[@]}" "$opt_name" "${at[@]}" "--command=$command" </dev/null
+  gcloud "${ssh[@]}" "$opt_name" "${at[@]}" "${alive[@]}" "--command=$command" </dev/null
 }
 
 stop() {
@@ -533,32 +544,33 @@ delete() {
 
 # --- up: everything, again whenever the machine goes away
 
-# Watch a run: 0 finished, 1 unknown, 3 stopped, 4 failed, 5 the machine is gone, 6 start it again.
+# Watch a run: 0 finished, 3 stopped, 4 failed, 5 the machine is gone, 6 start it again, 7 unknown.
 watch() {
-  local last='' line
+  local last='' line finished
   while :; do
     pause "$opt_every"
-    phase || return 1
+    phase || return 7
     [ "$PHASE" = ready ] || return 5
     if ! survey; then
       is_gone && return 5
-      return 1
+      return 7
     fi
     line=$(printf '%s\n' "$OUT" | sed -n 's/^worker 0: [^|]*| //p')
     [ "$line" = "$last" ] || say "  $line"
     last=$line
-    if [ "$(count finished)" = "$WORKERS" ]; then
+    finished=$(count finished)
+    if [ "$finished" = "$WORKERS" ]; then
       return 0
-    elif [ "$(count stopped)" = "$WORKERS" ]; then
-      return 3
-    elif [ "$(count failed)" != 0 ]; then
-      is_gone && return 5 # hosts of a slice that is taken away fail before it says so
-      survey || return 1
-      by_worker | grep ': failed'
-      return 4
     elif [ "$(count lost)$(count interrupted)$(count absent)" != 000 ]; then
       is_gone && return 5
-      return 6
+      return 6 # where one host goes, the others fail
+    elif [ "$(count failed)" != 0 ]; then
+      is_gone && return 5 # hosts of a slice that is taken away fail before it says so
+      survey || return 7
+      by_worker | grep ': failed'
+      return 4
+    elif [ $((finished + $(count stopped))) = "$WORKERS" ]; then
+      return 3 # a host may end with the others before it is asked
     fi
   done
 }
@@ -608,10 +620,11 @@ up() {
     0) say "The run has finished: $opt_workdir." ;;
     3) say "The run was stopped; $program up goes on with it." ;;
     4) say "The run has failed, see above and $program logs." ;;
-    *) result=1 && say 'Giving up.' ;;
+    7) say "$opt_name cannot be seen from here; its run may go on. $program up watches again." ;;
+    *) say 'Giving up.' ;;
   esac
   trap - INT
-  if [ -n "$opt_then_delete" ]; then
+  if [ -n "$opt_then_delete" ] && [ $result != 7 ]; then
     delete || result=1
   else
     say "$opt_name may be there yet, and costs money while it is: $program delete."
@@ -622,7 +635,7 @@ up() {
 # --- main
 
 main() {
-  local verb=${1-}
+  local verb=${1-} status=0
   defaults
   case $verb in
     '' | -h | --help | help)
@@ -662,5 +675,9 @@ main() {
     scratch=$(mktemp -d "${TMPDIR:-/tmp}/bigjax-launch.XXXXXX") || die 'there is no room in TMPDIR.'
     trap 'rm -rf "$scratch"' EXIT
   fi
-  "$verb"
+  "$verb" || status=$?
+  case $verb:$status in
+    *:0 | up:3) return $status ;;
+    *) return 1 ;;
+  esac
 }

@@ -103,6 +103,7 @@ mount_bucket() {
 
 # Where all workers write one checkpoint, none may remember what another has changed since. Orbax
 # renames folders, which gcsfuse refuses unless told, or the bucket has folders of its own.
+# shellcheck disable=SC2329 # called by `again`
 start_gcsfuse() { # BUCKET FOLDER
   # Into a file: what stays in the background would hold the ssh open.
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 \
@@ -115,6 +116,10 @@ setup() { # EXTRAS WHAT [BUCKET...]
   local extras=$1 what=$2 bucket
   shift 2
   [ ! -e "$base/env" ] || chmod 600 "$base/env"
+  if held; then
+    say 'set up, and running: nothing is changed under a run'
+    return 0
+  fi
   make_venv
   install_bigjax "$extras" "$what"
   for bucket in "$@"; do
@@ -266,7 +271,10 @@ stop() { # SECONDS gently|kill
   done
   if held && [ "$2" = kill ]; then
     kill -KILL "$(cat "$dir/pid")" 2>/dev/null || true
-    sleep 1
+    until=$((SECONDS + 10))
+    while held && [ "$SECONDS" -lt "$until" ]; do
+      sleep 0.2
+    done
   fi
   if held; then
     say "still running $1 s after SIGTERM"
@@ -276,10 +284,14 @@ stop() { # SECONDS gently|kill
 }
 
 me=$(number "$(hostname)")
-case ${1-} in
-  setup | run | supervise | status | logs | stop) "$@" ;;
-  *)
-    say "there is no verb ${1-}" >&2
-    exit 2
-    ;;
-esac
+verb=${1-}
+[ $# = 0 ] || shift
+case $verb in
+  setup) setup "$@" ;;
+  run) run "$@" ;;
+  supervise) supervise "$@" ;;
+  status) status ;;
+  logs) logs "$@" ;;
+  stop) stop "$@" ;;
+  *) say "there is no verb '$verb'" >&2 && exit 2 ;;
+esac; exit # on this line: a later setup may replace this file while bash is not yet at its end

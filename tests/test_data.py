@@ -1,8 +1,12 @@
 """Images, labels and their order are a function of (seed, position); every kind of source."""
 
+import dataclasses
 import hashlib
 import itertools
+import re
 import sys
+import threading
+import time
 
 import ml_collections
 import numpy as np
@@ -517,3 +521,78 @@ def test_some_of_many_hold_every_class():
   counts = np.bincount(picked % 10, minlength=10)
   assert (abs(counts - 400) < 5 * (400 * 0.9 * 0.5) ** 0.5).all()
   np.testing.assert_array_equal(picked, data.spread(8000, 4000))
+
+
+# Under load.
+
+
+def stalling(gate, asked, num=8):
+  """A source whose images come only once a gate is open."""
+  images = np.arange(num, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 4, 4, 1), np.uint8)
+  labels = np.arange(num, dtype=np.int32) % 2
+  whole = data.in_memory((images, labels), (images, labels), ('a', 'b'), 'none')
+
+  def lookup(tf, indices, chance):
+    def wait(number):
+      asked.set()
+      gate.wait(60)
+      return number
+
+    indices = tf.ensure_shape(tf.numpy_function(wait, [indices], tf.int64), indices.shape)
+    return whole.lookup(tf, indices, chance)
+
+  return dataclasses.replace(whole, lookup=lookup, name='nfs:/slow')
+
+
+def test_a_source_that_stalls_is_waited_for_and_named(monkeypatch, capfd):
+  """Training waits as long as it takes, saying so after a minute, then two, four, ...; then it
+  goes on with the image that was due. (The log shows the share of time spent waiting.)"""
+  monkeypatch.setattr(data, 'PATIENCE', 0.2)
+  gate, asked, got = threading.Event(), threading.Event(), []
+  stream = data.stream(stalling(gate, asked), 0, 0, (1, 4), np.arange(4))
+  thread = threading.Thread(target=lambda: got.append(next(stream)))
+  thread.start()
+  assert asked.wait(60)
+  time.sleep(1.2)
+  gate.set()
+  thread.join(60)
+  lines = [line for line in capfd.readouterr().err.splitlines() if 'waiting' in line]
+  assert 2 <= len(lines) <= 4 and re.fullmatch(
+    r'waiting for data since [0-9]+s: nfs:/slow', lines[0]
+  )
+  expected = next(data.stream(stalling(gate, asked), 0, 0, (1, 4), np.arange(4)))
+  np.testing.assert_array_equal(got[0]['image'], expected['image'])
+
+
+def test_what_comes_in_time_is_not_waited_for(monkeypatch, counted, capfd):
+  """However long the trainer takes between two steps; and no thread is left behind."""
+  monkeypatch.setattr(data, 'PATIENCE', 0.2)
+  stream = data.watched(iter([1, 2]), 'x')
+  assert next(stream) == 1
+  time.sleep(0.5)
+  assert list(stream) == [2] and 'waiting' not in capfd.readouterr().err
+  watched = data.watched(iter([1, 2]), 'x')
+  next(watched)
+  del watched
+  time.sleep(0.2)
+  assert not [thread for thread in threading.enumerate() if thread.name == 'data-watch']
+
+
+def test_a_source_knows_its_name(source):
+  assert source.name == 'digits'
+
+
+def test_a_batch_of_several_epochs():
+  """Where an epoch is smaller than a global batch, the batch holds several, each a permutation of
+  all images: none is seen more than once more often than another, and a last batch is never cut."""
+  images, labels = np.arange(3, dtype=np.uint8), np.arange(3, dtype=np.int32)
+  arrays = images[:, None, None, None], labels
+  few = data.in_memory(arrays, arrays, ('a', 'b', 'c'), 'none')
+  stream = data.stream(few, 5, 0, (2, 4), np.arange(4))
+  seen = np.stack([next(stream)['label'] for _ in range(30)])
+  assert seen.shape == (30, 2, 4)
+  epochs = seen.reshape(-1, 3)
+  np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(3), (80, 1)))
+  assert len({tuple(epoch) for epoch in epochs}) == 6
+  of_one_host = next(data.stream(few, 5, 8 * 7, (2, 4), np.array([1, 3])))
+  np.testing.assert_array_equal(of_one_host['label'], seen[7][:, [1, 3]])

@@ -16,6 +16,7 @@ from test_data_pictures import encoded, noise, smooth, square
 
 from bigjax import data, utils
 from bigjax.data import folder as folders
+from bigjax.data.reading import headers
 
 REAL = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 
@@ -260,7 +261,7 @@ def test_nothing_that_can_be_read_is_refused(tmp_path):
 def test_every_kind_and_size(tmp_path):
   """As Pillow reads each of them, whatever it is called, and the exact averages."""
   exif = Image.Exif()
-  exif[folders.ORIENTATION] = 6
+  exif[headers.ORIENTATION] = 6
   grey, colour = smooth(24, 32, 'L'), smooth(16, 40)
   files = {
     'a.JPG': encoded(grey, 'JPEG', quality=95),
@@ -280,7 +281,7 @@ def test_every_kind_and_size(tmp_path):
   assert len(images) == len(files) and not labels.any()
   for image, given in zip(images, files.values(), strict=True):
     expected = Image.open(io.BytesIO(given))
-    if expected.getexif().get(folders.ORIENTATION):
+    if expected.getexif().get(headers.ORIENTATION):
       expected = expected.transpose(Image.Transpose.ROTATE_270)
     np.testing.assert_array_equal(image, square(np.asarray(expected.convert('RGB')), 8))
   assert 'warning: the smallest of 8 images looked at is 5x9' in said(source)
@@ -338,10 +339,15 @@ def test_a_link_to_a_folder_above_shows_nothing_twice(photos):
 
 
 def test_a_class_of_one_is_trained_on(photos):
+  """Its image is kept in training: held-out images then have none of that class."""
   write(photos, {'bear/1.png': shade(9)})
   source = data.load(config(photos))
   assert source.class_names == ('bear', 'cats', 'dogs') and source.num_train == 7
-  assert 9 in shades(source)
+  assert 9 in shades(source) and 9 not in unseen(source)
+  stream = data.stream(source, 0, 0, (1, 7), np.arange(7))
+  for batch in itertools.islice(stream, 3):  # once in every epoch, as any other image
+    labels = batch['label'][0].tolist()
+    assert labels.count(0) == 1 and batch['image'][0, labels.index(0), 0, 0, 0] == 9
 
 
 def test_an_image_more_keeps_the_split_of_the_others(tmp_path, monkeypatch):
@@ -405,6 +411,49 @@ def test_an_image_that_has_gone_is_one_sentence(photos):
   message = str(error.value)
   assert '\n' not in message and str(photos / 'cats') in message
   assert 'node' not in message and 'device' not in message, message
+
+
+@pytest.mark.parametrize('fraction', [1.0, 0.7])
+@pytest.mark.parametrize('given', ['cut', 'text', 'bomb', 'gone'])
+def test_an_image_that_turns_bad_is_named(tmp_path, given, fraction):
+  """After the survey, while training: one sentence with its path and what is wrong with it, and
+  training ends there, after every batch that could be made. It is never left out in silence: the
+  order of the data would be another."""
+  names = {f'{"ab"[i % 2]}/{i}.png': shade(i) for i in range(24)}
+  root = write(tmp_path / 'two\nlines', names)
+  source = data.load(config(root, fraction=fraction))
+  batches = [next(data.stream(source, 1, 3 * i, (1, 3), np.arange(3))) for i in range(5)]
+  first = [int(batch['image'][0, i, 0, 0, 0]) for batch in batches for i in range(3)]
+  victim = first[10]  # in the fourth batch
+  path = root / 'ab'[victim % 2] / f'{victim}.png'
+  whole = path.read_bytes()
+  if given == 'gone':
+    path.unlink()
+  else:
+    bomb = whole[:16] + (2**14).to_bytes(4, 'big') * 2 + whole[24:]
+    path.write_bytes({'cut': whole[:-30], 'text': b'text', 'bomb': bomb}[given])
+  stream, seen = data.stream(source, 1, 0, (1, 3), np.arange(3)), 0
+  with pytest.raises(utils.UserError) as error:
+    for seen in range(9):
+      next(stream)
+  message = str(error.value)
+  assert seen == first.index(victim) // 3 and message.isprintable() and 'mend' in message
+  assert f'two\\nlines/{path.parent.name}/{path.name}' in message, message
+  assert ('268435456' in message or '16384x16384' in message.replace(' ', '')) == (given == 'bomb')
+  with pytest.raises(utils.UserError) as error:
+    source.train()
+  assert f'{path.parent.name}/{path.name}' in str(error.value)
+
+
+def test_names_stay_on_one_line(photos):
+  """Of classes and of files, whatever is in them."""
+  write(photos, {'a\nb\x1b[31m/x\ny.png': shade(9), 'a\nb\x1b[31m/\tz.png': b'no'})
+  source = data.load(config(photos))
+  assert source.class_names[0] == r'a\nb\x1b[31m'
+  assert r'a\nb\x1b[31m/\tz.png' in said(source) and 9 in everything(source)
+  assert all(sentence.isprintable() for _, sentence in source.findings)
+  write(photos, {'loose\n.png': shade(1)})
+  assert refusal(config(photos)).isprintable()
 
 
 def test_grey_at_another_resolution(photos):

@@ -288,6 +288,68 @@ def test_damage_in_a_run_is_named(prepared, tmp_path, monkeypatch):
   assert str(path) in refusal(lambda: next(stream))
 
 
+def test_a_shard_that_disappears_is_named(prepared, tmp_path, monkeypatch):
+  """TFRecord, after it was opened: one sentence with its path, where its first record is due."""
+  monkeypatch.setattr(ours, 'MOST_MIB', 0)
+  folder = shutil.copytree(prepared['tfrecord'], tmp_path / 'copy')
+  source = data.load(config('mixed', folder))
+  (path,) = (folder / 'mixed' / '1.2.3').glob('*train*-00001-*')
+  path.unlink()
+  stream = data.stream(source, 0, 0, (1, 25), np.arange(25))
+  message = refusal(lambda: next(stream))
+  assert str(path) in message and 'is gone, or has a damaged record' in message
+  assert re.search(r"image \d+ of mixed/1.2.3, split 'train'", message), message
+
+
+def test_an_array_record_that_disappears_is_named_or_still_read(prepared, tmp_path, monkeypatch):
+  """What is open stays readable where the file system allows it; else it is one sentence."""
+  monkeypatch.setattr(ours, 'MOST_MIB', 0)
+  folder = shutil.copytree(prepared['array_record'], tmp_path / 'copy')
+  source = data.load(config('mixed', folder))
+  (path,) = (folder / 'mixed' / '1.2.3').glob('*train*-00001-*')
+  path.unlink()
+  stream = data.stream(source, 0, 0, (1, 25), np.arange(25))
+  try:
+    assert next(stream)['image'].shape == (1, 25, SIZE, SIZE, 3)
+  except utils.UserError as error:
+    assert str(path) in str(error)
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+@pytest.mark.parametrize('where', ['../other/', '/tmp/'])
+def test_shards_elsewhere_are_refused(prepared, tmp_path, kind, where):
+  """The names of shards come from dataset_info.json, which may say anything."""
+  folder = shutil.copytree(prepared[kind], tmp_path / 'copy')
+  about = folder / 'mixed' / '1.2.3' / 'dataset_info.json'
+  given = json.loads(about.read_text())
+  for split in given['splits']:
+    split['filepathTemplate'] = where + split['filepathTemplate']
+  about.write_text(json.dumps(given))
+  (folder / 'mixed' / 'other').mkdir()
+  for path in (folder / 'mixed' / '1.2.3').glob('*-of-*'):
+    shutil.copy(path, folder / 'mixed' / 'other')
+  message = refusal(lambda: data.load(config('mixed', folder)))
+  assert 'which is outside that folder' in message and str(about.parent) in message
+
+
+@pytest.mark.parametrize('key', ['pythonClassName', r'python\u0043lassName', 'type'])
+def test_a_set_cannot_have_code_imported(prepared, tmp_path, monkeypatch, key):
+  """TFDS imports the module of a class that features.json names."""
+  folder = shutil.copytree(prepared['tfrecord'], tmp_path / 'copy')
+  (tmp_path / 'hostile_feature.py').write_text(f'open({str(tmp_path / "ran")!r}, "w")')
+  monkeypatch.syspath_prepend(str(tmp_path))
+  path = folder / 'mixed' / '1.2.3' / 'features.json'
+  text = path.read_text().replace(
+    '"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text"',
+    f'"{key}": "hostile_feature.Text"',
+  )
+  assert 'hostile_feature' in text
+  path.write_text(text)
+  message = refusal(lambda: data.load(config('mixed', folder)))
+  assert "names the class 'hostile_feature.Text'" in message and str(path) in message
+  assert not (tmp_path / 'ran').exists()
+
+
 @pytest.mark.parametrize('kind', FORMATS)
 def test_no_image_can_be_read(prepared, tmp_path, kind):
   folder = shutil.copytree(prepared[kind], tmp_path / 'copy')

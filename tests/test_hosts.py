@@ -110,6 +110,17 @@ def test_two_processes_train_as_one_does_and_their_checkpoints_are_anyones(workd
   assert_close(rows(folder), rows(workdir), first=2)
 
 
+def test_two_processes_share_a_bucket(tmp_path):
+  url, bucket = f'file://{tmp_path}/bucket/run', tmp_path / 'bucket' / 'run'
+  for steps in (2, 4):
+    with Run(tmp_path / f'to_{steps}', 2, f'--workdir={url}', f'--config.run.steps={steps}') as run:
+      assert run.wait() == [0, 0], run.said(0) + run.said(1)
+  assert 'resuming at step 2' in run.said(0)
+  assert sorted({row['step'] for row in rows(bucket)}) == [1, 2, 3, 4]
+  assert (bucket / 'curves.png').exists() and (bucket / 'export' / 'generator.safetensors').exists()
+  assert sorted(path.name for path in (bucket / 'checkpoints').iterdir()) == ['2', '4']
+
+
 LONG = ('--config.run.steps=100000', '--config.run.eval_every=100000',
         '--config.run.checkpoint_every=100000')  # fmt: skip
 

@@ -52,8 +52,8 @@ def fail(words, status=1):
 def home(number):
   return f'{world}/workers/{number}'
 
-def end_all():  # power off: nothing lives on, nothing is kept
-  for number in range(state['workers']):
+def end_all(numbers=None):  # power off
+  for number in numbers or range(state['workers']):
     try:
       with open(home(number) + '/bigjax-launch/run/pid') as f:
         os.killpg(os.getpgid(int(f.read())), signal.SIGKILL)
@@ -84,6 +84,7 @@ for rule in state['rules']:
       for effect in rule.get('effects', ()):
         if effect == 'preempt': take_away(rule.get('to', 'PREEMPTED'))
         if effect == 'restart': end_all()
+        if effect == 'restart 0': end_all([0])
       if 'error' in rule:
         fail(rule['error'], rule.get('status', 1))
 save()
@@ -149,6 +150,8 @@ else:
       print(f'##### Command execution on worker {number} failed with exit status {job.returncode}. '
         'Continuing.', file=sys.stderr)
     status = status or job.returncode
+  if state['severed'] and 'remote.sh' in line and verb == 'ssh':
+    status = 255
   save()
   sys.exit(status)
 save()
@@ -186,6 +189,7 @@ trap 'echo saved >>"$workdir/saved-$FAKE_WORKER"; exit 0' TERM
 starts=$(wc -l <"$workdir/starts-$FAKE_WORKER")
 echo "[####] step $starts/10  d_loss 1.0"
 while [ -d "$FAKE_WORLD" ] && [ ! -e "$FAKE_WORLD/over" ]; do
+  ! rm "$FAKE_WORLD/fail-once-$FAKE_WORKER" 2>/dev/null || exit 1
   for file in finish-$FAKE_WORKER finish; do
     [ ! -e "$FAKE_WORLD/$file" ] || exit "$(cat "$FAKE_WORLD/$file")"
   done
@@ -207,7 +211,7 @@ class World:
     self.script(path / 'laptop' / 'nap', f'echo "$1" >>{path}/naps')
     for name, body in MACHINE.items():
       self.script(path / 'machine' / name, body)
-    self.set(node=None, queued=None, queue=[], workers=2, silent=[], rules=[])
+    self.set(node=None, queued=None, queue=[], workers=2, silent=[], severed=False, rules=[])
 
   @staticmethod
   def script(path, body, first='#!/bin/bash'):
@@ -288,7 +292,9 @@ def world(tmp_path):
   (tmp_path / 'over').touch()
   for pid in tmp_path.glob('workers/*/bigjax-launch/run/pid'):
     with contextlib.suppress(ProcessLookupError, ValueError):
-      os.killpg(os.getpgid(int(pid.read_text())), signal.SIGKILL)
+      group = os.getpgid(int(pid.read_text()))
+      assert group != os.getpgid(0)
+      os.killpg(group, signal.SIGKILL)
 
 
 def ok(done, status=0):
@@ -529,6 +535,12 @@ def test_a_life(world):
   world.until(world.bucket() / 'starts-1')
   assert 'running already' in ok(world.tpu('run', *RUN)).stderr
   assert world.story() == ['describe', 'remote status']
+  pid = int((world.home(0) / 'bigjax-launch/run/pid').read_text())
+  assert os.getsid(pid) != os.getsid(0)  # it survives the ssh
+  command = "--command=bash bigjax-launch/remote.sh run digits /tmp ''"
+  again = world.bash('-c', f'gcloud compute tpus tpu-vm ssh biggan {shlex.quote(command)}')
+  assert again.stdout == f'worker 0: running already (pid {pid})\n'
+  world.story()
 
   lines = ok(world.tpu('status', *SLICE)).stdout.splitlines()
   assert [re.sub(r'\d+\)', 'N)', line) for line in lines] == [
@@ -538,9 +550,14 @@ def test_a_life(world):
   both = ok(world.tpu('logs', *SLICE, '--worker=all', '--lines=1')).stdout
   assert both == ''.join(f'worker {n}: [####] step 1/10  d_loss 1.0\n' for n in (0, 1))
 
+  ok(world.tpu('setup', *RUN, '--install=bigjax==2'))  # not under a run
+  assert 'bigjax==2' not in (world.home(0) / 'installed').read_text()
+  with open(world.home(0) / 'bigjax-launch/remote.sh', 'a') as file:
+    file.write('touch "$HOME/oops"\n')  # another version, while the first still runs
   done = ok(world.tpu('stop', *SLICE))
   assert done.stdout == ''.join(f'worker {n}: stopped (exit status 0)\n' for n in (0, 1))
   for number in (0, 1):
+    assert not (world.home(number) / 'oops').exists()
     assert (world.bucket() / f'saved-{number}').read_text() == 'saved\n'
     assert (world.bucket() / f'starts-{number}').read_text() == 'x\n'
   assert 'stopped; nothing to stop' in ok(world.tpu('stop', *SLICE)).stdout
@@ -620,6 +637,11 @@ def test_a_worker_that_says_nothing_has_failed(world):
   world.set(node='READY', silent=[1])
   done = ok(world.tpu('setup', *RUN), 1)
   assert 'biggan has 2 workers, and worker 1 did not answer.' in done.stderr
+  world.story()
+  world.set(severed=True)  # its ssh broke, and gcloud noticed
+  done = ok(world.tpu('setup', *RUN, '--tries=2'), 1)
+  assert 'biggan has 2 workers, and worker 1 did not answer.' in done.stderr
+  assert world.story() == [*SET_UP, 'remote setup']
 
 
 def test_a_run_is_started_on_all_or_none(world):
@@ -675,8 +697,9 @@ def test_preempted_in_the_middle_of_setup(world):
 @pytest.mark.parametrize('how', ['in a run', 'queued', 'in time to save'])
 def test_preempted_in_a_run_which_goes_on(world, how):
   flags = ('--queued',) if how == 'queued' else ()
+  world.set(workers=2 if how == 'queued' else 1)
   (world.path / 'finish_at').write_text('2')
-  # The second look at a run: after the first `status`, which `run` asks for.
+  # At the second look; the first `status` is asked for by `run`.
   world.set(rules=[{'match': 'remote.sh status', 'nth': 3, 'effects': ['preempt'], 'error': LOST}])
   if how == 'in time to save':
     rule = {'match': 'tpu-vm describe', 'nth': 5, 'effects': ['preempt'], 'to': 'PREEMPTED'}
@@ -686,7 +709,7 @@ def test_preempted_in_a_run_which_goes_on(world, how):
   assert told.count('remote run') == 2 and told.count('remote setup') == 2
   assert told.count('queued create' if how == 'queued' else 'create') == 2
   assert told.count('queued delete' if how == 'queued' else 'delete') == 1
-  for number in (0, 1):  # the bucket outlived the first slice, and its run was gone on with
+  for number in range(world.get('workers')):  # the bucket outlived the slice; its run went on
     assert (world.bucket() / f'starts-{number}').read_text() == 'x\nx\n'
   assert 'The run has finished' in done.stderr
 
@@ -699,14 +722,25 @@ def test_up_gives_up_after_some_restarts(world):
   assert world.story().count('create') == 2
 
 
-def test_a_host_that_restarts_takes_all_with_it(world):
+@pytest.mark.parametrize('effect', ['restart', 'restart 0'])
+def test_a_host_that_restarts_takes_all_with_it(world, effect):
   (world.path / 'finish_at').write_text('2')
-  world.set(rules=[{'match': 'remote.sh status', 'nth': 2, 'effects': ['restart']}])
+  if effect == 'restart 0':
+    (world.path / 'fail-once-1').touch()  # as bigjax does when another host is gone
+  world.set(rules=[{'match': 'remote.sh status', 'nth': 2, 'effects': [effect]}])
   done = ok(world.tpu('up', *RUN))
   assert 'Some workers of biggan were restarted' in done.stderr
   told = world.story()
   assert told.count('create') == 1 and told.count('remote run') == 2
   assert told[told.index('remote stop') :][:4] == ['remote stop', 'describe', *SET_UP[:2]]
+
+
+@pytest.mark.parametrize('match, nth', [('tpu-vm describe', 5), ('remote.sh status', 2)])
+def test_a_run_out_of_sight_is_not_deleted(world, match, nth):
+  world.set(rules=[{'match': match, 'nth': nth, 'times': 99, 'error': f'UNAVAILABLE: {LOST}'}])
+  done = ok(world.tpu('up', *RUN, '--then_delete'), 1)
+  assert 'its run may go on' in done.stderr
+  assert 'delete' not in world.story() and world.get('node') == 'READY'
 
 
 def test_up_ends_where_somebody_stops_the_run(world):
@@ -723,6 +757,7 @@ def test_a_machine_that_shuts_down_is_no_stop(world):
   ok(world.tpu('run', *RUN))
   world.until(world.bucket() / 'starts-0')
   pid = int((world.home(0) / 'bigjax-launch/run/pid').read_text())
+  assert os.getpgid(pid) != os.getpgid(0)
   os.killpg(os.getpgid(pid), signal.SIGTERM)  # supervisor and bigjax, as systemd does
   world.until(world.home(0) / 'bigjax-launch/run/status')
   assert 'worker 0: interrupted' in ok(world.tpu('status', *SLICE)).stdout
@@ -787,7 +822,8 @@ def test_secrets_travel_in_a_file(world):
   [
     *['--name=a;b', '--name=Big', '--name=a b', '--zone=x; rm -rf ~', '--project=$(id)'],
     *['--type=v3-8\n', '--type=tpu7x-8', '--version=a b', '--workdir=gs://b u/x', '--workdir=runs'],
-    *['--workdir=gs://bucket/../x', '--data=gs://bu`id`', '--config=a b', '--install=a b'],
+    *['--workdir=gs://bucket/../x', '--data=gs://bu`id`', '--config=a b', '--install=numpy'],
+    *['--install=git+https://token@host.org/bigjax', '--install=bigjax==1; id'],
     *['--env_file=/nowhere', '--tries=0', '--tries=x', '--worker=-1', '--service_account=a b@c'],
     *['--nonsense', '--spot=1', 'word', '--zone', '--settings=/nowhere'],
   ],

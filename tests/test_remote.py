@@ -88,8 +88,20 @@ def test_checkpoints_are_copied_whole_and_go_when_they_go(bucket):
 
 def test_several_hosts_need_one_folder(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  with pytest.raises(utils.UserError, match='mount the bucket'):
+  with pytest.raises(utils.UserError, match='2 hosts cannot share'):
     remote.local('memory://runs/mine')
+
+
+def test_checkpoints_at_gs_are_orbax_own(bucket, tmp_path):
+  folder = remote.local(f'file://{tmp_path}/bucket/run')
+  assert str(remote.checkpoints_of(folder)) == f'{tmp_path}/bucket/run/checkpoints'
+  write(tmp_path, 'bucket/run/checkpoints/4/state/big', 'x')
+  write(tmp_path, 'bucket/run/metrics.jsonl', '{}\n')
+  folder = remote.local(f'file://{tmp_path}/bucket/run')
+  assert sorted(os.listdir(folder)) == ['.remote', 'metrics.jsonl']
+  assert checkpoint.list_steps(folder) == [4]
+  copied = remote.local('memory://runs/mine')
+  assert str(remote.checkpoints_of(copied)) == os.path.join(copied, 'checkpoints')
 
 
 def test_a_copy_that_fails_is_tried_again(bucket, monkeypatch):

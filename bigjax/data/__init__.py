@@ -12,6 +12,10 @@ import importlib
 import os
 import pkgutil
 import re
+import sys
+import threading
+import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +29,9 @@ Batch = dict[str, np.ndarray]
 Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n] or [n, m]
 Lookup = Callable[[Any, Any, Any], tuple[Any, Any]]
 Picture = Callable[[Any, Any], tuple[Any, Any, Any]]
+JOINERS = '\u200c\u200d'  # which scripts and emoji need within words
 SEEN = 256  # images whose labels are looked at before training
+PATIENCE = 60.0  # seconds until a stream says that it waits
 MOST_GIB = 4  # of a set held in memory (twice while it is streamed: NumPy's and TensorFlow's)
 
 
@@ -56,6 +62,7 @@ class Source:
     digest: of what is trained on; another where an image, a label or their order is another.
     held_out_digest: the same of the held-out images.
     findings: (level, sentence) about the data, level 'ok' or 'warning'.
+    name: what the config calls it.
   """
 
   num_train: int
@@ -72,6 +79,23 @@ class Source:
   digest: str
   held_out_digest: str
   findings: tuple[tuple[str, str], ...] = ()
+  name: str = 'a source without a name'
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+  """A lookup that can say, of an image that cannot be read, which it is.
+
+  Attributes:
+    lookup: of the images.
+    name_of: number of an image -> words, such as its path.
+  """
+
+  lookup: Lookup
+  name_of: Callable[[int], str]
+
+  def __call__(self, tf: Any, indices: Any, chance: Any) -> tuple[Any, Any]:
+    return self.lookup(tf, indices, chance)
 
 
 def tensorflow() -> Any:
@@ -116,7 +140,7 @@ def load(config: ml_collections.ConfigDict) -> Source:
       f'{num} class{"" if num == 1 else "es"}; give that number, or None to read it from the data.'
     )
   refuse_one_label(source, config)
-  return limit(source, config)
+  return dataclasses.replace(limit(source, config), name=config.source)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -250,16 +274,18 @@ def in_batches(lookup: Lookup, indices: np.ndarray, size: int) -> Iterator[Label
     UserError: one cannot be read.
   """
   tf = tensorflow()
+  indices = np.asarray(indices, np.int64)
 
   @tf.autograph.experimental.do_not_convert
   def one(index):
     image, label = lookup(tf, index[None], None)
     return image[0], label[0]
 
-  dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).map(
+  dataset = tf.data.Dataset.from_tensor_slices(indices).map(
     one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
-  yield from readable(tf, _with_options(tf, dataset.batch(size).prefetch(2)))
+  rows = readable(tf, _with_options(tf, dataset.batch(size).prefetch(2)))
+  yield from _blamed(rows, lookup, lambda i: indices[i * size : (i + 1) * size])
 
 
 def survey(picture: Picture, indices: np.ndarray, what: str) -> np.ndarray:
@@ -314,9 +340,93 @@ def readable(tf: Any, dataset: Any) -> Iterator[Any]:
     words = ' '.join((error.message or '').split()).partition(' Traceback (most')[0]
     words = words.removeprefix('assertion failed: ').replace('] [', ' ')
     words = re.sub(r'\{\{.*?\}\} ?|\[\[.*?\]\] ?|\[Op:.*', '', words).strip()
-    raise utils.UserError(
-      f'the data cannot be read ({words[:300]}); mend or remove what is damaged.'
-    ) from None
+    raise Unreadable(printable(words)[:300]) from None
+
+
+class Unreadable(utils.UserError):
+  """Data that cannot be read: of which image, if that is known, and what the decoder says."""
+
+  def __init__(self, words: str, image: str = ''):
+    self.words = words
+    where = f'{image}: ' if image and image not in words else ''
+    super().__init__(f'the data cannot be read ({where}{words}); mend or remove what is damaged.')
+
+
+def printable(text: str) -> str:
+  """Return text on one line, with what would steer a terminal or reorder a line as escapes."""
+  steers = lambda c: unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Zl', 'Zp') and c not in JOINERS
+  return ''.join(ascii(c)[1:-1] if steers(c) else c for c in text)
+
+
+def _blamed(
+  rows: Iterator[Any], lookup: Lookup, numbers_of: Callable[[int], np.ndarray]
+) -> Iterator[Any]:
+  """Yield the batches; where one cannot be read, say which of its images is to blame.
+
+  Args:
+    rows: the batches.
+    lookup: a Named one, or what is found stays without a name.
+    numbers_of: number of a batch -> the images in it, as the lookup numbers them.
+  Raises:
+    UserError: one cannot be read.
+  """
+  done = 0
+  try:
+    for row in rows:
+      yield row
+      done += 1
+  except Unreadable:
+    if not isinstance(lookup, Named):
+      raise
+    bad = _first_unreadable(lookup, numbers_of(done))
+    if bad is None:  # this time it could be
+      raise
+    raise Unreadable(bad[1], printable(lookup.name_of(bad[0]))) from None
+
+
+def _first_unreadable(lookup: Lookup, numbers: np.ndarray) -> tuple[int, str] | None:
+  """Return the first of these images that cannot be read, and why; None where all can."""
+  tf = tensorflow()
+  one = tf.autograph.experimental.do_not_convert(lambda i: lookup(tf, i[None], None)[0][0])
+  dataset = tf.data.Dataset.from_tensor_slices(numbers).map(
+    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  done = 0
+  try:
+    for _ in readable(tf, _with_options(tf, dataset)):
+      done += 1
+  except Unreadable as error:
+    return int(numbers[done]), error.words
+  return None
+
+
+def watched(rows: Iterator[Any], what: str) -> Iterator[Any]:
+  """Yield the rows; say on stderr that the next is waited for, after PATIENCE, twice that, ..."""
+  asked = [None]  # when the row that has not come yet was
+  over = threading.Event()
+
+  def watch():
+    seen, due = None, PATIENCE
+    while not over.wait(PATIENCE / 10):
+      since = asked[0]
+      if since != seen:
+        seen, due = since, PATIENCE
+      if since is not None and time.monotonic() - since >= due:
+        waited = utils.duration(time.monotonic() - since)
+        print(f'waiting for data since {waited}: {what}', file=sys.stderr, flush=True)
+        due *= 2
+
+  threading.Thread(target=watch, name='data-watch', daemon=True).start()
+  try:
+    while True:
+      asked[0] = time.monotonic()
+      row = next(rows, over)
+      asked[0] = None
+      if row is over:
+        return
+      yield row
+  finally:
+    over.set()
 
 
 def _with_options(tf: Any, dataset: Any) -> Any:
@@ -325,12 +435,15 @@ def _with_options(tf: Any, dataset: Any) -> Any:
   return dataset.with_options(options)
 
 
-def from_pictures(picture: Picture, config: ml_collections.ConfigDict) -> Lookup:
+def from_pictures(
+  picture: Picture, config: ml_collections.ConfigDict, name_of: Callable[[int], str]
+) -> Lookup:
   """Return the lookup of images that are decoded, cropped and resized at every visit.
 
   Args:
     picture: (tf, scalar index) -> (encoded image, EXIF orientation, label).
     config: the group `data`: resolution, channels, crop.
+    name_of: see Named.
   """
 
   def lookup(tf, indices, chance):
@@ -340,7 +453,7 @@ def from_pictures(picture: Picture, config: ml_collections.ConfigDict) -> Lookup
     image = pictures.square(tf, image, config.resolution, config.channels, chance)
     return image[None], tf.cast(label, tf.int32)[None]
 
-  return lookup
+  return Named(lookup, name_of)
 
 
 def small_images(sizes: np.ndarray, resolution: int) -> tuple[str, str]:
@@ -383,6 +496,8 @@ def _renumbered(lookup: Lookup, numbers: np.ndarray) -> Lookup:
       table = tf.constant(numbers, tf.int64)
     return lookup(tf, tf.gather(table, indices), chance)
 
+  if isinstance(lookup, Named):
+    return Named(renumbered, lambda i: lookup.name_of(numbers[i]))
   return renumbered
 
 
@@ -517,6 +632,20 @@ def _maybe_flip(tf: Any, images: Any, seed: int, visit: Any) -> Any:
   return tf.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
+def _shuffled(tf: Any, num: int, seed: int, visit: Any) -> Any:
+  """Return which of `num` images each visit (int64 [n]) is of: a permutation in every epoch."""
+  epoch = visit // num
+  seeds = tf.stack(
+    [tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch % 2**31, epoch // 2**31], axis=1
+  )
+  return tf.raw_ops.RandomIndexShuffle(
+    index=visit % num,
+    seed=seeds,
+    max_index=tf.fill(tf.shape(epoch), tf.constant(num - 1, tf.int64)),
+    rounds=8,  # at TensorFlow's default of 4, sets of a thousand stay nearly sorted
+  )
+
+
 def stream(
   source: Source,
   seed: int,
@@ -530,7 +659,9 @@ def stream(
   Image number g of the run is element g mod n of a permutation drawn from (seed, g div n): every
   epoch shows every image once, resuming replays nothing, and hosts that ask for other rows of the
   same minibatches together see what one host would. So are a random crop, a flip, and the label of
-  an image that has several: functions of (seed, g).
+  an image that has several: functions of (seed, g). A minibatch larger than an epoch holds parts
+  of several, each shuffled anew. A source that stalls is waited for, which is said on stderr once a
+  minute, then less and less often.
 
   Args:
     source: where images come from.
@@ -540,7 +671,7 @@ def stream(
     rows: which of the B examples to yield, ascending.
     flip: mirror half of the images, another half at every visit.
   Raises:
-    UserError: an image cannot be read.
+    UserError: an image cannot be read; it is named where the source can.
   """
   tf = tensorflow()
   num_minibatches, num_examples = batch
@@ -553,16 +684,7 @@ def stream(
   def look(call):
     mine = tf.constant(offsets.reshape(calls, per_call))[call % calls]
     visit = position + (call // calls) * (num_minibatches * num_examples) + mine
-    epoch = visit // source.num_train
-    seeds = tf.stack(
-      [tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch % 2**31, epoch // 2**31], axis=1
-    )
-    shuffled = tf.raw_ops.RandomIndexShuffle(
-      index=visit % source.num_train,
-      seed=seeds,
-      max_index=tf.fill(tf.shape(epoch), tf.constant(source.num_train - 1, tf.int64)),
-      rounds=8,  # at TensorFlow's default of 4, sets of a thousand stay nearly sorted
-    )
+    shuffled = _shuffled(tf, source.num_train, seed, visit)
     images, labels = source.lookup(tf, shuffled, _hash(tf, 'crop', seed, visit))
     if labels.shape.rank == 2:
       labels = _draw_label(tf, labels, seed, visit)
@@ -578,4 +700,10 @@ def stream(
   dataset = tf.data.Dataset.range(2**62 // len(offsets) * calls)
   dataset = dataset.map(look, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   dataset = dataset.batch(calls, drop_remainder=True).map(shaped).prefetch(2)
-  return readable(tf, _with_options(tf, dataset))
+
+  def numbers_of(step):
+    visit = position + step * (num_minibatches * num_examples) + offsets
+    return _shuffled(tf, source.num_train, seed, tf.constant(visit)).numpy()
+
+  rows = _blamed(readable(tf, _with_options(tf, dataset)), source.lookup, numbers_of)
+  return watched(rows, source.name)

@@ -3,24 +3,23 @@
 JPEG, PNG and WebP of any size, grey, colour or transparent. PATH may hold `train` and one of
 `test`, `val`, `validation`, each with the class folders; otherwise the share `config.held_out` of
 every class is held out, chosen by the hash of each file's name. Every file is decoded once, when
-the folder is first used: those that cannot be are named, counted and left out.
+the folder is first used: those that cannot be, and those too large to be (`reading.pictures`,
+`reading.headers`), are named, counted and left out. Links are followed, out of the folder too: who
+may write links into it decides what is read. A file's contents tell what it is, not its name.
 """
 
 import concurrent.futures
 import hashlib
 import os
-import warnings
 
 import ml_collections
 import numpy as np
-from PIL import Image
 
 from bigjax import data, utils
-from bigjax.data.reading import records
+from bigjax.data.reading import headers, records
 
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp')
 HELD_OUT = ('test', 'val', 'validation')
-ORIENTATION = 274  # EXIF's tag
 NAMED = 5  # unreadable files, in a sentence
 
 
@@ -52,8 +51,8 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     unseen, held_out, kept = train, np.flatnonzero(mask), np.flatnonzero(~mask)
   labels = train['labels'][kept]
   return data.by_number(
-    (data.from_pictures(picture_of(train), config), kept),
-    (data.from_pictures(picture_of(unseen), config), held_out),
+    (data.from_pictures(picture_of(train), config, train['paths'].__getitem__), kept),
+    (data.from_pictures(picture_of(unseen), config, unseen['paths'].__getitem__), held_out),
     class_names=tuple(map(readable, classes)) or (readable(os.path.basename(root)),),
     license='that of the photos, which their owner knows',
     labels=lambda: labels,
@@ -89,7 +88,8 @@ def class_folders(root: str) -> list[str]:
   if classes and loose:
     raise utils.UserError(
       f'{root!r} has {len(loose)} images (such as {min(loose)!r}) beside the class folders '
-      f'{", ".join(classes[:NAMED])}; move them into a class folder, or all images into one folder.'
+      f'{", ".join(map(readable, classes[:NAMED]))}; move them into a class folder, or all images '
+      'into one folder.'
     )
   return classes
 
@@ -129,7 +129,7 @@ def refuse_other_classes(unseen_dir: str, classes: list[str]) -> None:
   if unknown:
     raise utils.UserError(
       f'{unseen_dir!r} has class folders that the training images lack: '
-      f'{", ".join(sorted(unknown)[:NAMED])}; both need the same names.'
+      f'{", ".join(map(readable, sorted(unknown)[:NAMED]))}; both need the same names.'
     )
 
 
@@ -139,8 +139,8 @@ def examine(
   """Return what is known of every image that can be read, in the order of their names.
 
   names [n] (relative to `root`), paths [n], labels int32 [n], orientations int32 [n], sizes
-  int [n, 2], bytes int [n], and the names of unreadable images and of other files. Kept in bigjax's
-  cache for as long as no file changes.
+  int [n, 2], bytes int [n], the names of unreadable images, why they were not tried ('' if they
+  were), and the names of other files. Kept in bigjax's cache for as long as no file changes.
   Raises:
     UserError: there is no image, or none can be read.
   """
@@ -154,7 +154,7 @@ def examine(
   label_of = {name: i for i, name in enumerate(classes)}
   labels = np.array([label_of.get(name.split('/')[0], 0) for name in names], np.int32)
   paths = [os.path.join(root, name) for name in names]
-  facts = records.cached('folder', records.fingerprint(paths, need=False), lambda: read_all(paths))
+  facts = records.cached('photos', records.fingerprint(paths, need=False), lambda: read_all(paths))
   good = facts['readable']
   if not good.any():
     raise utils.UserError(
@@ -170,33 +170,24 @@ def examine(
     'sizes': facts['sizes'][good],
     'bytes': np.array([os.path.getsize(path) for path in paths[good]]),
     'unreadable': names[~good],
+    'reasons': facts['reasons'][~good],
     'others': np.array(others),
   }
 
 
 def read_all(paths: list[str]) -> dict[str, np.ndarray]:
-  """Return whether each image can be read, its EXIF orientation, and its height and width."""
+  """Return whether each image can be read, or why not, its orientation, its height and width."""
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    orientations = np.fromiter(pool.map(orientation_of, paths), np.int32, len(paths))
+    told = list(pool.map(headers.examine, paths))
+  orientations = np.array([orientation for orientation, _ in told], np.int32)
+  reasons = np.array([reason for _, reason in told])
   everything = {'paths': np.array(paths), 'orientations': orientations}
   everything['labels'] = np.zeros(len(paths), np.int32)
-  seen = data.survey(picture_of(everything), np.arange(len(paths)), 'examining photos')
+  seen = data.survey(picture_of(everything), np.flatnonzero(reasons == ''), 'examining photos')
   readable = np.zeros(len(paths), bool)
   sizes = np.zeros((len(paths), 2), np.int64)
   readable[seen[:, 0]], sizes[seen[:, 0]] = True, seen[:, 1:3]
-  return {'readable': readable, 'orientations': orientations, 'sizes': sizes}
-
-
-def orientation_of(path: str) -> int:
-  """Return how the camera was held, 1..8; 1 where the file does not say or cannot be read."""
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # of large pictures, damaged EXIF
-      with Image.open(path) as image:
-        given = image.getexif().get(ORIENTATION, 1)
-  except Exception:  # whether it can be read at all is for the decoder to say
-    return 1
-  return given if given in range(1, 9) else 1
+  return {'readable': readable, 'reasons': reasons, 'orientations': orientations, 'sizes': sizes}
 
 
 def picture_of(known: dict[str, np.ndarray]) -> data.Picture:
@@ -223,8 +214,8 @@ def digest(known: dict[str, np.ndarray], kept: np.ndarray, classes: list[str]) -
 
 
 def readable(name: str) -> str:
-  """Return a file's name as text that can be printed, whatever bytes it is made of."""
-  return os.fsencode(name).decode(errors='replace')
+  """Return a file's name as one line that can be printed, whatever bytes it is made of."""
+  return data.printable(os.fsencode(name).decode(errors='replace'))
 
 
 def findings(
@@ -268,7 +259,9 @@ def of_files(root: str, known: dict[str, np.ndarray]) -> tuple[str, str]:
   total = len(known['names']) + len(bad)
   if not len(bad):
     return 'ok', f'all {total:,} images in {readable(root)!r} can be read'
-  some = ', '.join(map(readable, bad[:NAMED])) + (', ...' if len(bad) > NAMED else '')
+  told = zip(map(readable, bad[:NAMED]), known['reasons'], strict=False)
+  some = ', '.join(name + f' ({reason})' * bool(reason) for name, reason in told)
+  some += ', ...' if len(bad) > NAMED else ''
   return 'warning', (
     f'{len(bad)} of {total:,} images in {readable(root)!r} cannot be read and are left out: {some}'
   )

@@ -6,7 +6,10 @@ access to ArrayRecord or TFRecord files.
 """
 
 import functools
+import json
 import os
+import re
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -51,7 +54,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     if not counts[split]:
       raise utils.UserError(f'{config.source!r} has no images in its split {split!r}.')
   picture = upright(records.open_split(tf, builder, 'train'))
-  lookup = data.from_pictures(picture, config)
+  lookup = data.from_pictures(picture, config, name_of(builder, 'train'))
   everything = np.arange(counts['train'])
   looked_at = data.survey(picture, data.spread(counts['train'], LOOKED_AT), 'looking at images')
   if len(looked_at) < min(counts['train'], LOOKED_AT):
@@ -70,7 +73,8 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     return records.cached('labels', records.digest(builder, 'train'), read)['labels']
 
   if unseen:
-    other = data.from_pictures(upright(records.open_split(tf, builder, unseen)), config)
+    other = upright(records.open_split(tf, builder, unseen))
+    other = data.from_pictures(other, config, name_of(builder, unseen))
     train, held_out = (lookup, everything), (other, np.arange(counts[unseen]))
   else:
     mask = data.held_out_mask(labels(), config.held_out)
@@ -104,6 +108,7 @@ def find(config: ml_collections.ConfigDict, argument: str) -> Any:
   if not argument:
     raise utils.UserError('data.source=tfds needs the name of a set, as in tfds:cifar10.')
   folder = os.path.expanduser(config.get('data_dir', '')) or None
+  refuse_code(tfds, folder or tfds.core.constants.DATA_DIR, argument)
   try:
     builder = tfds.builder(argument, data_dir=folder)
   except tfds.core.DatasetNotFoundError:
@@ -129,6 +134,36 @@ def find(config: ml_collections.ConfigDict, argument: str) -> Any:
     )
   check(builder, config)
   return builder
+
+
+def refuse_code(tfds: Any, folder: str, argument: str) -> None:
+  """Refuse a prepared set whose features.json names classes that TFDS would import from elsewhere.
+
+  Raises:
+    UserError: names the first.
+  """
+  name = argument.partition(':')[0].partition('/')[0]
+  root = tfds.core.Path(folder) / name
+  for pattern in ('*/features.json', '*/*/features.json'):
+    for path in sorted(root.glob(pattern)) if name and root.exists() else ():
+      for kind in feature_classes(path.read_bytes()):
+        if not re.fullmatch(r'tensorflow_datasets(\.\w+)+', kind):
+          raise utils.UserError(
+            f'{str(path)!r} names the class {kind!r}, which is not one of TensorFlow Datasets; '
+            'bigjax imports no code for the sake of a data set: prepare it without that feature.'
+          )
+
+
+def feature_classes(given: bytes) -> list[str]:
+  """Return the classes that the text of a features.json names; none where it is no JSON."""
+  found = []
+  keys = ('type', 'pythonClassName', 'python_class_name')  # of the older and the newer form
+  note = lambda node: found.extend(str(node[key]) for key in keys if key in node) or node
+  try:
+    json.loads(given, object_hook=note)
+  except (ValueError, RecursionError):  # TFDS will say so
+    return []
+  return found
 
 
 def check(builder: Any, config: ml_collections.ConfigDict) -> None:
@@ -174,3 +209,8 @@ def upright(read: records.Read) -> data.Picture:
     return encoded, tf.constant(1), label
 
   return picture
+
+
+def name_of(builder: Any, split: str) -> Callable[[int], str]:
+  """Return what says which image of a split one is."""
+  return lambda i: f'image {i} of {builder.info.full_name}, split {split!r}'

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-MOST_PIXELS = 2**27  # of a picture, 11,585 x 11,585; one of them takes up to 3 GiB for a moment
+MOST_PIXELS = 2**27  # of a picture, 11,585 x 11,585; which takes 2 GiB for a moment
 
 
 def decode(tf: Any, encoded: Any, orientation: Any) -> Any:

@@ -7,7 +7,7 @@ their lengths, and kept in bigjax's cache.
 import hashlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ def open_split(tf: Any, builder: Any, split: str) -> Read:
   """Return the function that reads one example of a split by its number.
 
   Raises:
-    UserError: a file is missing, cut, or of a format without random access.
+    UserError: a file is missing, cut, outside the set's folder, or without random access.
   """
+  refuse_outside(str(builder.data_path), builder.info.splits[split].filepaths)
   kind = builder.info.file_format.value
   if kind == 'array_record':
     return _from_array_records(builder, split)
@@ -35,6 +36,21 @@ def open_split(tf: Any, builder: Any, split: str) -> Read:
     f'{builder.info.full_name} is stored as {kind}; bigjax reads array_record and tfrecord: '
     'prepare it again with one of them (file_format=).'
   )
+
+
+def refuse_outside(folder: str, paths: Iterable[Any]) -> None:
+  """Refuse shards that lie elsewhere: their names come from the set's dataset_info.json.
+
+  Raises:
+    UserError: names the first.
+  """
+  inside = os.path.normpath(folder)
+  for path in map(str, paths):
+    if os.path.dirname(os.path.normpath(path)) != inside:
+      raise utils.UserError(
+        f'the dataset_info.json in {folder!r} asks for {path!r}, which is outside that folder; '
+        'prepare the set again.'
+      )
 
 
 def _from_array_records(builder: Any, split: str) -> Read:
@@ -113,8 +129,8 @@ def _from_tfrecords(tf: Any, builder: Any, split: str) -> Read:
     record = tf.raw_ops.ConcatenateDataset(input_dataset=record, another_dataset=nothing, **one)
     record = tf.raw_ops.TakeDataset(input_dataset=record, count=1, **one)
     (record,) = tf.raw_ops.DatasetToSingleElement(dataset=record, **one)
-    damaged = [files[shards[index]], 'has a damaged record at byte', offsets[index]]
-    # TensorFlow's own error names no file.
+    damaged = [files[shards[index]], 'is gone, or has a damaged record at byte', offsets[index]]
+    # TensorFlow's own error names no file. A file that is gone ends in nothing, too.
     with tf.control_dependencies([tf.debugging.Assert(tf.strings.length(record) > 0, damaged)]):
       record = tf.identity(record)
     example = features.deserialize_example(record, decoders={'image': tfds.decode.SkipDecoding()})
@@ -242,7 +258,7 @@ def cached(
   """
   path = os.path.join(utils.cache_dir(), 'data', f'{kind}-{digest}.npz')
   try:
-    with np.load(path) as kept:
+    with np.load(path, allow_pickle=False) as kept:
       return dict(kept)
   except Exception:  # absent, cut, or not ours: whatever it is, it is made again
     arrays = make()
