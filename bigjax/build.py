@@ -109,7 +109,7 @@ class Sampler:
     n must be a multiple of the number of devices.
     """
     with jax.set_mesh(self.mesh):
-      return self._spread(gen, z, y, how)
+      return self._spread(gen, *parallel.place(self.mesh, (z, y)), how)
 
   def latents(self, seed: int, num: int, how: How) -> np.ndarray:
     """Return z [num, ...]; the first n do not depend on `num`.
@@ -132,7 +132,8 @@ class Sampler:
     out = []
     with jax.set_mesh(self.mesh):
       for i in range(0, num + padding, batch):
-        made = self._to_all(gen, z[i : i + batch], y[i : i + batch], how)
+        part = parallel.place(self.mesh, (z[i : i + batch], y[i : i + batch]))
+        made = self._to_all(gen, *part, how)
         out.append(np.asarray(made.addressable_data(0)))
     return np.concatenate(out)[:num]
 

@@ -16,7 +16,7 @@ from bigjax import config as configs
 from bigjax import history as histories
 
 USAGE = """usage: bigjax doctor [--config NAME[:variant] | FILE.py[:variant]] [--workdir DIR]
-                     [--topology SLICE] [--sheet FILE.png] [--json] [--config.group.key=value ...]
+                     [--topology NAME] [--sheet FILE.png] [--json] [--config.group.key=value ...]
 
 Checks a config against its data (classes and their counts, labels, sizes, unreadable files, copies,
 batch size) and against this machine: versions, devices, host memory, room for checkpoints, weights

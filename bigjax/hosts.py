@@ -73,8 +73,8 @@ def together() -> Iterator[None]:
       traceback.print_exc()
       status = 1
       words = (
-        f'{who} ends: {type(error).__name__}. If another host died, start all of them again: the '
-        'run goes on from its last checkpoint.'
+        f'{who} ends, for the reason above. Where that is another host which died, start all of '
+        'them again: the run goes on from its last checkpoint.'
       )
     print(words, file=sys.stderr, flush=True)
     os._exit(status)

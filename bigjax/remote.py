@@ -63,7 +63,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
   """
   scheme = url.partition('://')[0]
   try:
-    return fsspec.core.url_to_fs(url)
+    return fsspec.core.url_to_fs(url, **({'auto_mkdir': True} if scheme == 'file' else {}))
   except ImportError:
     how = MODULES.get(scheme, f'a package for fsspec that reads {scheme}://')
     raise utils.UserError(f'{url!r} needs a library that is not installed; run: {how}') from None

@@ -14,15 +14,17 @@ import pathlib
 import random
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 import zlib
 
-SLOW = 10  # seconds of a case
+SLOW = 10  # seconds of computing, of a case or a folder of images
 LARGE = 2 * 2**30  # bytes of a case
 TOGETHER = 48  # images in a folder
 
@@ -364,8 +366,10 @@ TARGETS = {'images': images, 'cards': cards}
 def child(target, seed, until, root):
   """Run cases until a time; print how many, after each batch."""
   os.environ['BIGJAX_CACHE'] = str(root / 'cache')
+  warnings.simplefilter('ignore')
   seeds = pictures() if target == 'images' else None
   folder = root / 'case'
+  faulthandler.register(signal.SIGPROF, chain=True)  # then it ends the process
   most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   base = None
   count = 0
@@ -376,11 +380,13 @@ def child(target, seed, until, root):
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(root / 'cache', ignore_errors=True)
     folder.mkdir()
-    faulthandler.dump_traceback_later(6 * SLOW, exit=True)
-    began = time.monotonic()
+    faulthandler.dump_traceback_later(60 * SLOW, exit=True)  # waiting for nothing
+    signal.setitimer(signal.ITIMER_PROF, 6 * SLOW)  # busy without end
+    began = time.process_time()
     count += TARGETS[target](rng, folder, seeds)
-    spent = time.monotonic() - began
+    spent = time.process_time() - began
     faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_PROF, 0)
     if spent > SLOW and number:
       print(f'FOUND slow: {spent:.0f} s at {number}', flush=True)
       shutil.copytree(folder, root / f'slow-{seed}-{number}')

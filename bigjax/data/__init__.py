@@ -308,23 +308,21 @@ def survey(picture: Picture, indices: np.ndarray, what: str) -> np.ndarray:
   return np.array(found, np.int64).reshape(-1, 4)
 
 
-def read_labels(picture: Picture, num: int) -> np.ndarray:
-  """Return the labels of pictures 0..num, int32 [num], decoding none of them.
+def read_labels(picture: Picture, numbers: np.ndarray, name_of: Callable[[int], str]) -> np.ndarray:
+  """Return the labels of these pictures, int32 [n], decoding none of them; see Named for the last.
 
   Raises:
     UserError: one cannot be read.
   """
   tf = tensorflow()
-
-  @tf.autograph.experimental.do_not_convert
-  def one(index):
-    return tf.cast(picture(tf, index)[2], tf.int32)
-
-  dataset = tf.data.Dataset.range(num).map(
+  one = tf.autograph.experimental.do_not_convert(lambda i: tf.cast(picture(tf, i)[2], tf.int32))
+  dataset = tf.data.Dataset.from_tensor_slices(np.asarray(numbers, np.int64)).map(
     one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
+  lookup = Named(lambda tf, i, chance: (picture(tf, i[0])[2][None],) * 2, name_of)
   rows = readable(tf, _with_options(tf, dataset))
-  return np.array([next(rows) for _ in utils.counted(range(num), 'reading labels')], np.int32)
+  rows = _blamed(rows, lookup, lambda i: numbers[i : i + 1])
+  return np.array([next(rows) for _ in utils.counted(numbers, 'reading labels')], np.int32)
 
 
 def readable(tf: Any, dataset: Any) -> Iterator[Any]:

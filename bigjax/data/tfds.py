@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -54,7 +53,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     if not counts[split]:
       raise utils.UserError(f'{config.source!r} has no images in its split {split!r}.')
   picture = upright(records.open_split(tf, builder, 'train'))
-  lookup = data.from_pictures(picture, config, name_of(builder, 'train'))
+  lookup = data.from_pictures(picture, config, records.place_of(builder, 'train'))
   everything = np.arange(counts['train'])
   looked_at = data.survey(picture, data.spread(counts['train'], LOOKED_AT), 'looking at images')
   if len(looked_at) < min(counts['train'], LOOKED_AT):
@@ -69,12 +68,12 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
 
   @functools.cache
   def labels():
-    read = lambda: {'labels': data.read_labels(picture, counts['train'])}
+    read = lambda: {'labels': data.read_labels(picture, everything, lookup.name_of)}
     return records.cached('labels', records.digest(builder, 'train'), read)['labels']
 
   if unseen:
     other = upright(records.open_split(tf, builder, unseen))
-    other = data.from_pictures(other, config, name_of(builder, unseen))
+    other = data.from_pictures(other, config, records.place_of(builder, unseen))
     train, held_out = (lookup, everything), (other, np.arange(counts[unseen]))
   else:
     mask = data.held_out_mask(labels(), config.held_out)
@@ -195,10 +194,8 @@ def labelled(tf: Any, builder: Any, split: str) -> bool:
   num = builder.info.splits[split].num_examples
   if not num:
     return True  # which is refused
-  read = records.open_split(tf, builder, split)
-  label = tf.autograph.experimental.do_not_convert(lambda index: read(tf, index)[1])
-  rows = data.readable(tf, tf.data.Dataset.from_tensor_slices(data.spread(num, 8)).map(label))
-  return min(rows) >= 0
+  picture = upright(records.open_split(tf, builder, split))
+  return data.read_labels(picture, data.spread(num, 8), records.place_of(builder, split)).min() >= 0
 
 
 def upright(read: records.Read) -> data.Picture:
@@ -209,8 +206,3 @@ def upright(read: records.Read) -> data.Picture:
     return encoded, tf.constant(1), label
 
   return picture
-
-
-def name_of(builder: Any, split: str) -> Callable[[int], str]:
-  """Return what says which image of a split one is."""
-  return lambda i: f'image {i} of {builder.info.full_name}, split {split!r}'

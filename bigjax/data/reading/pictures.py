@@ -36,8 +36,13 @@ def decode(tf: Any, encoded: Any, orientation: Any) -> Any:
 
 def jpeg(tf: Any, encoded: Any) -> Any:
   """Return the JPEG in these bytes as uint8 [h, w, 3]."""
-  # TensorFlow's decode_jpeg decodes GIF, JPEG XL and others too; this operation refuses them.
-  height, width, _ = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(encoded), tf.int64), 3)
+  # TensorFlow's decode_jpeg decodes GIF, JPEG XL and others too.
+  known = tf.debugging.Assert(
+    tf.strings.substr(encoded, 0, 2) == b'\xff\xd8', ['neither JPEG, PNG nor WebP']
+  )
+  with tf.control_dependencies([known]):
+    shape = tf.image.extract_jpeg_shape(encoded)
+  height, width, _ = tf.unstack(tf.cast(shape, tf.int64), 3)
   encoded = checked(tf, encoded, True, height, width)
   # The exact transform, as in other decoders; TensorFlow's own choice is a coarser one.
   return tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE')
