@@ -1,11 +1,12 @@
 """The watchdog on the digits: eight ways to break a run half-way, and healthy runs.
 
-  python benchmarks/collapse.py                         # about an hour on two CPU cores
-  python benchmarks/collapse.py --only healthy:0,nan
+  python benchmarks/collapse.py                         # half an hour on two CPU cores
+  python benchmarks/collapse.py --only 'healthy:0,one NaN'
 
-Each run trains to step 350 as it should; there the trouble begins. The watchdog may roll back, and
-then the trouble is over: of learning rates and momentum because watch.patch sets them right, of the
-rest because it was of the moment. Prints a table of what was seen, when, and how the run ended.
+Each run trains to step 250 of 450 as it should; there the trouble begins. The watchdog may roll
+back, and then the trouble is over: of learning rates and momentum because watch.patch sets them
+right, of the rest because it was of the moment. Prints a line per run: what was seen, when, and how
+it ended.
 """
 
 import argparse
@@ -25,8 +26,8 @@ import jax.numpy as jnp
 from bigjax import build, report, train
 from bigjax import config as configs
 
-AT = 350
-OFTEN = {'eval_every': 50, 'checkpoint_every': 50, 'keep': 4}
+AT = 250
+OFTEN = {'steps': 450, 'eval_every': 50, 'checkpoint_every': 50, 'keep': 4}
 
 Change = dict[str, Any]
 

@@ -517,7 +517,7 @@ def train(
   with hosts.Notice() as notice:
     while True:
       now = histories.patched(base, history)
-      if configs.digest(now) != ready.card['config_hash']:
+      if configs.digest(now) != configs.digest(ready.config):
         ready = make_ready(now, source, devices)
       ready.card['config_hash'] = configs.digest(base)
       try:

@@ -13,7 +13,7 @@ import time
 import jax
 import pytest
 
-from bigjax import checkpoint, train
+from bigjax import checkpoint, log, train
 from bigjax import config as configs
 
 pytest_plugins = ['tiny_run']
@@ -110,6 +110,7 @@ def test_two_processes_train_as_one_does_and_their_checkpoints_are_anyones(workd
   assert_close(rows(folder), rows(workdir), first=2)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_bucket(tmp_path):
   url, bucket = f'file://{tmp_path}/bucket/run', tmp_path / 'bucket' / 'run'
   for steps in (2, 4):
@@ -125,17 +126,37 @@ LONG = ('--config.run.steps=100000', '--config.run.eval_every=100000',
         '--config.run.checkpoint_every=100000')  # fmt: skip
 
 
-@pytest.mark.parametrize('num', [1, 2])
-def test_sigterm_on_any_host_saves_the_same_step_on_all(num, tmp_path):
-  with Run(tmp_path / 'run', num, *LONG) as run:
+def test_sigterm_on_any_host_saves_the_same_step_on_all(tmp_path):
+  with Run(tmp_path / 'run', 2, *LONG) as run:
     run.until(3)
     run.processes[-1].send_signal(signal.SIGTERM)
-    assert run.wait() == [0] * num, run.said(0)
+    assert run.wait() == [0, 0], run.said(0)
     assert 'told to end: saved step' in run.said(0)
   (step,) = checkpoint.list_steps(str(tmp_path / 'run'))
   assert f'saved step {step};' in run.said(0)
   assert rows(tmp_path / 'run')[-1]['step'] == step
   assert checkpoint.restore_generator(str(tmp_path / 'run'))[1] == step
+
+
+def test_sigterm_saves_the_step_and_the_same_command_goes_on(workdir, tmp_path, monkeypatch):
+  """One process, by its own signal, off every period: as if it had never been told."""
+  folder, metrics = at_step_two(workdir, tmp_path / 'run'), log.Log.metrics
+
+  def told(self, step, *args):
+    if step == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return metrics(self, step, *args)
+
+  config = configs.read('digits:tiny')
+  config.optim.d_steps = 1
+  before = signal.getsignal(signal.SIGTERM)
+  with monkeypatch.context() as patch:
+    patch.setattr(log.Log, 'metrics', told)
+    assert train.train(config, str(folder), jax.devices()[:1]) == {}
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert checkpoint.list_steps(str(folder)) == [2, 3]
+  assert train.train(config, str(folder), jax.devices()[:1])['step'] == 4
+  assert (folder / 'metrics.jsonl').read_bytes() == (workdir / 'metrics.jsonl').read_bytes()
 
 
 def test_the_others_end_when_a_host_dies(tmp_path):
