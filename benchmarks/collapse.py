@@ -128,6 +128,7 @@ def broken(fault: Fault) -> Iterator[None]:
 def config_of(seed: int, policy: str) -> Any:
   config = configs.read('digits')
   config.seed = seed
+  config.optim.name = 'adam'  # so that there is a momentum to raise
   config.run.update(OFTEN)
   config.watch.policy = policy
   return config

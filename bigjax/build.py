@@ -59,6 +59,22 @@ def to_uint8(images: jax.Array) -> jax.Array:
   return jnp.round((images + 1) * 127.5).clip(0, 255).astype(jnp.uint8)
 
 
+def of_batch(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """Return what tells data that have gone constant, of the first minibatch of a step.
+
+  Args:
+    batch: image uint8 [k, B, H, W, C] and label int32 [k, B].
+  Returns:
+    batch_std: of a pixel over the examples, in [0, 1]; batch_label_share: of labels that are the
+    first one.
+  """
+  images = batch['image'][0].astype(jnp.float32) / 255
+  return {
+    'batch_std': jnp.sqrt(images.var(0).mean()),
+    'batch_label_share': (batch['label'][0] == batch['label'][0, :1]).mean(dtype=jnp.float32),
+  }
+
+
 def on_mesh(mesh: Mesh, fn: Callable) -> Callable:
   """Run `fn` with the mesh set: what the functions of parallel.py look for."""
 
@@ -179,6 +195,7 @@ class Program:
   step: Callable  # (state, batch, stage) -> state, metrics; the state is donated
   probe: Callable  # (state, batch, held_out) -> metrics
   gen: Callable  # (state) -> gen
+  of_batch: Callable  # (batch) -> metrics; see `of_batch`
   sampler: Sampler
 
   def shapes(self) -> Any:
@@ -261,6 +278,7 @@ def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None
       algorithm.probe, in_shardings=(state, examples, examples), out_shardings=everywhere
     ),
     'gen': jax.jit(algorithm.generator, in_shardings=(state,), out_shardings=everywhere),
+    'of_batch': jax.jit(of_batch, in_shardings=examples, out_shardings=everywhere),
   }
   generator = module.make_generator(algorithm.architecture())
   return Program(

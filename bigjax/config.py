@@ -80,6 +80,7 @@ GROUPS = {
     'one_sided',
     'sigma',
     'still',
+    'data',
     'variance',
     'score',
   ),

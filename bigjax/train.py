@@ -613,7 +613,7 @@ def run(
         stream.waited()
         log.restart(done)
       if utils.due(done, run.log_every):
-        dog.see(done, log.metrics(done, metrics, stream.waited()))
+        dog.see(done, log.metrics(done, metrics | program.of_batch(batch), stream.waited()))
         refuse_non_finite(metrics, done, run.max_skipped)
       # A last step off the periods is evaluated and kept, but leaves no row: a run that goes on has
       # none there.

@@ -12,6 +12,8 @@ one_sided: share of real or of fake images of a step that the discriminator's si
   most `one_sided` on one side means that it no longer tells them apart, but says one thing of all.
 sigma: sigma0 of a kernel of a generator, over its smallest value among the WINDOW probes before.
 still: the norm of a player's weights is the same as at the probe before: it does not learn.
+data: the spread of a batch's images, under `data` of its median among the WINDOW rows before; or
+  the share of its labels that are the same, within `data` of all where it was not.
 variance: the evaluator's std_ratio, the spread of samples within a class over the real one.
 score: the score of run.best, over its best value so far (the inverse where lower is better).
 
@@ -85,7 +87,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   utils.pick(watch.policy, dict.fromkeys(POLICIES), 'watch.policy')
   if watch.patience < 1 or watch.most < 0:
     raise utils.UserError('watch.patience must be at least 1, watch.most at least 0.')
-  for key in ('one_sided', 'variance', 'score'):
+  for key in ('one_sided', 'data', 'variance', 'score'):
     if not 0 <= watch[key] < 1:
       raise utils.UserError(f'watch.{key} is {watch[key]}; give a share from 0 (off) to below 1.')
   for key in ('spike', 'sigma'):
@@ -110,7 +112,7 @@ class Watchdog:
 
   def readings(self, row: Row) -> Iterator[Reading]:
     """Yield what a row says, beside those before it."""
-    for signal in (refused, spike, one_sided, sigma, still, variance):
+    for signal in (refused, spike, one_sided, sigma, still, data, variance):
       yield from signal(row, self._before, self._watch)
     yield from self._score(row)
 
@@ -203,6 +205,17 @@ def still(row: Row, before: Before, watch: ml_collections.ConfigDict) -> Iterato
     if name.startswith('weight_norm_') and before[name]:
       words = f'{name} is {value:.6g} as at the probe before: this player does not learn'
       yield Reading('still', name, value, value == before[name][-1], words)
+
+
+def data(row: Row, before: Before, watch: ml_collections.ConfigDict) -> Iterator[Reading]:
+  for name, gone in (
+    ('batch_std', lambda value, usual: value < watch.data * usual),
+    ('batch_label_share', lambda value, usual: value > 1 - watch.data >= usual),
+  ):
+    if watch.data and name in row and len(before[name]) >= FEWEST:
+      value, usual = row[name], statistics.median(before[name])
+      words = f'{name} of the training data is {value:.3g}, was {usual:.3g}'
+      yield Reading('data', name, value, gone(value, usual), words)
 
 
 def variance(row: Row, before: Before, watch: ml_collections.ConfigDict) -> Iterator[Reading]:

@@ -117,6 +117,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'one_sided': 0.01,
       'sigma': 10.0,
       'still': True,
+      'data': 0.1,
       'variance': 0.3,
       'score': 0.5,
     }

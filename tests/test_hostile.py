@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from test_data_pictures import encoded, smooth
 
 from bigjax import data, utils
@@ -95,6 +95,7 @@ HOSTILE = {  # name: (content, what becomes of it: its shade, LEFT, or the reaso
   '16383l.webp': (webp_with_size(b'VP8L', 16_383, 16_383), 'too many pixels'),
   '16383.webp': (webp_with_size(b'VP8 ', 16_383, 16_383), 'too many pixels'),
   'canvas.webp': (webp_with_size(b'VP8X', 60_000, 60_000), 'too many pixels'),
+  'half.webp': (webp_with_size(b'VP8X', 9000, 9000), LEFT),  # of an animation, half of the limit
   'scans.jpg': (jpeg_of_scans(2000, 2200), 'too many scans'),
   'cut.jpg': (CUT['JPEG'], LEFT),
   'cut.png': (CUT['PNG'], LEFT),
@@ -340,3 +341,19 @@ def test_shards_lie_in_their_folder():
   for path in ('/etc/passwd', '/data/x/1.0.0/../y', '/data/x/1.0.0/a/../../y', '/data/x/1.0.0x/y'):
     with pytest.raises(utils.UserError, match='outside that folder'):
       records.refuse_outside('/data/x/1.0.0', [path])
+
+
+def test_a_header_is_read_without_the_picture(tmp_path, monkeypatch):
+  """Pillow decodes a PNG whole where it is asked for EXIF that is not in front of the pixels."""
+  exif, decoded = Image.Exif(), []
+  exif[headers.ORIENTATION] = 6
+  for kind in ('PNG', 'JPEG', 'WEBP'):
+    (tmp_path / kind).write_bytes(encoded(smooth(20, 20), kind))
+    (tmp_path / f'{kind} turned').write_bytes(encoded(smooth(20, 20), kind, exif=exif))
+  for plugin in Image.Image, *Image.Image.__subclasses__(), *ImageFile.ImageFile.__subclasses__():
+    if 'load' in vars(plugin):
+      monkeypatch.setattr(plugin, 'load', lambda self: decoded.append(self.format))
+  for kind in ('PNG', 'JPEG', 'WEBP'):
+    assert headers.examine(str(tmp_path / kind)) == (1, '')
+    assert headers.examine(str(tmp_path / f'{kind} turned')) == (6, '')
+  assert decoded == []

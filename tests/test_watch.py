@@ -26,6 +26,8 @@ def rows(num=12, **changes):
       'sigma0_gen/linear/kernel': 2 + 0.01 * i,
       'weight_norm_gen': 10 + 0.01 * i,
       'weight_norm_disc': 20 + 0.02 * i,
+      'batch_std': 0.3 + 0.01 * math.sin(i),
+      'batch_label_share': 0.1 + 0.05 * math.cos(i),
       'std_ratio': 0.9,
       'coverage': min(0.1 * i, 0.8),
     }
@@ -56,6 +58,8 @@ def test_healthy_rows_raise_none():
     ({'d_accuracy_fake': 0.0}, 'one_sided', 100),
     ({'sigma0_gen/linear/kernel': 40.0}, 'sigma', 100),
     ({'weight_norm_disc': 20.5}, 'still', 100),
+    ({'batch_std': 0.0}, 'data', 100),
+    ({'batch_label_share': 1.0}, 'data', 100),
     ({'std_ratio': 0.1}, 'variance', 100),
     ({'coverage': 0.2}, 'score', 100),
     ({'coverage': math.nan}, 'score', 100),
@@ -82,6 +86,10 @@ def test_a_lower_score_may_be_better():
   (alarm,) = alarms(found, best='-fd')
   assert (alarm.signal, alarm.onset, alarm.step) == ('score', 4, 5)
   assert alarms(found, best='') == []
+
+
+def test_one_class_is_no_trouble():
+  assert alarms([{'step': i, 'batch_label_share': 1.0} for i in range(20)]) == []
 
 
 def test_held_out_accuracy_may_be_anything():

@@ -73,9 +73,11 @@ def webp(tf: Any, encoded: Any) -> Any:
     return tf.where(extended, 1 + number(24 + 3 * i, 3), simple)
 
   known = (part(0, 4) == b'RIFF') & (part(8, 4) == b'WEBP') & (extended | lossless | lossy)
-  encoded = checked(tf, encoded, known, extent(1), extent(0))
+  moves = extended & (head[20] // 2 % 2 == 1)
+  most = tf.where(moves, MOST_PIXELS // 2, MOST_PIXELS)  # its decoder holds three of them
+  encoded = checked(tf, encoded, known, extent(1), extent(0), tf.cast(most, tf.int64))
   image = tf.cond(
-    extended & (head[20] // 2 % 2 == 1),
+    moves,
     # TensorFlow's decoder decodes all of an animation, and writes past its memory if it is opaque.
     lambda: tf.numpy_function(first_picture, [encoded], tf.uint8, stateful=False),
     lambda: tf.io.decode_webp(encoded)[0],  # of 3 or 4 channels: it refuses any but its own
@@ -97,10 +99,12 @@ def header(tf: Any, encoded: Any) -> tuple[Any, Any]:
   return numbers, lambda at, size: tf.strings.substr(start, at, size)
 
 
-def checked(tf: Any, encoded: Any, known: Any, height: Any, width: Any) -> Any:
-  """Return the bytes, unless their header is not `known` or of more than MOST_PIXELS (int64)."""
-  few = (height <= MOST_PIXELS) & (width <= MOST_PIXELS) & (height * width <= MOST_PIXELS)
-  words = [width, 'x', height, 'pixels are more than the', MOST_PIXELS, 'that bigjax decodes']
+def checked(
+  tf: Any, encoded: Any, known: Any, height: Any, width: Any, most: Any = MOST_PIXELS
+) -> Any:
+  """Return the bytes, unless their header is not `known` or of more than `most` pixels (int64)."""
+  few = (height <= most) & (width <= most) & (height * width <= most)
+  words = [width, 'x', height, 'pixels are more than the', most, 'that bigjax decodes']
   with tf.control_dependencies(
     [
       tf.debugging.Assert(known, ['a picture must begin with its size']),
