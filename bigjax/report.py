@@ -54,17 +54,17 @@ def read_rows(path: str) -> list[dict[str, Any]]:
     UserError: a line within it is damaged.
   """
   rows = []
-  if os.path.exists(path):
-    with open(path) as f:
+  if os.path.isfile(path):
+    with open(path, errors='replace') as f:
       for line in f:
         if not line.endswith('\n'):
           break
         try:
           rows.append(json.loads(line))
-        except ValueError:
-          raise utils.UserError(
-            f'{path!r} is damaged at: {line[:40]!r}; mend or remove it.'
-          ) from None
+        except (ValueError, RecursionError):
+          rows.append(None)
+        if not isinstance(rows[-1], dict):
+          raise utils.UserError(f'{path!r} is damaged at: {line[:40]!r}; mend or remove it.')
   return rows
 
 
@@ -86,7 +86,7 @@ def read_json(path: str) -> Any:
   try:
     with open(path) as f:
       return json.load(f)
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise utils.UserError(
       f'{path!r} cannot be read ({error}); mend it, or use another --workdir.'
     ) from None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigjax import published, report
+from bigjax import published, report, utils
 
 
 def write(path, text):
@@ -439,3 +439,14 @@ def test_importing_report_is_light(tmp_path):
   )
   subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('line', [b'5', b'\xff\xfe', b'[' * 100_000, b'{"step": 1'])
+def test_damaged_rows_get_a_sentence(tmp_path, line):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(b'{"step": 1}\n' + line + b'\n')
+  with pytest.raises(utils.UserError, match='is damaged at'):
+    report.read_rows(str(path))
+  path.write_bytes(b'[' * 100_000)
+  with pytest.raises(utils.UserError, match='cannot be read'):
+    report.read_json(str(path))
