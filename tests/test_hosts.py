@@ -110,16 +110,32 @@ def test_two_processes_train_as_one_does_and_their_checkpoints_are_anyones(workd
   assert_close(rows(folder), rows(workdir), first=2)
 
 
+SCORES = ('--config.scores.every=2', '--config.scores.num=60', '--config.scores.metrics=fid,pr')
+
+
 @pytest.mark.slow
-def test_two_processes_share_a_bucket(tmp_path):
+def test_two_processes_share_a_bucket_and_score_as_one(tmp_path):
   url, bucket = f'file://{tmp_path}/bucket/run', tmp_path / 'bucket' / 'run'
   for steps in (2, 4):
-    with Run(tmp_path / f'to_{steps}', 2, f'--workdir={url}', f'--config.run.steps={steps}') as run:
+    words = (f'--workdir={url}', f'--config.run.steps={steps}', *SCORES)
+    with Run(tmp_path / f'to_{steps}', 2, *words) as run:
       assert run.wait() == [0, 0], run.said(0) + run.said(1)
   assert 'resuming at step 2' in run.said(0)
   assert sorted({row['step'] for row in rows(bucket)}) == [1, 2, 3, 4]
   assert (bucket / 'curves.png').exists() and (bucket / 'export' / 'generator.safetensors').exists()
   assert sorted(path.name for path in (bucket / 'checkpoints').iterdir()) == ['2', '4']
+  two = [json.loads(line) for line in (bucket / 'scores.jsonl').open()]
+
+  config = configs.read('digits:tiny')
+  config.optim.d_steps = 1
+  config.scores.update({'every': 2, 'num': 60, 'metrics': 'fid,pr'})
+  train.train(config, str(tmp_path / 'one'), jax.devices()[:1])
+  one = [json.loads(line) for line in (tmp_path / 'one' / 'scores.jsonl').open()]
+  assert [row['step'] for row in two] == [row['step'] for row in one] == [2, 4]
+  for ours, theirs in zip(two, one, strict=True):
+    assert ours['floor'] == pytest.approx(theirs['floor'], rel=1e-4)
+    for name, score in ours['scores'].items():
+      assert score['value'] == pytest.approx(theirs['scores'][name]['value'], rel=2e-2), name
 
 
 LONG = ('--config.run.steps=100000', '--config.run.eval_every=100000',
