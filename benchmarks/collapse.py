@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax import build, report, train
+from bigjax import build, report, rollback, train
 from bigjax import config as configs
 
 AT = 250
@@ -97,7 +97,7 @@ TROUBLES: dict[str, tuple[Change, type[Fault] | None]] = {
 @contextlib.contextmanager
 def broken(fault: Fault) -> Iterator[None]:
   """Within, runs have this fault from step AT on."""
-  placed, make, back = train._placed, build.make, train.go_back
+  placed, make, back = train._placed, build.make, rollback.go_back
 
   def wrong_batches(program, source, flip, history, step):
     for i, batch in enumerate(placed(program, source, flip, history, step)):
@@ -118,11 +118,11 @@ def broken(fault: Fault) -> Iterator[None]:
     fault.active = False
     return back(*args)
 
-  train._placed, build.make, train.go_back = wrong_batches, wrong_program, over
+  train._placed, build.make, rollback.go_back = wrong_batches, wrong_program, over
   try:
     yield
   finally:
-    train._placed, build.make, train.go_back = placed, make, back
+    train._placed, build.make, rollback.go_back = placed, make, back
 
 
 def config_of(seed: int, policy: str) -> Any:
@@ -172,7 +172,7 @@ def troubled(name: str, source: str, workdir: str) -> dict[str, Any]:
     except Exception as error:  # what it says is the result
       summary, ended = {}, f'{type(error).__name__}: {str(error)[:80]}'
   history = report.read_json(os.path.join(workdir, 'history.json'))
-  backs = [e for e in history if e['reason'].startswith(train.BACK)]
+  backs = [e for e in history if e['reason'].startswith(rollback.BACK)]
   alarms = [e['reason'] for e in backs] or [f'{e["signal"]} at {e["step"]}' for e in told(workdir)]
   return {
     'trouble': name,

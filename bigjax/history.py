@@ -41,6 +41,11 @@ def read(workdir: str) -> History | None:
   return [{'position': 0, **entry} for entry in found]
 
 
+def write(workdir: str, history: History) -> None:
+  """Write the history of a run; of several processes, the first does."""
+  report.write_json(os.path.join(workdir, 'history.json'), history)
+
+
 def seed_at(history: History, step: int) -> int:
   """Return the seed at a step: of the data's order, and at step 0 of the state's key."""
   return [entry['seed'] for entry in history if entry['from_step'] <= step][-1]

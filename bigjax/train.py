@@ -32,6 +32,7 @@ from bigjax import (
   published,
   remote,
   report,
+  rollback,
   scoring,
   transfer,
   utils,
@@ -201,13 +202,8 @@ def prepare_workdir(
   if jax.process_index() == 0:
     report.write_json(os.path.join(workdir, 'config.json'), configs.flatten(config))
     report.write_json(os.path.join(workdir, 'data.json'), about)
-    write_history(workdir, history)
+    histories.write(workdir, history)
   return config, history
-
-
-def write_history(workdir: str, history: histories.History) -> None:
-  if jax.process_index() == 0:
-    report.write_json(os.path.join(workdir, 'history.json'), history)
 
 
 def with_change(
@@ -357,104 +353,6 @@ def refuse_non_finite(metrics: Mapping[str, Any], step: int, most: int) -> None:
     )
 
 
-class RollBack(Exception):
-  """The watchdog wants to go back; `alarm` says why."""
-
-  def __init__(self, alarm: watch.Alarm):
-    super().__init__(alarm.words)
-    self.alarm = alarm
-
-
-class Watch:
-  """The watchdog of a run, and what its config's policy makes of an alarm (events.jsonl).
-
-  Args:
-    config: of the run, with its group `watch`.
-    workdir: where it lives.
-    history: of the run.
-    first: the step that it begins or goes on at.
-    say: prints a line.
-  """
-
-  def __init__(
-    self,
-    config: ml_collections.ConfigDict,
-    workdir: str,
-    history: histories.History,
-    first: int,
-    say: Say,
-  ):
-    self._policy, self._most, self._say = config.watch.policy, config.watch.most, say
-    self._done = sum(entry['reason'].startswith(BACK) for entry in history)
-    self._dog = watch.Watchdog(config.watch, config.run.best)
-    self._path = os.path.join(workdir, 'events.jsonl')
-    main = jax.process_index() == 0
-    self._events = report.JsonLines(self._path, first) if main else report.Null()
-    if self._policy != 'off':
-      for row in report.read_rows(os.path.join(workdir, 'metrics.jsonl')):
-        if histories.newest(history) <= row['step'] <= first:
-          self._dog.see(row)
-
-  def see(self, step: int, values: Mapping[str, float]) -> None:
-    """Look at a row of numbers.
-
-    Raises:
-      RollBack: the run is to go back to before the trouble.
-      UserError: it is to end, or has gone back too often.
-    """
-    if self._policy == 'off':
-      return
-    for alarm in self._dog.see({'step': step, **values}):
-      self._events.write({**dataclasses.asdict(alarm), 'policy': self._policy})
-      self._say(f'alarm at step {alarm.step}, since {alarm.onset}: {alarm.signal}: {alarm.words}')
-      if self._policy == 'rollback' and self._done < self._most:
-        raise RollBack(alarm)
-      if self._policy != 'warn':
-        often = f' after {self._done} roll-backs' if self._policy == 'rollback' else ''
-        raise utils.UserError(
-          f'the watchdog ends this run{often}: {alarm.words} (since step {alarm.onset}); look at '
-          'vital_signs.png, and lower the learning rates, add a tool of the paper (optim.r1_gamma, '
-          'optim.sigma_tool, model.disc_dropout) with --change, or set watch.policy=warn.'
-        )
-
-  def events(self) -> list[dict[str, Any]]:
-    """Return the alarms so far."""
-    return report.read_rows(self._path)
-
-  def close(self) -> None:
-    self._events.close()
-
-
-BACK = 'rolled back'
-
-
-def go_back(
-  workdir: str,
-  config: ml_collections.ConfigDict,
-  history: histories.History,
-  alarm: watch.Alarm,
-  say: Say,
-) -> histories.History:
-  """Set the checkpoints since the trouble aside, and return the history of a run that begins there.
-
-  It goes on with another seed, and with the changes of watch.patch.
-  """
-  step = max((s for s in checkpoint.list_steps(workdir) if s < alarm.onset), default=0)
-  position = checkpoint.read_meta(workdir, step)['position'] if step else 0
-  hosts.wait('going back')
-  if jax.process_index() == 0:
-    checkpoint.set_aside(workdir, step, 'rolled_back', say)
-  patch = histories.read_patch(config.watch.patch, config)
-  seed = max(entry['seed'] for entry in history) + 1
-  what = f' with {histories.words_of(patch)}' if patch else ''
-  reason = f'{BACK} from {alarm.step} to {step}{what}: {alarm.signal}: {alarm.words}'
-  history = histories.changed(history, step, seed, patch, position, reason)
-  write_history(workdir, history)
-  hosts.wait('went back')
-  say(f'{reason}; seed {seed}')
-  return history
-
-
 @dataclasses.dataclass(frozen=True)
 class Ready:
   """Everything that a config decides, made before anything is written."""
@@ -522,8 +420,8 @@ def train(
       ready.card['config_hash'] = configs.digest(base)
       try:
         return run(ready, workdir, history, given, notice, say, began)
-      except RollBack as back:
-        history = go_back(workdir, now, history, back.alarm, say)
+      except rollback.RollBack as back:
+        history = rollback.go_back(workdir, now, history, back.alarm, say)
       except Exception as error:
         if not disk_is_full(error):
           raise
@@ -584,7 +482,7 @@ def run(
     held_out = held_out_batch(program, source)
     log = Log(workdir, first, run.steps, math.prod(program.algorithm.stage(first).batch))
     stack.callback(log.close)
-    dog = Watch(config, workdir, history, first, say)
+    dog = rollback.Watch(config, workdir, history, first, say)
     stack.callback(dog.close)
     scores_of = scoring.start(program, config, workdir, card, first)
     stack.callback(scores_of.close)

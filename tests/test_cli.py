@@ -81,11 +81,11 @@ def test_interruption_is_not_a_traceback(bigjax, monkeypatch):
 
 def test_overrides_reach_the_config():
   """Also in a program of its own: unless told, ml_collections takes them from sys.argv."""
-  config, workdir, dry = train.parse(
+  config, workdir, given = train.parse(
     ['--config', 'digits:tiny', '--config.run.steps=7', '--config.optim.gen_lr=1e-3', '--dry_run']
   )
   assert config.run.steps == 7 and config.optim.gen_lr == 1e-3 and config.model.ch == 8
-  assert dry is True and workdir == 'runs/digits-tiny'
+  assert given['dry_run'] is True and workdir == 'runs/digits-tiny'
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_overrides_reach_the_config():
   [([], 'runs/digits'), (['--workdir=x/y'], 'x/y'), (['--config=digits', '--workdir', 'z'], 'z')],
 )
 def test_workdir_is_named_after_the_config(argv, workdir):
-  config, found, dry = train.parse(argv)
-  assert found == workdir and not dry
+  config, found, given = train.parse(argv)
+  assert found == workdir and not given['dry_run']
   assert configs.digest(config) == configs.digest(configs.read('digits'))
 
 

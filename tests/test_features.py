@@ -205,7 +205,13 @@ def test_images_in_floats_are_a_mistake_of_the_program(published):
     network.apply(network.variables, np.zeros((1, 32, 32, 3), np.float32))
 
 
-@pytest.mark.parametrize('name', features.NETWORKS)
+SLOW = ('inception_pytorch_fid',)  # but for the resize, inception
+
+
+@pytest.mark.parametrize(
+  'name',
+  [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in features.NETWORKS],
+)
 def test_every_network_says_what_it_gives(name):
   network = features.NETWORKS[name]
   module, side = network.make(), network.side or 40

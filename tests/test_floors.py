@@ -14,7 +14,7 @@ FLOORS = {
   'layers': 1, 'spectral': 1, 'losses': 1, 'regularizers': 1, 'augment': 1, 'optim': 1,
   'latents': 1, 'singular': 0.7, 'published': 1, 'flops': 0, 'hlo': 1, 'tpu': 1,
   'layouts': 1,
-  'hosts': 0.5, 'remote': 0.6, 'watch': 1, 'history': 2.5, 'log': 3,
+  'hosts': 0.5, 'remote': 0.6, 'watch': 1, 'history': 2.5, 'log': 3, 'rollback': 3.2,
   'models': 2, 'data': 2, 'checkpoint': 2, 'report': 2, 'pth': 2,
   'algorithms': 3, 'evaluators': 3, 'card': 3, 'features': 3, 'transfer': 3.5, 'neighbours': 3.5,
   'build': 4,

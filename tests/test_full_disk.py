@@ -34,6 +34,7 @@ def small_disk(tmp_path):
   subprocess.run(['umount', '-l', str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_a_sentence_and_the_last_checkpoint_is_whole(small_disk):
   workdir = small_disk / 'run'
   with pytest.raises(utils.UserError, match=r'is full; checkpoint (\d+) is whole') as error:

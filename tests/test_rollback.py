@@ -91,6 +91,7 @@ def test_rolling_back_goes_on_with_another_seed_and_config(workdir, tmp_path, tr
   assert (again / 'metrics.jsonl').read_bytes() == (folder / 'metrics.jsonl').read_bytes()
 
 
+@pytest.mark.slow
 def test_a_patch_that_sets_a_value_right_again_takes_effect(workdir, tmp_path, trouble):
   """The config is then that of the start: the program must be, too."""
   trouble.append(1)
@@ -111,6 +112,7 @@ def test_enough_is_enough(workdir, tmp_path, trouble):
   assert len(trouble) == 0
 
 
+@pytest.mark.slow
 def test_another_batch_size_goes_on_where_the_images_were(workdir, tmp_path):
   folder = at_step_two(workdir, tmp_path / 'run')
   config = tiny()

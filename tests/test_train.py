@@ -46,7 +46,7 @@ def uninterrupted(tmp_path_factory):
 
 
 # 3 is off every period: its row and checkpoint must leave no trace; 4 is on them.
-@pytest.mark.parametrize('stop', [3, 4])
+@pytest.mark.parametrize('stop', [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_resumed_run_equals_the_uninterrupted_one(uninterrupted, tmp_path, stop, capsys):
   workdir = str(tmp_path)
   train.train(tiny(steps=stop), workdir)
@@ -229,7 +229,7 @@ def test_first_adam_step_differs_by_at_most_two_learning_rates(trained):
     assert np.quantile(apart, 0.99) < 0.01 * lr
 
 
-@pytest.mark.parametrize('num_devices', [1, 2])
+@pytest.mark.parametrize('num_devices', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_continues_on_another_number_of_devices(uninterrupted, tmp_path, num_devices):
   """Saved by 8 devices, continued by fewer: the very next losses agree."""
   workdir = str(tmp_path)
