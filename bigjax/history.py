@@ -38,7 +38,8 @@ def read(workdir: str) -> History | None:
   sound = isinstance(found, list) and found
   if not sound or not all(isinstance(e, dict) and keys <= e.keys() for e in found):
     raise utils.UserError(f'{path!r} is not the history of a run; restore it from a copy.')
-  return [{'position': 0, **entry} for entry in found]
+  # In the order they are written in: a run that goes on writes the same bytes.
+  return [entry if 'position' in entry else {**entry, 'position': 0} for entry in found]
 
 
 def write(workdir: str, history: History) -> None:

@@ -14,16 +14,15 @@ import pytest
 
 from bigjax import utils
 
-KILLS = 20
+KILLS = int(os.environ.get('BIGJAX_KILLS', '20'))
 WORDS = (
   'train', '--config', 'digits:tiny', '--config.run.steps=40', '--config.run.log_every=1',
   '--config.run.eval_every=8', '--config.run.checkpoint_every=4', '--config.run.keep=2',
-  '--config.scores.every=8', '--config.scores.num=100', '--config.scores.metrics=fid,pr',
 )  # fmt: skip
 
 
 def start(folder, log):
-  env = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  env = {**os.environ, 'XLA_FLAGS': ''}
   command = [sys.executable, '-m', 'bigjax', *WORDS, '--workdir', str(folder)]
   return subprocess.Popen(command, env=env, stderr=log, stdout=subprocess.DEVNULL)
 
@@ -43,7 +42,7 @@ def phase(text):
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path):
+def test_kills_change_nothing(tmp_path):
   with open(tmp_path / 'whole.log', 'w') as log:
     began = time.monotonic()
     assert start(tmp_path / 'whole', log).wait() == 0, (tmp_path / 'whole.log').read_text()
@@ -55,7 +54,7 @@ def test_twenty_kills_change_nothing(tmp_path):
     path = tmp_path / f'{len(killed)}.log'
     with open(path, 'w') as log:
       process = start(folder, log)
-      after = rng.uniform(0.5, 0.8 * whole)
+      after = rng.uniform(0.5, 0.5 * whole)
       try:
         assert process.wait(timeout=after) == 0, path.read_text()
         # All steps are done: the last kills begin anew, in a folder that is half gone.
@@ -71,7 +70,7 @@ def test_twenty_kills_change_nothing(tmp_path):
     assert start(folder, log).wait() == 0, (tmp_path / 'last.log').read_text()
   print(f'finished {finished} times in between')
 
-  for name in ('metrics.jsonl', 'scores.jsonl', 'history.json', 'export/generator.safetensors'):
+  for name in ('metrics.jsonl', 'history.json', 'export/generator.safetensors'):
     assert (folder / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes(), name
   ours, theirs = state(folder), state(tmp_path / 'whole')
   assert ours.keys() == theirs.keys()
