@@ -328,10 +328,9 @@ def best_step(workdir: str) -> int:
   """
   scored = {}
   for step in list_steps(workdir):
-    path = remote.checkpoints_of(workdir) / str(step) / 'meta' / 'metadata'
     try:
-      meta = json.loads(path.read_text())
-    except (OSError, ValueError):
+      meta = read_meta(workdir, step)
+    except utils.UserError:
       continue  # restoring it would say what is wrong
     best = meta.get('best', '')
     if best.removeprefix('-') in meta.get('scores', {}):

@@ -95,9 +95,7 @@ def changed(
     'position': position,
     'reason': reason,
   }
-  kept = [e for e in history if e['from_step'] < step or e['reason'] == 'start']
-  kept += [e for e in history[1:] if e['from_step'] == step]
-  return [*kept, entry]
+  return [*(before for before in history if before['from_step'] <= step), entry]
 
 
 def reconcile(

@@ -25,7 +25,7 @@ import collections
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import ml_collections
 
@@ -107,8 +107,7 @@ class Watchdog:
     self._watch, self._best = watch, best
     self._before = collections.defaultdict(lambda: collections.deque(maxlen=WINDOW))
     self._best_so_far: float | None = None
-    self._streaks: dict[tuple[str, str], int] = {}  # (signal, name) -> onset
-    self._lengths: collections.Counter = collections.Counter()
+    self._streaks: dict[tuple[str, str], list[int]] = {}  # (signal, name) -> steps out of bounds
 
   def readings(self, row: Row) -> Iterator[Reading]:
     """Yield what a row says, beside those before it."""
@@ -137,13 +136,12 @@ class Watchdog:
       at = reading.signal, reading.name
       if not reading.out:
         self._streaks.pop(at, None)
-        self._lengths.pop(at, None)
         continue
-      onset = self._streaks.setdefault(at, step)
-      self._lengths[at] += 1
-      if self._lengths[at] == (1 if reading.signal in AT_ONCE else self._watch.patience):
+      streak = self._streaks.setdefault(at, [])
+      streak.append(step)
+      if len(streak) == (1 if reading.signal in AT_ONCE else self._watch.patience):
         alarms.append(
-          Alarm(step, onset, reading.signal, reading.name, reading.value, reading.words)
+          Alarm(step, streak[0], reading.signal, reading.name, reading.value, reading.words)
         )
     for name, value in row.items():
       if math.isfinite(value):
@@ -152,7 +150,6 @@ class Watchdog:
 
 
 Before = Mapping[str, 'collections.deque[float]']
-Signal = Callable[[Row, Before, ml_collections.ConfigDict], Iterable[Reading]]
 
 
 def refused(row: Row, before: Before, watch: ml_collections.ConfigDict) -> Iterator[Reading]:
