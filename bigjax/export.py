@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bigjax
-from bigjax import build, remote, report, sample, utils
+from bigjax import build, parallel, remote, report, sample, utils
 from bigjax import card as cards
 from bigjax.latents import How
 
@@ -124,7 +124,8 @@ def program(loaded: sample.Loaded, how: How, weights: bool = False) -> bytes:
   y = jax.ShapeDtypeStruct((batch,), jnp.int32)
   if weights:
     y = jax.ShapeDtypeStruct((batch, loaded.num_classes), jnp.float32)
-  return export.export(jax.jit(run), platforms=PLATFORMS)(z, y).serialize()
+  with parallel.for_any_device():
+    return export.export(jax.jit(run), platforms=PLATFORMS)(z, y).serialize()
 
 
 def latent_shape(loaded: sample.Loaded, how: How) -> tuple[int, ...]:

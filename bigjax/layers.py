@@ -259,6 +259,51 @@ def _attend_backward(saved: tuple, d_out: Array) -> tuple[Array, Array, Array]:
 
 attend_lean.defvjp(_attend_forward, _attend_backward)
 
+
+def _cudnn(queries: Array, keys: Array, values: Array) -> Array:
+  c = values.shape[-1]
+  width = -(-max(c, queries.shape[-1]) // 8) * 8
+  q, k, v = (
+    jnp.pad(x, ((0, 0), (0, 0), (0, width - x.shape[-1])))[:, :, None]  # one head
+    for x in (queries, keys, values)
+  )
+  return jax.nn.dot_product_attention(q, k, v, scale=1.0, implementation='cudnn')[:, :, 0, :c]
+
+
+def _lean_grads(queries: Array, keys: Array, values: Array, d_out: Array) -> tuple[Array, ...]:
+  return jax.vjp(attend_lean, queries, keys, values)[1](d_out)
+
+
+def _with_derivatives_of(twin: Callable[..., Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+  """Return `fn` where it is computed, and its equal `twin` where it is differentiated."""
+  fn = jax.custom_vjp(fn)
+  fn.defvjp(lambda *args: jax.vjp(twin, *args), lambda pullback, d: pullback(d))
+  return fn
+
+
+# Both contain cuDNN's forward pass, as the same operations: XLA runs it once.
+_fused_out = _with_derivatives_of(attend_lean, lambda *args: jax.vjp(_cudnn, *args)[0])
+_fused_grads = _with_derivatives_of(
+  _lean_grads, lambda *args: jax.vjp(_cudnn, *args[:3])[1](args[3])
+)
+
+
+@jax.custom_vjp
+def attend_fused(queries: Array, keys: Array, values: Array) -> Array:
+  """The same as `attend_plain`, by cuDNN: none of its [B, Q, K] maps is ever in memory.
+
+  For bfloat16 on NVIDIA's Ampere and later. cuDNN wants queries, keys and values of one width:
+  zeros are appended, and change no product. cuDNN's gradient cannot be differentiated; where that
+  is asked for, it is that of `attend_lean`.
+  """
+  return _cudnn(queries, keys, values)
+
+
+attend_fused.defvjp(
+  lambda *args: (_fused_out(*args), args), lambda args, d_out: _fused_grads(*args, d_out)
+)
+
+WIDEST = 128  # columns of values that cuDNN's fused attention takes on all GPUs that have it
 SMALL = 4  # pixels a side up to which TPUs are faster with more multiplications in fewer operations
 
 
@@ -288,9 +333,12 @@ def down_conv(x: Array, kernel: Array) -> Array:
 
 
 def attend(queries: Array, keys: Array, values: Array) -> Array:
-  """`attend_plain` or `attend_lean`, whichever is faster."""
-  form = attend_lean if parallel.on_tpu() else attend_plain
-  return form(queries, keys, values)
+  """`attend_plain`, `attend_lean` or `attend_fused`, whichever is faster."""
+  if parallel.device_kind() in ('cpu', parallel.ANY):
+    return attend_plain(queries, keys, values)
+  fused = parallel.has_fused_attention() and values.dtype == jnp.bfloat16
+  fused = fused and values.shape[-1] <= WIDEST
+  return (attend_fused if fused else attend_lean)(queries, keys, values)
 
 
 @dataclasses.dataclass(frozen=True)

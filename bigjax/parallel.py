@@ -7,6 +7,7 @@ sharded batch axis costs three all-to-alls. Every function here also works with 
 device.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -173,8 +174,17 @@ def group_mean(x: jax.Array, size: int | None) -> jax.Array:
   return means[lax.axis_index(DATA) // span][None]
 
 
+ANY = 'any'
+
+
+def for_any_device() -> contextlib.AbstractContextManager:
+  """Trace for no device in particular: what is chosen runs on every platform (`device_kind`)."""
+  device = jax.sharding.AbstractDevice(ANY, None, ANY)
+  return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
+
+
 def device_kind() -> str:
-  """Return the kind of device that is being traced for: 'cpu', 'TPU v3', ..."""
+  """Return the kind of device that is being traced for: 'cpu', 'TPU v3', ..., or ANY."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.device_kind if device else jax.local_devices()[0].device_kind
 
@@ -182,6 +192,15 @@ def device_kind() -> str:
 def on_tpu() -> bool:
   """Return whether a program for TPUs is being traced."""
   return device_kind().startswith('TPU')
+
+
+def has_fused_attention() -> bool:
+  """Return whether cuDNN fuses attention on what is being traced for: NVIDIA from Ampere on."""
+  device = jax.local_devices()[0]
+  capability = str(getattr(device, 'compute_capability', ''))  # AMD's are like 'gfx90a'
+  major, _, minor = capability.partition('.')
+  known = device.device_kind == device_kind() and major.isdigit() and minor.isdigit()
+  return known and int(major) >= 8
 
 
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:

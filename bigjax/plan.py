@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -425,7 +426,8 @@ def fitted(
 def main(argv: list[str]) -> int:
   """`bigjax plan`; returns the exit status: 1 where nothing fits."""
   if '--help' in argv or '-h' in argv:
-    print(USAGE + '\nslices: ' + ', '.join(tpu.names()))
+    slices = textwrap.wrap('slices: ' + ', '.join(tpu.names()), 100, break_on_hyphens=False)
+    print('\n'.join([USAGE, *slices]))
     return 0
   config, _, given = configs.parse('plan', joined(argv, 'topology'), OPTIONS, {})
   modes = [mode for mode in ('topology', 'scale', 'fit') if given[mode]]

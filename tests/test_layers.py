@@ -3,6 +3,8 @@
 Sources: specs/biggan.md sections 1.2, 1.3 and T06, T08, T12-T16, T27-T31, T38, T39.
 """
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -250,6 +252,78 @@ def test_lean_attention_in_bfloat16_is_as_near_as_plain():
   )
   for true, one, other in zip(exact, plain, lean, strict=True):
     assert np.abs(other - true).max() < 2 * np.abs(one - true).max() + 1e-3
+
+
+@jax.custom_vjp
+def once(queries, keys, values):
+  """Attention whose gradient, like cuDNN's, has none."""
+  return layers.attend_plain(queries, keys, values)
+
+
+def _opaque(args, d_out):
+  grads = lambda *args: jax.vjp(layers.attend_plain, *args[:3])[1](args[3])
+  return jax.pure_callback(grads, args, *args, d_out)
+
+
+once.defvjp(lambda *args: (once(*args), args), _opaque)
+
+
+def test_attention_by_cudnn_can_be_differentiated_twice(x64, monkeypatch):
+  monkeypatch.setattr(layers, '_cudnn', once)
+  args = [
+    jnp.asarray(rand(2, rows, width, seed=i))
+    for i, (rows, width) in enumerate([(12, 4), (7, 4), (7, 5)])
+  ]
+  cotangent = jnp.asarray(rand(2, 12, 5, seed=3))
+
+  def everything(form):
+    grads = jax.grad(lambda *args: (form(*args) * cotangent).sum(), (0, 1, 2))
+    squared = lambda *args: sum(jnp.square(g).sum() for g in grads(*args))
+    return form(*args), grads(*args), jax.grad(squared, (0, 1, 2))(*args)
+
+  with pytest.raises(ValueError, match='JVP'):
+    everything(once)
+  got, want = everything(layers.attend_fused), everything(layers.attend_plain)
+  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(('width', 'columns'), [(12, 48), (3, 5), (24, 7)])
+def test_what_cudnn_is_given_is_one_head_of_one_width(monkeypatch, width, columns):
+  given, of_jax = [], jax.nn.dot_product_attention
+
+  def stand_in(q, k, v, scale, implementation):
+    given.extend(x.shape[2:] for x in (q, k, v))
+    assert implementation == 'cudnn'
+    return of_jax(q, k, v, scale=scale, implementation='xla')
+
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', stand_in)
+  args = rand(2, 12, width), rand(2, 7, width, seed=1), rand(2, 7, columns, seed=2)
+  args = [f32(x) for x in args]
+  np.testing.assert_allclose(layers._cudnn(*args), layers.attend_plain(*args), atol=1e-5)
+  ((heads, widest),) = set(given)
+  assert heads == 1 and widest % 8 == 0 and widest - max(width, columns) < 8
+
+
+def test_attention_is_cudnns_where_it_can_be(monkeypatch):
+  gpu = types.SimpleNamespace(device_kind='NVIDIA H200', compute_capability='9.0')
+  chosen = []
+  for form in ('attend_plain', 'attend_lean', 'attend_fused'):
+    monkeypatch.setattr(layers, form, lambda *_, form=form: chosen.append(form))
+
+  def choose(columns=48, dtype=jnp.bfloat16, traced_for=None, **device):
+    here = types.SimpleNamespace(**vars(gpu) | device)
+    monkeypatch.setattr(jax, 'local_devices', lambda: [here])
+    traced_for = traced_for or here.device_kind
+    monkeypatch.setattr(layers.parallel, 'device_kind', lambda: traced_for)
+    layers.attend(*(jnp.zeros((1, 4, width), dtype) for width in (12, 12, columns)))
+    return chosen.pop().removeprefix('attend_')
+
+  assert choose() == choose(128) == choose(compute_capability='8.0') == 'fused'
+  assert choose(129) == choose(dtype=jnp.float32) == 'lean'
+  assert choose(compute_capability='7.5') == choose(compute_capability='gfx942') == 'lean'
+  assert choose(traced_for='TPU v3') == 'lean'
+  assert choose(traced_for='cpu') == choose(traced_for='any') == 'plain'
 
 
 def test_forms_are_chosen_for_tpus_by_size(monkeypatch):

@@ -1,0 +1,98 @@
+"""The forms of each layer of BigGAN-128, forward and backward, measured on whatever is here.
+
+  python benchmarks/forms.py                # batch 2 and float32 on a CPU
+  python benchmarks/forms.py --batch=128    # bfloat16 elsewhere
+  python benchmarks/forms.py --ch=32 --only=attention
+
+`layers.py` chooses among them per shape and kind of device: this is how. Each row is one layer
+after a ReLU; a figure is milliseconds of the best run, compiled alone. Steps are another matter:
+what a layer saves, copies around it can take back (benchmarks/train_step.py).
+"""
+
+import functools
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from bigjax import layers, parallel
+
+BATCH = flags.DEFINE_integer('batch', None, 'examples (default 2 on a CPU, else 64)')
+CH = flags.DEFINE_integer('ch', 96, 'width multiplier')
+ONLY = flags.DEFINE_string('only', '', 'layers whose name contains this')
+SECONDS = flags.DEFINE_float('seconds', 0.5, 'per figure')
+
+# Name, pixels a side of the input, multipliers of its channels and of the output's.
+SHAPES = (
+  ('up', 4, 16, 16),
+  ('up', 8, 16, 8),
+  ('up', 16, 8, 4),
+  ('up', 32, 4, 2),
+  ('up', 64, 2, 1),
+  ('down', 128, 1, 1),
+  ('down', 64, 2, 2),
+  ('down', 32, 4, 4),
+  ('down', 16, 8, 8),
+  ('down', 8, 16, 16),
+  ('conv', 128, 1, None),
+  ('attention', 64, 1, 1),
+)
+FORMS = {
+  'up': {'plain': layers.up_conv_plain, 'phases': layers.up_conv_phases},
+  'down': {'plain': layers.down_conv_plain, 'strided': layers.down_conv_strided},
+  'conv': {'plain': layers.conv, 'blocks': layers.conv_blocks, 'columns': layers.conv_columns},
+  'attention': {'plain': layers.attend_plain, 'lean': layers.attend_lean},
+}
+if parallel.has_fused_attention():
+  FORMS['attention']['fused'] = layers.attend_fused
+
+
+def inputs(kind, side, before, after, dtype):
+  """Return what a layer takes, random: images and a kernel, or queries, keys and values."""
+  batch = BATCH.value or (2 if jax.default_backend() == 'cpu' else 64)
+  before, after = before * CH.value, 3 if after is None else after * CH.value
+  keys = jax.random.split(jax.random.key(0), 3)
+  if kind == 'attention':
+    shapes = (side**2, before // 8), (side**2 // 4, before // 8), (side**2 // 4, before // 2)
+    return [
+      jax.random.normal(k, (batch, *shape), dtype) for k, shape in zip(keys, shapes, strict=True)
+    ]
+  kernel = jax.random.normal(keys[1], (3, 3, before, after)) / 3 / before**0.5
+  return [jax.random.normal(keys[0], (batch, side, side, before), dtype), kernel]
+
+
+def milliseconds(form, args):
+  """Return the best time of a layer and its gradient with respect to all it takes."""
+
+  @jax.jit
+  def both(args):
+    with_relu = lambda first, *rest: form(jax.nn.relu(first), *rest)
+    y, pullback = jax.vjp(with_relu, *args)
+    return pullback(y)
+
+  jax.block_until_ready(both(args))
+  best, began = float('inf'), time.monotonic()
+  while time.monotonic() - began < SECONDS.value:
+    start = time.monotonic()
+    jax.block_until_ready(both(args))
+    best = min(best, time.monotonic() - start)
+  return 1000 * best
+
+
+def main(argv):
+  flags.FLAGS(argv)
+  dtype = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+  print(f'{jax.devices()[0].device_kind}, {jnp.dtype(dtype)}, ms')
+  for kind, side, before, after in SHAPES:
+    name = f'{kind}, {side} px, {before * CH.value} to {after * CH.value if after else 3}'
+    if ONLY.value not in name:
+      continue
+    time_of = functools.partial(milliseconds, args=inputs(kind, side, before, after, dtype))
+    figures = [f'{form} {time_of(fn):.2f}' for form, fn in FORMS[kind].items()]
+    print(f'{name}: {", ".join(figures)}', flush=True)
+
+
+if __name__ == '__main__':
+  main(sys.argv)

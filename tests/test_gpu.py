@@ -1,0 +1,50 @@
+"""The step for GPUs, lowered here where there is none: which of its parts are cuDNN's.
+
+benchmarks/README.md has what was measured on one.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bigjax import build, parallel
+from bigjax import config as configs
+
+cudnn = pytest.importorskip('jax._src.cudnn.fused_attention_stablehlo')
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+  """Let the devices here pass for GPUs, as far as tracing and lowering go."""
+  for name, answer in {
+    'check_cudnn_version': lambda: 91500,
+    'check_compute_capability': lambda _: True,
+    'is_cuda_compute_capability_equal': lambda _: False,
+  }.items():
+    monkeypatch.setattr(cudnn, name, answer)
+  monkeypatch.setattr(parallel, 'device_kind', lambda: 'NVIDIA H200')
+  monkeypatch.setattr(parallel, 'has_fused_attention', lambda: True)
+
+
+@pytest.mark.parametrize('r1_gamma', [0.0, 1.0])
+def test_attention_is_cudnns_on_eight_devices(gpu, r1_gamma):
+  """Forward in both networks and backward, with the discriminator's gradient twice too."""
+  words = ['--config=imagenet128:tiny', '--config.model.dtype=bfloat16', '--config.model.ch=16']
+  config, *_ = configs.parse('train', [*words, f'--config.optim.r1_gamma={r1_gamma}'], {}, {})
+  program = build.make(config)
+  assert program.mesh.size == 8
+  stage = program.algorithm.stage(0)
+  shape = (*stage.batch, 128, 128, 3)
+  batch = {
+    'image': jax.ShapeDtypeStruct(shape, jnp.uint8),
+    'label': jax.ShapeDtypeStruct(shape[:2], jnp.int32),
+  }
+  state = build.state_shapes(program.algorithm, program.mesh)
+  with jax.set_mesh(program.mesh):
+    step = program.step.__wrapped__.trace(state, batch, stage)
+    text = step.lower(lowering_platforms=('cuda',)).as_text()
+  calls = re.findall(r'__cudnn\$(\w+)', text)
+  assert calls.count('fmhaSoftmaxBackward') == 3  # D's step, and both networks in G's
+  assert calls.count('fmhaSoftmax') >= 4
