@@ -4,9 +4,9 @@
   python benchmarks/forms.py --batch=128    # bfloat16 elsewhere
   python benchmarks/forms.py --ch=32 --only=attention
 
-`layers.py` chooses among them per shape and kind of device: this is how. Each row is one layer
-after a ReLU; a figure is milliseconds of the best run, compiled alone. Steps are another matter:
-what a layer saves, copies around it can take back (benchmarks/train_step.py).
+`bigjax/forms.py` chooses among them per shape and kind of device: this is how. Each row is one
+layer after a ReLU; a figure is milliseconds of the best run, compiled alone. Steps are another
+matter: what a layer saves, copies around it can take back (benchmarks/train_step.py).
 """
 
 import functools
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from bigjax import layers, parallel
+from bigjax import forms, parallel
 
 BATCH = flags.DEFINE_integer('batch', None, 'examples (default 2 on a CPU, else 64)')
 CH = flags.DEFINE_integer('ch', 96, 'width multiplier')
@@ -40,13 +40,13 @@ SHAPES = (
   ('attention', 64, 1, 1),
 )
 FORMS = {
-  'up': {'plain': layers.up_conv_plain, 'phases': layers.up_conv_phases},
-  'down': {'plain': layers.down_conv_plain, 'strided': layers.down_conv_strided},
-  'conv': {'plain': layers.conv, 'blocks': layers.conv_blocks, 'columns': layers.conv_columns},
-  'attention': {'plain': layers.attend_plain, 'lean': layers.attend_lean},
+  'up': {'plain': forms.up_conv_plain, 'phases': forms.up_conv_phases},
+  'down': {'plain': forms.down_conv_plain, 'strided': forms.down_conv_strided},
+  'conv': {'plain': forms.conv, 'blocks': forms.conv_blocks, 'columns': forms.conv_columns},
+  'attention': {'plain': forms.attend_plain, 'lean': forms.attend_lean},
 }
 if parallel.has_fused_attention():
-  FORMS['attention']['fused'] = layers.attend_fused
+  FORMS['attention']['fused'] = forms.attend_fused
 
 
 def inputs(kind, side, before, after, dtype):

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent / 'bigjax'
 FLOORS = {
   'utils': 0, 'parallel': 0.5, 'linalg': 0, 'config': 0.5,  # both use utils
   'layers': 1, 'spectral': 1, 'losses': 1, 'regularizers': 1, 'augment': 1, 'optim': 1,
-  'latents': 1, 'singular': 0.7, 'published': 1, 'flops': 0, 'hlo': 1, 'tpu': 1,
+  'forms': 0.7, 'latents': 1, 'singular': 0.7, 'published': 1, 'flops': 0, 'hlo': 1, 'tpu': 1,
   'layouts': 1,
   'hosts': 0.5, 'remote': 0.6, 'watch': 1, 'history': 2.5, 'log': 3, 'rollback': 3.2,
   'models': 2, 'data': 2, 'checkpoint': 2, 'report': 2, 'pth': 2,

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from bigjax import config as configs
-from bigjax import flops, layers, plan
+from bigjax import flops, forms, plan
 
 F32 = jnp.float32
 
@@ -69,9 +69,9 @@ def test_while_loops_that_hold_products_are_refused():
 @pytest.mark.parametrize(('form', 'times'), [('plain', 1), ('fewest', 2.25)])
 def test_resampling_forms_differ_by_nine_quarters(form, times):
   """Inside the image: borders, where taps meet padding, are left out by a large side."""
-  forms, side = layers.FORMS[form], 64
-  up = flops.needed(forms.up, shape(1, side, side, 3), shape(3, 3, 3, 5))
-  down = flops.needed(forms.down, shape(1, side, side, 3), shape(3, 3, 3, 5))
+  form, side = forms.FORMS[form], 64
+  up = flops.needed(form.up, shape(1, side, side, 3), shape(3, 3, 3, 5))
+  down = flops.needed(form.down, shape(1, side, side, 3), shape(3, 3, 3, 5))
   np.testing.assert_allclose(up * times, 2 * 9 * 15 * (2 * side) ** 2, rtol=0.03)
   np.testing.assert_allclose(down * times, 2 * 9 * 15 * side**2, rtol=0.05)
 

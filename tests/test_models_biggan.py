@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax import layers, parallel, utils
+from bigjax import forms, layers, parallel, utils
 from bigjax.models import biggan as models
 from bigjax.models import biggan_deep as deep
 
@@ -486,7 +486,7 @@ def test_attention_is_placed_at_its_resolution():
 @functools.cache
 def latent_derivative():
   net, params = small_gen()
-  net = net.clone(forms=layers.PLAIN)  # the fast ones have no derivative in forward mode
+  net = net.clone(forms=forms.PLAIN)  # the fast ones have no derivative in forward mode
   y = jnp.array([0, 1, 2, 0])
   return jax.jit(lambda z, t: jax.jvp(lambda z: generate(net, params, z, y), (z,), (t,))[1])
 
@@ -620,7 +620,7 @@ def test_generator_ends_in_an_unconditional_batchnorm_of_the_same_eps():
   assert var.min() < 3e-4
   bn = {name: np.asarray(p, np.float64) for name, p in params['output']['bn'].items()}
   h = np.maximum((h - mean) / np.sqrt(var + 1e-4) * bn['gain'] + bn['bias'], 0)
-  want = layers.conv(jnp.asarray(h, jnp.float32), params['output']['conv']['kernel'])
+  want = forms.conv(jnp.asarray(h, jnp.float32), params['output']['conv']['kernel'])
   want = np.tanh(np.asarray(want) + np.asarray(params['output']['conv']['bias']))
   np.testing.assert_allclose(image, want, atol=1e-3)
 

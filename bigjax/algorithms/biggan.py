@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from bigjax import augment, layers, losses, optim, parallel, regularizers, singular, spectral, utils
+from bigjax import augment, forms, losses, optim, parallel, regularizers, singular, spectral, utils
 from bigjax import config as configs
 from bigjax.algorithms import base
 from bigjax.algorithms.base import Gen, Metrics, Player, Stage, State
@@ -472,7 +472,7 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
     'num_classes': data.num_classes,
     'ch': model.ch,
     'remat': run.remat,
-    'forms': utils.pick(run.forms, layers.FORMS, 'run.forms'),
+    'forms': utils.pick(run.forms, forms.FORMS, 'run.forms'),
     'dtype': utils.pick(model.dtype, DTYPES, 'model.dtype'),
   }
   adam = utils.pick(opt.name, optim.OPTIMIZERS, 'optim.name')

@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from bigjax import utils
+from bigjax.forms import FAST, Forms
 from bigjax.layers import (
-  FAST,
   Attention,
   ConditionalBatchNorm,
   Conv,
   Dense,
   Embed,
-  Forms,
   ImageOutput,
   in_minibatches,
   projection_score,

@@ -13,20 +13,17 @@ import jax
 import jax.numpy as jnp
 
 from bigjax import utils
+from bigjax.forms import FAST, Forms, mean_pool, upsample
 from bigjax.layers import (
-  FAST,
   Attention,
   ConditionalBatchNorm,
   Conv,
   Dense,
   Embed,
-  Forms,
   ImageOutput,
   in_minibatches,
-  mean_pool,
   projection_score,
   remat,
-  upsample,
 )
 
 Array = jax.Array
