@@ -532,8 +532,10 @@ def run(
         if alarm := published.far_off(curve, done, scores):
           say(f'warning: {alarm}')
         title = f'{config.algorithm} on {config.data.source}, step {done}'
-        log.draw(evaluation.floor, curve, histories.events(history, dog.events()), title)
-        dog.see(done, {**signs, **scores})
+        try:
+          dog.see(done, {**signs, **scores})
+        finally:  # an alarm that ends the run is in the picture
+          log.draw(evaluation.floor, curve, histories.events(history, dog.events()), title)
       if scores_of.due(done) and evaluated:
         scores_of.begin(gen, done)
       # What is before a checkpoint would not be scored again by a run that goes on from it.

@@ -16,6 +16,7 @@ from test_data_pictures import pairs
 
 from bigjax import config as configs
 from bigjax import data, utils
+from bigjax.data.reading import elements
 
 NUM = 37  # images; no multiple of 10, so that most epochs end inside a step
 BATCH = (2, 5)
@@ -547,7 +548,7 @@ def stalling(gate, asked, num=8):
 def test_a_source_that_stalls_is_waited_for_and_named(monkeypatch, capfd):
   """Training waits as long as it takes, saying so after a minute, then two, four, ...; then it
   goes on with the image that was due. (The log shows the share of time spent waiting.)"""
-  monkeypatch.setattr(data, 'PATIENCE', 0.2)
+  monkeypatch.setattr(elements, 'PATIENCE', 0.2)
   gate, asked, got = threading.Event(), threading.Event(), []
   stream = data.stream(stalling(gate, asked), 0, 0, (1, 4), np.arange(4))
   thread = threading.Thread(target=lambda: got.append(next(stream)))
@@ -566,12 +567,12 @@ def test_a_source_that_stalls_is_waited_for_and_named(monkeypatch, capfd):
 
 def test_what_comes_in_time_is_not_waited_for(monkeypatch, counted, capfd):
   """However long the trainer takes between two steps; and no thread is left behind."""
-  monkeypatch.setattr(data, 'PATIENCE', 0.2)
-  stream = data.watched(iter([1, 2]), 'x')
+  monkeypatch.setattr(elements, 'PATIENCE', 0.2)
+  stream = elements.watched(iter([1, 2]), 'x')
   assert next(stream) == 1
   time.sleep(0.5)
   assert list(stream) == [2] and 'waiting' not in capfd.readouterr().err
-  watched = data.watched(iter([1, 2]), 'x')
+  watched = elements.watched(iter([1, 2]), 'x')
   next(watched)
   del watched
   time.sleep(0.2)

@@ -9,29 +9,35 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import os
 import pkgutil
-import re
-import sys
-import threading
-import time
-import unicodedata
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import ml_collections
 import numpy as np
 
 from bigjax import utils
-from bigjax.data.reading import pictures
+from bigjax.data.reading.elements import (
+  Labelled,
+  Lookup,
+  Named,
+  Picture,
+  from_pictures,
+  in_batches,
+  printable,
+  read,
+  read_labels,
+  survey,
+  tensorflow,
+)
+from bigjax.data.reading.order import Batch, stream
 
-Batch = dict[str, np.ndarray]
-Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n] or [n, m]
-Lookup = Callable[[Any, Any, Any], tuple[Any, Any]]
-Picture = Callable[[Any, Any], tuple[Any, Any, Any]]
-JOINERS = '\u200c\u200d'  # which scripts and emoji need within words
+__all__ = [
+  'Batch', 'Labelled', 'Lookup', 'Named', 'Picture', 'Source', 'by_number', 'check',
+  'check_memory', 'from_pictures', 'held_out_mask', 'in_batches', 'in_memory', 'labelled', 'limit',
+  'load', 'one_label', 'printable', 'read', 'read_labels', 'small_images', 'spread',
+  'stream', 'survey', 'tensorflow',
+]  # fmt: skip
 SEEN = 256  # images whose labels are looked at before training
-PATIENCE = 60.0  # seconds until a stream says that it waits
 MOST_GIB = 4  # of a set held in memory (twice while it is streamed: NumPy's and TensorFlow's)
 
 
@@ -80,42 +86,6 @@ class Source:
   held_out_digest: str
   findings: tuple[tuple[str, str], ...] = ()
   name: str = 'a source without a name'
-
-
-@dataclasses.dataclass(frozen=True)
-class Named:
-  """A lookup that can say, of an image that cannot be read, which it is.
-
-  Attributes:
-    lookup: of the images.
-    name_of: number of an image -> words, such as its path.
-  """
-
-  lookup: Lookup
-  name_of: Callable[[int], str]
-
-  def __call__(self, tf: Any, indices: Any, chance: Any) -> tuple[Any, Any]:
-    return self.lookup(tf, indices, chance)
-
-
-def tensorflow() -> Any:
-  """Import TensorFlow, keep it off the accelerators, and return it.
-
-  Raises:
-    UserError: TensorFlow is not installed.
-  """
-  # It only decodes here, and says much at length; JAX has set the first of these to 1 already.
-  os.environ.update(TF_CPP_MIN_LOG_LEVEL='3', TF_ENABLE_ONEDNN_OPTS='0')
-  try:
-    import tensorflow as tf
-  except ImportError:
-    raise utils.UserError(
-      'training reads data through TensorFlow, which is not installed; '
-      "run: pip install 'bigjax[train]'"
-    ) from None
-  for kind in ('GPU', 'TPU'):
-    tf.config.set_visible_devices([], kind)
-  return tf
 
 
 def load(config: ml_collections.ConfigDict) -> Source:
@@ -255,203 +225,6 @@ def spread(num: int, most: int | None) -> np.ndarray:
   if most is None or most >= num:
     return np.arange(num)
   return np.sort(np.random.RandomState(0).permutation(num)[:most])
-
-
-def read(lookup: Lookup, indices: np.ndarray) -> Labelled:
-  """Return these images, centred, and their labels, as NumPy.
-
-  Raises:
-    UserError: one cannot be read.
-  """
-  parts = list(in_batches(lookup, indices, 256))
-  return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-
-
-def in_batches(lookup: Lookup, indices: np.ndarray, size: int) -> Iterator[Labelled]:
-  """Yield these images, centred, and their labels in their order, `size` at a time, as NumPy.
-
-  Raises:
-    UserError: one cannot be read.
-  """
-  tf = tensorflow()
-  indices = np.asarray(indices, np.int64)
-
-  @tf.autograph.experimental.do_not_convert
-  def one(index):
-    image, label = lookup(tf, index[None], None)
-    return image[0], label[0]
-
-  dataset = tf.data.Dataset.from_tensor_slices(indices).map(
-    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-  )
-  rows = readable(tf, _with_options(tf, dataset.batch(size).prefetch(2)))
-  yield from _blamed(rows, lookup, lambda i: indices[i * size : (i + 1) * size])
-
-
-def survey(picture: Picture, indices: np.ndarray, what: str) -> np.ndarray:
-  """Return (number, height, width, label) of these pictures, int64 [n, 4], less what is unreadable.
-
-  Every one is decoded as in training. `what` is what the progress line calls it.
-  """
-  tf = tensorflow()
-
-  @tf.autograph.experimental.do_not_convert
-  def one(index):
-    encoded, orientation, label = picture(tf, index)
-    shape = tf.cast(tf.shape(pictures.decode(tf, encoded, orientation)), tf.int64)
-    return tf.stack([index, shape[0], shape[1], tf.cast(label, tf.int64)])
-
-  dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
-  dataset = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  rows = readable(tf, _with_options(tf, dataset.ignore_errors()))
-  found = [row for _, row in zip(utils.counted(indices, what), rows, strict=False)]
-  return np.array(found, np.int64).reshape(-1, 4)
-
-
-def read_labels(picture: Picture, numbers: np.ndarray, name_of: Callable[[int], str]) -> np.ndarray:
-  """Return the labels of these pictures, int32 [n], decoding none of them; see Named for the last.
-
-  Raises:
-    UserError: one cannot be read.
-  """
-  tf = tensorflow()
-  one = tf.autograph.experimental.do_not_convert(lambda i: tf.cast(picture(tf, i)[2], tf.int32))
-  dataset = tf.data.Dataset.from_tensor_slices(np.asarray(numbers, np.int64)).map(
-    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-  )
-  lookup = Named(lambda tf, i, chance: (picture(tf, i[0])[2][None],) * 2, name_of)
-  rows = readable(tf, _with_options(tf, dataset))
-  rows = _blamed(rows, lookup, lambda i: numbers[i : i + 1])
-  return np.array([next(rows) for _ in utils.counted(numbers, 'reading labels')], np.int32)
-
-
-def readable(tf: Any, dataset: Any) -> Iterator[Any]:
-  """Yield the elements of a tf.data.Dataset as NumPy.
-
-  Raises:
-    UserError: what TensorFlow could not read.
-  """
-  failures = tf.errors.OpError  # by now: when the interpreter ends, its modules go first
-  try:
-    yield from dataset.as_numpy_iterator()
-  except failures as error:
-    words = ' '.join((error.message or '').split()).partition(' Traceback (most')[0]
-    words = words.removeprefix('assertion failed: ').replace('] [', ' ')
-    words = re.sub(r'\{\{.*?\}\} ?|\[\[.*?\]\] ?|\[Op:.*', '', words).strip()
-    raise Unreadable(printable(words)[:300]) from None
-
-
-class Unreadable(utils.UserError):
-  """Data that cannot be read: of which image, if that is known, and what the decoder says."""
-
-  def __init__(self, words: str, image: str = ''):
-    self.words = words
-    where = f'{image}: ' if image and image not in words else ''
-    super().__init__(f'the data cannot be read ({where}{words}); mend or remove what is damaged.')
-
-
-def printable(text: str) -> str:
-  """Return text on one line, with what would steer a terminal or reorder a line as escapes."""
-  steers = lambda c: unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Zl', 'Zp') and c not in JOINERS
-  return ''.join(ascii(c)[1:-1] if steers(c) else c for c in text)
-
-
-def _blamed(
-  rows: Iterator[Any], lookup: Lookup, numbers_of: Callable[[int], np.ndarray]
-) -> Iterator[Any]:
-  """Yield the batches; where one cannot be read, say which of its images is to blame.
-
-  Args:
-    rows: the batches.
-    lookup: a Named one, or what is found stays without a name.
-    numbers_of: number of a batch -> the images in it, as the lookup numbers them.
-  Raises:
-    UserError: one cannot be read.
-  """
-  done = 0
-  try:
-    for row in rows:
-      yield row
-      done += 1
-  except Unreadable:
-    if not isinstance(lookup, Named):
-      raise
-    bad = _first_unreadable(lookup, numbers_of(done))
-    if bad is None:  # this time it could be
-      raise
-    raise Unreadable(bad[1], printable(lookup.name_of(bad[0]))) from None
-
-
-def _first_unreadable(lookup: Lookup, numbers: np.ndarray) -> tuple[int, str] | None:
-  """Return the first of these images that cannot be read, and why; None where all can."""
-  tf = tensorflow()
-  one = tf.autograph.experimental.do_not_convert(lambda i: lookup(tf, i[None], None)[0][0])
-  dataset = tf.data.Dataset.from_tensor_slices(numbers).map(
-    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-  )
-  done = 0
-  try:
-    for _ in readable(tf, _with_options(tf, dataset)):
-      done += 1
-  except Unreadable as error:
-    return int(numbers[done]), error.words
-  return None
-
-
-def watched(rows: Iterator[Any], what: str) -> Iterator[Any]:
-  """Yield the rows; say on stderr that the next is waited for, after PATIENCE, twice that, ..."""
-  asked = [None]  # when the row that has not come yet was
-  over = threading.Event()
-
-  def watch():
-    seen, due = None, PATIENCE
-    while not over.wait(PATIENCE / 10):
-      since = asked[0]
-      if since != seen:
-        seen, due = since, PATIENCE
-      if since is not None and time.monotonic() - since >= due:
-        waited = utils.duration(time.monotonic() - since)
-        print(f'waiting for data since {waited}: {what}', file=sys.stderr, flush=True)
-        due *= 2
-
-  threading.Thread(target=watch, name='data-watch', daemon=True).start()
-  try:
-    while True:
-      asked[0] = time.monotonic()
-      row = next(rows, over)
-      asked[0] = None
-      if row is over:
-        return
-      yield row
-  finally:
-    over.set()
-
-
-def _with_options(tf: Any, dataset: Any) -> Any:
-  options = tf.data.Options()
-  options.threading.max_intra_op_parallelism = 1
-  return dataset.with_options(options)
-
-
-def from_pictures(
-  picture: Picture, config: ml_collections.ConfigDict, name_of: Callable[[int], str]
-) -> Lookup:
-  """Return the lookup of images that are decoded, cropped and resized at every visit.
-
-  Args:
-    picture: (tf, scalar index) -> (encoded image, EXIF orientation, label).
-    config: the group `data`: resolution, channels, crop.
-    name_of: see Named.
-  """
-
-  def lookup(tf, indices, chance):
-    encoded, orientation, label = picture(tf, indices[0])
-    image = pictures.decode(tf, encoded, orientation)
-    chance = chance[0] if config.crop == 'random' and chance is not None else None
-    image = pictures.square(tf, image, config.resolution, config.channels, chance)
-    return image[None], tf.cast(label, tf.int32)[None]
-
-  return Named(lookup, name_of)
 
 
 def small_images(sizes: np.ndarray, resolution: int) -> tuple[str, str]:
@@ -607,101 +380,3 @@ def by_number(
     held_out_digest=held_out_digest,
     findings=findings,
   )
-
-
-def _hash(tf: Any, what: str, seed: int, visit: Any) -> Any:
-  """Return 62 bits for each visit, int64 [n], as a function of (what for, seed, visit)."""
-  # By a hash that TensorFlow promises not to change. RandomIndexShuffle is no substitute: over so
-  # few values its first element is far from uniform, and depends on that of the seed before.
-  words = tf.strings.join([f'{what} of seed {seed} at ', tf.strings.as_string(visit)])
-  return tf.strings.to_hash_bucket_fast(words, 2**62)
-
-
-def _draw_label(tf: Any, labels: Any, seed: int, visit: Any) -> Any:
-  """Return one of the labels in each row, [n] of [n, m], as a function of (seed, visit)."""
-  count = tf.reduce_sum(tf.cast(labels >= 0, tf.int64), axis=1)
-  ahead = tf.sort(labels, axis=1, direction='DESCENDING')  # the padding last
-  return tf.gather(ahead, _hash(tf, 'label', seed, visit) % count, batch_dims=1)
-
-
-def _maybe_flip(tf: Any, images: Any, seed: int, visit: Any) -> Any:
-  """Mirror each image left to right or not, as a function of (seed, visit)."""
-  mirrored = _hash(tf, 'flip', seed, visit) % 2 == 1
-  return tf.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-
-
-def _shuffled(tf: Any, num: int, seed: int, visit: Any) -> Any:
-  """Return which of `num` images each visit (int64 [n]) is of: a permutation in every epoch."""
-  epoch = visit // num
-  seeds = tf.stack(
-    [tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch % 2**31, epoch // 2**31], axis=1
-  )
-  return tf.raw_ops.RandomIndexShuffle(
-    index=visit % num,
-    seed=seeds,
-    max_index=tf.fill(tf.shape(epoch), tf.constant(num - 1, tf.int64)),
-    rounds=8,  # at TensorFlow's default of 4, sets of a thousand stay nearly sorted
-  )
-
-
-def stream(
-  source: Source,
-  seed: int,
-  position: int,
-  batch: tuple[int, int],
-  rows: np.ndarray,
-  flip: bool = False,
-) -> Iterator[Batch]:
-  """Yield {'image': uint8 [k, rows, H, W, C], 'label': int32 [k, rows]} from `position` on.
-
-  Image number g of the run is element g mod n of a permutation drawn from (seed, g div n): every
-  epoch shows every image once, resuming replays nothing, and hosts that ask for other rows of the
-  same minibatches together see what one host would. So are a random crop, a flip, and the label of
-  an image that has several: functions of (seed, g). A minibatch larger than an epoch holds parts
-  of several, each shuffled anew. A source that stalls is waited for, which is said on stderr once a
-  minute, then less and less often.
-
-  Args:
-    source: where images come from.
-    seed: of the order.
-    position: number of images the run has consumed (may exceed 32 bits).
-    batch: (k minibatches per step, B examples in each), global.
-    rows: which of the B examples to yield, ascending.
-    flip: mirror half of the images, another half at every visit.
-  Raises:
-    UserError: an image cannot be read; it is named where the source can.
-  """
-  tf = tensorflow()
-  num_minibatches, num_examples = batch
-  offsets = np.arange(num_minibatches)[:, None] * num_examples + np.asarray(rows)[None, :]
-  offsets = offsets.reshape(-1).astype(np.int64)
-  per_call = len(offsets) if source.at_once else 1
-  calls = len(offsets) // per_call  # per step
-
-  @tf.autograph.experimental.do_not_convert
-  def look(call):
-    mine = tf.constant(offsets.reshape(calls, per_call))[call % calls]
-    visit = position + (call // calls) * (num_minibatches * num_examples) + mine
-    shuffled = _shuffled(tf, source.num_train, seed, visit)
-    images, labels = source.lookup(tf, shuffled, _hash(tf, 'crop', seed, visit))
-    if labels.shape.rank == 2:
-      labels = _draw_label(tf, labels, seed, visit)
-    return _maybe_flip(tf, images, seed, visit) if flip else images, labels
-
-  def shaped(images, labels):
-    shape = (num_minibatches, len(rows))
-    return {
-      'image': tf.reshape(images, (*shape, *images.shape[-3:])),
-      'label': tf.reshape(labels, shape),
-    }
-
-  dataset = tf.data.Dataset.range(2**62 // len(offsets) * calls)
-  dataset = dataset.map(look, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  dataset = dataset.batch(calls, drop_remainder=True).map(shaped).prefetch(2)
-
-  def numbers_of(step):
-    visit = position + step * (num_minibatches * num_examples) + offsets
-    return _shuffled(tf, source.num_train, seed, tf.constant(visit)).numpy()
-
-  rows = _blamed(readable(tf, _with_options(tf, dataset)), source.lookup, numbers_of)
-  return watched(rows, source.name)
