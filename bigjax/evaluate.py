@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import build, checkpoint, parallel, real, remote, report, utils
+from bigjax import build, checkpoint, parallel, plots, real, remote, report, utils
 from bigjax import card as cards
 from bigjax import features as networks
 from bigjax.evaluators.scores import frechet, table
@@ -66,11 +66,11 @@ def draw(args: Any, rows: Sequence[Generated], floor: Mapping[str, float], title
   ]
   if len({row.step for row in rows}) > 1:
     path = os.path.join(args.out, 'scores.png')
-    report.scores(path, points, floor, title)
+    plots.scores(path, points, floor, title)
     say(f'{path}: scores against step')
   if args.sweep:
     path = os.path.join(args.out, 'truncation.png')
-    report.truncation(path, points, floor, f'{title}, truncation by {rows[0].how.dialect}')
+    plots.truncation(path, points, floor, f'{title}, truncation by {rows[0].how.dialect}')
     say(f'{path}: what truncation trades for what')
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from bigjax import published, report
+from bigjax import plots, published, report
 
 Say = Callable[[str], None]
 
@@ -84,9 +84,9 @@ class Log:
       return
     folder = os.path.dirname(self._path)
     rows = report.read_rows(self._path)
-    report.curves(os.path.join(folder, 'curves.png'), rows, floor, title, published=curve)
+    plots.curves(os.path.join(folder, 'curves.png'), rows, floor, title, published=curve)
     clock = report.read_rows(os.path.join(folder, 'timing.jsonl'))
-    report.vital_signs(os.path.join(folder, 'vital_signs.png'), rows, clock, events, title)
+    plots.vital_signs(os.path.join(folder, 'vital_signs.png'), rows, clock, events, title)
 
   def close(self) -> None:
     for writer in (self._values, self._clock, self._events):

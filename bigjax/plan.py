@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from bigjax import build, data, flops, hlo, report, tpu, utils
+from bigjax import build, data, flops, hlo, plots, report, tpu, utils
 from bigjax import config as configs
 
 USAGE = """usage: bigjax plan [--config NAME[:variant] | FILE.py[:variant]]
@@ -475,7 +475,7 @@ def main(argv: list[str]) -> int:
     report.write_json(given['json'], {'caveat': CAVEAT, 'mfu': FORMULA, 'plans': shown})
   drawn = [found for found in shown if 'parts' in found]
   if drawn:
-    report.bars(given['png'] or 'plan.png', bars(drawn), 'estimated ms per step', CAVEAT)
+    plots.bars(given['png'] or 'plan.png', bars(drawn), 'estimated ms per step', CAVEAT)
   return 0 if any(found['fits'] for found in shown) else 1
 
 

@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 import bigjax
-from bigjax import build, data, parallel, real, report, utils
+from bigjax import build, data, parallel, plots, real, report, utils
 from bigjax import features as networks
 from bigjax.evaluators.scores import table
 from bigjax.evaluators.scores.table import METRICS, Seen
@@ -254,7 +254,7 @@ class Scoring:
       self._points.append(point(row))
       found.append((step, {name: score['value'] for name, score in row['scores'].items()}))
     if found:
-      report.scores(self._png, self._points, self._floor, self._title)
+      plots.scores(self._png, self._points, self._floor, self._title)
     return found
 
   def close(self) -> None:

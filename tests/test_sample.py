@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigjax import build, card, report, sample, utils
+from bigjax import build, card, report, sample, utils, writing
 from bigjax import latents as laws
 
 pytest_plugins = ['tiny_run']
@@ -351,9 +351,9 @@ def test_progress_says_what_is_left(monkeypatch, terminal):
   clock = iter([0.0, *np.arange(90, 200, 4.0)])
   err = io.StringIO()
   err.isatty = lambda: terminal
-  monkeypatch.setattr(sample.time, 'monotonic', lambda: next(clock))
-  monkeypatch.setattr(sample.sys, 'stderr', err)
-  assert list(sample.told(range(0, 1000, 100), 1000, 100)) == list(range(0, 1000, 100))
+  monkeypatch.setattr(writing.time, 'monotonic', lambda: next(clock))
+  monkeypatch.setattr(writing.sys, 'stderr', err)
+  assert list(writing.told(range(0, 1000, 100), 1000, 100)) == list(range(0, 1000, 100))
   said = err.getvalue()
   assert '400 of 1,000 images, 25 per second, 24s left' in said
   assert ('200 of 1,000 images, 25 per second, 32s left' in said) == terminal
