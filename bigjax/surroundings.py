@@ -104,7 +104,7 @@ def disk(config: ml_collections.ConfigDict, program: build.Program, workdir: str
   free = shutil.disk_usage(folder).free
   words = f'{num} checkpoints of {gib(one)} at most; {gib(free)} are free in {folder!r}'
   if ROOM * num * one > free:
-    return [('fail', f'{words}: make room, or lower run.keep, or keep_every less often')]
+    return [('fail', f'{words}: make room, or lower run.keep, or raise run.keep_every')]
   return [('ok', words)]
 
 
