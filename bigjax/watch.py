@@ -10,6 +10,7 @@ spike: a loss or norm of a gradient, over its median among the WINDOW rows befor
   distance from it, over the larger of the median and 1: hinge losses are of order 1.
 one_sided: share of real or of fake images of a step that the discriminator's sign gets right; at
   most `one_sided` on one side means that it no longer tells them apart, but says one thing of all.
+  Not the probe's shares: just after the generator's update it may be ahead for a while.
 sigma: sigma0 of a kernel of a generator, over its smallest value among the WINDOW probes before.
 still: the norm of a player's weights is the same as at the probe before: it does not learn.
 data: the spread of a batch's images, under `data` of its median among the WINDOW rows before; or
@@ -180,7 +181,7 @@ def one_sided(row: Row, before: Before, watch: ml_collections.ConfigDict) -> Ite
   if not watch.one_sided:
     return
   for name, value in row.items():
-    if '_accuracy_' in name and not name.startswith('probe_accuracy_held_out'):
+    if '_accuracy_' in name and not name.startswith('probe_'):
       words = f'{name} is {value:.1%}: the discriminator says one thing of all images'
       yield Reading('one_sided', name, value, not value > watch.one_sided, words)
 
