@@ -65,7 +65,8 @@ def config_of(
 ) -> ml_collections.ConfigDict:
   """Return the group `data` of a config for looking at real images: central crops, no flips.
 
-  Arguments as of `open_source`; `held_out` is the share where `known` says none.
+  Arguments as of `open_source`; `held_out` is the share where `known` says none. Without a known
+  number of classes there are as many as the data has.
   """
   return ml_collections.ConfigDict(
     {
@@ -73,7 +74,7 @@ def config_of(
       'data_dir': data_dir,
       'resolution': resolution,
       'channels': channels,
-      'num_classes': None,
+      'num_classes': known.get('num_classes'),
       'held_out': known.get('held_out', held_out),
       'fraction': known.get('fraction', 1.0),
       'per_class': known.get('per_class', 0),

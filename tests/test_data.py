@@ -15,7 +15,7 @@ from scipy import stats
 from test_data_pictures import pairs
 
 from bigjax import config as configs
-from bigjax import data, utils
+from bigjax import data, real, utils
 from bigjax.data.reading import elements
 
 NUM = 37  # images; no multiple of 10, so that most epochs end inside a step
@@ -489,6 +489,16 @@ def test_synthetic_classes_are_what_their_images_show(num_classes, resolution, c
   means = np.stack([images[numbers == i].astype(float).mean(0) for i in range(num_classes)])
   gaps = ((unseen[:, None].astype(float) - means[None]) ** 2).sum((2, 3, 4))
   assert (gaps.argmin(1) == unseen_numbers).mean() > 0.9
+
+
+def test_synthetic_has_ten_classes_where_none_are_asked_for():
+  assert len(data.load(config(source='synthetic', num_classes=None)).class_names) == 10
+
+
+def test_what_a_run_was_scored_on_has_its_classes():
+  known = {'num_classes': 4, 'held_out': 0.5}
+  splits = real.open_source('synthetic:16', 8, 3, '', known)
+  assert splits['test'].num_classes == 4 and splits['test'].num == 8
 
 
 def test_synthetic_images_are_smooth():

@@ -9,11 +9,12 @@ import numpy as np
 from bigjax import data, utils
 
 NUM = 256
+CLASSES = 10  # where the config says None
 KNOTS = 4  # of a pattern, along each side
 
 
 def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
-  """Return NUM images: image i is of class i mod `config.num_classes`.
+  """Return NUM images: image i is of class i mod `config.num_classes` (None: of ten).
 
   Raises:
     UserError: NUM is no number, or there are too few images for the classes, or too many to hold.
@@ -22,24 +23,24 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     raise utils.UserError(
       f'data.source is {config.source!r}; expected a number of images, as in synthetic:{NUM}.'
     )
-  num = int(argument or NUM)
-  if num < 2 * config.num_classes:
+  num, classes = int(argument or NUM), config.num_classes or CLASSES
+  if num < 2 * classes:
     raise utils.UserError(
       f'data.source={config.source} makes {num} images, too few to train on and to hold out every '
-      f'one of {config.num_classes} classes; give at least synthetic:{2 * config.num_classes}.'
+      f'one of {classes} classes; give at least synthetic:{2 * classes}.'
     )
   data.check_memory(num, config)
-  labels = np.arange(num, dtype=np.int32) % config.num_classes
+  labels = np.arange(num, dtype=np.int32) % classes
   images = np.empty((num, config.resolution, config.resolution, config.channels), np.uint8)
   for i, label in enumerate(labels):
     of_class = knots(label, config.channels)
-    of_image = knots(config.num_classes + i, config.channels)  # seeds that follow the classes'
+    of_image = knots(classes + i, config.channels)  # seeds that follow the classes'
     images[i] = enlarge(3 * of_class + of_image, config.resolution) // 4
   held_out = data.held_out_mask(labels, config.held_out)
   return data.in_memory(
     (images[~held_out], labels[~held_out]),
     (images[held_out], labels[held_out]),
-    class_names=tuple(f'class {label}' for label in range(config.num_classes)),
+    class_names=tuple(f'class {label}' for label in range(classes)),
     license='CC0 (made from noise)',
   )
 
