@@ -1,6 +1,6 @@
 """Peak memory of `bigjax evaluate` over the number of samples, 256 px a side.
 
-  python benchmarks/evaluation_memory.py                       # about half an hour on two CPU cores
+  python benchmarks/evaluation_memory.py
   python benchmarks/evaluation_memory.py --sizes classifier:5000,classifier:50000
 
 A generator of few channels makes the samples; the features are those of the small classifier (96
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-SIZES = 'classifier:5000,classifier:50000,inception:500,inception:2000'
+SIZES = 'classifier:1000,classifier:10000,inception:100,inception:1000'
 METRICS = 'fid,is,pr'
 
 MAKE = """
@@ -23,8 +23,10 @@ import sys, numpy as np
 from bigjax import features, train
 from bigjax import config as configs
 folder = sys.argv[1]
-config = configs.read('imagenet256:tiny')
+config = configs.read('imagenet256:tiny')  # tiny is at 32 px
 config.run.steps = 1
+config.data.resolution = 256
+config.model.update({'ch': 4, 'z_dim': 14, 'gen_attention': (32,), 'disc_attention': (32,)})
 train.train(config, folder + '/run')
 network = features.NETWORKS['inception']
 shapes = features.shapes(network.make())
