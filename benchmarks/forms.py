@@ -4,9 +4,10 @@
   python benchmarks/forms.py --batch=128    # bfloat16 elsewhere
   python benchmarks/forms.py --ch=32 --only=attention
 
-`bigjax/forms.py` chooses among them per shape and kind of device: this is how. Each row is one
-layer after a ReLU; a figure is milliseconds of the best run, compiled alone. Steps are another
-matter: what a layer saves, copies around it can take back (benchmarks/train_step.py).
+What `bigjax/forms.py` chooses on GPUs was measured so; on TPUs, the compiler was asked
+(benchmarks/README.md). Each row is one layer after a ReLU; a figure is milliseconds of the best
+run, compiled alone. Steps are another matter: what a layer saves, copies around it can take back
+(benchmarks/train_step.py).
 """
 
 import functools
@@ -60,7 +61,7 @@ def inputs(kind, side, before, after, dtype):
       jax.random.normal(k, (batch, *shape), dtype) for k, shape in zip(keys, shapes, strict=True)
     ]
   kernel = jax.random.normal(keys[1], (3, 3, before, after)) / 3 / before**0.5
-  return [jax.random.normal(keys[0], (batch, side, side, before), dtype), kernel]
+  return [jax.random.normal(keys[0], (batch, side, side, before), dtype), kernel.astype(dtype)]
 
 
 def milliseconds(form, args):

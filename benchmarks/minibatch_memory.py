@@ -1,6 +1,6 @@
 """Memory of one training step per TPU core, by `run.minibatches` and `run.remat`; no TPU is needed.
 
-  python benchmarks/minibatch_memory.py --config imagenet128 --slice v3-8 --batch_size 2048
+  python benchmarks/minibatch_memory.py --config imagenet128 --slice v4-8 --batch_size 2048
 
 Compiles the step that `bigjax train` runs, ahead of time, and prints what the compiler reserves. A
 step that does not fit is an error of the compiler, which names what it would need. `bigjax plan

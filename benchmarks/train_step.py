@@ -89,9 +89,14 @@ def theirs(config):
   """Return {name: function that runs one step in PyTorch, and waits for it}."""
   import peer_torch
 
-  if config.model.network != 'biggan' or not config.model.skip_z or not config.model.shared_dim:
-    raise SystemExit('benchmarks/peer_torch.py has BigGAN with skip_z and a shared embedding only.')
-  model, size = config.model, config.data.resolution
+  model, opt, size = config.model, config.optim, config.data.resolution
+  same = model.network == 'biggan' and model.skip_z and model.shared_dim and not model.bn_group
+  same = same and config.data.channels == 3 and config.augment.name == 'none'
+  if not same or opt.r1_gamma or model.disc_dropout or opt.sigma_tool != 'none':
+    raise SystemExit(
+      'benchmarks/peer_torch.py has BigGAN in colour with skip_z, a shared embedding and BatchNorm '
+      'over the batch, and none of the extras: choose another config, or leave out --peer.'
+    )
   widths, num_down = biggan.DISC_WIDTHS[size]
   setup = peer_torch.Setup(
     resolution=size,
@@ -136,17 +141,20 @@ def gib_at_peak(side):
 def main(argv):
   config, name, given = configs.parse('train_step', argv, OPTIONS, SWITCHES)
   if not any(word.startswith('--config=') or word == '--config' for word in argv):
-    config.update_from_flattened_dict(SMALL)
+    said = {word.removeprefix('--config.').partition('=')[0] for word in argv}
+    config.update_from_flattened_dict({k: v for k, v in SMALL.items() if k not in said})
     name = '32 px, ch 32'
+  only = given['only'] or ('both' if given['peer'] else 'bigjax')
+  if only not in ('bigjax', 'peer', 'both'):
+    raise SystemExit(f'--only={only}: give bigjax or peer.')
   rounds, seconds = int(given['rounds'] or 5), float(given['seconds'] or 8)
-  sides = {} if given['only'] == 'peer' else {'bigjax': ours(config)}
-  if given['only'] == 'peer' or given['peer']:
-    sides.update(theirs(config))
+  sides = {} if only == 'peer' else {'bigjax': ours(config)}
+  sides |= {} if only == 'bigjax' else theirs(config)
   for side, step in sides.items():
     began = time.monotonic()
     step()
     print(f'{name}: first step of {side}: {time.monotonic() - began:.0f} s', file=sys.stderr)
-  if given['profile']:
+  if given['profile'] and 'bigjax' in sides:
     with jax.profiler.trace(given['profile'], create_perfetto_trace=True):
       for _ in range(3):
         sides['bigjax']()

@@ -2,7 +2,7 @@
 
 NHWC images, HWIO kernels, in the dtype of what is given; attention's logits and softmax are at
 least float32. Which form is faster depends on shape and device: benchmarks/README.md has the
-measurements, benchmarks/forms.py makes them.
+measurements.
 """
 
 import dataclasses

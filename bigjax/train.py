@@ -498,6 +498,17 @@ def run(
       say(f'{workdir} is at step {first} already; a larger --config.run.steps trains on')
       _, scores = evaluation(state, workdir, first)
 
+    def draw(done: int) -> None:
+      title = f'{config.algorithm} on {config.data.source}, step {done}'
+      log.draw(evaluation.floor, curve, histories.events(history, dog.events()), title)
+
+    def judge(done: int, row: Mapping[str, float]) -> None:
+      try:
+        dog.see(done, row)
+      except (rollback.RollBack, utils.UserError):
+        draw(done)  # what ends the run is in the picture
+        raise
+
     for step in range(first, run.steps):
       batch = stream.next(metrics)
       profile.before(step)
@@ -511,7 +522,7 @@ def run(
         stream.waited()
         log.restart(done)
       if utils.due(done, run.log_every):
-        dog.see(done, log.metrics(done, metrics | program.of_batch(batch), stream.waited()))
+        judge(done, log.metrics(done, metrics | program.of_batch(batch), stream.waited()))
         refuse_non_finite(metrics, done, run.max_skipped)
       # A last step off the periods is evaluated and kept, but leaves no row: a run that goes on has
       # none there.
@@ -531,11 +542,8 @@ def run(
         say(f'step {done}: ' + '  '.join(f'{k} {v:.3f}' for k, v in scores.items()))
         if alarm := published.far_off(curve, done, scores):
           say(f'warning: {alarm}')
-        title = f'{config.algorithm} on {config.data.source}, step {done}'
-        try:
-          dog.see(done, {**signs, **scores})
-        finally:  # an alarm that ends the run is in the picture
-          log.draw(evaluation.floor, curve, histories.events(history, dog.events()), title)
+        judge(done, {**signs, **scores})
+        draw(done)
       if scores_of.due(done) and evaluated:
         scores_of.begin(gen, done)
       # What is before a checkpoint would not be scored again by a run that goes on from it.

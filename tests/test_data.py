@@ -16,7 +16,7 @@ from test_data_pictures import pairs
 
 from bigjax import config as configs
 from bigjax import data, real, utils
-from bigjax.data.reading import elements
+from bigjax.data.reading import lookups
 
 NUM = 37  # images; no multiple of 10, so that most epochs end inside a step
 BATCH = (2, 5)
@@ -558,7 +558,7 @@ def stalling(gate, asked, num=8):
 def test_a_source_that_stalls_is_waited_for_and_named(monkeypatch, capfd):
   """Training waits as long as it takes, saying so after a minute, then two, four, ...; then it
   goes on with the image that was due. (The log shows the share of time spent waiting.)"""
-  monkeypatch.setattr(elements, 'PATIENCE', 0.2)
+  monkeypatch.setattr(lookups, 'PATIENCE', 0.2)
   gate, asked, got = threading.Event(), threading.Event(), []
   stream = data.stream(stalling(gate, asked), 0, 0, (1, 4), np.arange(4))
   thread = threading.Thread(target=lambda: got.append(next(stream)))
@@ -577,12 +577,12 @@ def test_a_source_that_stalls_is_waited_for_and_named(monkeypatch, capfd):
 
 def test_what_comes_in_time_is_not_waited_for(monkeypatch, counted, capfd):
   """However long the trainer takes between two steps; and no thread is left behind."""
-  monkeypatch.setattr(elements, 'PATIENCE', 0.2)
-  stream = elements.watched(iter([1, 2]), 'x')
+  monkeypatch.setattr(lookups, 'PATIENCE', 0.2)
+  stream = lookups.watched(iter([1, 2]), 'x')
   assert next(stream) == 1
   time.sleep(0.5)
   assert list(stream) == [2] and 'waiting' not in capfd.readouterr().err
-  watched = elements.watched(iter([1, 2]), 'x')
+  watched = lookups.watched(iter([1, 2]), 'x')
   next(watched)
   del watched
   time.sleep(0.2)

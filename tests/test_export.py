@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from bigjax import card as cards
-from bigjax import export, latents, utils
+from bigjax import export, latents, parallel, sample, utils
 
 pytest_plugins = ['tiny_run']
 
@@ -103,6 +104,24 @@ def test_the_card_of_a_program(bigjax, params, tmp_path):
   assert card['program'] == 'x.stablehlo' and jax.__version__ in card['made_with']
   assert card['class_names'] == list('0123456789') and card['step'] == 4
   assert jax.export.deserialize(out.read_bytes()).platforms == ('cpu', 'cuda', 'tpu')
+
+
+def test_a_program_is_the_same_whatever_device_it_is_made_on(params, monkeypatch):
+  loaded = sample.load(params)
+  how = loaded.how('0.5')
+  loaded.prepare(how)
+
+  def text():  # without lines that say where in which file it comes from
+    module = jax.export.deserialize(export.program(loaded, how)).mlir_module()
+    return [line for line in module.splitlines() if not line.startswith('#loc')]
+
+  here = text()
+  gpu = types.SimpleNamespace(device_kind='NVIDIA H200', compute_capability='9.0')
+  monkeypatch.setattr(jax, 'local_devices', lambda: [gpu])
+  kinds, of_any = [], parallel.device_kind
+  monkeypatch.setattr(parallel, 'device_kind', lambda: kinds.append(of_any()) or kinds[-1])
+  assert text() == here
+  assert set(kinds) == {'any'}  # else a program for CUDA, which runs nowhere else
 
 
 ALL_LAWS = [*latents.LAWS, 'annealed_normal:10', 'variable_normal:0.5:1.5']

@@ -15,10 +15,11 @@ FLOORS = {
   'forms': 0.7, 'latents': 1, 'singular': 0.7, 'published': 1, 'flops': 0, 'hlo': 1, 'tpu': 1,
   'layouts': 1,
   'hosts': 0.5, 'remote': 0.6, 'watch': 1, 'history': 2.5, 'log': 3, 'rollback': 3.2,
+  'writing': 2.5,
   'models': 2, 'data': 2, 'checkpoint': 2, 'report': 2, 'plots': 2, 'pth': 2,
   'algorithms': 3, 'evaluators': 3, 'card': 3, 'features': 3, 'transfer': 3.5, 'neighbours': 3.5,
   'build': 4,
-  'sample': 4.5, 'writing': 2.5,  # what export writes is what it makes
+  'sample': 4.5,  # what export writes is what it makes
   'train': 5, 'doctor': 5, 'plan': 4.8, 'surroundings': 4.9, 'export': 5, 'convert': 5,
   '__main__': 5,
   'evaluate': 5, 'scoring': 4.7, 'looker': 4.5, 'real': 3,

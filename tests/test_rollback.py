@@ -8,7 +8,7 @@ import pytest
 
 from bigjax import config as configs
 from bigjax import history as histories
-from bigjax import train, utils, watch
+from bigjax import plots, train, utils, watch
 
 pytest_plugins = ['tiny_run']
 
@@ -60,10 +60,15 @@ def test_a_warning_changes_nothing(workdir, tmp_path, trouble, capsys):
   assert histories.read(str(folder)) == histories.begin(0)
 
 
-def test_stop_ends_in_a_sentence(workdir, tmp_path, trouble):
+def test_stop_ends_in_a_sentence_and_is_in_the_picture(workdir, tmp_path, trouble, monkeypatch):
   trouble.append(1)
+  drawn = []
+  keep = lambda path, rows, clock, events, title: drawn.append((title, events))
+  monkeypatch.setattr(plots, 'vital_signs', keep)
   with pytest.raises(utils.UserError, match=r'the watchdog ends this run: d_loss is 99.*--change'):
     run(tiny(policy='stop'), at_step_two(workdir, tmp_path / 'run'))
+  title, ((step, words),) = drawn[-1]
+  assert title.endswith('step 3') and step == 3 and 'd_loss is 99' in words
 
 
 def test_rolling_back_goes_on_with_another_seed_and_config(workdir, tmp_path, trouble, capsys):

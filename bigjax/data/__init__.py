@@ -2,7 +2,7 @@
 
 `load(config.data)` returns a Source with random access; `stream` turns it into minibatches. NumPy
 and tf.data only; nothing here knows JAX. One file per kind of source, found by its name; what they
-share of reading files is in `reading/`.
+share, and the order of a run, is in `reading/`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from bigjax import utils
-from bigjax.data.reading.elements import (
+from bigjax.data.reading.lookups import (
   Labelled,
   Lookup,
   Named,

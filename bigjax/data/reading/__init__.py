@@ -1,1 +1,1 @@
-"""How sources read: pictures from bytes, records by their number, folders by their files."""
+"""What sources share: pictures, headers, records, lookups of images by number; a run's order."""

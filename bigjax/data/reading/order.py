@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data.reading.elements import blamed, readable, tensorflow, watched, with_options
+from bigjax.data.reading.lookups import blamed, readable, tensorflow, watched, with_options
 
 Batch = dict[str, np.ndarray]
 

@@ -1,4 +1,4 @@
-"""Images by their number, through tf.data: read, surveyed, streamed; and whose fault an error is.
+"""Images by their number, through tf.data: read, surveyed, watched; and whose fault an error is.
 
 A lookup is traced by tf.data; what it returns depends on the number of the image, and on chance
 where a crop is random. TensorFlow is imported when it is first needed.
