@@ -154,6 +154,7 @@ def test_sigterm_on_any_host_saves_the_same_step_on_all(tmp_path):
   assert checkpoint.restore_generator(str(tmp_path / 'run'))[1] == step
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_and_the_same_command_goes_on(workdir, tmp_path, monkeypatch):
   """One process, by its own signal, off every period: as if it had never been told."""
   folder, metrics = at_step_two(workdir, tmp_path / 'run'), log.Log.metrics

@@ -93,6 +93,7 @@ def test_the_steps_do_not_wait_for_the_thread(monkeypatch, tmp_path):
   assert order[:5] == ['scored', 1, 2, 3, 'scored'], order
 
 
+@pytest.mark.slow
 def test_training_survives_a_score_that_fails(monkeypatch, tmp_path, capsys):
   scored = scoring.scored
 

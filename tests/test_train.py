@@ -254,6 +254,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing_anew(tmp_path):
   env = {**os.environ, 'BIGJAX_CACHE': str(tmp_path / 'cache')}
   env.pop('JAX_COMPILATION_CACHE_DIR', None)
@@ -347,6 +348,7 @@ def test_a_profile_covers_the_steps_asked_for(monkeypatch, tmp_path):
   assert calls == [13, 14]
 
 
+@pytest.mark.slow
 def test_a_published_curve_raises_an_alarm(monkeypatch, tmp_path, capsys):
   """A score of the same kind, far off at the same step: here FID 5 in Table's place, ours 500."""
   curve = published.Curve('toy', 'a paper', 'some protocol', {'fid': ((1, 6.0), (9, 5.0))})
