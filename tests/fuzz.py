@@ -321,9 +321,6 @@ def cards(rng, folder, _):
   if rng.random() < 0.5:
     raw = safetensor(mangle_json(rng, json.loads(raw[8 : 8 + size])), raw[8 + size :])
   if rng.random() < 0.3:
-    header = json.loads(raw[8 : 8 + size]) if len(raw) == 8 + size else None
-    if header:
-      raw = safetensor(json.dumps(header).encode(), raw[8 + size :])
     raw = mangle(rng, raw)
   if rng.random() < 0.2:
     kind = rng.choice(('BF16', 'F8_E4M3', 'F8_E5M2', 'BOOL', 'U64', 'C64', 'F4', 'I8')).encode()
