@@ -9,6 +9,7 @@ and latents are noise.
 
 import dataclasses
 import functools
+import itertools
 
 import torch
 from torch import nn
@@ -127,7 +128,7 @@ class Generator(nn.Module):
     self.shared = nn.Embedding(s.num_classes, s.shared_dim)
     self.linear = nn.Linear(self.chunk, 16 * first)
     self.blocks, self.attention = nn.ModuleList(), nn.ModuleDict()
-    for i, (before, after) in enumerate(zip([first, *widths], widths, strict=False)):
+    for i, (before, after) in enumerate(itertools.pairwise([first, *widths])):
       self.blocks.append(GenBlock(before, after, s.shared_dim + self.chunk))
       if 8 << i in s.gen_attention:
         self.attention[str(i)] = Attention(after)
@@ -164,7 +165,7 @@ class Discriminator(nn.Module):
     super().__init__()
     widths = [s.ch * width for width in s.disc_widths]
     self.blocks = nn.Sequential()
-    for i, (before, after) in enumerate(zip([3, *widths], widths, strict=False)):
+    for i, (before, after) in enumerate(itertools.pairwise([3, *widths])):
       self.blocks.append(DiscBlock(before, after, i < s.num_down, i == 0))
       if i < s.num_down and s.resolution >> (i + 1) in s.disc_attention:
         self.blocks.append(Attention(after))

@@ -116,13 +116,11 @@ def theirs(config):
     bfloat16=model.dtype == 'bfloat16',
     device='cuda' if jax.default_backend() == 'gpu' else 'cpu',
   )
-  forms = {
-    'torch': {},
-    'torch, channels_last': {'channels_last': True},
-    'torch, channels_last, compiled': {'channels_last': True, 'compiled': True},
-  }
-  names = list(forms)[2:] if setup.device == 'cuda' else list(forms)[:2]
-  return {name: peer_torch.Step(dataclasses.replace(setup, **forms[name])) for name in names}
+  if setup.device == 'cuda':
+    forms = {'torch, channels_last, compiled': {'channels_last': True, 'compiled': True}}
+  else:
+    forms = {'torch': {}, 'torch, channels_last': {'channels_last': True}}
+  return {name: peer_torch.Step(dataclasses.replace(setup, **how)) for name, how in forms.items()}
 
 
 def gib_at_peak(side):
@@ -139,11 +137,11 @@ def gib_at_peak(side):
 
 
 def main(argv):
+  small = not any(word.startswith('--config=') or word == '--config' for word in argv)
+  if small:  # before what is given, which wins
+    argv = [*(f'--config.{key}={value}' for key, value in SMALL.items()), *argv]
   config, name, given = configs.parse('train_step', argv, OPTIONS, SWITCHES)
-  if not any(word.startswith('--config=') or word == '--config' for word in argv):
-    said = {word.removeprefix('--config.').partition('=')[0] for word in argv}
-    config.update_from_flattened_dict({k: v for k, v in SMALL.items() if k not in said})
-    name = '32 px, ch 32'
+  name = '32 px, ch 32' if small else name
   only = given['only'] or ('both' if given['peer'] else 'bigjax')
   if only not in ('bigjax', 'peer', 'both'):
     raise SystemExit(f'--only={only}: give bigjax or peer.')

@@ -6,7 +6,6 @@ benchmarks/README.md has what was measured on one.
 import re
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from bigjax import build, parallel
@@ -36,14 +35,9 @@ def test_attention_is_cudnns_on_eight_devices(gpu, r1_gamma):
   program = build.make(config)
   assert program.mesh.size == 8
   stage = program.algorithm.stage(0)
-  shape = (*stage.batch, 128, 128, 3)
-  batch = {
-    'image': jax.ShapeDtypeStruct(shape, jnp.uint8),
-    'label': jax.ShapeDtypeStruct(shape[:2], jnp.int32),
-  }
-  state = build.state_shapes(program.algorithm, program.mesh)
+  batch = build.batch_shapes(stage, config.data.channels)
   with jax.set_mesh(program.mesh):
-    step = program.step.__wrapped__.trace(state, batch, stage)
+    step = program.step.__wrapped__.trace(program.shapes(), batch, stage)
     text = step.lower(lowering_platforms=('cuda',)).as_text()
   calls = re.findall(r'__cudnn\$(\w+)', text)
   # Backward: D's step, and both networks in G's; each contains its forward pass again, which XLA

@@ -29,10 +29,10 @@ from bigjax.data.reading.lookups import (
   survey,
   tensorflow,
 )
-from bigjax.data.reading.order import Batch, stream
+from bigjax.data.reading.order import stream
 
 __all__ = [
-  'Batch', 'Labelled', 'Lookup', 'Named', 'Picture', 'Source', 'by_number', 'check',
+  'Labelled', 'Lookup', 'Named', 'Picture', 'Source', 'by_number', 'check',
   'check_memory', 'from_pictures', 'held_out_mask', 'in_batches', 'in_memory', 'labelled', 'limit',
   'load', 'one_label', 'printable', 'read', 'read_labels', 'small_images', 'spread',
   'stream', 'survey', 'tensorflow',
