@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'bigjax' / '__init__.py').read_text())[1]
@@ -44,16 +44,7 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=[
-    'bigjax',
-    'bigjax.algorithms',
-    'bigjax.configs',
-    'bigjax.data',
-    'bigjax.data.reading',
-    'bigjax.evaluators',
-    'bigjax.evaluators.scores',
-    'bigjax.models',
-  ],
+  packages=[*find_packages(include=['bigjax', 'bigjax.*']), 'bigjax.configs'],
   package_dir={'bigjax.configs': 'configs'},
   install_requires=BASE,
   extras_require={

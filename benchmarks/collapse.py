@@ -23,8 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax import build, report, rollback, train
-from bigjax import config as configs
+from bigjax.core import config as configs
+from bigjax.core import device, files
+from bigjax.training import batches, loop, rollback
 
 AT = 250
 OFTEN = {'steps': 450, 'eval_every': 50, 'checkpoint_every': 50, 'keep': 4}
@@ -97,7 +98,7 @@ TROUBLES: dict[str, tuple[Change, type[Fault] | None]] = {
 @contextlib.contextmanager
 def broken(fault: Fault) -> Iterator[None]:
   """Within, runs have this fault from step AT on."""
-  placed, make, back = train._placed, build.make, rollback.go_back
+  placed, make, back = batches._placed, loop.make_program, rollback.go_back
 
   def wrong_batches(program, source, flip, history, step):
     for i, batch in enumerate(placed(program, source, flip, history, step)):
@@ -118,11 +119,11 @@ def broken(fault: Fault) -> Iterator[None]:
     fault.active = False
     return back(*args)
 
-  train._placed, build.make, rollback.go_back = wrong_batches, wrong_program, over
+  batches._placed, loop.make_program, rollback.go_back = wrong_batches, wrong_program, over
   try:
     yield
   finally:
-    train._placed, build.make, rollback.go_back = placed, make, back
+    batches._placed, loop.make_program, rollback.go_back = placed, make, back
 
 
 def config_of(seed: int, policy: str) -> Any:
@@ -135,12 +136,12 @@ def config_of(seed: int, policy: str) -> Any:
 
 
 def told(workdir: str) -> list[dict[str, Any]]:
-  return report.read_rows(os.path.join(workdir, 'events.jsonl'))
+  return files.read_rows(os.path.join(workdir, 'events.jsonl'))
 
 
 def healthy(seed: int, workdir: str) -> dict[str, Any]:
   """Train a sound run and return its alarms."""
-  summary = train.train(config_of(seed, 'warn'), workdir)
+  summary = loop.train(config_of(seed, 'warn'), workdir)
   return {
     'trouble': f'none, seed {seed}',
     'alarms': [f'{e["signal"]} at {e["step"]}' for e in told(workdir)],
@@ -154,7 +155,7 @@ def half(workdir: str) -> str:
   if not os.path.exists(os.path.join(workdir, 'summary.json')):
     config = config_of(0, 'warn')
     config.run.steps = AT
-    train.train(config, workdir)
+    loop.train(config, workdir)
   return workdir
 
 
@@ -167,11 +168,11 @@ def troubled(name: str, source: str, workdir: str) -> dict[str, Any]:
   config.watch.patch = ','.join(f'{key}={right[key]}' for key in change)
   with broken((fault or Fault)()):
     try:
-      summary = train.train(config, workdir, change=bool(change))
+      summary = loop.train(config, workdir, change=bool(change))
       ended = 'finished'
     except Exception as error:  # what it says is the result
       summary, ended = {}, f'{type(error).__name__}: {str(error)[:80]}'
-  history = report.read_json(os.path.join(workdir, 'history.json'))
+  history = files.read_json(os.path.join(workdir, 'history.json'))
   backs = [e for e in history if e['reason'].startswith(rollback.BACK)]
   alarms = [e['reason'] for e in backs] or [f'{e["signal"]} at {e["step"]}' for e in told(workdir)]
   return {
@@ -191,7 +192,7 @@ def main():
   parser.add_argument('--out', default='benchmarks/collapse.json')
   parser.add_argument('--folder', default='', help='where the runs go (default: a temporary one)')
   args = parser.parse_args()
-  build.use_compilation_cache()
+  device.use_compilation_cache()
   folder = args.folder or tempfile.mkdtemp(prefix='bigjax-collapse-')
   names = args.only.split(',') if args.only else [*TROUBLES]
   names += [] if args.only else [f'healthy:{seed}' for seed in range(args.seeds)]
@@ -204,7 +205,7 @@ def main():
       row = troubled(name, half(os.path.join(folder, 'half')), path)
     found.append({**row, 'seconds': round(time.monotonic() - began)})
     print(json.dumps(found[-1]), flush=True)
-    report.write_json(args.out, found)
+    files.write_json(args.out, found)
 
 
 if __name__ == '__main__':

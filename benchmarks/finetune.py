@@ -8,8 +8,9 @@ Needs runs/digits and Fashion-MNIST as TFDS prepares it. About ten minutes on tw
 import argparse
 import os
 
-from bigjax import build, report, train
-from bigjax import config as configs
+from bigjax.core import config as configs
+from bigjax.core import device, files
+from bigjax.training import loop
 
 SHOWN = ('agreement', 'precision', 'coverage', 'std_ratio')
 
@@ -20,8 +21,8 @@ def run(workdir, init_from, args):
   config.init_from, config.seed, config.data.data_dir = init_from, args.seed, args.data_dir
   config.run.update({'steps': args.steps, 'eval_every': args.every, 'checkpoint_every': args.steps})
   config.optim.ema_start = 0
-  summary = train.train(config, workdir)
-  rows = report.read_rows(os.path.join(workdir, 'metrics.jsonl'))
+  summary = loop.train(config, workdir)
+  rows = files.read_rows(os.path.join(workdir, 'metrics.jsonl'))
   return [row for row in rows if 'coverage' in row], summary['real']
 
 
@@ -53,7 +54,7 @@ def main():
   parser.add_argument('--steps', type=int, default=500)
   parser.add_argument('--every', type=int, default=50)
   args = parser.parse_args()
-  build.use_compilation_cache()
+  device.use_compilation_cache()
   curves = {}
   for label, init_from in (('from scratch', ''), ('from digits', args.digits)):
     workdir = os.path.join(args.workdir, label.replace(' ', '_'))

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from absl import flags
 from train_step import timed
 
-from bigjax import forms, parallel
+from bigjax.core import device
+from bigjax.nn import attention, convolution
 
 BATCH = flags.DEFINE_integer('batch', None, 'examples (default 2 on a CPU, else 64)')
 CH = flags.DEFINE_integer('ch', 96, 'width multiplier')
@@ -41,13 +42,17 @@ SHAPES = (
   ('attention', 64, 1, 1),
 )
 FORMS = {
-  'up': {'plain': forms.up_conv_plain, 'phases': forms.up_conv_phases},
-  'down': {'plain': forms.down_conv_plain, 'strided': forms.down_conv_strided},
-  'conv': {'plain': forms.conv, 'blocks': forms.conv_blocks, 'columns': forms.conv_columns},
-  'attention': {'plain': forms.attend_plain, 'lean': forms.attend_lean},
+  'up': {'plain': convolution.up_conv_plain, 'phases': convolution.up_conv_phases},
+  'down': {'plain': convolution.down_conv_plain, 'strided': convolution.down_conv_strided},
+  'conv': {
+    'plain': convolution.conv,
+    'blocks': convolution.conv_blocks,
+    'columns': convolution.conv_columns,
+  },
+  'attention': {'plain': attention.attend_plain, 'lean': attention.attend_lean},
 }
-if parallel.has_fused_attention():
-  FORMS['attention']['fused'] = forms.attend_fused
+if device.has_fused_attention():
+  FORMS['attention']['fused'] = attention.attend_fused
 
 
 def inputs(kind, side, before, after, dtype):

@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 from bigjax import data
-from bigjax.data import synthetic, tfds
-from bigjax.data.reading import pictures
+from bigjax.data.reading import decode
+from bigjax.data.sources import synthetic, tfds
 
 BATCH = 64
 SECONDS = 4.0  # of each measurement
@@ -71,7 +71,7 @@ def bare(encoded: list[bytes], resolution: int) -> Callable[[], float]:
   tf = data.tensorflow()
 
   def one(image):
-    return pictures.square(tf, pictures.decode(tf, image, tf.constant(1)), resolution, 3)
+    return decode.square(tf, decode.decode(tf, image, tf.constant(1)), resolution, 3)
 
   dataset = tf.data.Dataset.from_tensor_slices(encoded).repeat()
   dataset = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(2)

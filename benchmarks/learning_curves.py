@@ -12,7 +12,7 @@ import os
 
 from matplotlib.figure import Figure
 
-from bigjax import report
+from bigjax.core import files
 
 SHOWN = {
   'agreement': 'share of samples that a classifier takes for the class asked for',
@@ -26,7 +26,7 @@ def read(workdir):
     source = json.load(f)['data.source']
   with open(os.path.join(workdir, 'summary.json')) as f:
     real = json.load(f)['real']
-  rows = report.read_rows(os.path.join(workdir, 'metrics.jsonl'))
+  rows = files.read_rows(os.path.join(workdir, 'metrics.jsonl'))
   return source, [row for row in rows if 'fd_held_out_classifier' in row], real
 
 

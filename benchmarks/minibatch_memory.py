@@ -9,8 +9,8 @@ step that does not fit is an error of the compiler, which names what it would ne
 
 import argparse
 
-from bigjax import config as configs
-from bigjax import plan, tpu
+from bigjax.core import config as configs
+from bigjax.preflight import plan_search, step_cost, tpu_slices
 
 
 def main():
@@ -21,18 +21,18 @@ def main():
   parser.add_argument('--minibatches', default='1,4,16')
   parser.add_argument('--remat', default='0,1')
   args = parser.parse_args()
-  of = tpu.find(args.slice)
+  of = tpu_slices.find(args.slice)
   print(f'{args.config}, batch {args.batch_size} on {of.num_devices} devices of {of.name}')
   print('| minibatches | remat | GiB per device | of | compiled in |\n|---|---|---|---|---|')
-  run = plan.watched()
+  run = plan_search.watched()
   for remat in args.remat.split(','):
     for num in args.minibatches.split(','):
       config = configs.read(args.config)
       config.optim.batch_size = args.batch_size
       config.run.update({'minibatches': int(num), 'remat': remat == '1'})
       found = run(config, of)
-      needs = plan.gib(found['peak_bytes']) + ('' if found['fits'] else ', does not fit')
-      usable, seconds = plan.gib(found['usable_bytes']), found['compile_seconds']
+      needs = step_cost.gib(found['peak_bytes']) + ('' if found['fits'] else ', does not fit')
+      usable, seconds = step_cost.gib(found['usable_bytes']), found['compile_seconds']
       print(f'| {num} | {remat} | {needs} | {usable} | {seconds:.0f} s |', flush=True)
 
 

@@ -12,8 +12,10 @@ import json
 import os
 import sys
 
-from bigjax import config as configs
-from bigjax import plan, report, tpu
+from bigjax import plan
+from bigjax.core import config as configs
+from bigjax.core import files
+from bigjax.preflight import plan_search, plan_tables, tpu_slices
 
 RUNS = (
   ('imagenet128', 'v3-128'),
@@ -40,16 +42,16 @@ def main():
   if os.path.exists(args.out):
     with open(args.out) as f:
       found = json.load(f)
-  run = plan.watched()
+  run = plan_search.watched()
   for name, of in runs:
     if any((known['config'], known['slice']) == (name, of) for known in found):
       continue
     print(f'{name} on {of}', file=sys.stderr, flush=True)
-    found.append({'config': name, **run(configs.read(name), tpu.find(of))})
-    report.write_json(args.out, found)
+    found.append({'config': name, **run(configs.read(name), tpu_slices.find(of))})
+    files.write_json(args.out, found)
   for name in dict.fromkeys(name for name, _ in runs):
     plans = [known for known in found if known['config'] == name]
-    print(f'\n{name}\n\n{plan.overview(plans)}')
+    print(f'\n{name}\n\n{plan_tables.overview(plans)}')
   print(f'\n{plan.CAVEAT}')
 
 

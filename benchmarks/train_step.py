@@ -22,9 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax import build, parallel, plan
-from bigjax import config as configs
+from bigjax.core import config as configs
+from bigjax.core import parallel
 from bigjax.models import biggan
+from bigjax.preflight import step_cost
+from bigjax.training.program import make_program
 
 OPTIONS = {
   'rounds': 'of measurements (default 5)',
@@ -46,7 +48,7 @@ SMALL = {  # where no config is given: BigGAN-PyTorch's CIFAR networks, one D an
 
 def ours(config):
   """Return a function that runs one step of a config on noise, and waits for it."""
-  program = build.make(config)
+  program = make_program(config)
   stage = program.algorithm.stage(0)
   rng = np.random.RandomState(0)
   rows = parallel.local_rows(program.mesh, stage.batch[1])
@@ -169,7 +171,7 @@ def main(argv):
 
 def report(config, times):
   """Print rates of every side, and how it compares with ours."""
-  flops = plan.model_flops(config)
+  flops = step_cost.model_flops(config)
   images = config.optim.batch_size * config.optim.d_steps
   dtype = jnp.dtype(config.model.dtype)
   top = ceiling(dtype, 2048 if jax.default_backend() == 'cpu' else 8192)

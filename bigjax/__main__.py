@@ -47,13 +47,13 @@ def main(argv: list[str] | None = None) -> int:
 
   import absl.logging
 
-  from bigjax import utils
+  from bigjax.core import errors
 
   absl.logging.set_verbosity('error')  # Orbax warns of what is meant
 
   try:
     return importlib.import_module(f'bigjax.{verb}').main(rest) or 0
-  except utils.UserError as error:
+  except errors.UserError as error:
     print(f'bigjax: {error}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:

@@ -4,16 +4,11 @@ One line per check, and a contact sheet of what the networks will really see, wi
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any
 
-import ml_collections
-import numpy as np
-from PIL import Image, ImageDraw
-
-from bigjax import build, data, hosts, scoring, surroundings, utils, watch
-from bigjax import config as configs
-from bigjax import history as histories
+from bigjax.core import config as configs
+from bigjax.core import errors, processes
+from bigjax.preflight import machine_checks
+from bigjax.preflight.data_checks import draw_sheet, examine
 
 USAGE = """usage: bigjax doctor [--config NAME[:variant] | FILE.py[:variant]] [--workdir DIR]
                      [--topology NAME] [--sheet FILE.png] [--json] [--config.group.key=value ...]
@@ -31,121 +26,6 @@ OPTIONS = {
 }
 SWITCHES = {'json': 'print one JSON object instead of lines'}
 LEVELS = ('ok', 'warning', 'fail')
-SHOWN = 40  # images on the contact sheet
-CELL = 96  # pixels of each, at least
-UNEVEN = 20  # times as many images in the largest class as in the smallest
-
-Finding = tuple[str, str]  # (one of LEVELS, sentence)
-
-
-def examine(
-  config: ml_collections.ConfigDict, workdir: str | None = None, topology: str | None = None
-) -> tuple[list[Finding], dict[str, Any], data.Source | None]:
-  """Return (findings, {class: count}, the data or None where it cannot be read).
-
-  Args:
-    config: of the run.
-    workdir: where it would live; None checks the room in runs/ only.
-    topology: a TPU slice whose memory is asked of its compiler.
-  """
-  try:
-    configs.check(config)
-    scoring.check(config)
-    watch.check(config)
-    histories.read_patch(config.watch.patch, config)
-    source = data.load(config.data)
-  except utils.UserError as error:
-    return [('fail', str(error))], {}, None
-  config = config.copy_and_resolve_references()
-  config.data.num_classes = len(source.class_names)
-  names = source.class_names
-  found: list[Finding] = [
-    ('ok', f'{config.data.source}: {source.num_train:,} training images, {len(names)} classes')
-  ]
-  found += source.findings
-  counts = np.zeros(len(names), int)
-  try:
-    counts = np.bincount(data.one_label(source.labels()), minlength=len(names))
-    found.append(of_labels(counts, names))
-  except utils.UserError as error:
-    found.append(('fail', str(error)))
-  try:
-    program = build.make(config)
-    _, batch = program.algorithm.stage(0).batch
-    found.append(of_batch(source.num_train, batch, program.mesh.size))
-    found += surroundings.disk(config, program, workdir or 'runs')
-  except utils.UserError as error:
-    found.append(('fail', str(error)))
-  found += surroundings.duplicates(source)
-  found += surroundings.memory(config, source)
-  found += surroundings.weights(config, source)
-  if workdir:
-    found += surroundings.workdir(workdir, config, source)
-  if topology:
-    found += surroundings.hbm(config, topology)
-  return found, dict(zip(names, counts.tolist(), strict=True)), source
-
-
-def of_labels(counts: np.ndarray, names: Sequence[str]) -> Finding:
-  """Return whether every class has images, and about as many as the others."""
-  absent = [name for name, count in zip(names, counts, strict=True) if not count]
-  if len(absent) == len(names) - 1 > 0:
-    return 'fail', (
-      f'all images have the label {names[int(counts.argmax())]!r} of {len(names)} classes: '
-      'a wrong folder level or a broken conversion does that; mend the labels'
-    )
-  if absent:
-    some = ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '')
-    return 'warning', (
-      f'{len(absent)} of {len(names)} classes have no training image ({some}): the generator '
-      'will be asked for them all the same'
-    )
-  least, most = int(counts.argmin()), int(counts.argmax())
-  words = (
-    f'{counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) training images per '
-    'class'
-    if counts[least] < counts[most]
-    else f'{counts[most]:,} training images in every class'
-  )
-  if counts[most] > UNEVEN * counts[least]:
-    return 'warning', f'{words}: fakes are drawn evenly, so rare classes are seen far less real'
-  return 'ok', words
-
-
-def of_batch(num_train: int, batch: int, num_devices: int) -> Finding:
-  """Return whether the images fill a batch."""
-  words = f'batches of {batch} on {num_devices} device{"" if num_devices == 1 else "s"}'
-  if num_train < batch:
-    return 'fail', f'{words}, but there are {num_train} training images: lower the batch size'
-  return 'ok', words
-
-
-def draw_sheet(source: data.Source, config: ml_collections.ConfigDict, path: str) -> None:
-  """Draw the first training images of a run, as the networks will see them, with their labels."""
-  num = min(SHOWN, source.num_train)
-  stream = data.stream(source, config.seed, 0, (1, num), np.arange(num), config.data.flip)
-  batch = next(stream)
-  cells = [enlarged(image) for image in batch['image'][0]]
-  side, strip = cells[0].width, 16
-  columns = max(1, min(num, 1280 // (side + 4)))
-  rows = -(-num // columns)
-  sheet = Image.new('RGB', (columns * (side + 4) + 4, rows * (side + strip + 4) + 4), 'white')
-  draw = ImageDraw.Draw(sheet)
-  for i, (cell, label) in enumerate(zip(cells, batch['label'][0], strict=True)):
-    left, top = 4 + i % columns * (side + 4), 4 + i // columns * (side + strip + 4)
-    sheet.paste(cell, (left, top))
-    name = str(source.class_names[label])
-    while name and draw.textlength(name) > side:
-      name = name[:-1]
-    draw.text((left, top + side + 2), name, fill='black')
-  sheet.save(path)
-
-
-def enlarged(image: np.ndarray) -> Image.Image:
-  """Return uint8 [H, W, 1 or 3] as a colour picture of at least CELL pixels, in whole multiples."""
-  picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
-  times = -(-CELL // picture.width)
-  return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
 def main(argv: list[str]) -> int:
@@ -154,9 +34,9 @@ def main(argv: list[str]) -> int:
     print(USAGE + '\nconfigs: ' + ', '.join(sorted(configs.builtin())))
     return 0
   config, _, given = configs.parse('doctor', argv, OPTIONS, SWITCHES)
-  hosts.connect()
+  processes.connect()
   found, counts, source = examine(config, given['workdir'], given['topology'])
-  found += surroundings.versions() + surroundings.devices() + surroundings.clocks()
+  found += machine_checks.versions() + machine_checks.devices() + machine_checks.clocks()
   if source is not None:
     path = given['sheet'] or 'contact_sheet.png'
     try:
@@ -164,7 +44,7 @@ def main(argv: list[str]) -> int:
       found.append(('ok', f'look at {path}: are these your images, and their labels?'))
     except (OSError, ValueError) as error:
       found.append(('fail', f'--sheet={path} cannot be written ({error}); give another .png'))
-    except utils.UserError as error:
+    except errors.UserError as error:
       found.append(('fail', str(error)))
   failed = any(level == 'fail' for level, _ in found)
   if given['json']:

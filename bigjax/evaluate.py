@@ -13,15 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import build, checkpoint, parallel, plots, real, remote, report, utils
-from bigjax import card as cards
-from bigjax import features as networks
-from bigjax.evaluators.scores import frechet, table
-from bigjax.evaluators.scores.table import METRICS
-from bigjax.latents import How
-from bigjax.looker import Looker, cached_reference, chosen, open_network, read_statistics, say
-from bigjax.real import Images
-from bigjax.scoring import floor_of, over_seeds, protocol, refuse, scored, warn
+from bigjax.core import buckets, checkpoint, device, errors, files, parallel
+from bigjax.core.progress import say
+from bigjax.evaluation import image_sets, plots
+from bigjax.evaluation.feature_pass import FeaturePass
+from bigjax.evaluation.image_sets import Images
+from bigjax.evaluation.metrics import frechet, registry
+from bigjax.evaluation.metrics.registry import METRICS
+from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, refuse, scored, warn
+from bigjax.evaluation.reference import cached_reference, chosen, open_network, read_statistics
+from bigjax.models.pretrained import registry as networks
+from bigjax.nn.latents import How
+from bigjax.sampling import generator_file as cards
+from bigjax.sampling.sampler import from_card, uncalibrated
 
 
 def cell(score: Mapping[str, Any]) -> str:
@@ -53,7 +57,7 @@ def write(folder: str, rows: Sequence[Mapping[str, Any]]) -> None:
       for row in rows:
         file.write(json.dumps(row) + '\n')
   except OSError as error:
-    raise utils.UserError(
+    raise errors.UserError(
       f'{path!r} cannot be written ({error.strerror}); give another folder with --out.'
     ) from None
 
@@ -88,8 +92,8 @@ def overview(rows: Sequence[Mapping[str, Any]], floor: Mapping[str, float], num:
   lines = ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
   for name in names:
     cells = [cell(row['scores'][name]) if name in row['scores'] else '' for row in rows]
-    kind = table.kind(name)
-    real_ones = [f'{v:.4g}' for n, v in floor.items() if table.kind(n) == kind][:1]
+    kind = registry.kind(name)
+    real_ones = [f'{v:.4g}' for n, v in floor.items() if registry.kind(n) == kind][:1]
     lines.append('| ' + ' | '.join([name, *cells, *(real_ones or [''] if floor else [])]) + ' |')
   return '\n'.join(lines)
 
@@ -104,21 +108,21 @@ def checkpoints_of(workdir: str, which: str) -> list[str]:
     return [word.strip() for word in which.split(',') if word.strip()]
   steps = checkpoint.list_steps(workdir)
   if not steps:
-    raise utils.UserError(f'{workdir!r} has no checkpoints; give the workdir of a run.')
+    raise errors.UserError(f'{workdir!r} has no checkpoints; give the workdir of a run.')
   return [str(step) for step in steps]
 
 
 def of_generators(
-  args: Any, loaded: Sequence[tuple[Any, dict[str, Any]]], look: Looker, reference: Any
+  args: Any, loaded: Sequence[tuple[Any, dict[str, Any]]], look: FeaturePass, reference: Any
 ) -> list[Generated]:
   """Score every generator at every truncation asked for."""
   found = []
   for gen, card in loaded:
-    sampler, gen, card = build.from_card(gen, card)
+    sampler, gen, card = from_card(gen, card)
     for text in args.sweep.split(',') if args.sweep else [args.truncation]:
       how = cards.how(card, text.strip())
       say(f'measuring standing statistics, {how}: {how.passes} passes of {how.batch} samples')
-      ready = sampler.calibrate(build.uncalibrated(gen), 0, how)
+      ready = sampler.calibrate(uncalibrated(gen), 0, how)
       num_classes = len(card['class_names'])
       each = []
       for seed in args.seeds:
@@ -133,7 +137,7 @@ def of_generators(
   return found
 
 
-def of_images(args: Any, images: Images, look: Looker, reference: Any) -> list[Generated]:
+def of_images(args: Any, images: Images, look: FeaturePass, reference: Any) -> list[Generated]:
   """Score a set of images as it is."""
   num = min(args.num or images.num, images.num)
   kept = np.arange(images.num) < num
@@ -148,8 +152,8 @@ def of_images(args: Any, images: Images, look: Looker, reference: Any) -> list[G
   return [Generated(os.path.basename(os.path.normpath(images.name)), None, None, over_seeds(each))]
 
 
-def arguments() -> utils.Arguments:
-  parser = utils.Arguments(prog='bigjax evaluate', description=__doc__.splitlines()[0])
+def arguments() -> errors.Arguments:
+  parser = errors.Arguments(prog='bigjax evaluate', description=__doc__.splitlines()[0])
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument('--workdir', help='of a run: its checkpoints (see --checkpoints)')
   what.add_argument('--params', help='an exported generator, .safetensors')
@@ -198,17 +202,17 @@ def parse(argv: list[str]) -> Any:
   args = arguments().parse_args(argv)
   args.metrics = [word.strip() for word in args.metrics.split(',') if word.strip()]
   for name in args.metrics:
-    utils.pick(name, METRICS, '--metrics')
+    errors.pick(name, METRICS, '--metrics')
   words = args.seeds.split(',')
   if not all(word.strip().isdecimal() for word in words):
-    raise utils.UserError(f'--seeds={args.seeds}: give whole numbers, such as 0,1,2.')
+    raise errors.UserError(f'--seeds={args.seeds}: give whole numbers, such as 0,1,2.')
   args.seeds = [int(word) for word in words]
   if args.num is not None and args.num < 2:
-    raise utils.UserError(f'--num={args.num}: give at least 2.')
+    raise errors.UserError(f'--num={args.num}: give at least 2.')
   if args.batch < 1:
-    raise utils.UserError(f'--batch={args.batch}: give at least 1.')
+    raise errors.UserError(f'--batch={args.batch}: give at least 1.')
   if args.images and args.sweep:
-    raise utils.UserError('--sweep asks for truncations of a generator; --images are as they are.')
+    raise errors.UserError('--sweep asks for truncations of a generator; --images are as they are.')
   args.num = args.num or (None if args.images else 50_000)
   return args
 
@@ -216,7 +220,7 @@ def parse(argv: list[str]) -> Any:
 def begin(args: Any) -> tuple[list[tuple[Any, dict[str, Any]]], Images | None, tuple[int, ...]]:
   """Return what is scored, generators or images, and its (H, W, C)."""
   if args.images:
-    images = real.open_files(args.images)
+    images = image_sets.open_files(args.images)
     args.num = min(args.num or images.num, images.num)
     return [], images, images.size
   if args.workdir:
@@ -232,23 +236,23 @@ def find_real(args: Any, size: tuple[int, ...]) -> tuple[Images | None, dict[str
   """Return (the reference's images, all splits of its source, a file of statistics or '')."""
   given, known = args.reference, {}
   if args.workdir:
-    config = report.read_json(os.path.join(args.workdir, 'config.json'))
+    config = files.read_json(os.path.join(args.workdir, 'config.json'))
     known = {k.removeprefix('data.'): v for k, v in config.items() if k.startswith('data.')}
     given = given or f'{known["source"]}/train'
   if given is None or given.endswith('.npz'):
     return None, {}, given or ''
-  source, split = real.split_of(given)
+  source, split = image_sets.split_of(given)
   same = source == known.get('source')
   data_dir = args.data_dir or (known.get('data_dir') if same else '') or ''
-  splits = real.open_source(source, size[0], size[2], data_dir, known if same else {})
+  splits = image_sets.open_source(source, size[0], size[2], data_dir, known if same else {})
   return splits[split], splits, ''
 
 
 def main(argv: list[str]) -> None:
   """`bigjax evaluate`."""
   args = parse(argv)
-  build.use_compilation_cache()
-  with remote.copied(args.workdir) as args.workdir:
+  device.use_compilation_cache()
+  with buckets.copied(args.workdir) as args.workdir:
     args.out = args.out or os.path.join(args.workdir or '', 'evaluation')
     run(args)
 
@@ -266,7 +270,7 @@ def run(args: Any) -> None:
   refuse(args.metrics, split, len(card['class_names']) if loaded else images.num_classes)
   network = open_network(args.features, args.weights, splits.get('train'))
   keeps = frozenset(kept for name in args.metrics for kept in METRICS[name].keeps)
-  look = Looker(network, keeps, parallel.make_mesh(), args.batch)
+  look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
   reference = read_statistics(statistics, network.dim) if statistics else None
   if real_images is not None:
     reference = cached_reference(look, real_images, keeps, args.num)

@@ -20,11 +20,13 @@ os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from bigjax import build  # noqa: E402
+from bigjax.core import device  # noqa: E402
+
+pytest_plugins = ['tiny_run']
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
-build.use_compilation_cache()
+device.use_compilation_cache()
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def x64():
     yield
 
 
-LONG = ('test_train.py', 'test_golden.py', 'test_convert.py', 'test_plan.py')  # minutes each
+LONG = ('test_loop.py', 'test_golden.py', 'test_biggan_pytorch.py', 'test_plan.py')  # minutes each
 
 
 def pytest_collection_modifyitems(items):

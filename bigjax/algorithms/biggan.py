@@ -9,7 +9,6 @@ averages.
 """
 
 import dataclasses
-import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +18,21 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from bigjax import augment, forms, losses, optim, parallel, regularizers, singular, spectral, utils
-from bigjax import config as configs
-from bigjax.algorithms import base
-from bigjax.algorithms.base import Gen, Metrics, Player, Stage, State
-from bigjax.latents import How, Law, knot_weights, law
+from bigjax.algorithms.base import contract
+from bigjax.algorithms.base.contract import Gen, Metrics, Stage, State
+from bigjax.algorithms.base.player import (
+  Player,
+  count_skipped,
+  none_skipped,
+  replace,
+  skipped_metrics,
+)
+from bigjax.algorithms.base.standing_statistics import StandingStatisticsGenerator
+from bigjax.core import config as configs
+from bigjax.core import errors, microbatches, parallel, trees
 from bigjax.models import biggan, biggan_deep
+from bigjax.nn import augment, kernels, losses, optim, regularizers, singular_values, spectral_norm
+from bigjax.nn.latents import Law, law
 
 Array = jax.Array
 NETWORKS = {'biggan': biggan, 'biggan_deep': biggan_deep}
@@ -67,22 +75,22 @@ class BigGAN:
     d_steps, batch = self.batch
     return step * d_steps * batch
 
-  def init(self, key: Array, given: base.Given = base.NOTHING) -> State:
+  def init(self, key: Array, given: contract.Given = contract.NOTHING) -> State:
     key_gen, key_disc, key_state = jax.random.split(key, 3)
     net = self.gen_net.clone(bn_group=None, minibatches=1)  # two examples need not divide
     z, y = jnp.zeros((2, net.z_dim), jnp.float32), jnp.zeros((2,), jnp.int32)
     images = jnp.zeros((2, net.resolution, net.resolution, net.channels), jnp.float32)
     gen = net.init(key_gen, z, y, train=True)['params']
-    gen = self.gen.init(base.replace(gen, given.get('gen', {})))
+    gen = self.gen.init(replace(gen, given.get('gen', {})))
     disc = self.disc_net.init(key_disc, images, y)['params']
-    disc = self.disc.init(base.replace(disc, given.get('disc', {})))
+    disc = self.disc.init(replace(disc, given.get('disc', {})))
     ema = jax.tree.map(jnp.copy, gen['params'])  # never an alias: the state is donated
     return {
       'step': jnp.int32(0),
       'key': key_state,
       'players': {'gen': gen, 'disc': disc},
-      'ema': base.replace(ema, given.get('ema', {})),
-      'aux': {'skipped': {name: base.none_skipped() for name in ('gen', 'disc')}},
+      'ema': replace(ema, given.get('ema', {})),
+      'aux': {'skipped': {name: none_skipped() for name in ('gen', 'disc')}},
       'frozen': {},
     }
 
@@ -105,7 +113,7 @@ class BigGAN:
     net = self.gen_net
     if net.bn_group and (len(z) // self.minibatches) % net.bn_group == 0:
       run = lambda part: net.apply({'params': weights}, part['z'], part['y'], train=True)
-      return parallel.in_parts(run, self.minibatches, {'z': z, 'y': y})
+      return microbatches.in_parts(run, self.minibatches, {'z': z, 'y': y})
     net = net.clone(minibatches=self.minibatches)
     return net.apply({'params': weights}, z, y, train=True)
 
@@ -132,7 +140,7 @@ class BigGAN:
 
     fake = self.images(shared['gen'], batch['z'], batch['y'])
     parts = {**batch, 'fake': fake}
-    real_logits, fake_logits, r1 = parallel.in_parts(judge, self.minibatches, parts)
+    real_logits, fake_logits, r1 = microbatches.in_parts(judge, self.minibatches, parts)
     loss_real, loss_fake = losses.hinge_disc(real_logits, fake_logits)
     metrics = {
       'd_loss': loss_real + loss_fake,
@@ -154,7 +162,7 @@ class BigGAN:
       return self.disc_net.apply({'params': shared['disc']}, fake, part['y'], mask)
 
     fake = self.images(weights, batch['z'], batch['y'])
-    logits = parallel.in_parts(judge, self.minibatches, {**batch, 'fake': fake})
+    logits = microbatches.in_parts(judge, self.minibatches, {**batch, 'fake': fake})
     loss = losses.hinge_gen(logits)
     return loss, {'g_loss': loss}
 
@@ -173,13 +181,13 @@ class BigGAN:
       grads = back(grads)
       disc, finite = self.disc.update(disc, grads, loss)
       metrics |= {'d_grad_norm': jnp.sqrt(optim.squared_norm(grads))}
-      return (disc, base.count_skipped(skipped, finite)), metrics
+      return (disc, count_skipped(skipped, finite)), metrics
 
     shape = (num_steps, num_examples)
     aug_real = parallel.shard_examples(jax.random.split(key_real, shape), lead=1)
     examples = {**batch, **self.fresh(key_disc, shape, state['step']), 'aug_real': aug_real}
     carry = (disc, aux['skipped']['disc'])
-    (disc, disc_skipped), disc_metrics = parallel.scan(disc_step, carry, examples)
+    (disc, disc_skipped), disc_metrics = microbatches.scan(disc_step, carry, examples)
 
     shared = {'disc': self.disc.normalized(disc)}
     grad = parallel.value_and_grad(self.gen_loss)
@@ -189,12 +197,12 @@ class BigGAN:
     gen, finite = self.gen.update(gen, grads, loss)
     started = state['step'] >= self.ema_start
     new_ema = optim.ema(state['ema'], gen['params'], self.ema_decay, started)
-    ema = utils.select(finite, new_ema, state['ema'])
+    ema = trees.select(finite, new_ema, state['ema'])
 
-    skipped = {'gen': base.count_skipped(aux['skipped']['gen'], finite), 'disc': disc_skipped}
+    skipped = {'gen': count_skipped(aux['skipped']['gen'], finite), 'disc': disc_skipped}
     metrics |= jax.tree.map(lambda x: x.mean(), disc_metrics)
     metrics['g_grad_norm'] = jnp.sqrt(optim.squared_norm(grads))
-    metrics |= base.skipped_metrics(skipped)
+    metrics |= skipped_metrics(skipped)
     state = {
       'step': state['step'] + 1,
       'key': state['key'],
@@ -216,7 +224,7 @@ class BigGAN:
     def accuracies(_, weights, examples):
       def score(image, y):
         judge = lambda part: self.disc_net.apply({'params': weights['disc']}, *part)
-        return parallel.in_parts(judge, self.minibatches, (image, y))
+        return microbatches.in_parts(judge, self.minibatches, (image, y))
 
       share = lambda positive: positive.mean(dtype=jnp.float32)
       train, held_out, z, y = (examples[name] for name in ('train', 'held_out', 'z', 'y'))
@@ -231,12 +239,12 @@ class BigGAN:
     examples = {'train': train, 'held_out': held_out, 'z': fresh['z'], 'y': fresh['y']}
     signs = parallel.over_batch(accuracies)({}, weights, examples)
     for name, player in players.items():
-      estimates = spectral.sigmas(player['params'], spectral.vectors(player['opt']))
+      estimates = spectral_norm.sigmas(player['params'], spectral_norm.vectors(player['opt']))
       signs[f'sigma_max_{name}'] = jnp.max(jnp.stack(list(estimates.values())))
       signs[f'weight_norm_{name}'] = optax.tree.norm(player['params'])
       for path in estimates:
-        w = utils.flat(player['params'])[path]
-        for i, value in enumerate(singular.leading(w, singular.at_most(w, 3)).values):
+        w = trees.flat(player['params'])[path]
+        for i, value in enumerate(singular_values.leading(w, singular_values.at_most(w, 3)).values):
           signs[f'sigma{i}_{name}/{path}'] = value
     signs['orthogonal_penalty'] = self.penalty * regularizers.total(
       regularizers.orthogonal, gen['params'], penalised
@@ -245,7 +253,7 @@ class BigGAN:
 
   def generator(self, state: State) -> Gen:
     return {
-      'params': spectral.fold(parallel.whole(state['ema']), spectral.spec()),
+      'params': spectral_norm.fold(parallel.whole(state['ema']), spectral_norm.spec()),
       'stats': {},
       'knots': jnp.zeros((0,)),
     }
@@ -262,68 +270,11 @@ class BigGAN:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class BigGANGenerator:
-  """The sampled network; gen is {params, stats: {layer: {mean [K, C], var [K, C]}}, knots [K]}."""
-
-  net: Any
-  law: Law
-
-  @property
-  def dialects(self) -> tuple[str, ...]:
-    return self.law.dialects
-
-  def latents(self, key: Array, num: int, how: How) -> Array:
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
-    return self.law.draw(keys, self.net.z_dim, how)
-
-  def generate(self, gen: Gen, z: Array, y: Array, how: How) -> Array:
-    if not gen['knots'].shape[0]:
-      raise ValueError('sampling needs standing statistics: calibrate the generator first.')
-    weights = knot_weights(gen['knots'], how.truncation)
-    stats = jax.tree.map(lambda s: jnp.tensordot(weights, s, 1, precision='highest'), gen['stats'])
-    return self.net.apply({'params': gen['params'], 'stats': stats}, z, y, train=False)
-
-  def moments(self, params: Any, key: Array, how: How) -> dict[str, Any]:
-    """Return BatchNorm's moments over one batch of `how.batch` fresh samples."""
-    key_z, key_y = jax.random.split(key)
-    z = self.latents(key_z, how.batch, how)
-    y = jax.random.randint(key_y, (how.batch,), 0, self.net.num_classes)
-    z, y = parallel.shard_examples((z, y))
-    return self.net.apply({'params': params}, z, y, train=True, mutable=['moments'])[1]['moments']
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def add_pass(self, total: dict[str, Any], params: Any, key: Array, how: How) -> dict[str, Any]:
-    """Return `total` plus one more pass: chained, so that passes never run side by side."""
-    return jax.tree.map(jnp.add, total, self.moments(params, key, how))
-
-  def calibrate(self, gen: Gen, key: Array, how: How) -> Gen:
-    """Average BatchNorm's moments over `how.passes` passes of `how.batch` samples (paper, C.1)."""
-    shapes = jax.eval_shape(self.moments, gen['params'], key, how)
-    total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    for key_pass in jax.random.split(key, how.passes):
-      total = self.add_pass(total, gen['params'], key_pass, how)
-    stats = jax.tree.map(lambda s: s[None] / how.passes, total)  # [1, C]
-    knots = jnp.full((1,), how.truncation, jnp.float32)
-    if gen['knots'].shape[0]:
-      others = gen['knots'] != how.truncation  # a knot measured again replaces the old one
-      stats = jax.tree.map(
-        lambda old, new: jnp.concatenate([old[others], new]), gen['stats'], stats
-      )
-      knots = jnp.concatenate([gen['knots'][others], knots])
-    order = jnp.argsort(knots)
-    return {
-      'params': gen['params'],
-      'knots': knots[order],
-      'stats': jax.tree.map(lambda s: s[order], stats),
-    }
-
-
-def make_generator(architecture: dict[str, Any]) -> BigGANGenerator:
+def make_generator(architecture: dict[str, Any]) -> StandingStatisticsGenerator:
   """Build the sampled network from a card's `architecture`."""
   fields = {**architecture, 'attention': tuple(architecture['attention'])}
   network = NETWORKS[fields.pop('network')]
-  return BigGANGenerator(law=law(fields.pop('latent')), net=network.Generator(**fields))
+  return StandingStatisticsGenerator(law=law(fields.pop('latent')), net=network.Generator(**fields))
 
 
 MODEL_KEYS = (
@@ -368,7 +319,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: a key is missing or unknown, or values do not fit together.
   """
   configs.require(config, {'model': ('network',)}, exact=False)
-  network = utils.pick(config.model.network, NETWORKS, 'model.network')
+  network = errors.pick(config.model.network, NETWORKS, 'model.network')
   configs.require(
     config,
     {
@@ -379,7 +330,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   )
   data, model = config.data, config.model
   if data.resolution not in network.GEN_WIDTHS:
-    raise utils.UserError(
+    raise errors.UserError(
       f'data.resolution is {data.resolution}; {model.network} has networks for '
       f'{", ".join(map(str, network.GEN_WIDTHS))}.'
     )
@@ -390,12 +341,12 @@ def check(config: ml_collections.ConfigDict) -> None:
   network.check_options(options, model.z_dim, data.resolution)
   num_widths = network.num_disc_widths(data.resolution)
   if len(model.disc_widths) not in (0, num_widths):
-    raise utils.UserError(
+    raise errors.UserError(
       f'model.disc_widths has {len(model.disc_widths)} entries; at {data.resolution} px '
       f"{model.network}'s discriminator has {num_widths} (or give () for the published ones)."
     )
   if not 0 <= model.disc_dropout < 1:
-    raise utils.UserError(
+    raise errors.UserError(
       f'model.disc_dropout is {model.disc_dropout}; give the share of features to drop, from 0 '
       'to below 1.'
     )
@@ -406,12 +357,12 @@ def check(config: ml_collections.ConfigDict) -> None:
   ):
     for at in model[key]:
       if at not in maps:  # BigGAN-PyTorch then has silently no attention
-        raise utils.UserError(
+        raise errors.UserError(
           f'model.{key} has {at}, but at {data.resolution} px blocks end at '
           f'{", ".join(map(str, maps))}.'
         )
       if maps[at] * model.ch < 8:
-        raise utils.UserError(
+        raise errors.UserError(
           f'model.{key} has {at}, where model.ch={model.ch} gives {maps[at] * model.ch} channels; '
           'attention needs at least 8.'
         )
@@ -424,13 +375,13 @@ def check_tools(opt: ml_collections.ConfigDict, num_blocks: int) -> None:
     UserError: names the first.
   """
   if opt.r1_gamma < 0:
-    raise utils.UserError(f'optim.r1_gamma is {opt.r1_gamma}; give 0 (off) or a positive number.')
+    raise errors.UserError(f'optim.r1_gamma is {opt.r1_gamma}; give 0 (off) or a positive number.')
   if not 0 <= opt.freeze_disc < num_blocks:
-    raise utils.UserError(
+    raise errors.UserError(
       f'optim.freeze_disc is {opt.freeze_disc}; give 0 (none) to {num_blocks - 1} blocks.'
     )
   if opt.sigma_tool == 'penalty' and opt.sigma_weight <= 0:
-    raise utils.UserError(
+    raise errors.UserError(
       f'optim.sigma_tool is penalty, but optim.sigma_weight is {opt.sigma_weight}; give a positive '
       'number.'
     )
@@ -452,10 +403,13 @@ def sigma_tools(opt: ml_collections.ConfigDict) -> tuple[Any, Any]:
   none = optax.identity()
   tools = {
     'none': lambda: (none, none),
-    'clamp': lambda: (none, optim.clamp_sigma(spectral.spec(), **limit)),
-    'penalty': lambda: (optim.add_sigma_penalty(opt.sigma_weight, spectral.spec(), **limit), none),
+    'clamp': lambda: (none, optim.clamp_sigma(spectral_norm.spec(), **limit)),
+    'penalty': lambda: (
+      optim.add_sigma_penalty(opt.sigma_weight, spectral_norm.spec(), **limit),
+      none,
+    ),
   }
-  return utils.pick(opt.sigma_tool, tools, 'optim.sigma_tool')()
+  return errors.pick(opt.sigma_tool, tools, 'optim.sigma_tool')()
 
 
 def make(config: ml_collections.ConfigDict) -> BigGAN:
@@ -472,22 +426,22 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
     'num_classes': data.num_classes,
     'ch': model.ch,
     'remat': run.remat,
-    'forms': utils.pick(run.forms, forms.FORMS, 'run.forms'),
-    'dtype': utils.pick(model.dtype, DTYPES, 'model.dtype'),
+    'forms': errors.pick(run.forms, kernels.FORMS, 'run.forms'),
+    'dtype': errors.pick(model.dtype, DTYPES, 'model.dtype'),
   }
-  adam = utils.pick(opt.name, optim.OPTIMIZERS, 'optim.name')
+  adam = errors.pick(opt.name, optim.OPTIMIZERS, 'optim.name')
   sigma_before, sigma_after = sigma_tools(opt)
   gen_tx = optax.chain(
     optim.add_orthogonal_penalty(opt.ortho_beta, penalised),
     sigma_before,
     optim.guard(adam(opt.gen_lr, opt.b1, opt.b2, opt.eps)),
     sigma_after,
-    spectral.track(spectral.spec(), opt.spectral_eps),
+    spectral_norm.track(spectral_norm.spec(), opt.spectral_eps),
   )
   disc_tx = optax.chain(
     optim.guard(adam(opt.disc_lr, opt.b1, opt.b2, opt.eps)),
     optim.freeze(frozen_blocks(opt.freeze_disc)),
-    spectral.track(spectral.spec(embeddings=True), opt.spectral_eps),
+    spectral_norm.track(spectral_norm.spec(embeddings=True), opt.spectral_eps),
   )
   r1 = regularizers.no_r1
   if opt.r1_gamma:
@@ -512,7 +466,7 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
     penalty=opt.ortho_beta,
     ema_decay=opt.ema_decay,
     ema_start=opt.ema_start,
-    augment=utils.pick(config.augment.name, augment.AUGMENTATIONS, 'augment.name'),
+    augment=errors.pick(config.augment.name, augment.AUGMENTATIONS, 'augment.name'),
     r1=r1,
     dropout=model.disc_dropout,
     minibatches=run.minibatches,

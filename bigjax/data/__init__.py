@@ -1,7 +1,7 @@
 """Real images, in an order that is a function of (seed, position) alone.
 
 `load(config.data)` returns a Source with random access; `stream` turns it into minibatches. NumPy
-and tf.data only; nothing here knows JAX. One file per kind of source, found by its name; what they
+and tf.data only; nothing here knows JAX. One file per kind of source in `sources/`; what they
 share, and the order of a run, is in `reading/`.
 """
 
@@ -15,8 +15,9 @@ from collections.abc import Callable
 import ml_collections
 import numpy as np
 
-from bigjax import utils
-from bigjax.data.reading.lookups import (
+from bigjax.core import errors
+from bigjax.data import sources
+from bigjax.data.reading.random_access import (
   Labelled,
   Lookup,
   Named,
@@ -29,7 +30,7 @@ from bigjax.data.reading.lookups import (
   survey,
   tensorflow,
 )
-from bigjax.data.reading.order import stream
+from bigjax.data.reading.stream import stream
 
 __all__ = [
   'Labelled', 'Lookup', 'Named', 'Picture', 'Source', 'by_number', 'check',
@@ -89,23 +90,23 @@ class Source:
 
 
 def load(config: ml_collections.ConfigDict) -> Source:
-  """Return the source that `config.source` names: NAME or NAME:ARGUMENT, bigjax/data/NAME.py.
+  """Return the source that `config.source` names: NAME or NAME:ARGUMENT, sources/NAME.py.
 
   Raises:
     UserError: no such source, or the data does not fit the config.
   """
   check(config)
   name, _, argument = config.source.partition(':')
-  known = [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
+  known = [module.name for module in pkgutil.iter_modules(sources.__path__)]
   if name not in known:
-    raise utils.UserError(
-      f'data.source is {config.source!r}{utils.did_you_mean(name, known)}; '
+    raise errors.UserError(
+      f'data.source is {config.source!r}{errors.did_you_mean(name, known)}; '
       f'expected one of: {", ".join(known)}.'
     )
-  source = importlib.import_module(f'{__name__}.{name}').load(config, argument)
+  source = importlib.import_module(f'{sources.__name__}.{name}').load(config, argument)
   num = len(source.class_names)
   if config.num_classes is not None and num != config.num_classes:
-    raise utils.UserError(
+    raise errors.UserError(
       f'data.num_classes is {config.num_classes}, but {config.source!r} has '
       f'{num} class{"" if num == 1 else "es"}; give that number, or None to read it from the data.'
     )
@@ -120,16 +121,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: names the first.
   """
   if config.resolution < 1:
-    raise utils.UserError(f'data.resolution is {config.resolution}; give a number of pixels.')
+    raise errors.UserError(f'data.resolution is {config.resolution}; give a number of pixels.')
   if config.channels not in (1, 3):
-    raise utils.UserError(f'data.channels is {config.channels}; give 1 (grey) or 3 (colour).')
-  utils.pick(config.crop, {'center': 0, 'random': 0}, 'data.crop')
+    raise errors.UserError(f'data.channels is {config.channels}; give 1 (grey) or 3 (colour).')
+  errors.pick(config.crop, {'center': 0, 'random': 0}, 'data.crop')
   if not 0 < config.fraction <= 1:
-    raise utils.UserError(
+    raise errors.UserError(
       f'data.fraction is {config.fraction}; give a share of the images, above 0 and at most 1.'
     )
   if config.per_class < 0:
-    raise utils.UserError(f'data.per_class is {config.per_class}; give a number, or 0 for all.')
+    raise errors.UserError(f'data.per_class is {config.per_class}; give a number, or 0 for all.')
 
 
 def refuse_one_label(source: Source, config: ml_collections.ConfigDict) -> None:
@@ -145,7 +146,7 @@ def refuse_one_label(source: Source, config: ml_collections.ConfigDict) -> None:
     return
   labels = one_label(source.labels())
   if (labels == labels[0]).all():
-    raise utils.UserError(
+    raise errors.UserError(
       f'{config.source!r} has {len(source.class_names)} classes, but all {len(labels):,} '
       f'training images have label {labels[0]} ({source.class_names[labels[0]]}); '
       'a wrong folder level or a broken conversion does that: mend the labels.'
@@ -248,7 +249,7 @@ def check_memory(num: int, config: ml_collections.ConfigDict) -> None:
   """
   gib = num * config.resolution**2 * config.channels / 2**30
   if gib > MOST_GIB:
-    raise utils.UserError(
+    raise errors.UserError(
       f'{config.source!r} has {num:,} images, {gib:.1f} GiB at this data.resolution, but is held '
       f'in memory, at most {MOST_GIB} GiB; use a smaller set or resolution.'
     )
@@ -256,7 +257,7 @@ def check_memory(num: int, config: ml_collections.ConfigDict) -> None:
 
 def _refuse_none(what: str, num: int) -> None:
   if not num:
-    raise utils.UserError(f'the data has no {what} images; give it more images of every class.')
+    raise errors.UserError(f'the data has no {what} images; give it more images of every class.')
 
 
 def _renumbered(lookup: Lookup, numbers: np.ndarray) -> Lookup:
@@ -292,7 +293,7 @@ def in_memory(
     _refuse_none(what, len(images))
     missing = np.flatnonzero(one_label(labels) < 0)
     if len(missing):
-      raise utils.UserError(
+      raise errors.UserError(
         f'{len(missing)} of the {len(labels)} {what} images have no label (the first is number '
         f'{missing[0]}); give each at least one, or leave it out.'
       )

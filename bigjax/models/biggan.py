@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax import utils
-from bigjax.forms import FAST, Forms
-from bigjax.layers import (
+from bigjax.core import errors
+from bigjax.nn.kernels import FAST, Forms
+from bigjax.nn.layers import (
   Attention,
   ConditionalBatchNorm,
   Conv,
@@ -79,13 +79,13 @@ def check_options(options: dict[str, Any], z_dim: int, resolution: int) -> None:
     UserError: z cannot be split, or there is nothing to join its parts to.
   """
   if options['skip_z'] and not options['shared_dim']:
-    raise utils.UserError(
+    raise errors.UserError(
       'model.skip_z joins parts of z to the shared class embedding, but model.shared_dim is 0 '
       '(no shared embedding); set model.skip_z=False or a model.shared_dim such as 128.'
     )
   chunks = num_chunks(resolution, options['skip_z'])
   if z_dim % chunks:  # BigGAN-PyTorch floors in silence
-    raise utils.UserError(
+    raise errors.UserError(
       f'model.z_dim is {z_dim}, but at {resolution} px z is split into {chunks} equal chunks; '
       f'use a multiple of {chunks}, for example {chunks * 20}.'
     )

@@ -12,9 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax import utils
-from bigjax.forms import FAST, Forms, mean_pool, upsample
-from bigjax.layers import (
+from bigjax.core import errors
+from bigjax.nn.convolution import mean_pool, upsample
+from bigjax.nn.kernels import FAST, Forms
+from bigjax.nn.layers import (
   Attention,
   ConditionalBatchNorm,
   Conv,
@@ -70,12 +71,12 @@ def check_options(options: dict[str, Any], z_dim: int, resolution: int) -> None:
   """
   del z_dim, resolution
   if not options['shared_dim']:
-    raise utils.UserError(
+    raise errors.UserError(
       'model.shared_dim is 0, but biggan_deep has no form without a shared class embedding; '
       'the paper uses 128.'
     )
   if options['rgb_filters'] and options['rgb_filters'] < 3:
-    raise utils.UserError(
+    raise errors.UserError(
       f'model.rgb_filters is {options["rgb_filters"]}; give 0 (as many as channels), or 128 as '
       'TF-Hub.'
     )

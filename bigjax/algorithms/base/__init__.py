@@ -1,0 +1,1 @@
+"""The contract that every family keeps, and what families share."""

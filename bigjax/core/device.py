@@ -1,0 +1,50 @@
+"""What is being traced for, and where compiled programs are kept."""
+
+import contextlib
+import os
+
+import jax
+
+from bigjax.core import files
+
+
+def use_compilation_cache() -> None:
+  """Keep compiled programs on disk, so that the second start of anything compiles nothing anew.
+
+  JAX_COMPILATION_CACHE_DIR moves the cache; an empty value switches it off.
+  """
+  jax.config.update(
+    'jax_compilation_cache_dir',
+    os.environ.get('JAX_COMPILATION_CACHE_DIR', os.path.join(files.cache_dir(), 'xla')) or None,
+  )
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+ANY = 'any'
+
+
+def for_any_device() -> contextlib.AbstractContextManager:
+  """Trace for no device in particular: what is chosen runs on every platform (`device_kind`)."""
+  device = jax.sharding.AbstractDevice(ANY, None, ANY)
+  return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
+
+
+def device_kind() -> str:
+  """Return the kind of device that is being traced for: 'cpu', 'TPU v3', ..., or ANY."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.device_kind if device else jax.local_devices()[0].device_kind
+
+
+def on_tpu() -> bool:
+  """Return whether a program for TPUs is being traced."""
+  return device_kind().startswith('TPU')
+
+
+def has_fused_attention() -> bool:
+  """Return whether cuDNN fuses attention on what is being traced for: NVIDIA from Ampere on."""
+  device = jax.local_devices()[0]
+  capability = str(getattr(device, 'compute_capability', ''))  # AMD's are like 'gfx90a'
+  major, _, minor = capability.partition('.')
+  known = device.device_kind == device_kind() and major.isdigit() and minor.isdigit()
+  return known and int(major) >= 8

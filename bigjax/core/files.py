@@ -1,0 +1,92 @@
+"""What a run shows people: a progress line, metrics on disk, a grid of images."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from bigjax.core import errors
+
+
+class JsonLines:
+  """A file of one JSON object per line, each with a step, in ascending order.
+
+  Args:
+    path: of the file; it may exist.
+    last_step: rows after this step are dropped, because they will be written again.
+  """
+
+  def __init__(self, path: str, last_step: int):
+    rows = [row for row in read_rows(path) if row['step'] <= last_step]
+    partial = path + '.partial'
+    with open(partial, 'w') as f:
+      f.writelines(json.dumps(row) + '\n' for row in rows)
+    os.replace(partial, path)
+    self._file = open(path, 'a', buffering=1)  # noqa: SIM115 - closed by close()
+
+  def write(self, row: Mapping[str, Any]) -> None:
+    self._file.write(json.dumps(row) + '\n')
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def read_rows(path: str) -> list[dict[str, Any]]:
+  """Return the rows of a JSON-lines file; a last line that was cut off is left out.
+
+  Raises:
+    UserError: a line within it is damaged.
+  """
+  rows = []
+  if os.path.isfile(path):
+    with open(path, errors='replace') as f:
+      for line in f:
+        if not line.endswith('\n'):
+          break
+        try:
+          rows.append(json.loads(line))
+        except (ValueError, RecursionError):
+          rows.append(None)
+        if not isinstance(rows[-1], dict):
+          raise errors.UserError(f'{path!r} is damaged at: {line[:40]!r}; mend or remove it.')
+  return rows
+
+
+def write_json(path: str, value: Any) -> None:
+  """Write a JSON file whole or not at all."""
+  partial = path + '.partial'
+  with open(partial, 'w') as f:
+    json.dump(value, f, indent=2)
+    f.write('\n')
+  os.replace(partial, path)
+
+
+def read_json(path: str) -> Any:
+  """Return what a JSON file of a workdir holds.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    with open(path) as f:
+      return json.load(f)
+  except (OSError, ValueError, RecursionError) as error:
+    raise errors.UserError(
+      f'{path!r} cannot be read ({error}); mend it, or use another --workdir.'
+    ) from None
+
+
+class Null:
+  """A writer that writes nothing: for processes other than the first."""
+
+  def write(self, row: Mapping[str, Any]) -> None:
+    del row
+
+  def close(self) -> None:
+    pass
+
+
+def cache_dir() -> str:
+  """Return bigjax's cache folder: $BIGJAX_CACHE, $XDG_CACHE_HOME/bigjax or ~/.cache/bigjax."""
+  base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  return os.environ.get('BIGJAX_CACHE') or os.path.join(base, 'bigjax')

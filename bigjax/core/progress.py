@@ -1,0 +1,92 @@
+"""Time for people: periods, durations, counted loops and the progress line of a run."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+
+def say(text: str) -> None:
+  """Print a line on stderr, from one process of all."""
+  Progress(0, 0, 0, _out()).say(text)
+
+
+def _out() -> Any:
+  return sys.stderr if jax.process_index() == 0 else None
+
+
+class Progress:
+  """One line about a run: step, rate, time left, losses. Rewritten in place on a terminal.
+
+  Args:
+    first, last: the steps between which this process works.
+    images_per_step: real images consumed by a step.
+    out: where to, None for nowhere.
+  """
+
+  def __init__(self, first: int, last: int, images_per_step: int, out: Any = sys.stderr):
+    self._last, self._images, self._out = last, images_per_step, out
+    self._step, self._time = first, time.monotonic()
+    self.rate = 0.0  # images per second between the last two updates
+
+  def restart(self, step: int) -> None:
+    """Count from here on: the first step, which compiles, is no measure of the rate."""
+    self._step, self._time = step, time.monotonic()
+
+  def skip(self, seconds: float) -> None:
+    """Leave this much time, spent on something else than steps, out of the rate."""
+    self._time += seconds
+
+  def update(self, step: int, losses: Mapping[str, float]) -> None:
+    """Show that `step` steps are done."""
+    now = time.monotonic()
+    words = ' '.join(f'{name} {value:.3f}' for name, value in losses.items())
+    steps, seconds = step - self._step, now - self._time
+    if steps > 0 and seconds > 0:
+      self.rate = steps * self._images / seconds
+      left = duration((self._last - step) * seconds / steps)
+      words = f'{self.rate:,.0f} images/s  {left} left  {words}'
+      self._step, self._time = step, now
+    done = int(20 * step / max(self._last, 1))
+    self.say(f'[{"#" * done}{"." * (20 - done)}] step {step}/{self._last}  {words}', temporary=True)
+
+  def say(self, text: str, temporary: bool = False) -> None:
+    """Print a line; a temporary one gives way to the next on a terminal."""
+    if self._out is None:
+      return
+    if self._out.isatty():
+      self._out.write(f'\r\033[K{text}' + ('' if temporary else '\n'))
+    else:
+      self._out.write(text + '\n')
+    self._out.flush()
+
+
+def due(step: int, every: int) -> bool:
+  """Return whether a period ends at `step`; 0 switches it off."""
+  return every > 0 and step % every == 0
+
+
+def duration(seconds: float) -> str:
+  """Return a duration for people: '41s', '3m05s', '2h07m', '3d04h'."""
+  seconds = round(seconds)
+  if seconds < 60:
+    return f'{seconds}s'
+  if seconds < 3600:
+    return f'{seconds // 60}m{seconds % 60:02d}s'
+  if seconds < 86400:
+    return f'{seconds // 3600}h{seconds % 3600 // 60:02d}m'
+  return f'{seconds // 86400}d{seconds % 86400 // 3600:02d}h'
+
+
+def counted(items: Sequence[Any], what: str, patience: float = 3.0) -> Iterator[Any]:
+  """Yield the items, and say on stderr every `patience` seconds how far it is and what is left."""
+  began = said = time.monotonic()
+  for i, item in enumerate(items):
+    now = time.monotonic()
+    if i and now - said > patience:
+      said = now
+      left = duration((now - began) * (len(items) - i) / i)
+      print(f'{what}: {i:,} of {len(items):,}, {left} left', file=sys.stderr, flush=True)
+    yield item

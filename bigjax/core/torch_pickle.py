@@ -1,0 +1,323 @@
+"""PyTorch state dicts as numpy arrays, without torch (too large to ask for) and without risk.
+
+A .pth file is a pickle, that is a program. The small stack machine below knows only the opcodes
+that build dicts, lists, tuples and numbers, and one table of names; all else is refused by name.
+The standard library's unpickler is no base for this: with every global forbidden, a megabyte of
+nested tuples used as a key still crashes the process, and nine bytes make it allocate gigabytes.
+Two containers are read: the zip file of torch >= 1.6, and the older one (five pickles, then the
+raw storages) in which the weights of BigGAN-PyTorch were published in 2019.
+"""
+
+import dataclasses
+import io
+import math
+import os
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO, NoReturn
+
+import ml_dtypes
+import numpy as np
+
+from bigjax.core import errors
+
+_ZIP_MAGIC = b'PK\x03\x04'
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, 'little')
+_LEGACY_VERSION = 1001
+_MAX_EXPANSION = 64  # elements of a tensor per element of its storage, by strides of 0
+_MAX_NODES = 1_000_000  # entries of dicts and lists: one that holds itself has no end
+_MAX_NAME = 1000
+_DAMAGE = (  # what pickletools, zipfile and the stack machine raise on bytes that make no sense
+  ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError, TypeError,
+  ValueError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+_KINDS = {  # torch.FloatStorage holds torch.float32
+  'Float': np.float32, 'Double': np.float64, 'Half': np.float16, 'BFloat16': ml_dtypes.bfloat16,
+  'Long': np.int64, 'Int': np.int32, 'Short': np.int16, 'Char': np.int8, 'Byte': np.uint8,
+  'Bool': np.bool_,
+}  # fmt: skip
+_STORAGES = {f'torch.{kind}Storage': np.dtype(dtype) for kind, dtype in _KINDS.items()}
+_STORAGES['torch.storage.UntypedStorage'] = np.dtype(np.uint8)
+_DTYPES = {f'torch.{dtype}': dtype for dtype in _STORAGES.values()}
+_DTYPES |= {f'torch.uint{bits}': np.dtype(f'uint{bits}') for bits in (16, 32, 64)}
+
+_POPS_TO_MARK = {'TUPLE', 'APPENDS', 'SETITEMS'}
+_POPS = {
+  'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3, 'APPEND': 1, 'SETITEM': 2, 'STACK_GLOBAL': 2,
+  'REDUCE': 2, 'NEWOBJ': 2, 'BUILD': 1, 'BINPERSID': 1,
+}  # fmt: skip
+_PUSHES = {
+  'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False,
+  'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple,
+}  # fmt: skip
+_PUSHES_ARG = {
+  'BININT', 'BININT1', 'BININT2', 'LONG1', 'LONG4', 'BINFLOAT', 'BINSTRING', 'SHORT_BINSTRING',
+  'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8',
+}  # fmt: skip
+
+
+class _Refused(Exception):
+  """A sentence without its beginning, the name of the file, and its full stop."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Global:
+  name: str  # in _CALLS, _STORAGES or _DTYPES
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Storage:
+  key: str
+  dtype: np.dtype
+  numel: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tensor:
+  """What the pickle says of a tensor, counted in elements; `_array` checks it."""
+
+  storage: _Storage
+  offset: int
+  size: tuple[int, ...]
+  stride: tuple[int, ...]
+  dtype: np.dtype
+
+
+def _ordered_dict(*items):
+  if items:
+    raise _Refused('was written by Python 2; load it with torch in Python 3 and save it again')
+  return {}
+
+
+def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
+  del requires_grad, hooks
+  if metadata:
+    raise _Refused('has a negated view; load it with torch and save its .resolve_neg()')
+  return _Tensor(storage, offset, size, stride, storage.dtype)
+
+
+def _tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None):
+  tensor = _tensor(storage, offset, size, stride, requires_grad, hooks, metadata)
+  return dataclasses.replace(tensor, dtype=_DTYPES[dtype.name])
+
+
+# None of these loops or copies: a pickle may call one of them every few bytes.
+_CALLS: dict[str, Callable] = {
+  'collections.OrderedDict': _ordered_dict,
+  'torch.Size': lambda size: size,
+  'torch.device': lambda *where: None,
+  'torch._utils._rebuild_tensor': _tensor,  # torch < 0.4
+  'torch._utils._rebuild_tensor_v2': _tensor,
+  'torch._utils._rebuild_tensor_v3': _tensor_v3,  # dtypes without a storage class, as uint16
+  'torch._utils._rebuild_parameter': lambda data, requires_grad, hooks: data,
+  'torch._utils._rebuild_parameter_with_state': lambda data, requires_grad, hooks, state: data,
+}
+
+
+def _refuse(what: str) -> NoReturn:
+  raise _Refused(
+    f'{what}, which no state dict needs: nothing of it was run; if you trust the file, load it '
+    'with torch and save only the tensors: torch.save(model.state_dict(), PATH)'
+  )
+
+
+def _find(name: str) -> _Global:
+  if not (name in _CALLS or name in _STORAGES or name in _DTYPES):
+    _refuse(f'asks for the global {name[:100]!r}')
+  return _Global(name)
+
+
+def _call(function: Any, args: tuple) -> Any:
+  if not (isinstance(function, _Global) and function.name in _CALLS):
+    _refuse(f'calls {getattr(function, "name", "what is no function")}')
+  return _CALLS[function.name](*args)
+
+
+def _storage(pid: Any, storages: dict[str, _Storage]) -> _Storage:
+  match pid:
+    case ('storage', _Global(name=name), str(key), _, int(numel), *view) if name in _STORAGES:
+      storage = _Storage(key, _STORAGES[name], numel)
+    case _:
+      _refuse('has a persistent id that is not a storage of a known type')
+  if view not in ([], [None]) or storages.setdefault(key, storage) != storage or numel < 0:
+    raise _Refused(
+      f'describes storage {key[:100]!r} in two ways, or as a part of another, as torch < 0.4 did; '
+      'load it with torch and save it again'
+    )
+  return storage
+
+
+def _assign(target: Any, items: list) -> None:
+  if not all(isinstance(key, str | int) for key in items[::2]):
+    _refuse('has a dict with a key that is neither a string nor an integer')
+  target.update(zip(items[::2], items[1::2], strict=True))
+
+
+def _unpickle(stream: BinaryIO, storages: dict[str, _Storage]) -> Any:
+  """Return the object of the next pickle; `storages` collects what it refers to."""
+  stack, outer, memo = [], [], {}
+  for op, arg, _ in pickletools.genops(stream):
+    if op.name in _POPS_TO_MARK:
+      items, stack = stack, outer.pop()
+    else:
+      items = [stack.pop() for _ in range(_POPS.get(op.name, 0))][::-1]
+    match op.name:
+      case 'PROTO' | 'FRAME':
+        pass
+      case 'STOP':
+        return stack.pop()
+      case 'MARK':
+        outer.append(stack)
+        stack = []
+      case 'BINPUT' | 'LONG_BINPUT':
+        memo[arg] = stack[-1]
+      case 'MEMOIZE':
+        memo[len(memo)] = stack[-1]
+      case 'BINGET' | 'LONG_BINGET':
+        stack.append(memo[arg])
+      case 'TUPLE' | 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
+        stack.append(tuple(items))
+      case 'APPEND' | 'APPENDS':
+        stack[-1].extend(items)
+      case 'SETITEM' | 'SETITEMS':
+        _assign(stack[-1], items)
+      case 'GLOBAL':
+        stack.append(_find(arg.replace(' ', '.', 1)))
+      case 'STACK_GLOBAL':
+        stack.append(_find('.'.join(items)))
+      case 'REDUCE' | 'NEWOBJ':  # the latter for torch.Size in torch 1.0
+        stack.append(_call(*items))
+      case 'BINPERSID':
+        stack.append(_storage(*items, storages))
+      case 'BUILD':  # the attributes of an OrderedDict, as _metadata: dropped
+        if not isinstance(stack[-1], dict):
+          _refuse('sets attributes of what is not a dict')
+      case name if name in _PUSHES:
+        stack.append(_PUSHES[name]())
+      case name if name in _PUSHES_ARG:
+        stack.append(arg)
+      case name:
+        _refuse(f'uses the pickle opcode {name}')
+
+
+def _flatten(tree: Any) -> dict[str, _Tensor]:
+  found, todo, num_nodes = {}, [('', tree)], 0
+  while todo:
+    name, node = todo.pop()
+    if num_nodes > _MAX_NODES or len(name) > _MAX_NAME:
+      raise _Refused('nests without end, or has names without end; save a plain state dict')
+    if isinstance(node, _Tensor):
+      if not name or name in found:
+        raise _Refused(f'has a tensor without a name of its own ({name!r:.100}); save a state dict')
+      found[name] = node
+    elif isinstance(node, dict | list | tuple):
+      num_nodes += len(node)
+      items = list(node.items() if isinstance(node, dict) else enumerate(node))
+      todo += [(f'{name}.{key}' if name else str(key), child) for key, child in items[::-1]]
+  if not found:
+    raise _Refused('holds no tensors; give what torch.save(model.state_dict(), PATH) writes')
+  return found
+
+
+def _check_little_endian(little: Any) -> None:
+  if little is not True:
+    raise _Refused('was written on a big-endian machine; save it again on another one')
+
+
+def _read_zip(file: BinaryIO, size: int) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
+  archive = zipfile.ZipFile(file)
+  entries = {entry.filename: entry for entry in archive.infolist()}
+  if any(entry.compress_type or entry.flag_bits & 1 for entry in entries.values()):
+    raise _Refused('has packed entries (a TorchScript module?); give what torch.save writes')
+  if sum(entry.file_size for entry in entries.values()) > size:
+    raise _Refused('has zip entries that overlap or lie about their size; download it again')
+  roots = [name.removesuffix('data.pkl') for name in entries if name.endswith('/data.pkl')]
+  if len(roots) != 1:
+    raise _Refused('is a zip file, but not one that torch.save wrote; give a .pth or .pt file')
+  root, storages = roots[0], {}
+  if f'{root}byteorder' in entries:  # torch >= 2.1
+    _check_little_endian(archive.read(f'{root}byteorder') == b'little')
+  tensors = _flatten(_unpickle(io.BytesIO(archive.read(f'{root}data.pkl')), storages))
+  used = {tensor.storage.key for tensor in tensors.values()}
+  return tensors, {key: archive.read(f'{root}data/{key}') for key in used}
+
+
+def _read_legacy(file: BinaryIO, size: int) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
+  content = file.read()
+  stream, storages, data = io.BytesIO(content), {}, {}
+  _, version, system = (_unpickle(stream, {}) for _ in range(3))
+  if version != _LEGACY_VERSION:
+    raise _Refused(f'has another version of the format than {_LEGACY_VERSION}; save it again')
+  _check_little_endian(system['little_endian'])
+  tensors, keys = _flatten(_unpickle(stream, storages)), _unpickle(stream, {})
+  if sorted(keys) != sorted(storages):
+    raise _Refused('lists other storages than its tensors ask for; copy or download it again')
+  end = stream.tell()
+  for key in keys:
+    (numel,) = struct.unpack_from('<q', content, end)
+    start, end = end + 8, end + 8 + storages[key].numel * storages[key].dtype.itemsize
+    data[key] = content[start:end]
+    if numel != storages[key].numel:
+      raise _Refused(f'has {numel} elements in storage {key[:100]!r}, not the number it declares')
+  if end != size:
+    raise _Refused(f'has {size} bytes, but its storages end at {end}; copy or download it again')
+  return tensors, data
+
+
+def _array(name: str, tensor: _Tensor, data: bytes) -> np.ndarray:
+  """Return the tensor as a view of its storage, once it is known to lie inside."""
+  storage, offset, size, stride = tensor.storage, tensor.offset, tensor.size, tensor.stride
+  if len(data) != storage.numel * storage.dtype.itemsize:
+    raise _Refused(
+      f'has {len(data)} bytes in storage {storage.key[:100]!r}, where {storage.numel} elements of '
+      f'{storage.dtype} were expected; copy or download it again'
+    )
+  if not len(size) == len(stride) <= 64 or not all(  # torch and numpy have at most 64 dimensions
+    type(n) is int and 0 <= n < 2**63 for n in (offset, *size, *stride)
+  ):
+    raise _Refused(f'has no valid shape for tensor {name!r:.100}; save it again with torch')
+  if 0 in size:
+    return np.zeros(size, tensor.dtype)
+  width = tensor.dtype.itemsize
+  last, held = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)), len(data)
+  if (last + 1) * width > held or math.prod(size) * width > _MAX_EXPANSION * held:
+    raise _Refused(
+      f'puts tensor {name!r:.100} of shape {size!s:.100}, strides {stride!s:.100} outside of its '
+      f'storage, or expands it more than {_MAX_EXPANSION} times; save its .contiguous() copy'
+    )
+  return np.ndarray(size, tensor.dtype, data, offset * width, [s * width for s in stride])
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+  """Return the tensors of a state dict (.pth, .pt, .bin) by name, in the order of the file.
+
+  Nested dicts, lists and tuples give names joined with '.': {'state_dict': {'linear.weight': W}}
+  gives 'state_dict.linear.weight', a list '0', '1', ... What else lies in them (numbers, strings,
+  None, dtypes, bare storages, the `_metadata` of a state dict) is left out. The arrays are
+  read-only, have the strides of the tensors and share memory where these did.
+
+  Raises:
+    UserError: there is no such file, it is damaged or no state dict, or it asks for anything that
+      a state dict does not need. Nothing of the file is ever run.
+  """
+  try:
+    with open(path, 'rb') as file:
+      head, size = file.read(32), os.fstat(file.fileno()).st_size
+      file.seek(0)
+      if not head.startswith(_ZIP_MAGIC) and _LEGACY_MAGIC not in head:
+        raise _Refused(f'begins with {head!r}, unlike what torch.save writes; download it again')
+      tensors, data = (_read_zip if head.startswith(_ZIP_MAGIC) else _read_legacy)(file, size)
+    return {name: _array(name, t, data[t.storage.key]) for name, t in tensors.items()}
+  except OSError as error:
+    why = error.strerror or error
+    raise errors.UserError(
+      f'cannot read {path!r} ({why}); give a .pth, .pt or .bin file.'
+    ) from None
+  except _Refused as error:
+    raise errors.UserError(f'{path!r} {error}.') from None
+  except _DAMAGE as error:
+    why = f'{type(error).__name__}: {error!s:.200}'.replace('\n', ' ')
+    raise errors.UserError(f'{path!r} is damaged ({why}); copy or download it again.') from None

@@ -1,0 +1,260 @@
+"""Images by their number, through tf.data: read, surveyed, watched; and whose fault an error is.
+
+A lookup is traced by tf.data; what it returns depends on the number of the image, and on chance
+where a crop is random. TensorFlow is imported when it is first needed.
+"""
+
+import dataclasses
+import os
+import re
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from bigjax.core import errors, progress
+from bigjax.data.reading import decode
+
+Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n] or [n, m]
+Lookup = Callable[[Any, Any, Any], tuple[Any, Any]]
+Picture = Callable[[Any, Any], tuple[Any, Any, Any]]
+JOINERS = '\u200c\u200d'  # which scripts and emoji need within words
+PATIENCE = 60.0  # seconds until a stream says that it waits
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+  """A lookup that can say, of an image that cannot be read, which it is.
+
+  Attributes:
+    lookup: of the images.
+    name_of: number of an image -> words, such as its path.
+  """
+
+  lookup: Lookup
+  name_of: Callable[[int], str]
+
+  def __call__(self, tf: Any, indices: Any, chance: Any) -> tuple[Any, Any]:
+    return self.lookup(tf, indices, chance)
+
+
+def tensorflow() -> Any:
+  """Import TensorFlow, keep it off the accelerators, and return it.
+
+  Raises:
+    UserError: TensorFlow is not installed.
+  """
+  # It only decodes here, and says much at length; JAX has set the first of these to 1 already.
+  os.environ.update(TF_CPP_MIN_LOG_LEVEL='3', TF_ENABLE_ONEDNN_OPTS='0')
+  try:
+    import tensorflow as tf
+  except ImportError:
+    raise errors.UserError(
+      'training reads data through TensorFlow, which is not installed; '
+      "run: pip install 'bigjax[train]'"
+    ) from None
+  for kind in ('GPU', 'TPU'):
+    tf.config.set_visible_devices([], kind)
+  return tf
+
+
+def from_pictures(
+  picture: Picture, config: ml_collections.ConfigDict, name_of: Callable[[int], str]
+) -> Lookup:
+  """Return the lookup of images that are decoded, cropped and resized at every visit.
+
+  Args:
+    picture: (tf, scalar index) -> (encoded image, EXIF orientation, label).
+    config: the group `data`: resolution, channels, crop.
+    name_of: see Named.
+  """
+
+  def lookup(tf, indices, chance):
+    encoded, orientation, label = picture(tf, indices[0])
+    image = decode.decode(tf, encoded, orientation)
+    chance = chance[0] if config.crop == 'random' and chance is not None else None
+    image = decode.square(tf, image, config.resolution, config.channels, chance)
+    return image[None], tf.cast(label, tf.int32)[None]
+
+  return Named(lookup, name_of)
+
+
+def read(lookup: Lookup, indices: np.ndarray) -> Labelled:
+  """Return these images, centred, and their labels, as NumPy.
+
+  Raises:
+    UserError: one cannot be read.
+  """
+  parts = list(in_batches(lookup, indices, 256))
+  return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def in_batches(lookup: Lookup, indices: np.ndarray, size: int) -> Iterator[Labelled]:
+  """Yield these images, centred, and their labels in their order, `size` at a time, as NumPy.
+
+  Raises:
+    UserError: one cannot be read.
+  """
+  tf = tensorflow()
+  indices = np.asarray(indices, np.int64)
+
+  @tf.autograph.experimental.do_not_convert
+  def one(index):
+    image, label = lookup(tf, index[None], None)
+    return image[0], label[0]
+
+  dataset = tf.data.Dataset.from_tensor_slices(indices).map(
+    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  rows = readable(tf, with_options(tf, dataset.batch(size).prefetch(2)))
+  yield from blamed(rows, lookup, lambda i: indices[i * size : (i + 1) * size])
+
+
+def survey(picture: Picture, indices: np.ndarray, what: str) -> np.ndarray:
+  """Return (number, height, width, label) of these pictures, int64 [n, 4], less what is unreadable.
+
+  Every one is decoded as in training. `what` is what the progress line calls it.
+  """
+  tf = tensorflow()
+
+  @tf.autograph.experimental.do_not_convert
+  def one(index):
+    encoded, orientation, label = picture(tf, index)
+    shape = tf.cast(tf.shape(decode.decode(tf, encoded, orientation)), tf.int64)
+    return tf.stack([index, shape[0], shape[1], tf.cast(label, tf.int64)])
+
+  dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
+  dataset = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  rows = readable(tf, with_options(tf, dataset.ignore_errors()))
+  found = [row for _, row in zip(progress.counted(indices, what), rows, strict=False)]
+  return np.array(found, np.int64).reshape(-1, 4)
+
+
+def read_labels(picture: Picture, numbers: np.ndarray, name_of: Callable[[int], str]) -> np.ndarray:
+  """Return the labels of these pictures, int32 [n], decoding none of them; see Named for the last.
+
+  Raises:
+    UserError: one cannot be read.
+  """
+  tf = tensorflow()
+  one = tf.autograph.experimental.do_not_convert(lambda i: tf.cast(picture(tf, i)[2], tf.int32))
+  dataset = tf.data.Dataset.from_tensor_slices(np.asarray(numbers, np.int64)).map(
+    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  lookup = Named(lambda tf, i, chance: (picture(tf, i[0])[2][None],) * 2, name_of)
+  rows = readable(tf, with_options(tf, dataset))
+  rows = blamed(rows, lookup, lambda i: numbers[i : i + 1])
+  return np.array([next(rows) for _ in progress.counted(numbers, 'reading labels')], np.int32)
+
+
+def readable(tf: Any, dataset: Any) -> Iterator[Any]:
+  """Yield the elements of a tf.data.Dataset as NumPy.
+
+  Raises:
+    UserError: what TensorFlow could not read.
+  """
+  failures = tf.errors.OpError  # by now: when the interpreter ends, its modules go first
+  try:
+    yield from dataset.as_numpy_iterator()
+  except failures as error:
+    words = ' '.join((error.message or '').split()).partition(' Traceback (most')[0]
+    words = words.removeprefix('assertion failed: ').replace('] [', ' ')
+    words = re.sub(r'\{\{.*?\}\} ?|\[\[.*?\]\] ?|\[Op:.*', '', words).strip()
+    raise Unreadable(printable(words)[:300]) from None
+
+
+class Unreadable(errors.UserError):
+  """Data that cannot be read: of which image, if that is known, and what the decoder says."""
+
+  def __init__(self, words: str, image: str = ''):
+    self.words = words
+    where = f'{image}: ' if image and image not in words else ''
+    super().__init__(f'the data cannot be read ({where}{words}); mend or remove what is damaged.')
+
+
+def printable(text: str) -> str:
+  """Return text on one line, with what would steer a terminal or reorder a line as escapes."""
+  steers = lambda c: unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Zl', 'Zp') and c not in JOINERS
+  return ''.join(ascii(c)[1:-1] if steers(c) else c for c in text)
+
+
+def blamed(
+  rows: Iterator[Any], lookup: Lookup, numbers_of: Callable[[int], np.ndarray]
+) -> Iterator[Any]:
+  """Yield the batches; where one cannot be read, say which of its images is to blame.
+
+  Args:
+    rows: the batches.
+    lookup: a Named one, or what is found stays without a name.
+    numbers_of: number of a batch -> the images in it, as the lookup numbers them.
+  Raises:
+    UserError: one cannot be read.
+  """
+  done = 0
+  try:
+    for row in rows:
+      yield row
+      done += 1
+  except Unreadable:
+    if not isinstance(lookup, Named):
+      raise
+    bad = _first_unreadable(lookup, numbers_of(done))
+    if bad is None:  # this time it could be
+      raise
+    raise Unreadable(bad[1], printable(lookup.name_of(bad[0]))) from None
+
+
+def _first_unreadable(lookup: Lookup, numbers: np.ndarray) -> tuple[int, str] | None:
+  """Return the first of these images that cannot be read, and why; None where all can."""
+  tf = tensorflow()
+  one = tf.autograph.experimental.do_not_convert(lambda i: lookup(tf, i[None], None)[0][0])
+  dataset = tf.data.Dataset.from_tensor_slices(numbers).map(
+    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  done = 0
+  try:
+    for _ in readable(tf, with_options(tf, dataset)):
+      done += 1
+  except Unreadable as error:
+    return int(numbers[done]), error.words
+  return None
+
+
+def watched(rows: Iterator[Any], what: str) -> Iterator[Any]:
+  """Yield the rows; say on stderr that the next is waited for, after PATIENCE, twice that, ..."""
+  asked = [None]  # when the row that has not come yet was
+  over = threading.Event()
+
+  def watch():
+    seen, due = None, PATIENCE
+    while not over.wait(PATIENCE / 10):
+      since = asked[0]
+      if since != seen:
+        seen, due = since, PATIENCE
+      if since is not None and time.monotonic() - since >= due:
+        waited = progress.duration(time.monotonic() - since)
+        print(f'waiting for data since {waited}: {what}', file=sys.stderr, flush=True)
+        due *= 2
+
+  threading.Thread(target=watch, name='data-watch', daemon=True).start()
+  try:
+    while True:
+      asked[0] = time.monotonic()
+      row = next(rows, over)
+      asked[0] = None
+      if row is over:
+        return
+      yield row
+  finally:
+    over.set()
+
+
+def with_options(tf: Any, dataset: Any) -> Any:
+  options = tf.data.Options()
+  options.threading.max_intra_op_parallelism = 1
+  return dataset.with_options(options)

@@ -1,0 +1,40 @@
+"""scikit-learn's handwritten digits: 1,797 real 8x8 images inside a dependency, no download."""
+
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from bigjax import data
+from bigjax.core import errors
+
+
+def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
+  """Return the digits, enlarged smoothly to `config.resolution`, with a fixed stratified split.
+
+  Raises:
+    UserError: scikit-learn is missing, or the config asks for what digits are not.
+  """
+  if argument:
+    raise errors.UserError(f'data.source=digits takes no argument, got {argument!r}.')
+  if config.channels != 1:
+    raise errors.UserError(f'data.channels is {config.channels}, but digits are grey: use 1.')
+  try:
+    from sklearn.datasets import load_digits
+  except ImportError:
+    raise errors.UserError(
+      "the digits are scikit-learn's, which is not installed; run: pip install 'bigjax[train]'"
+    ) from None
+  raw, labels = load_digits(return_X_y=True)
+  grey = np.rint(raw.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # 17 levels
+  size = (config.resolution, config.resolution)
+  images = np.stack(
+    [np.asarray(Image.fromarray(g).resize(size, Image.Resampling.BICUBIC)) for g in grey]
+  )
+  images, labels = images[..., None], labels.astype(np.int32)
+  held_out = data.held_out_mask(labels, config.held_out)
+  return data.in_memory(
+    (images[~held_out], labels[~held_out]),
+    (images[held_out], labels[held_out]),
+    class_names=tuple('0123456789'),
+    license='CC BY 4.0 (UCI ML, optical digits; Alpaydin & Kaynak)',
+  )

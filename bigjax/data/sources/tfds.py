@@ -1,0 +1,211 @@
+"""Image classification sets of TensorFlow Datasets: `tfds:NAME[/CONFIG]`.
+
+They are read where they have been prepared (`config.data_dir`, else TFDS's own folder); nothing is
+downloaded here. Small ones are decoded once and held in memory, others at every visit, by random
+access to ArrayRecord or TFRecord files.
+"""
+
+import functools
+import json
+import os
+import re
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from bigjax import data
+from bigjax.core import errors
+from bigjax.data.reading import tfrecord
+
+HELD_OUT = ('test', 'validation')  # splits, in the order in which one is looked for
+MOST_MIB = 512  # of a set that is held in memory, as pixels
+LOOKED_AT = 64  # images, for their sizes
+
+
+def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
+  """Return the set, its images cut to squares and resized to `config.resolution`.
+
+  Trained on is 'train'. Held out is 'test' or else 'validation', and where there is neither, the
+  share `config.held_out` of every class.
+  Raises:
+    UserError: TFDS is not installed, or the set is unknown, not prepared, incomplete, or not one of
+      images with one label each.
+  """
+  tf = data.tensorflow()
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    return open_set(tf, find(config, argument), config)
+  finally:
+    logging.set_verbosity(verbosity)
+
+
+def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.Source:
+  """Return the source over a prepared set.
+
+  Raises:
+    UserError: its files are not all there, or have no images.
+  """
+  counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+  unseen = next((s for s in HELD_OUT if s in counts and labelled(tf, builder, s)), None)
+  for split in filter(None, ('train', unseen)):
+    if not counts[split]:
+      raise errors.UserError(f'{config.source!r} has no images in its split {split!r}.')
+  picture = upright(tfrecord.open_split(tf, builder, 'train'))
+  lookup = data.from_pictures(picture, config, tfrecord.place_of(builder, 'train'))
+  everything = np.arange(counts['train'])
+  looked_at = data.survey(picture, data.spread(counts['train'], LOOKED_AT), 'looking at images')
+  if len(looked_at) < min(counts['train'], LOOKED_AT):
+    data.read(lookup, data.spread(counts['train'], LOOKED_AT))  # says which
+  common = {
+    'class_names': tuple(builder.info.features['label'].names),
+    'license': f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
+    'digest': tfrecord.digest(builder, 'train'),
+    'held_out_digest': tfrecord.digest(builder, unseen or 'train'),
+    'findings': (data.small_images(looked_at[:, 1:3], config.resolution),),
+  }
+
+  @functools.cache
+  def labels():
+    read = lambda: {'labels': data.read_labels(picture, everything, lookup.name_of)}
+    return tfrecord.cached('labels', tfrecord.digest(builder, 'train'), read)['labels']
+
+  if unseen:
+    other = upright(tfrecord.open_split(tf, builder, unseen))
+    other = data.from_pictures(other, config, tfrecord.place_of(builder, unseen))
+    train, held_out = (lookup, everything), (other, np.arange(counts[unseen]))
+  else:
+    mask = data.held_out_mask(labels(), config.held_out)
+    train, held_out = (lookup, everything[~mask]), (lookup, everything[mask])
+  num = len(train[1]) + len(held_out[1])
+  small = num * config.resolution**2 * config.channels <= MOST_MIB * 2**20
+  if small and config.crop == 'center':
+    return data.in_memory(data.read(*train), data.read(*held_out), **common)
+  return data.by_number(
+    train,
+    held_out,
+    labels=lambda: labels()[train[1]],
+    labels_known=False,
+    **common,
+  )
+
+
+def find(config: ml_collections.ConfigDict, argument: str) -> Any:
+  """Return the TFDS builder of a prepared set with images and labels.
+
+  Raises:
+    UserError: there is none.
+  """
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError:
+    raise errors.UserError(
+      f'data.source={config.source} is read through TensorFlow Datasets, which is not installed; '
+      "run: pip install 'bigjax[train]'"
+    ) from None
+  if not argument:
+    raise errors.UserError('data.source=tfds needs the name of a set, as in tfds:cifar10.')
+  folder = os.path.expanduser(config.get('data_dir', '')) or None
+  refuse_code(tfds, folder or tfds.core.constants.DATA_DIR, argument)
+  try:
+    builder = tfds.builder(argument, data_dir=folder)
+  except tfds.core.DatasetNotFoundError:
+    known = tfds.list_builders(with_community_datasets=False)
+    raise errors.UserError(
+      f'data.source is {config.source!r}, but TensorFlow Datasets knows no set {argument!r}'
+      f'{errors.did_you_mean(argument, known)}, nor is one prepared in '
+      f'{folder or tfds.core.constants.DATA_DIR!r}.'
+    ) from None
+  except (AssertionError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+    raise errors.UserError(
+      f'data.source is {config.source!r}, of which TensorFlow Datasets says: '
+      + str(error).partition('\n')[0]
+    ) from None
+  if not builder.is_prepared():
+    where = f', data_dir="{folder}"' if folder else ''
+    # Not `tfds build`: it does not start where apache-beam is not installed.
+    raise errors.UserError(
+      f'{config.source!r} is not prepared in {str(builder.data_path)!r}; '
+      'give --config.data.data_dir=FOLDER where it is, or prepare it: '
+      "python -c 'import tensorflow_datasets as tfds; "
+      f'tfds.builder("{argument}"{where}).download_and_prepare()\''
+    )
+  check(builder, config)
+  return builder
+
+
+def refuse_code(tfds: Any, folder: str, argument: str) -> None:
+  """Refuse a prepared set whose features.json names classes that TFDS would import from elsewhere.
+
+  Raises:
+    UserError: names the first.
+  """
+  name = argument.partition(':')[0].partition('/')[0]
+  root = tfds.core.Path(folder) / name
+  for pattern in ('*/features.json', '*/*/features.json'):
+    for path in sorted(root.glob(pattern)) if name and root.exists() else ():
+      for kind in feature_classes(path.read_bytes()):
+        if not re.fullmatch(r'tensorflow_datasets(\.\w+)+', kind):
+          raise errors.UserError(
+            f'{str(path)!r} names the class {kind!r}, which is not one of TensorFlow Datasets; '
+            'bigjax imports no code for the sake of a data set: prepare it without that feature.'
+          )
+
+
+def feature_classes(given: bytes) -> list[str]:
+  """Return the classes that the text of a features.json names; none where it is no JSON."""
+  found = []
+  keys = ('type', 'pythonClassName', 'python_class_name')  # of the older and the newer form
+  note = lambda node: found.extend(str(node[key]) for key in keys if key in node) or node
+  try:
+    json.loads(given, object_hook=note)
+  except (ValueError, RecursionError):  # TFDS will say so
+    return []
+  return found
+
+
+def check(builder: Any, config: ml_collections.ConfigDict) -> None:
+  """Refuse a set that is not a training split of uint8 images with one label each.
+
+  Raises:
+    UserError: says what it lacks.
+  """
+  features = dict(builder.info.features.items())
+  image, label = features.get('image'), features.get('label')
+  if image is None or label is None or not hasattr(label, 'names'):
+    found = ', '.join(sorted(features))
+    raise errors.UserError(
+      f"{config.source!r} has {found}; expected an 'image' and a class 'label'."
+    )
+  if image.np_dtype != np.uint8 or len(image.shape) != 3 or image.shape[-1] not in (1, 3):
+    raise errors.UserError(
+      f'{config.source!r} has images of {np.dtype(image.np_dtype)} and shape {image.shape}; '
+      'expected uint8 with 1 or 3 channels.'
+    )
+  if 'train' not in builder.info.splits:
+    raise errors.UserError(
+      f"{config.source!r} has the splits {', '.join(builder.info.splits)}; expected a 'train'."
+    )
+
+
+def labelled(tf: Any, builder: Any, split: str) -> bool:
+  """Return whether the images of a split have labels: those of a challenge's test set are -1."""
+  num = builder.info.splits[split].num_examples
+  if not num:
+    return True  # which is refused
+  picture = upright(tfrecord.open_split(tf, builder, split))
+  return (
+    data.read_labels(picture, data.spread(num, 8), tfrecord.place_of(builder, split)).min() >= 0
+  )
+
+
+def upright(read: tfrecord.Read) -> data.Picture:
+  """Return the pictures of records: TFDS says nothing of how a camera was held."""
+
+  def picture(tf, index):
+    encoded, label = read(tf, index)
+    return encoded, tf.constant(1), label
+
+  return picture

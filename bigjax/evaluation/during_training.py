@@ -1,0 +1,194 @@
+"""Scores of a run while it trains.
+
+The devices make and look at samples between two steps; roots of matrices and distances between all
+pairs are the business of a thread, beside the steps that follow.
+"""
+
+import concurrent.futures
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from bigjax.core import errors, files, parallel, progress
+from bigjax.core.progress import say
+from bigjax.evaluation import image_sets, plots
+from bigjax.evaluation.feature_pass import FeaturePass
+from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
+from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, scored, warn
+from bigjax.evaluation.reference import cached_reference, open_network
+from bigjax.models.pretrained import registry as networks
+from bigjax.nn.latents import How
+from bigjax.sampling.sampler import Sampler
+
+BATCH = 256  # images at a time, of a run's scores
+SEED = 0  # of their latents
+
+
+class Off:
+  """No scores while training."""
+
+  def due(self, step: int) -> bool:
+    del step
+    return False
+
+  def missing(self, step: int) -> bool:
+    del step
+    return False
+
+  def finished(self, wait_for: int | None = None) -> list[tuple[int, dict[str, float]]]:
+    del wait_for
+    return []
+
+  def close(self) -> None:
+    pass
+
+
+class Scoring:
+  """Scores of the generator in training: WORKDIR/scores.jsonl and scores.png.
+
+  Args:
+    sampler: of the generator that is trained.
+    config: of the run; its group `scores` says what.
+    workdir: of the run.
+    card: of its generator.
+    first: the step that the run begins or goes on at; rows after it are dropped.
+  Raises:
+    UserError: weights of the network, or the data, cannot be had.
+  """
+
+  def __init__(
+    self,
+    sampler: Sampler,
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    card: Mapping[str, Any],
+    first: int,
+  ):
+    self._asked, self._sampler, self._card = config.scores, sampler, card
+    self._metrics, split = check(config), config.scores.reference
+    self._how = How(passes=config.eval.standing_passes, batch=config.eval.standing_batch)
+    splits = image_sets.open_source(
+      config.data.source,
+      config.data.resolution,
+      config.data.channels,
+      config.data.data_dir,
+      config.data,
+    )
+    network = open_network(config.scores.features, config.scores.weights or None, splits['train'])
+    keeps = frozenset(kept for name in self._metrics for kept in METRICS[name].keeps)
+    self._look = FeaturePass(network, keeps, sampler.mesh, BATCH)
+    num = config.scores.num
+    self._reference = cached_reference(self._look, splits[split], keeps, num)
+    other = splits[{'train': 'test', 'test': 'train'}[split]]
+    self._floor, self._floor_num = floor_of(self._look, other, self._reference, self._metrics, num)
+    self._png = os.path.join(workdir, 'scores.png')
+    self._title = f'{config.algorithm} on {config.data.source}, {num:,} samples'
+    path = os.path.join(workdir, 'scores.jsonl')
+    self._main = jax.process_index() == 0
+    self._rows = files.JsonLines(path, first) if self._main else files.Null()
+    self._points = [point(row) for row in files.read_rows(path)] if self._main else []
+    self._steps = {row['step'] for row in self._points}
+    self._thread = concurrent.futures.ThreadPoolExecutor(1)
+    self._pending: dict[int, concurrent.futures.Future] = {}
+
+  def due(self, step: int) -> bool:
+    """Return whether a run is to be scored at this step."""
+    return progress.due(step, self._asked.every)
+
+  def missing(self, step: int) -> bool:
+    """Return whether a run that goes on here ended before it had the scores of this step."""
+    return step > 0 and self.due(step) and parallel.agreed(step not in self._steps)
+
+  def begin(self, gen: Any, step: int) -> None:
+    """Sample from a calibrated generator, look at the samples, and leave the rest to the thread."""
+    num, classes = self._asked.num, len(self._card['class_names'])
+    seen = self._look.samples(self._sampler, gen, self._how, num, classes, SEED)
+    if not self._pending and not self._points:
+      warn(seen, self._reference, self._metrics)
+    if self._main:
+      self._pending[step] = self._thread.submit(self._finish, seen, step)
+
+  def _finish(self, seen: FeatureStats, step: int) -> dict[str, Any]:
+    """Compute the scores and return their row; in the thread."""
+    scores = scored(seen, self._reference, self._metrics, self._look.network.name, SEED)
+    card = {**self._card, 'step': step}
+    return {
+      'step': step,
+      'what': f'step {step:,}',
+      'scores': over_seeds([scores]),
+      'floor': self._floor,
+      'floor_num': self._floor_num,
+      'protocol': protocol(self._look, self._reference, self._asked.num, [SEED], self._how, card),
+    }
+
+  def finished(self, wait_for: int | None = None) -> list[tuple[int, dict[str, float]]]:
+    """Write the scores that the thread has computed since, and return them with their steps.
+
+    Args:
+      wait_for: wait for those of all steps before this one.
+    """
+    found = []
+    for step, future in list(self._pending.items()):
+      if not future.done() and (wait_for is None or step >= wait_for):
+        break
+      del self._pending[step]
+      try:
+        row = future.result()
+      except Exception as error:  # days of training must not end for a score
+        say(f'warning: no scores of step {step}: {type(error).__name__}: {error}')
+        continue
+      self._rows.write(row)
+      self._points.append(point(row))
+      found.append((step, {name: score['value'] for name, score in row['scores'].items()}))
+    if found:
+      plots.scores(self._png, self._points, self._floor, self._title)
+    return found
+
+  def close(self) -> None:
+    self._thread.shutdown(cancel_futures=True)
+    self._rows.close()
+
+
+def point(row: Mapping[str, Any]) -> dict[str, Any]:
+  """Return of a row what is drawn."""
+  return {'step': row['step'], 'at': None, 'scores': row['scores']}
+
+
+def check(config: ml_collections.ConfigDict) -> list[str]:
+  """Return the scores that a config asks for, none where they are off.
+
+  Raises:
+    UserError: its group `scores` makes no sense.
+  """
+  asked = config.scores
+  if not asked.every:
+    return []
+  names = [word.strip() for word in asked.metrics.split(',') if word.strip()]
+  for name in names:
+    errors.pick(name, METRICS, 'scores.metrics')
+  errors.pick(asked.features, {**networks.NETWORKS, 'classifier': None}, 'scores.features')
+  errors.pick(asked.reference, {'train': None, 'test': None}, 'scores.reference')
+  if asked.num < 2:
+    raise errors.UserError(f'scores.num is {asked.num}; give at least 2 (50,000 are usual).')
+  if asked.every % config.run.eval_every:
+    raise errors.UserError(
+      f'scores.every is {asked.every}, which is not a multiple of run.eval_every, '
+      f'{config.run.eval_every}: what is scored is what an evaluation made ready.'
+    )
+  return names
+
+
+def start(
+  sampler: Sampler,
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  card: Mapping[str, Any],
+  first: int,
+) -> Scoring | Off:
+  """Return what scores a run; see Scoring."""
+  if not config.scores.every:
+    return Off()
+  return Scoring(sampler, config, workdir, card, first)

@@ -1,0 +1,124 @@
+"""A network looks at images for the scores: in batches, on all devices, sums on the host.
+
+What it sees in real images is kept in the cache folder, under a digest of images and weights.
+"""
+
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from bigjax.core import parallel
+from bigjax.core.progress import Progress, _out
+from bigjax.evaluation.image_sets import Labelled
+from bigjax.evaluation.metrics import frechet
+from bigjax.evaluation.metrics.registry import FeatureStats
+from bigjax.models.pretrained import registry as networks
+from bigjax.nn.latents import How
+from bigjax.sampling import sampler
+
+
+class FeaturePass:
+  """A network on a mesh, and where the time went since the last `restart`."""
+
+  def __init__(
+    self, network: networks.Features, keeps: frozenset[str], mesh: jax.sharding.Mesh, batch: int
+  ):
+    self.network, self.mesh = network, mesh
+    self.batch = -(-batch // mesh.size) * mesh.size
+    self.restart()
+    self._keeps = keeps
+    examples, everywhere = parallel.batched(mesh), parallel.replicated(mesh)
+    self._look = jax.jit(
+      self._traced,
+      in_shardings=(everywhere, examples, examples, everywhere),
+      out_shardings=everywhere,
+    )
+
+  @functools.cached_property
+  def _variables(self) -> Any:
+    return jax.device_put(self.network.variables, parallel.replicated(self.mesh))
+
+  def lower(self, size: tuple[int, int, int]) -> jax.stages.Lowered:
+    """Return the program of a batch of images [H, W, C], traced for this mesh, not compiled."""
+    shape = jax.ShapeDtypeStruct
+    images, mask = shape((self.batch, *size), np.uint8), shape((self.batch,), np.float32)
+    with jax.set_mesh(self.mesh):
+      shift = shape((self.network.dim,), np.float32)
+      return self._look.lower(self.network.variables, images, mask, shift)
+
+  def restart(self) -> None:
+    """Count the time from here on."""
+    self.seconds = {'making images': 0.0, 'network': 0.0, 'statistics': 0.0}
+
+  def _traced(self, variables: Any, images: Any, mask: Any, shift: Any) -> dict[str, Any]:
+    found = self.network.apply(variables, images)
+    seen = {'sums': frechet.batch_sums(found['features'], mask, shift)}
+    seen |= {name: found[name] for name in ('features', 'logits') if name in self._keeps}
+    return seen | ({'images': images} if 'images' in self._keeps else {})
+
+  def __call__(
+    self, batches: Iterator[Labelled], total: int, what: str, kept: np.ndarray | None = None
+  ) -> FeatureStats:
+    """Return what is known of all images together.
+
+    Args:
+      batches: (uint8 images [b, H, W, C], on the host or the devices; labels [n] or None), of
+        `self.batch` images but for the last; where n < b, only the first n images count.
+      total: number of images.
+      what: for the progress line.
+      kept: bool [total], of which images features and pixels are kept (default: all).
+    """
+    moments, shift = frechet.Moments(self.network.dim), np.zeros(self.network.dim, np.float32)
+    parts = {name: [] for name in ('features', 'logits', 'images', 'labels')}
+    done = 0
+    progress = Progress(0, -(-total // self.batch), self.batch, _out())
+    progress.say(f'{what}: {total:,} images')
+    for i, (images, labels) in enumerate(batches):
+      num = len(images) if labels is None else len(labels)
+      began = time.monotonic()
+      if missing := self.batch - len(images):
+        images = np.pad(np.asarray(images), ((0, missing), (0, 0), (0, 0), (0, 0)))
+      mask = (np.arange(self.batch) < num).astype(np.float32)
+      with jax.set_mesh(self.mesh):
+        placed = parallel.place(self.mesh, (images, mask))
+        found = jax.device_get(self._look(self._variables, *placed, shift))
+        if i == 0:  # float32 sums are exact enough only about the mean: once more
+          shift = found['sums'].first / found['sums'].num
+          found = jax.device_get(self._look(self._variables, *placed, shift))
+      looked = time.monotonic()
+      moments.add(found.pop('sums'), shift)
+      rows = slice(num) if kept is None else np.flatnonzero(kept[done : done + num])
+      for name, array in found.items():
+        parts[name].append(array[:num][rows])
+      if labels is not None:
+        parts['labels'].append(np.asarray(labels)[rows])
+      done += num
+      self.seconds['network'] += looked - began
+      self.seconds['statistics'] += time.monotonic() - looked
+      progress.update(i + 1, {}) if i else progress.restart(1)
+    arrays = {name: np.concatenate(part) for name, part in parts.items() if part}
+    return FeatureStats(done, moments, **arrays)
+
+  def samples(
+    self, sampler: sampler.Sampler, gen: Any, how: How, num: int, num_classes: int, seed: int
+  ) -> FeatureStats:
+    """Return what is known of `num` samples, their classes in turn."""
+    labels = np.arange(num, dtype=np.int32) % num_classes
+    z = sampler.latents(seed, num, how)
+
+    def batches():
+      for i in range(0, num, self.batch):
+        began = time.monotonic()
+        some, y = z[i : i + self.batch], labels[i : i + self.batch]
+        missing = ((0, self.batch - len(y)), (0, 0))
+        images = sampler.spread(gen, np.pad(some, missing), np.pad(y, missing[0]), how)
+        # In turn: programs with collectives may not run side by side on CPU devices.
+        jax.block_until_ready(images)
+        self.seconds['making images'] += time.monotonic() - began
+        yield images, y
+
+    return self(batches(), num, f'seed {seed}, {how}')

@@ -1,0 +1,162 @@
+"""The scores that can be asked for: what each needs to know of the images, and its full name.
+
+A score is named by its protocol: fid50k_train_inception is the Frechet distance of 50,000 samples
+to the training split in the features of the FID Inception. Nothing else is called FID.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bigjax.evaluation.metrics import (
+  classification_accuracy,
+  frechet,
+  inception_score,
+  intra_fid,
+  kid,
+  ms_ssim,
+  precision_recall,
+  swd,
+)
+
+SWD_IMAGES = 16_384  # as in the PGGAN paper
+FID_NETWORKS = ('inception', 'inception_pytorch_fid')  # one network, two ways to resize
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureStats:
+  """What is known of a set of images: whatever the metrics asked for, the rest empty."""
+
+  num: int  # of images in the moments; the rest may be of fewer
+  moments: frechet.Moments | frechet.Gaussian
+  features: np.ndarray | None = None  # float32 [n, d]
+  logits: np.ndarray | None = None  # float32 [n, k]
+  images: np.ndarray | None = None  # uint8 [n, H, W, C]
+  labels: np.ndarray | None = None  # int [n]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """One entry of --metrics.
+
+  Attributes:
+    keeps: of every image, beside moments: 'features', 'logits', 'images', 'labels'.
+    score: (samples, reference or None, seed) -> {name without its protocol: value}.
+    compares: whether it needs a reference.
+    sees: whether it is computed in the features of a network.
+    words: what its name ends with.
+  """
+
+  score: Callable[[FeatureStats, FeatureStats | None, int], dict[str, float]]
+  keeps: tuple[str, ...] = ()
+  compares: bool = True
+  sees: bool = True
+  words: str = ''
+
+
+def _fid(samples, real, seed):
+  del seed
+  return {'fid': frechet.frechet(samples.moments, real.moments)}
+
+
+def _kid(samples, real, seed):
+  subset = min(kid.SUBSET, len(samples.features), len(real.features))
+  mean, _ = kid.kid(samples.features, real.features, subset=subset, seed=seed)
+  return {'kid' if subset == kid.SUBSET else f'kid@subsets{subset}': mean}
+
+
+def _is(samples, real, seed):
+  del real, seed
+  mean, _ = inception_score.inception_score(samples.logits)
+  return {'is': mean}
+
+
+def _pr(samples, real, seed):
+  del seed
+  precision, recall = precision_recall.precision_recall(samples.features, real.features)
+  return {'precision': precision, 'recall': recall}
+
+
+def _dc(samples, real, seed):
+  del seed
+  density, coverage = precision_recall.density_coverage(samples.features, real.features)
+  return {'density': density, 'coverage': coverage}
+
+
+def _intra(samples, real, seed):
+  del seed
+  return {
+    'intra_fid': intra_fid.intra_fid(samples.features, samples.labels, real.features, real.labels)
+  }
+
+
+def _swd(samples, real, seed):
+  most = min(SWD_IMAGES, len(samples.images), len(real.images))
+  return swd.swd(samples.images[:most], real.images[:most], seed=seed)
+
+
+def _ms_ssim(samples, real, seed):
+  del real
+  return {'ms_ssim': ms_ssim.ms_ssim(samples.images, seed=seed)}
+
+
+def _cas(samples, real, seed):
+  del seed
+  return {
+    'cas': classification_accuracy.accuracy(
+      (samples.images, samples.labels), (real.images, real.labels)
+    )
+  }
+
+
+METRICS = {
+  'fid': Metric(_fid),
+  'kid': Metric(_kid, keeps=('features',)),
+  'is': Metric(_is, keeps=('logits',), compares=False, words='10splits'),
+  'pr': Metric(_pr, keeps=('features',), words='k3'),
+  'dc': Metric(_dc, keeps=('features',), words='k5'),
+  'intra_fid': Metric(_intra, keeps=('features', 'labels')),
+  'swd': Metric(_swd, keeps=('images',), sees=False),
+  'ms_ssim': Metric(_ms_ssim, keeps=('images',), compares=False, sees=False),
+  'cas': Metric(_cas, keeps=('images', 'labels'), sees=False),
+}
+
+
+def thousands(num: int) -> str:
+  """Return '50k' for 50000, '1500' for 1500."""
+  return f'{num // 1000}k' if num % 1000 == 0 else str(num)
+
+
+def full_name(short: str, metric: Metric, num: int, split: str, network: str) -> str:
+  """Return a score's name with its protocol: 'fid' -> 'fid50k_train_inception'.
+
+  Only what is computed in the FID Inception's features is called FID; in others it is `fd`.
+  """
+  kind, _, rest = short.partition('@')  # '@' parts a score from its level: swd@16
+  if metric.sees and network not in FID_NETWORKS:
+    kind = kind.replace('fid', 'fd')
+  words = [kind + thousands(num)]
+  words += [split] if metric.compares else []
+  words += [network] if metric.sees else []
+  words += [word for word in (metric.words, rest) if word]
+  return '_'.join(words)
+
+
+def kind(name: str) -> str:
+  """Return a full name without the number of samples: two of one kind differ in that alone."""
+  return re.sub(r'(?<=[a-z])\d+k?(?=_|$)', '', name, count=1)
+
+
+def warnings(
+  samples: FeatureStats, reference: FeatureStats | None, metrics: Sequence[str]
+) -> list[str]:
+  """Return what makes these scores doubtful: too few images."""
+  found = []
+  if 'fid' in metrics:
+    found.append(frechet.warning(samples.num, len(samples.moments.mean)))
+  if 'intra_fid' in metrics:
+    dimensions = samples.features.shape[1]
+    found.append(intra_fid.warning(samples.labels, reference.labels, dimensions))
+  return [words for words in found if words]

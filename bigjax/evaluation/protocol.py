@@ -1,0 +1,136 @@
+"""Scores of sets of images by name, and those of a run while it trains.
+
+`evaluate` scores what lies on disk, `Scoring` the generator in training: the devices make and look
+at samples between two steps; roots of matrices and distances between all pairs are the business of
+a thread, beside the steps that follow.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import bigjax
+from bigjax import data
+from bigjax.core import errors
+from bigjax.core.progress import say
+from bigjax.evaluation.feature_pass import FeaturePass
+from bigjax.evaluation.image_sets import Images
+from bigjax.evaluation.metrics import registry
+from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
+from bigjax.evaluation.reference import Reference, chosen
+from bigjax.nn.latents import How
+
+
+def refuse(metrics: Sequence[str], split: str, num_classes: int) -> None:
+  """Refuse scores that cannot be had, before anything is computed.
+
+  Args:
+    metrics: asked for.
+    split: of the reference, 'stats' where only its mean and covariance are known, '' for none.
+    num_classes: of the samples, 0 where they have no labels.
+  Raises:
+    UserError: names the first.
+  """
+  for name in metrics:
+    metric = METRICS[name]
+    if metric.compares and not split:
+      raise errors.UserError(
+        f'--metrics={name} compares with real images; give --reference, such as tfds:cifar10/train.'
+      )
+    needs = [kept for kept in metric.keeps if kept != 'logits']
+    if metric.compares and needs and split == 'stats':
+      raise errors.UserError(
+        f'--metrics={name} needs the real images themselves, --reference has only their mean and '
+        'covariance; give a source such as tfds:cifar10/train.'
+      )
+    if 'labels' in needs and not num_classes:
+      raise errors.UserError(f'--metrics={name} needs labels, which these images have not.')
+
+
+def scored(
+  samples: FeatureStats,
+  reference: Reference | None,
+  metrics: Sequence[str],
+  network: str,
+  seed: int,
+) -> dict[str, float]:
+  """Return {full name: value} of one set of samples."""
+  split = reference.split if reference else ''
+  found = {}
+  for name in metrics:
+    metric = METRICS[name]
+    against = reference.seen if metric.compares else None
+    for short, value in metric.score(samples, against, seed).items():
+      found[registry.full_name(short, metric, samples.num, split, network)] = float(value)
+  return found
+
+
+def warn(samples: FeatureStats, reference: Reference | None, metrics: Sequence[str]) -> None:
+  """Say what makes scores of so many samples doubtful."""
+  for warning in registry.warnings(samples, reference and reference.seen, metrics):
+    say(f'warning: {warning}')
+
+
+def over_seeds(each: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+  """Return {name: {value: mean over seeds, std: their standard deviation, seeds: each}}."""
+  return {
+    name: {
+      'value': float(np.mean([scores[name] for scores in each])),
+      'std': float(np.std([scores[name] for scores in each], ddof=1)) if len(each) > 1 else None,
+      'each': [scores[name] for scores in each],
+    }
+    for name in each[0]
+  }
+
+
+def floor_of(
+  look: FeaturePass, other: Images, reference: Reference, metrics: Sequence[str], num: int
+) -> tuple[dict[str, float], int]:
+  """Return the scores of real images that are not in the reference, and their number.
+
+  No generator need be better; `fid` of the reference and itself is there, too, and is 0.
+  """
+  kept = np.isin(np.arange(other.num), data.spread(other.num, num))
+  most = min(num, other.num)
+  batches = chosen(other.batches(look.batch), kept, look.batch)
+  seen = look(batches, most, f'floor: {other.name}/{other.split}')
+  return scored(seen, reference, metrics, look.network.name, 0), most
+
+
+def protocol(
+  look: FeaturePass,
+  reference: Reference | None,
+  num: int,
+  seeds: Sequence[int],
+  how: How | None,
+  card: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Return everything that a score depends on, for whoever wants the same one again.
+
+  Args:
+    look: with the network.
+    reference: that samples were compared with.
+    num: of samples.
+    seeds: of their latents.
+    how: they were sampled; None of images that no generator made.
+    card: of the generator, {} where there is none.
+  """
+  return {
+    'bigjax': bigjax.__version__,
+    'network': look.network.name,
+    'network_digest': look.network.digest,
+    'resizer': look.network.resizer,
+    'reference': reference and f'{reference.name}/{reference.split}',
+    'reference_digest': reference and reference.digest,
+    'reference_num': reference and reference.seen.num,
+    'num': num,
+    'seeds': list(seeds) if how else None,
+    'labels': 'every class in turn' if how else None,
+    'truncation': str(how) if how else None,
+    'dialect': how and how.dialect,
+    'standing_passes': how and how.passes,
+    'standing_batch': how and how.batch,
+    'config_hash': card.get('config_hash'),
+    'step': card.get('step'),
+  }

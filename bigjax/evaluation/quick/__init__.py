@@ -1,0 +1,28 @@
+"""Scores: functions of arrays in, (name, value) out. One file per kind, found by its name."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+import numpy as np
+
+from bigjax.core import errors
+
+Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n]
+Scores = dict[str, float]
+Images = Callable[[int], Labelled]  # at most so many real images, evenly chosen
+
+
+def load(name: str, train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores], Scores]:
+  """Return the evaluator bigjax/evaluators/NAME.py: (score samples, their real-against-real floor).
+
+  Raises:
+    UserError: no such evaluator.
+  """
+  known = [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
+  if name not in known:
+    raise errors.UserError(
+      f'eval.name is {name!r}{errors.did_you_mean(name, known)}; '
+      f'expected one of: {", ".join(known)}.'
+    )
+  return importlib.import_module(f'{__name__}.{name}').make(train, held_out)

@@ -1,0 +1,366 @@
+"""Scores in the features of a classifier trained on the real images, for sets without an Inception.
+
+A small network (models/classifier.py) learns the real training images once, deterministically, and
+is kept in the cache folder. Its penultimate features stand in for Inception's: what is computed in
+them must not be compared with published FIDs, nor between sets or recipes. In them:
+
+agreement, worst_class: share of samples, in all and in the worst class, whose predicted class is
+the label that was asked for (1 where there is one class).
+fd_held_out_classifier: Frechet distance of Gaussians (Heusel et al. 2017) fitted to the samples and
+to the held-out images, in units of the features' mean variance on the latter. It falls as samples
+get more: compare at one eval.num_samples.
+precision (Kynkaanniemi et al. 2019), coverage (Naeem et al. 2020): k = 3, of as many samples as
+held-out images (the smaller number, PAIRS at most), so that they hardly depend on the numbers. Left
+out where fewer than four images are held out.
+std_ratio: mean over classes of the standard deviation of features within one, over that of the
+held-out images (a collapsed class is near 0).
+
+Of larger sets, TRAINED_ON training and HELD_OUT held-out images stand for all; images of more than
+LARGEST pixels a side are averaged down to fewer.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from bigjax.core import files, progress, trees
+from bigjax.core.progress import Progress
+from bigjax.evaluation.metrics import frechet
+from bigjax.evaluation.quick import Images, Labelled, Scores, pixels
+from bigjax.models.pretrained import small_classifier as models
+
+TRAINED_ON = 20_000
+HELD_OUT = 10_000
+FLOOR = 2000  # real training images that the floor scores: about what eval.num_samples is
+PAIRS = 4000
+LARGEST = 64
+CHUNK = 250  # images of a forward pass
+MOST_BYTES = 2**32  # of real images in memory before they are reduced
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How the classifier is trained. Whatever changes its weights changes this, so also `version`."""
+
+  version: int = 1
+  widths: tuple[int, ...] = (32, 64, 96, 96)
+  batch: int = 128
+  epochs: int = 14
+  min_steps: int = 400  # for small sets
+  lr: float = 1e-2
+  weight_decay: float = 1e-2
+  smoothing: float = 0.1  # of labels
+  shift: float = 1 / 16  # of the side, at most, in either direction
+  seed: int = 0
+
+
+RECIPE = Recipe()
+
+
+def evenly(labelled: Labelled, most: int) -> Labelled:
+  """Return at most `most` of the images, evenly spaced within every class, in the given order."""
+  images, labels = labelled
+  if len(labels) <= most:
+    return images, labels
+  by_class = np.argsort(labels, kind='stable')
+  pick = np.sort(by_class[np.arange(most) * len(labels) // most])
+  return images[pick], labels[pick]
+
+
+def reduce(images: np.ndarray) -> np.ndarray:
+  """Return uint8 images [n, H, H, C] averaged over whole squares of pixels to 32..64 px a side.
+
+  Those of at most LARGEST px stay as they are. Rims that fill no square are cut off.
+  """
+  if images.shape[1] <= LARGEST:
+    return images
+  parts = [reduced(images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
+  return np.concatenate(parts)
+
+
+def reduced(images: Any) -> Any:
+  """Return what `reduce` does, at once, of arrays of NumPy or JAX."""
+  _, size, _, c = images.shape
+  factor = -(-size // LARGEST)
+  if factor == 1:
+    return images
+  side, rim = divmod(size, factor)
+  start = rim // 2
+  squares = slice(start, start + side * factor)
+  part = images[:, squares, squares].reshape(-1, side, factor, side, factor, c)
+  sums = part.sum((2, 4), dtype=np.uint32)
+  return ((2 * sums + factor**2) // (2 * factor**2)).astype(np.uint8)
+
+
+def augment(images: np.ndarray, pick: np.ndarray, shift: int, rng: Any) -> np.ndarray:
+  """Return images[pick] mirrored half the time and moved by up to `shift` px; the rim repeats."""
+  side = images.shape[1]
+  moves = rng.randint(-shift, shift + 1, (2, len(pick), 1))
+  rows, columns = (np.arange(side) + moves).clip(0, side - 1)
+  mirrored = rng.rand(len(pick)) < 0.5
+  columns[mirrored] = columns[mirrored, ::-1]
+  return images[pick[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def turn(images: np.ndarray, quarters: np.ndarray) -> np.ndarray:
+  """Return square images [n, H, H, C], each turned by its number of quarters."""
+  turned = [np.rot90(images, quarter, (1, 2)) for quarter in range(4)]
+  return np.choose(quarters[:, None, None, None], turned)
+
+
+def network(num_classes: int) -> models.Classifier:
+  """Return the classifier; of one class, it tells quarter turns apart (Gidaris et al. 2018)."""
+  return models.Classifier(num_classes if num_classes > 1 else 4, RECIPE.widths)
+
+
+def fit(
+  images: np.ndarray, classes: np.ndarray, num_classes: int, what: str = 'real images'
+) -> Any:
+  """Train the classifier by RECIPE and return its variables, as NumPy arrays.
+
+  Args:
+    images: uint8 [n, H, H, C].
+    classes: int [n], in 0..num_classes - 1.
+    num_classes: at least 1.
+    what: the images are, for whoever waits.
+  """
+  recipe, net, num = RECIPE, network(num_classes), len(images)
+  batch = min(recipe.batch, num)
+  steps = max(recipe.epochs * num // batch, recipe.min_steps)
+  schedule = optax.linear_onecycle_schedule(steps, recipe.lr, 0.2, div_factor=10)
+  optimizer = optax.adamw(schedule, weight_decay=recipe.weight_decay)
+
+  @jax.jit
+  def step(variables, opt, images, classes):
+    def loss(params):
+      given = {**variables, 'params': params}
+      (logits, _), stats = net.apply(given, images, True, mutable=['batch_stats'])
+      target = optax.smooth_labels(jax.nn.one_hot(classes, logits.shape[1]), recipe.smoothing)
+      return optax.softmax_cross_entropy(logits, target).mean(), stats
+
+    (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(variables['params'])
+    with jax.numpy_dtype_promotion('standard'):  # optax adds integers to floats
+      updates, opt = optimizer.update(gradients, opt, variables['params'])
+    return {'params': optax.apply_updates(variables['params'], updates), **stats}, opt, value
+
+  progress = Progress(0, steps, batch, _out())
+  progress.say(
+    f'training a classifier on {num:,} {what} for the scores, once: '
+    f'{steps:,} steps of {batch} images at {images.shape[1]} px'
+  )
+  rng = np.random.RandomState(recipe.seed)
+  order = [rng.permutation(num) for _ in range(-(-steps * batch // num))]
+  order = np.concatenate(order)[: steps * batch].reshape(steps, batch)
+  variables = jax.jit(net.init, static_argnums=2)(jax.random.key(recipe.seed), images[:1], False)
+  opt = optimizer.init(variables['params'])
+  said = time.monotonic()
+  for i, pick in enumerate(order):
+    shown, asked = augment(images, pick, int(recipe.shift * images.shape[1]), rng), classes[pick]
+    if num_classes == 1:
+      asked = rng.randint(0, 4, batch)
+      shown = turn(shown, asked)
+    variables, opt, value = step(variables, opt, shown, asked.astype(np.int32))
+    if time.monotonic() - said > 10 or i == 0:
+      said = time.monotonic()
+      progress.update(i + 1, {'loss': float(value)}) if i else progress.restart(1)
+  return jax.device_get(variables)
+
+
+def say(text: str) -> None:
+  """Print a line on stderr, from one process of all."""
+  progress.Progress(0, 0, 0, _out()).say(text)
+
+
+def _out() -> Any:
+  return sys.stderr if jax.process_index() == 0 else None
+
+
+def digest(images: np.ndarray, classes: np.ndarray) -> str:
+  """Return 16 hexadecimal digits of the recipe and of all pixels and classes."""
+  told = hashlib.sha256(f'{RECIPE} {images.shape}'.encode())
+  told.update(np.ascontiguousarray(images))
+  told.update(classes.astype('<i8'))
+  return told.hexdigest()[:16]
+
+
+def read(path: str, like: Any) -> Any:
+  """Return the variables in a file, or None where it is missing, damaged, or not shaped `like`."""
+  try:
+    with np.load(path) as file:
+      leaves = {name: file[name] for name in file.files}  # checks the CRC of each
+  except Exception:  # zipfile has a dozen ways to say that a file is damaged
+    return None
+  shapes = lambda tree: {name: (leaf.shape, leaf.dtype) for name, leaf in tree.items()}
+  return trees.nest(leaves) if shapes(leaves) == shapes(trees.flat(like)) else None
+
+
+def write(path: str, variables: Any) -> None:
+  """Write variables whole or not at all; a cache that cannot be written is no error."""
+  folder = os.path.dirname(path)
+  try:
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix='.partial', delete=False) as file:
+      try:
+        np.savez(file, **trees.flat(variables))
+        file.close()
+        os.replace(file.name, path)
+      except BaseException:
+        os.remove(file.name)
+        raise
+  except OSError as error:
+    say(f'the classifier cannot be kept in {folder!r} ({error.strerror}): resuming trains it again')
+
+
+def cached(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Any:
+  """Return what `fit` does, from the cache folder where that holds it."""
+  path = os.path.join(files.cache_dir(), 'classifiers', digest(images, classes) + '.npz')
+  init = lambda: network(num_classes).init(jax.random.key(0), images[:1], False)
+  variables = read(path, jax.eval_shape(init))
+  if variables is None:
+    variables = fit(images, classes, num_classes)
+    write(path, variables)
+  return variables
+
+
+def moments(features: np.ndarray) -> frechet.Gaussian:
+  """Return (mean [d], covariance [d, d]) of rows [n, d], float64; one row has covariance 0."""
+  found = frechet.Moments.of_rows(features)
+  return frechet.Gaussian(found.mean, found.cov)
+
+
+def std_ratio(samples: Labelled, real: Labelled) -> float:
+  """Return the mean over classes of the features' standard deviation within one, over the real one.
+
+  Only classes with two rows or more of either count; where there is none, all are one class.
+  Args:
+    samples, real: (features [n, d], labels [n]).
+  """
+  twice = lambda labels: {c for c in np.unique(labels) if (labels == c).sum() > 1}
+  common = sorted(twice(samples[1]) & twice(real[1]))
+
+  def spread(features, labels):
+    groups = [features[labels == c] for c in common] or [features]
+    return np.mean([np.sqrt(np.trace(moments(group)[1])) for group in groups])
+
+  return float(spread(*samples) / max(spread(*real), 1e-9))
+
+
+def precision_coverage(samples: Labelled, real: Labelled) -> Scores:
+  """Return both for as many samples as real images, PAIRS at most; none for too few real ones."""
+  if len(real[1]) <= pixels.NEIGHBOURS:
+    return {}
+  num = min(len(samples[1]), len(real[1]), PAIRS)
+  reference = evenly(real, max(num, pixels.NEIGHBOURS + 1))[0]
+  precision, coverage = pixels.precision_coverage(evenly(samples, num)[0], reference)
+  return {'precision': precision, 'coverage': coverage}
+
+
+def agreements(predicted: np.ndarray, labels: np.ndarray) -> Scores:
+  """Return the share of predicted labels [n] that are those asked for, over all and at worst."""
+  hits = predicted == labels
+  worst = min(hits[labels == c].mean() for c in np.unique(labels))
+  return {'agreement': float(hits.mean()), 'worst_class': float(worst)}
+
+
+def take(images: Images, most: int) -> Labelled:
+  """Return at most so many real images, reduced, and their labels; fewer where they are large."""
+  size = images(1)[0].nbytes
+  some, labels = images(max(1, min(most, MOST_BYTES // size)))
+  return reduce(some), labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+  """The classifier of one set of images.
+
+  Attributes:
+    net: the network.
+    variables: NumPy arrays.
+    known: int [classes], the labels that its outputs stand for; of one, it tells quarter turns
+      apart.
+    digest: of its recipe and what it was trained on.
+  """
+
+  net: models.Classifier
+  variables: Any
+  known: np.ndarray
+  digest: str
+
+  def apply(self, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """Return {'features': [b, d], 'logits': [b, k]} of uint8 images [b, H, H, C]. Traced."""
+    logits, features = self.net.apply(variables, reduced(images), False)
+    return {'features': features, 'logits': logits}
+
+  @functools.cached_property
+  def _apply(self) -> Callable[..., dict[str, jax.Array]]:
+    return jax.jit(self.apply)
+
+  def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (logits [n, k], features [n, d]) of uint8 images [n, H, H, C]."""
+    parts = []
+    for i in range(0, len(images), CHUNK):
+      part = reduce(images[i : i + CHUNK])
+      missing = CHUNK - len(part)  # so that all chunks have one shape, and there is one program
+      found = self._apply(self.variables, np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))))
+      parts.append([np.asarray(found[name])[: len(part)] for name in ('logits', 'features')])
+    logits, features = map(np.concatenate, zip(*parts, strict=True))
+    return logits, features
+
+
+def trained_on(images: Images) -> tuple[Trained, Labelled]:
+  """Return the classifier of real images, from the cache where it is there, and those it learnt."""
+  some, labels = take(images, TRAINED_ON)
+  known, classes = np.unique(labels, return_inverse=True)
+  variables = cached(some, classes, len(known))
+  trained = Trained(network(len(known)), variables, known, digest(some, classes))
+  return trained, (some, labels)
+
+
+def make(train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores], Scores]:
+  """Return (score, floor): `score((images, labels))`, and what real images get.
+
+  The floor's agreement and worst class are those of the held-out images. Its other scores are those
+  of FLOOR training images (of all, where there are fewer), so compare them with as many samples.
+  The classifier knows these, but on CIFAR-10 and Fashion-MNIST they were no farther away than as
+  many real images that neither it nor the reference contained.
+  """
+  trained, (images, labels) = trained_on(train)
+
+  def look(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # labels [n], features [n, d]
+    logits, features = trained.look(images)
+    return trained.known[logits[:, : len(trained.known)].argmax(1)], features
+
+  unseen, unseen_labels = take(held_out, HELD_OUT)
+  predicted, features = look(unseen)
+  unit = np.sqrt(features.var(0).mean()) or np.float32(1)
+  real = features / unit, unseen_labels
+  gaussian = moments(real[0])
+
+  def score(samples: Labelled) -> Scores:
+    images, labels = samples
+    predicted, features = look(images)
+    found = features / unit, labels
+    return {
+      **agreements(predicted, labels),
+      'fd_held_out_classifier': frechet.frechet(moments(found[0]), gaussian),
+      **precision_coverage(found, real),
+      'std_ratio': std_ratio(found, real),
+    }
+
+  of_floor = evenly((images, labels), FLOOR)
+  floor = {**score(of_floor), **agreements(predicted, unseen_labels)}
+  say(
+    f'classifier: {floor["agreement"]:.1%} right of {len(unseen):,} held-out images, to which '
+    f'samples and, for real scores, {len(of_floor[1]):,} training images are compared'
+  )
+  return score, floor

@@ -1,0 +1,105 @@
+"""Scores in pixel space, for small labelled sets.
+
+agreement, worst_class: a classifier fitted on real training images gives the requested label.
+std_ratio: per-class pixel standard deviation over the real one's (a collapsed class is near 0).
+precision (Kynkaanniemi et al. 2019), coverage (Naeem et al. 2020): k = 3, against held-out images.
+nearest_ratio: median distance of samples to their nearest training image, over that of held-out
+images (memorised images are near 0). Pixels are compared as floats in [0, 1]. Of larger sets, MOST
+real images of each split, evenly chosen, stand for all.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bigjax.core import errors
+from bigjax.evaluation.quick import Images, Labelled, Scores
+
+NEIGHBOURS = 3
+MOST = 4000
+
+
+def flatten(images: np.ndarray) -> np.ndarray:
+  """Return uint8 images [n, H, W, C] as float32 rows in [0, 1]."""
+  return images.reshape(len(images), -1).astype(np.float32) / 255
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Return Euclidean distances [n, m] between rows."""
+  squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2 * a @ b.T
+  return np.sqrt(np.maximum(squares, 0))
+
+
+def radii(reference: np.ndarray) -> np.ndarray:
+  """Return each row's distance to its NEIGHBOURS-th nearest other row."""
+  return np.sort(distances(reference, reference), axis=1)[:, NEIGHBOURS]  # column 0 is itself
+
+
+def precision_coverage(samples: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+  """Return (share of samples inside any reference ball, share of balls that hold a sample)."""
+  inside = distances(samples, reference) <= radii(reference)[None, :]
+  return float(inside.any(1).mean()), float(inside.any(0).mean())
+
+
+def class_std(rows: np.ndarray, labels: np.ndarray) -> float:
+  """Return the mean over classes of the pixel standard deviation (rms over pixels) within one."""
+  return float(np.mean([np.sqrt(rows[labels == c].var(0).mean()) for c in np.unique(labels)]))
+
+
+def make(train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores], Scores]:
+  """Return (score, floor): `score((images, labels))`, and what real images get.
+
+  The floor's precision and coverage are those of the training images; for `nearest_ratio`, the
+  held-out images themselves (so it is 1), and for `agreement` the held-out images too.
+  Raises:
+    UserError: scikit-learn is not installed.
+  """
+  try:
+    from sklearn.svm import SVC
+  except ImportError:
+    raise errors.UserError(
+      "eval.name=pixels needs scikit-learn; run: pip install 'bigjax[train]'"
+    ) from None
+  images, real_labels = train(MOST)
+  unseen_images, unseen_labels = held_out(MOST)
+  real, unseen = flatten(images), flatten(unseen_images)
+  if len(unseen) <= NEIGHBOURS:
+    raise errors.UserError(
+      f'eval.name=pixels needs {NEIGHBOURS + 1} held-out images at least, there are {len(unseen)}; '
+      'give more images, a larger data.held_out, or eval.name=none.'
+    )
+  if len(np.unique(real_labels)) > 1:
+    predict = SVC(C=10.0, gamma='scale').fit(real, real_labels).predict
+  else:
+    predict = lambda rows: np.repeat(real_labels[:1], len(rows))
+  nearest_real = float(np.median(distances(unseen, real).min(1)))
+  real_std = class_std(real, real_labels)
+
+  def agreements(rows, labels):
+    hits = predict(rows) == labels
+    return float(hits.mean()), float(min(hits[labels == c].mean() for c in np.unique(labels)))
+
+  def score(samples: Labelled) -> Scores:
+    rows, labels = flatten(samples[0]), samples[1]
+    agreement, worst = agreements(rows, labels)
+    precision, coverage = precision_coverage(rows, unseen)
+    return {
+      'agreement': agreement,
+      'worst_class': worst,
+      'std_ratio': class_std(rows, labels) / real_std,
+      'precision': precision,
+      'coverage': coverage,
+      'nearest_ratio': float(np.median(distances(rows, real).min(1))) / nearest_real,
+    }
+
+  agreement, worst = agreements(unseen, unseen_labels)
+  precision, coverage = precision_coverage(real, unseen)
+  floor = {
+    'agreement': agreement,
+    'worst_class': worst,
+    'std_ratio': class_std(unseen, unseen_labels) / real_std,
+    'precision': precision,
+    'coverage': coverage,
+    'nearest_ratio': 1.0,
+  }
+  return score, floor

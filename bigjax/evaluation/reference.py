@@ -1,0 +1,146 @@
+"""What samples are compared with: real images, or statistics of them, seen by a network once.
+
+What it sees is kept in the cache folder, under a digest of images and weights.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from bigjax import data
+from bigjax.core import errors, files, parallel
+from bigjax.core.progress import say
+from bigjax.evaluation import image_sets
+from bigjax.evaluation.feature_pass import FeaturePass
+from bigjax.evaluation.image_sets import Images, Labelled
+from bigjax.evaluation.metrics import frechet
+from bigjax.evaluation.metrics.registry import FeatureStats
+from bigjax.evaluation.quick import classifier
+from bigjax.models.pretrained import registry as networks
+
+
+def open_network(name: str, weights: str | None, train: Images | None) -> networks.Features:
+  """Return the network in whose features scores are computed.
+
+  Args:
+    name: of features.NETWORKS, or 'classifier': the small one that is trained on the reference's
+      images, for sets that have none.
+    weights: a file, or None for where they are usually kept.
+    train: the training images of the reference, for 'classifier'.
+  Raises:
+    UserError: there is no such network, or its weights cannot be had.
+  """
+  errors.pick(name, {**networks.NETWORKS, 'classifier': None}, '--features')
+  if name != 'classifier':
+    return networks.load(name, weights)
+  if train is None:
+    raise errors.UserError(
+      '--features=classifier is trained on the labelled images of --reference; give one, such as '
+      'tfds:cifar10 or digits.'
+    )
+  trained, _ = classifier.trained_on(train.some)
+  return networks.Features(
+    name=name,
+    digest=trained.digest,
+    resizer='none',
+    dim=classifier.RECIPE.widths[-1],
+    num_logits=trained.net.num_classes,
+    variables=trained.variables,
+    apply=trained.apply,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """What samples are compared with: a split of real images, and what a network sees in it."""
+
+  name: str
+  split: str
+  digest: str
+  seen: FeatureStats
+
+
+def cached_reference(
+  look: FeaturePass, images: Images, keeps: frozenset[str], num: int
+) -> Reference:
+  """Return what the network sees in real images: moments of all, the rest of at most `num`.
+
+  Moments and features are kept in the cache folder, under a digest of images and weights.
+  """
+  told = f'{images.digest} {look.network.name} {look.network.digest} {look.network.resizer} '
+  key = hashlib.sha256((told + f'{sorted(keeps)} {num}').encode()).hexdigest()[:16]
+  path = os.path.join(files.cache_dir(), 'references', f'{key}.npz')
+  seen = None if 'images' in keeps else read_reference(path)
+  if not parallel.agreed(seen is not None):  # all look, or none: there are collectives in it
+    kept = np.isin(np.arange(images.num), data.spread(images.num, num))
+    words = f'reference {images.name}/{images.split}'
+    seen = look(images.batches(look.batch), images.num, words, kept)
+    if 'images' not in keeps:
+      write_reference(path, seen)
+  return Reference(images.name, images.split, images.digest, seen)
+
+
+def read_reference(path: str) -> FeatureStats | None:
+  """Return what `write_reference` wrote, or None where it is missing or damaged."""
+  try:
+    with np.load(path) as file:
+      arrays = {name: file[name] for name in file.files}
+  except Exception:  # zipfile has a dozen ways to say that a file is damaged
+    return None
+  moments = frechet.Moments.of(int(arrays.pop('num')), arrays.pop('mean'), arrays.pop('cov'))
+  return FeatureStats(moments.num, moments, **arrays)
+
+
+def write_reference(path: str, seen: FeatureStats) -> None:
+  """Keep what is known of a reference; a cache that cannot be written is no error."""
+  arrays = {name: getattr(seen, name) for name in ('features', 'logits', 'labels')}
+  moments = {name: getattr(seen.moments, name) for name in ('num', 'mean', 'cov')}
+  try:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    partial = f'{path}.{os.getpid()}.partial'
+    with open(partial, 'wb') as file:
+      np.savez(file, **moments, **{k: v for k, v in arrays.items() if v is not None})
+    os.replace(partial, path)
+  except OSError as error:
+    say(f'the reference cannot be kept in {os.path.dirname(path)!r} ({error.strerror})')
+
+
+def read_statistics(path: str, dim: int) -> Reference:
+  """Return the reference whose mean and covariance an .npz holds: `mu`, `sigma`, as pytorch-fid's.
+
+  Raises:
+    UserError: it does not hold them, or of other features.
+  """
+  try:
+    with np.load(path) as file:
+      mean, cov = (np.asarray(file[name], np.float64) for name in ('mu', 'sigma'))
+  except KeyError:
+    raise errors.UserError(
+      f'--reference={path} has no arrays mu and sigma; expected the statistics that pytorch-fid '
+      'writes, or a source of images such as tfds:cifar10/train.'
+    ) from None
+  except Exception as error:  # zipfile has a dozen ways to say that a file is damaged
+    raise errors.UserError(f'--reference={path} cannot be read ({error}).') from None
+  if mean.shape != (dim,) or cov.shape != (dim, dim):
+    raise errors.UserError(
+      f'--reference={path} is of {mean.size} features, the network gives {dim}; give statistics of '
+      'the same features.'
+    )
+  digest = hashlib.sha256(mean.tobytes() + cov.tobytes()).hexdigest()[:16]
+  return Reference(path, 'stats', digest, FeatureStats(0, frechet.Gaussian(mean, cov)))
+
+
+def chosen(batches: Iterator[Labelled], kept: np.ndarray, size: int) -> Iterator[Labelled]:
+  """Yield those of the images that are kept, in full batches."""
+
+  def parts():
+    done = 0
+    for images, labels in batches:
+      pick = np.flatnonzero(kept[done : done + len(images)])
+      done += len(images)
+      yield images[pick], labels[pick]
+
+  return image_sets.rebatched(parts(), size)

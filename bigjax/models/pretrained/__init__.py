@@ -1,0 +1,1 @@
+"""Frozen networks whose features scores and critics look at."""

@@ -1,0 +1,186 @@
+"""Networks whose features scores are computed in, with their published weights, found or fetched.
+
+A file that is named is used as it is, and a note says when it is not the published one; what lies
+in a folder or comes from the network must have the published checksum. Nothing in a file is run.
+"""
+
+import dataclasses
+import hashlib
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigjax.core import errors, torch_pickle, trees
+from bigjax.models.pretrained import cifar_resnet, inception
+from bigjax.models.pretrained.download import Weights, file_sha256, find
+from bigjax.models.pretrained.torch_layout import from_torch, shapes
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+  """A network with its weights. Where its values are compared, all of this must be the same.
+
+  Attributes:
+    name: of `NETWORKS`.
+    digest: 16 hex digits of the SHA-256 of all weights, whatever file they came in.
+    resizer: how images come to the network's size.
+    dim: of the features.
+    num_logits: classes that the network tells apart.
+    variables: NumPy arrays, as `apply` takes them.
+    apply: (variables, images uint8 [B, H, W, 1 or 3]) -> {'features': float32 [B, dim], 'logits':
+      float32 [B, num_logits]}, pure; grey images are repeated in three channels. The logits are
+      those that the network's reference computes the Inception score of. UserError: the images
+      have another size or number of channels than the network takes.
+  """
+
+  name: str
+  digest: str
+  resizer: str
+  dim: int
+  num_logits: int
+  variables: Any
+  apply: Callable[[Any, Array], dict[str, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """What `load` knows by name."""
+
+  make: Callable[[], Any]  # -> a linen module
+  weights: Weights
+  resizer: str
+  side: int | None = None  # the only size it takes
+  unused: tuple[str, ...] = ()  # beginnings of tensors' names that the file may have for nothing
+
+
+FID_WEIGHTS = Weights(
+  'pt_inception-2015-12-05-6726825d.pth',
+  '6726825d',
+  'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'
+  'pt_inception-2015-12-05-6726825d.pth',
+)
+NETWORKS = {
+  'inception': Network(inception.RECIPES['fid'], FID_WEIGHTS, 'tf1_bilinear_299'),
+  'inception_pytorch_fid': Network(
+    inception.RECIPES['pytorch_fid'], FID_WEIGHTS, 'torch_bilinear_299'
+  ),
+  'inception_torchvision': Network(
+    inception.RECIPES['torchvision'],
+    Weights(
+      'inception_v3_google-0cc3c7bd.pth',
+      '0cc3c7bd',
+      'https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth',
+    ),
+    'torch_bilinear_corners_299',
+    unused=('AuxLogits.',),
+  ),
+  'cifar_resnet56': Network(
+    cifar_resnet.NETWORKS['resnet56'],
+    Weights('resnet56_cifar10.npz', ''),
+    'none_32',
+    side=cifar_resnet.SIDE,
+  ),
+}
+
+
+def digest(variables: Any) -> str:
+  """Return 16 hex digits of the SHA-256 of names, shapes and values."""
+  sha256 = hashlib.sha256()
+  for path, leaf in sorted(trees.flat(variables).items()):
+    sha256.update(f'{path} {leaf.shape} {leaf.dtype} '.encode())
+    sha256.update(np.ascontiguousarray(leaf).tobytes())
+  return sha256.hexdigest()[:16]
+
+
+# Files.
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+  """Return the arrays of a .npz file, or the tensors of a torch file, by name.
+
+  Raises:
+    UserError: there is no such file, or it is damaged.
+  """
+  if not path.endswith('.npz'):
+    return torch_pickle.read(path)
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      return dict(arrays)
+  except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as error:
+    why = getattr(error, 'strerror', None) or f'{type(error).__name__}: {error!s:.200}'
+    raise errors.UserError(f'cannot read {path!r} ({why}); copy or download it again.') from None
+
+
+def _note_if_not_published(path: str, weights: Weights) -> None:
+  if not file_sha256(path).startswith(weights.sha256):
+    print(
+      f'note: {path} is not the published file {weights.file}: scores in its features compare with '
+      'each other only.',
+      file=sys.stderr,
+    )
+
+
+def _applied(name: str, network: Network, module: nn.Module) -> Callable:
+  def apply(variables: Any, images: Array) -> dict[str, Array]:
+    if images.dtype != jnp.uint8:
+      raise TypeError(f'images are {images.dtype}; expected uint8.')
+    _, h, w, channels = images.shape
+    if network.side not in (None, h) or network.side not in (None, w):
+      raise errors.UserError(
+        f'the network {name!r} takes images of {network.side}x{network.side} pixels, not {h}x{w}; '
+        'choose another network.'
+      )
+    if channels not in (1, 3):
+      raise errors.UserError(
+        f'the network {name!r} takes images of 1 or 3 channels, not {channels}; choose a score '
+        'that needs no network.'
+      )
+    return module.apply(variables, jnp.repeat(images, 3 // channels, axis=3))
+
+  return apply
+
+
+def load(name: str, path: str | None = None) -> Features:
+  """Return a network of `NETWORKS` with its weights.
+
+  Args:
+    name: 'inception' (what FID and the Inception score are defined in), 'inception_pytorch_fid'
+      (the same weights behind pytorch-fid's resize), 'inception_torchvision' (as BigGAN-PyTorch
+      scores) or 'cifar_resnet56'.
+    path: of the weights: torch's file, or a .npz with its names and layout. None for the published
+      file in the folder $BIGJAX_WEIGHTS, in the cache folder, or from the network.
+
+  Raises:
+    UserError: no such network; weights that are missing, damaged, of another layout, or cannot be
+      downloaded.
+  """
+  network = errors.pick(name, NETWORKS, 'the network')
+  if path is None:
+    path = find(name, network.weights)
+  else:
+    _note_if_not_published(path, network.weights)
+  module, tensors = network.make(), read(path)
+  try:
+    variables = from_torch(tensors, shapes(module), network.unused)
+  except errors.UserError as error:
+    raise errors.UserError(
+      f'{path!r} is no file of weights for {name!r}: it {error}; give {network.weights.file}.'
+    ) from None
+  return Features(
+    name=name,
+    digest=digest(variables),
+    resizer=network.resizer,
+    dim=module.dim,
+    num_logits=module.num_logits,
+    variables=variables,
+    apply=_applied(name, network, module),
+  )

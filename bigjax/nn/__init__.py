@@ -1,0 +1,1 @@
+"""What networks and games are made of."""

@@ -1,0 +1,37 @@
+"""Which of several equal formulas a network computes."""
+
+import dataclasses
+from collections.abc import Callable
+
+from bigjax.nn.attention import attend, attend_plain
+from bigjax.nn.convolution import (
+  Array,
+  conv,
+  conv_fast,
+  down_conv,
+  down_conv_plain,
+  down_conv_strided,
+  up_conv,
+  up_conv_phases,
+  up_conv_plain,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forms:
+  """Which of several equal formulas a network computes: exact algebra, chosen by measurement.
+
+  benchmarks/README.md has the measurements. Derivatives are in reverse mode, of any order; PLAIN
+  alone has them in forward mode (jax.jvp) too.
+  """
+
+  conv: Callable[[Array, Array], Array]
+  up: Callable[[Array, Array], Array]  # 3x3 convolution of an upsampled image
+  down: Callable[[Array, Array], Array]  # 3x3 convolution, then mean-pooling
+  attend: Callable[[Array, Array, Array], Array]
+
+
+PLAIN = Forms(conv, up_conv_plain, down_conv_plain, attend_plain)
+FEWEST = Forms(conv, up_conv_phases, down_conv_strided, attend_plain)  # multiplications
+FAST = Forms(conv_fast, up_conv, down_conv, attend)
+FORMS = {'fast': FAST, 'plain': PLAIN, 'fewest': FEWEST}

@@ -1,0 +1,231 @@
+"""Latent vectors: the laws of BigGAN's Appendix E, and the four things called "truncation"."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from bigjax.core import errors
+
+Array = jax.Array
+
+
+def normal(keys: Array, dim: int) -> Array:
+  """Return one N(0, I) vector per key, [B, dim]: sample i never depends on the others."""
+  return jax.vmap(lambda key: jax.random.normal(key, (dim,)))(keys)
+
+
+def resample(keys: Array, dim: int, t: Array) -> Array:
+  """The paper's truncation: N(0, 1), each element drawn again until |z| <= t."""
+  return jax.vmap(lambda key: jax.random.truncated_normal(key, -t, t, (dim,)))(keys)
+
+
+def truncnorm(keys: Array, dim: int, t: Array) -> Array:
+  """TF-Hub's: t times a normal cut at [-2, 2]. At t = 0.5 its std is 0.44, `resample(1)`'s 0.54."""
+  return t * jax.vmap(lambda key: jax.random.truncated_normal(key, -2.0, 2.0, (dim,)))(keys)
+
+
+def scale(keys: Array, dim: int, t: Array) -> Array:
+  """Scaled standard deviation, as in BigGAN-PyTorch's curves: t N(0, 1). t = 1 is untruncated."""
+  return t * normal(keys, dim)
+
+
+def clamp(keys: Array, dim: int, t: Array) -> Array:
+  """N(0, 1) clipped to [-t, t]."""
+  return jnp.clip(normal(keys, dim), -t, t)
+
+
+Dialect = Callable[[Array, int, Array], Array]
+DIALECTS: dict[str, Dialect] = {
+  'resample': resample,
+  'truncnorm': truncnorm,
+  'scale': scale,
+  'clamp': clamp,
+}
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=['truncation'],
+  meta_fields=['dialect', 'passes', 'batch'],
+)
+@dataclasses.dataclass(frozen=True)
+class How:
+  """How to draw latents, and how to measure the standing statistics that go with them.
+
+  The truncation is a leaf and may be traced: a sweep compiles once.
+
+  Attributes:
+    truncation: threshold or factor t, whose meaning is the dialect's; inf is N(0, I) in all of
+    them.
+    dialect: a key of DIALECTS.
+    passes: generator passes over which BatchNorm moments are averaged (the paper: 100).
+    batch: samples per pass (the paper: 2048).
+  """
+
+  truncation: float = math.inf
+  dialect: str = 'resample'
+  passes: int = 100
+  batch: int = 2048
+
+  def __str__(self):
+    return 'untruncated' if self.truncation == math.inf else f'{self.truncation:g} ({self.dialect})'
+
+
+def parse(text: str, dialect: str = 'resample') -> How:
+  """Read 't' or 't:dialect', for example '0.5', '0.4:truncnorm', 'none'.
+
+  Args:
+    text: as above; 'none' is untruncated.
+    dialect: the one meant where the text names none.
+  Raises:
+    UserError: the text is neither, or leaves nothing to draw.
+  """
+  number, _, named = text.partition(':')
+  try:
+    truncation = math.inf if number in ('none', 'inf') else float(number)
+  except ValueError:
+    raise errors.UserError(
+      f'truncation {text!r} is not a number; write t or t:dialect, for example 0.5 '
+      f'or 0.5:truncnorm (dialects: {", ".join(DIALECTS)}), or none.'
+    ) from None
+  dialect = named or dialect
+  errors.pick(dialect, DIALECTS, 'the truncation dialect')
+  if not truncation >= 0 or (dialect == 'resample' and truncation == 0):
+    raise errors.UserError(
+      f'truncation {number} in the dialect {dialect!r} leaves nothing to draw; '
+      'give a number above 0.'
+    )
+  return How(truncation, dialect)
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+  """A distribution of latent vectors (Brock et al. 2019, Appendix E).
+
+  Attributes:
+    name: as `law` reads it.
+    make: (n, u) -> z, all [..., dim]: from independent normals n and uniforms u in [0, 1).
+    dialects: the truncations that mean something for it: those of the normals in it, or `scale`
+      (t times z) alone.
+    anneal: number of training steps over which z starts twice as wide and narrows; 0: none.
+  """
+
+  name: str
+  make: Callable[[Array, Array], Array]
+  dialects: tuple[str, ...] = tuple(DIALECTS)
+  anneal: int = 0
+
+  def train(self, key: Array, shape: tuple[int, ...], dim: int, step: Array) -> Array:
+    """Return z [*shape, dim] for a training step: one draw for all examples."""
+    n = jax.random.normal(key, (*shape, dim))
+    z = self.make(n, jax.random.uniform(jax.random.fold_in(key, 1), n.shape, n.dtype))
+    if self.anneal:
+      z = z * (2 - jnp.minimum(step.astype(z.dtype) / self.anneal, 1))
+    return z
+
+  def draw(self, keys: Array, dim: int, how: How) -> Array:
+    """Return one latent vector per key, [B, dim], truncated as asked."""
+    whole = jnp.isinf(how.truncation)
+    t = jnp.where(whole, 1.0, how.truncation)
+    n, u = normal(keys, dim), uniform(keys, dim)
+    if how.dialect == 'scale':
+      return t * self.make(n, u)
+    return self.make(jnp.where(whole, n, DIALECTS[how.dialect](keys, dim, t)), u)
+
+
+def uniform(keys: Array, dim: int) -> Array:
+  """Return one vector of U[0, 1) per key, [B, dim], independent of `normal(keys, dim)`."""
+  return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (dim,)))(keys)
+
+
+def coin(u: Array) -> Array:
+  """Return 0 or 1, evenly, for uniforms u."""
+  return (u < 0.5).astype(u.dtype)
+
+
+def normal_and_bernoulli(n: Array, u: Array) -> Array:
+  """Half of the elements N(0, 1), half Bernoulli {0, 1}."""
+  half = n.shape[-1] // 2
+  return jnp.concatenate([n[..., :half], coin(u[..., half:])], axis=-1)
+
+
+LAWS: dict[str, Law] = {
+  law.name: law
+  for law in (
+    Law('normal', lambda n, u: n),
+    Law('uniform', lambda n, u: 2 * u - 1, ('scale',)),
+    Law('bernoulli', lambda n, u: coin(u), ()),
+    Law('rademacher', lambda n, u: 2 * coin(u) - 1, ()),
+    Law('categorical', lambda n, u: jnp.floor(3 * u) - 1, ()),  # -1, 0 or 1
+    Law('censored_normal', lambda n, u: jnp.maximum(n, 0)),
+    Law('normal_times_bernoulli', lambda n, u: n * coin(u)),
+    Law('normal_and_bernoulli', normal_and_bernoulli),
+  )
+}
+
+
+def law(name: str) -> Law:
+  """Read the name of a law: a key of LAWS, 'annealed_normal:STEPS', 'variable_normal:LOW:HIGH'.
+
+  An annealed normal starts at twice the standard deviation and narrows linearly to N(0, I), which
+  is what is sampled from. A variable one has a standard deviation from U[LOW, HIGH] per vector.
+
+  Raises:
+    UserError: it is none, or its numbers make no sense.
+  """
+  kind, *words = name.split(':')
+  try:
+    if kind == 'annealed_normal':
+      (steps,) = map(int, words)
+      if steps > 0:
+        return Law(name, LAWS['normal'].make, anneal=steps)
+    if kind == 'variable_normal':
+      low, high = map(float, words)
+      if 0 <= low <= high < math.inf and high > 0:
+        return Law(name, lambda n, u: n * (low + (high - low) * u[..., :1]))
+  except ValueError:
+    pass  # said below
+  if name not in LAWS:
+    raise errors.UserError(
+      f'model.latent is {name!r}{errors.did_you_mean(name, LAWS)}; expected one of: '
+      f'{", ".join(LAWS)}, annealed_normal:STEPS, variable_normal:LOW:HIGH.'
+    )
+  return LAWS[name]
+
+
+def check_truncation(how: How, dialects: tuple[str, ...]) -> None:
+  """Refuse a truncation that means nothing for the latents of a generator.
+
+  Args:
+    how: with a truncation that is a number, not traced.
+    dialects: the generator's.
+  Raises:
+    UserError: as above.
+  """
+  if how.truncation != math.inf and how.dialect not in dialects:
+    known = f'the dialects {", ".join(dialects)} do' if dialects else 'none does'
+    raise errors.UserError(
+      f'truncation {how.truncation:g} in the dialect {how.dialect!r} means nothing for the '
+      f'latents of this generator ({known}); use none.'
+    )
+
+
+def knot_weights(knots: Array, truncation: Array | float) -> Array:
+  """Return the weights with which statistics stored at ascending knots [K] serve a truncation.
+
+  Linear between the two neighbouring knots: at a quarter of the way the lower one weighs 0.75 (a
+  widely used port has the two swapped). Beyond the ends, the end; towards a knot at inf, the last
+  finite one.
+  """
+  k = knots.shape[0]
+  upper = jnp.clip(jnp.searchsorted(knots, truncation), 0, k - 1)
+  lower = jnp.maximum(upper - 1, 0)
+  span = knots[upper] - knots[lower]
+  way = jnp.where(jnp.isfinite(span) & (span > 0), (truncation - knots[lower]) / span, 0.0)
+  way = jnp.where(knots[upper] <= truncation, 1.0, jnp.where(upper == 0, 1.0, way))
+  one_hot = lambda i: jax.nn.one_hot(i, k, dtype=jnp.float32)
+  return one_hot(upper) * way + one_hot(lower) * (1 - way)

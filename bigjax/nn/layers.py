@@ -1,0 +1,285 @@
+"""Blocks that two networks share: convolution with resampling, BatchNorm, attention.
+
+Parameters are float32; `dtype` is the compute dtype. BatchNorm moments, softmax and scores are
+float32. forms.py has what the blocks compute convolution and attention with.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from bigjax.core import microbatches, parallel, trees
+from bigjax.nn.convolution import max_pool, mean_pool, upsample
+from bigjax.nn.kernels import FAST, Forms
+
+Array = jax.Array
+orthogonal = nn.initializers.orthogonal()
+
+
+class Conv(nn.Module):
+  """3x3 or 1x1 convolution, SAME padding, optionally after upsampling or before mean-pooling.
+
+  A 1x1 convolution commutes with both and runs at the low resolution.
+  """
+
+  features: int
+  size: int = 3
+  resample: str = 'none'  # none | up | down
+  use_bias: bool = True
+  forms: Forms = FAST
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    shape = (self.size, self.size, x.shape[-1], self.features)
+    kernel = self.param('kernel', orthogonal, shape, jnp.float32)
+    x = x.astype(self.dtype)
+    if self.size == 1:
+      x = mean_pool(x) if self.resample == 'down' else x
+      x = self.forms.conv(x, kernel)
+      x = upsample(x) if self.resample == 'up' else x
+    else:
+      x = {'none': self.forms.conv, 'up': self.forms.up, 'down': self.forms.down}[self.resample](
+        x, kernel
+      )
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+      x = x + bias.astype(self.dtype)[None, None, None]
+    return x
+
+
+class Dense(nn.Module):
+  """Linear layer on [B, in] with orthogonal initialisation and zero bias."""
+
+  features: int
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    kernel = self.param('kernel', orthogonal, (x.shape[-1], self.features), jnp.float32)
+    x = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+      x = x + bias.astype(self.dtype)[None]
+    return x
+
+
+class Embed(nn.Module):
+  """Class table: y int32 [B] -> rows [B, features]; float32 weights [B, classes] mix the rows."""
+
+  num_classes: int
+  features: int
+
+  @nn.compact
+  def __call__(self, y: Array) -> Array:
+    table = self.param('embedding', orthogonal, (self.num_classes, self.features), jnp.float32)
+    return table[y] if y.ndim == 1 else jnp.matmul(y, table, precision=lax.Precision.HIGHEST)
+
+
+class Moments(nn.Module):
+  """Mean and variance for batch normalisation: cross-replica in training, standing ones after.
+
+  In training the moments are those of the global batch, or of each group of `group` examples, and
+  are sown into the collection `moments` for whoever accumulates standing statistics. Otherwise they
+  are read from the collection `stats`: there are no running averages.
+  """
+
+  group: int | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Return (mean, variance) stacked, [1 or B, 2, C], of x [B, H, W, C]."""
+    if not train:
+      if not self.has_variable('stats', 'mean'):
+        raise ValueError('sampling needs standing statistics: calibrate the generator first.')
+      both = [self.get_variable('stats', name) for name in ('mean', 'var')]
+      return jnp.stack(both)[None]
+    x = trees.at_least_float32(x)
+    per_example = jnp.stack([x.mean((1, 2)), jnp.square(x).mean((1, 2))], 1)  # [B, 2, C]
+    mean, square = jnp.moveaxis(parallel.group_mean(per_example, self.group), 1, 0)
+    var = jnp.maximum(square - jnp.square(mean), 0)
+    keep_last = {'init_fn': lambda: None, 'reduce_fn': lambda _, new: new}
+    self.sow('moments', 'mean', mean.mean(0), **keep_last)
+    self.sow('moments', 'var', var.mean(0), **keep_last)
+    return checkpoint_name(jnp.stack([mean, var], 1), 'moments')
+
+
+def standardize(x: Array, moments: Array, eps: float, dtype: Any) -> Array:
+  """Return (x - mean) / sqrt(variance + eps), computed in at least float32, as `dtype`."""
+  mean, var = moments[:, 0, None, None], moments[:, 1, None, None]
+  return ((trees.at_least_float32(x) - mean) * lax.rsqrt(var + eps)).astype(dtype)
+
+
+class BatchNorm(nn.Module):
+  """BatchNorm with a learned gain and bias per channel.
+
+  Moments and what is done with them are two calls, so that a network may run the second, and what
+  follows, on a part of the batch at a time (`in_minibatches`).
+  """
+
+  features: int
+  group: int | None = None
+  eps: float = 1e-4
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.norm = Moments(self.group)
+    self.gain = self.param('gain', nn.initializers.ones, (self.features,), jnp.float32)
+    self.bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+
+  def moments(self, x: Array, train: bool) -> Array:
+    return self.norm(x, train)
+
+  def __call__(self, x: Array, moments: Array) -> Array:
+    x = standardize(x, moments, self.eps, self.dtype)
+    gain, bias = self.gain.astype(self.dtype), self.bias.astype(self.dtype)
+    return x * gain[None, None, None] + bias[None, None, None]
+
+
+class ConditionalBatchNorm(nn.Module):
+  """BatchNorm whose gain, 1 + Wg c, and bias, Wb c, are linear in a condition c [B, dim].
+
+  With `num_classes` the condition is the class itself (labels, or weights over classes), and Wg and
+  Wb are tables with a row per class.
+  """
+
+  features: int
+  num_classes: int | None = None
+  group: int | None = None
+  eps: float = 1e-4
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.norm = Moments(self.group)
+    if self.num_classes is None:
+      linear = functools.partial(Dense, use_bias=False, dtype=self.dtype)
+    else:
+      linear = functools.partial(Embed, self.num_classes)
+    self.gain, self.bias = linear(self.features), linear(self.features)
+
+  def moments(self, x: Array, train: bool) -> Array:
+    return self.norm(x, train)
+
+  def __call__(self, x: Array, c: Array, moments: Array) -> Array:
+    gain, bias = (projection(c).astype(self.dtype) for projection in (self.gain, self.bias))
+    x = standardize(x, moments, self.eps, self.dtype)
+    return x * (1 + gain[:, None, None]) + bias[:, None, None]
+
+
+def remat(block: type[nn.Module], on: bool, static: tuple[int, ...] = ()) -> type[nn.Module]:
+  """Return a block that keeps of itself, for the backward pass, its input and BatchNorm's moments.
+
+  The rest is computed again; the moments' all-reduces are not.
+
+  Args:
+    block: a module class.
+    on: False returns the block as it is.
+    static: indices of arguments that are no arrays, counting self.
+  """
+  if not on:
+    return block
+  policy = jax.checkpoint_policies.save_only_these_names('moments')
+  return nn.remat(block, policy=policy, static_argnums=static)
+
+
+def in_minibatches(num: int, module: nn.Module, method: Callable[..., Array], *xs: Array) -> Array:
+  """Run `method(module, *xs)` on `num` equal parts of the batch, one after the other.
+
+  Between two BatchNorms no example sees another, so this changes nothing but the memory: of a part,
+  only inputs and output are kept, and the backward pass computes the rest again. Arguments with one
+  row serve all parts. For modules that have their parameters already.
+  """
+  if num == 1:
+    return method(module, *xs)
+  unbound, variables = module.unbind()
+  xs = [parallel.own(x) for x in xs]  # else each part would sum the moments' gradients
+  size = max(x.shape[0] for x in xs)
+  whole = [x.shape[0] != size for x in xs]
+
+  def run(parts):
+    parts = iter(parts)
+    args = [x if one else next(parts) for x, one in zip(xs, whole, strict=True)]
+    return unbound.apply(variables, *args, method=method)
+
+  parts = [x for x, one in zip(xs, whole, strict=True) if not one]
+  return microbatches.in_parts(run, num, parts)
+
+
+class Kernel(nn.Module):
+  """The kernel of a 1x1 convolution, for whoever convolves with several at once."""
+
+  in_features: int
+  features: int
+
+  @nn.compact
+  def __call__(self) -> Array:
+    return self.param('kernel', orthogonal, (1, 1, self.in_features, self.features), jnp.float32)
+
+
+class Attention(nn.Module):
+  """Non-local block of SA-GAN as its released code has it: x + gamma o; the identity at init.
+
+  Keys and values are max-pooled 2x2 and there is no 1/sqrt(d), unlike in the SA-GAN paper.
+  """
+
+  forms: Forms = FAST
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    b, h, w, c = x.shape
+    widths = {'theta': c // 8, 'phi': c // 8, 'g': c // 2}
+    kernels = [Kernel(c, width, name=name)() for name, width in widths.items()]
+    all_three = self.forms.conv(x.astype(self.dtype), jnp.concatenate(kernels, -1))
+    theta, phi_g = jnp.split(all_three, [c // 8], axis=-1)
+    phi, g = jnp.split(max_pool(phi_g).reshape(b, h * w // 4, -1), [c // 8], axis=-1)
+    o = self.forms.attend(theta.reshape(b, h * w, -1), phi, g).reshape(b, h, w, c // 2)
+    gamma = self.param('gamma', nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
+    return x + gamma * Conv(c, 1, use_bias=False, forms=self.forms, dtype=self.dtype, name='o')(o)
+
+
+class ImageOutput(nn.Module):
+  """The last layers of a generator: BatchNorm, ReLU, 3x3 convolution, tanh -> float32 in [-1, 1].
+
+  Of `filters` convolved, the first `channels` are the image: TF-Hub's BigGAN-deep computes 128.
+  """
+
+  in_features: int
+  filters: int
+  channels: int
+  bn_group: int | None = None
+  bn_eps: float = 1e-4
+  minibatches: int = 1
+  forms: Forms = FAST
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.bn = BatchNorm(self.in_features, self.bn_group, self.bn_eps, self.dtype)
+    self.conv = Conv(self.filters, forms=self.forms, dtype=self.dtype)
+
+  def image(self, h: Array, moments: Array) -> Array:
+    h = self.conv(nn.relu(self.bn(h, moments)))[..., : self.channels]
+    return jnp.tanh(trees.at_least_float32(h))
+
+  def __call__(self, h: Array, train: bool) -> Array:
+    moments = self.bn.moments(h, train)
+    return in_minibatches(self.minibatches, self, ImageOutput.image, h, moments)
+
+
+def projection_score(h: Array, y: Array, num_classes: int, mask: Array | None) -> Array:
+  """Score feature maps [B, H, W, C]: linear plus class projection of their ReLU's sum, [B] float32.
+
+  A part of the module that calls it, whose parameters `linear` and `embed` become. `mask` [B, C]
+  multiplies the summed features.
+  """
+  h = trees.at_least_float32(nn.relu(h)).sum((1, 2))  # a sum, not a mean
+  h = h if mask is None else h * mask
+  embedding = Embed(num_classes, h.shape[-1], name='embed')(y).astype(h.dtype)
+  return Dense(1, dtype=h.dtype, name='linear')(h)[:, 0] + (embedding * h).sum(1)

@@ -1,0 +1,213 @@
+"""What can be known of the machine, the disk and the workdir before a run: doctor's other checks.
+
+Each function returns findings: (level, sentence), the level 'ok', 'warning' or 'fail'.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import sys
+import time
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bigjax import data
+from bigjax.core import buckets, checkpoint, errors, files
+from bigjax.core import config as configs
+from bigjax.evaluation.reference import open_network
+from bigjax.models.pretrained import download
+from bigjax.models.pretrained.registry import NETWORKS
+from bigjax.preflight import plan_search, tpu_slices
+from bigjax.training import history as histories
+from bigjax.training import program
+
+Finding = tuple[str, str]
+PACKAGES = ('bigjax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow')
+LOOKED_AT = 2000  # images, for duplicates
+MOST_APART = 1.0  # seconds between the clocks of two hosts
+ROOM = 1.2  # times the bytes that checkpoints will take
+
+
+def gib(num_bytes: float) -> str:
+  return f'{num_bytes / 2**30:.1f} GiB' if num_bytes >= 2**30 else f'{num_bytes / 2**20:.0f} MiB'
+
+
+def versions() -> list[Finding]:
+  """Say what is installed, and whether its parts belong together."""
+  found = {}
+  for name in (*PACKAGES, 'jaxlib', 'libtpu'):
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  python = '.'.join(map(str, sys.version_info[:3]))
+  words = ', '.join([f'Python {python}', *(f'{k} {found[k]}' for k in PACKAGES if k in found)])
+  if found.get('jaxlib') != found['jax']:
+    return [('warning', f'{words}; but jaxlib {found.get("jaxlib")}: install one version of both')]
+  return [('ok', words)]
+
+
+def devices() -> list[Finding]:
+  """Say what there is to compute on, and whether TensorFlow keeps off it."""
+  kinds = {device.device_kind for device in jax.devices()}
+  where = f' on {jax.process_count()} hosts' if jax.process_count() > 1 else ''
+  found = [('ok', f'{len(jax.devices())} x {", ".join(sorted(kinds))}{where}')]
+  if jax.default_backend() == 'cpu' and any(
+    os.path.exists(f'/dev/{d}') for d in ('nvidia0', 'accel0')
+  ):
+    found.append(
+      (
+        'warning',
+        'this machine has an accelerator, but JAX sees none: install '
+        "'bigjax[gpu]' or 'bigjax[tpu]', or unset JAX_PLATFORMS",
+      )
+    )
+  tf = data.tensorflow()
+  held = [d.name for kind in ('GPU', 'TPU') for d in tf.config.get_visible_devices(kind)]
+  if held:
+    found.append(('fail', f'TensorFlow holds {", ".join(held)}, which JAX needs'))
+  return found
+
+
+def clocks() -> list[Finding]:
+  """Say how far the clocks of several hosts are apart."""
+  if jax.process_count() == 1:
+    return []
+  times = multihost_utils.process_allgather(np.float64(time.time() % 1e6))
+  apart = float(times.max() - times.min())
+  if apart > MOST_APART:
+    return [('warning', f'clocks of the hosts are {apart:.1f} s apart: logs will not line up')]
+  return [('ok', f'clocks of the hosts are within {apart:.2f} s')]
+
+
+def state_bytes(program: program.Program) -> int:
+  """Return the bytes of a checkpoint: the state, and the generator once more."""
+  shapes = program.shapes()
+  size = lambda tree: sum(
+    x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(checkpoint.to_plain, tree))
+  )
+  return size(shapes) + size(shapes['ema'])
+
+
+def disk(
+  config: ml_collections.ConfigDict, program: program.Program, workdir: str
+) -> list[Finding]:
+  """Say whether the checkpoints that a run keeps fit the free space of its workdir."""
+  if buckets.is_url(workdir):
+    return bucket(workdir)
+  folder = os.path.abspath(workdir)
+  while not os.path.isdir(folder):
+    folder = os.path.dirname(folder)
+  if not os.access(folder, os.W_OK):
+    return [('fail', f'{folder!r} cannot be written: give another --workdir')]
+  run, one = config.run, state_bytes(program)
+  periodic = run.steps // run.keep_every if run.keep_every else 0
+  num = run.keep + 1 + periodic + bool(run.best)  # one more is written before one goes
+  free = shutil.disk_usage(folder).free
+  words = f'{num} checkpoints of {gib(one)} at most; {gib(free)} are free in {folder!r}'
+  if ROOM * num * one > free:
+    return [('fail', f'{words}: make room, or lower run.keep, or raise run.keep_every')]
+  return [('ok', words)]
+
+
+def bucket(url: str) -> list[Finding]:
+  """Say whether a bucket can be written."""
+  try:
+    buckets.try_to_write(url)
+  except errors.UserError as error:
+    return [('fail', str(error))]
+  return [('ok', f'{url} can be written')]
+
+
+def memory(config: ml_collections.ConfigDict, source: data.Source) -> list[Finding]:
+  """Say whether the images that are held in memory, and the next batches, fit this host."""
+  try:
+    available = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')
+  except (OSError, ValueError):  # not everywhere
+    return []
+  image = config.data.resolution**2 * config.data.channels
+  held = image * (source.num_train + source.num_held_out) if source.at_once else 0
+  steps = 6 * image * config.optim.batch_size * config.optim.get('d_steps', 1)
+  steps //= jax.process_count()
+  words = f'{gib(held + steps)} of images in host memory; {gib(available)} are free'
+  if held + steps > available:
+    return [('fail', f'{words}: use a smaller batch, or a machine with more memory')]
+  return [('ok', words)]
+
+
+def duplicates(source: data.Source) -> list[Finding]:
+  """Say how many images are the same to the last pixel as another."""
+  images, _ = source.train(LOOKED_AT)
+  digests = [hashlib.blake2b(np.ascontiguousarray(image)).digest() for image in images]
+  twice = len(digests) - len(set(digests))
+  where = 'all' if len(images) == source.num_train else f'the {len(images):,} looked at'
+  if twice > len(images) // 100:
+    return [('warning', f'{twice:,} of {where} training images are copies of another: remove them')]
+  return [('ok', f'{twice:,} of {where} training images are copies of another')]
+
+
+def weights(config: ml_collections.ConfigDict, source: data.Source) -> list[Finding]:
+  """Say whether the network that a run's scores are computed in is at hand."""
+  scores = config.scores
+  if not scores.every:
+    return []
+  if scores.features == 'classifier':
+    return [('ok', 'scores: in a classifier that is trained on the images before the first step')]
+  try:
+    path = scores.weights or download.find_here(
+      errors.pick(scores.features, NETWORKS, 'scores.features').weights
+    )
+    if path is None:
+      return [
+        (
+          'warning',
+          f'scores: the weights of {scores.features!r} are not here and will be fetched when the '
+          'run begins; bigjax evaluate fetches them now',
+        )
+      ]
+    open_network(scores.features, path, None)
+  except errors.UserError as error:
+    return [('fail', f'scores: {error}')]
+  return [('ok', f'scores: {scores.metrics} of {scores.num:,} samples in {path}')]
+
+
+def workdir(given: str, config: ml_collections.ConfigDict, source: data.Source) -> list[Finding]:
+  """Say whether a run could go on in a workdir."""
+  try:
+    given = buckets.local(given)
+    history = histories.read(given)
+    if history is None:
+      return [('ok', f'{given!r} holds no run: one would begin')]
+    base, _ = histories.reconcile(given, config, history, change=False)
+    about = files.read_json(os.path.join(given, 'data.json'))
+    if about['digest'] != source.digest:
+      return [('fail', f'{given!r} holds a run on other images')]
+    steps = checkpoint.list_steps(given)
+    if not steps:
+      return [('ok', f'{given!r} holds a run without checkpoints: it would begin anew')]
+    meta = checkpoint.read_meta(given, steps[-1])
+    if meta['config_hash'] != configs.digest(base):
+      return [('fail', f'checkpoint {steps[-1]} of {given!r} is of another config')]
+    checkpoint.restore_generator(given)
+  except errors.UserError as error:
+    return [('fail', str(error))]
+  return [('ok', f'{given!r} holds this run: it would go on at step {steps[-1]:,}')]
+
+
+def hbm(config: ml_collections.ConfigDict, topology: str) -> list[Finding]:
+  """Say whether a step fits the memory of a TPU slice; takes minutes."""
+  try:
+    found = plan_search.watched()(config, tpu_slices.find(topology))
+  except errors.UserError as error:
+    return [('fail', str(error))]
+  words = (
+    f'{topology}: {gib(found["peak_bytes"])} of {gib(found["usable_bytes"])} per device, by the '
+    'TPU compiler'
+  )
+  if not found['fits']:
+    return [('fail', f'{words}: bigjax plan --fit {topology} proposes settings that fit')]
+  return [('ok', f'{words}; {found["step_seconds"]:.3f} s per step by its estimate')]

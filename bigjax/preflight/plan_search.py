@@ -1,0 +1,115 @@
+"""Several plans: slices compared, and the settings that fit one."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ml_collections
+
+from bigjax.core import errors
+from bigjax.preflight import tpu_slices
+from bigjax.preflight.step_cost import gib, plan
+
+
+@contextmanager
+def ticking(what: str, expected: float | None) -> Iterator[None]:
+  """Say on stderr how long something has taken, and may still take, while it runs."""
+  done, start = threading.Event(), time.monotonic()
+
+  def tick():
+    while not done.wait(1 if sys.stderr.isatty() else 15):
+      spent = time.monotonic() - start
+      left = f', about {max(expected - spent, 1):.0f}s left' if expected else ''
+      end = '\r' if sys.stderr.isatty() else '\n'
+      print(f'{what}: {spent:.0f}s{left}   ', end=end, file=sys.stderr, flush=True)
+
+  thread = threading.Thread(target=tick, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
+
+
+Plan = Callable[[ml_collections.ConfigDict, tpu_slices.Slice], dict[str, Any]]
+
+
+def watched() -> Plan:
+  """Return `plan`, with progress on stderr; later ones are expected to take as long as the last."""
+  last: list[float] = []
+
+  def run(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, Any]:
+    what = f'compiling for {of.name}, batch {config.optim.batch_size}'
+    with ticking(what, last[-1] if last else None):
+      found = plan(config, of)
+    last.append(found['compile_seconds'])
+    return found
+
+  return run
+
+
+def scaled(
+  config: ml_collections.ConfigDict, slices: Sequence[tpu_slices.Slice], per_device: int, run: Plan
+) -> dict[str, list[dict[str, Any]]]:
+  """Return {'weak': plans at a fixed batch per device, 'strong': at the configured batch}."""
+  found: dict[str, list[dict[str, Any]]] = {'weak': [], 'strong': []}
+  strong = config.optim.batch_size
+  for of in slices:
+    for kind, batch in (('weak', per_device * of.num_devices), ('strong', strong)):
+      if batch % of.num_devices:
+        continue
+      config = config.copy_and_resolve_references()
+      config.optim.batch_size = batch
+      same = [one for ones in found.values() for one in ones if one['slice'] == of.name]
+      known = next((one for one in same if one['batch_size'] == batch), None)
+      found[kind].append(known or run(config, of))
+  return found
+
+
+def settings(per_device: int) -> list[tuple[int, bool]]:
+  """Return (run.minibatches, run.remat) to try, from the fastest to the smallest."""
+  divisors = [n for n in range(1, per_device + 1) if per_device % n == 0]
+  return [(1, False), (1, True)] + [(n, True) for n in divisors if n > 1]
+
+
+def fitted(
+  config: ml_collections.ConfigDict, of: tpu_slices.Slice, run: Plan, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+  """Return the plan of the first of `settings` that fits, by halving; None where none does."""
+  batch = config.optim.batch_size
+  if batch % of.num_devices:
+    raise errors.UserError(
+      f'a batch of {batch} examples cannot be split over the {of.num_devices} devices of '
+      f'{of.name}; use a multiple.'
+    )
+  tried = settings(batch // of.num_devices)
+  low, high, best = 0, len(tried) - 1, None
+  while low <= high:
+    middle = (low + high) // 2
+    config = config.copy_and_resolve_references()
+    config.run.minibatches, config.run.remat = tried[middle]
+    found = run(config, of)
+    words = f'run.minibatches={tried[middle][0]} run.remat={tried[middle][1]}'
+    say(f'{words}: {gib(found["peak_bytes"])} of {gib(found["usable_bytes"])} GiB')
+    if found['fits']:
+      best, high = found, middle - 1
+    else:
+      low = middle + 1
+  return best
+
+
+def joined(argv: Sequence[str], option: str) -> list[str]:
+  """Return the words of a command line with a repeated option given once, with commas."""
+  values, rest, words = [], [], iter(argv)
+  for word in words:
+    if word == f'--{option}':
+      values.append(next(words, ''))
+    elif word.startswith(f'--{option}='):
+      values.append(word.partition('=')[2])
+    else:
+      rest.append(word)
+  return rest + ([f'--{option}={",".join(values)}'] if values else [])

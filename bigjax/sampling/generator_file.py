@@ -1,0 +1,189 @@
+"""The exported generator on disk: safetensors and a JSON card that says what they are, or npz.
+
+Both may come from anybody: nothing in them is executed or unpickled, and whatever bytes they hold,
+reading them ends in a generator or in one sentence.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from bigjax.core import checkpoint, errors, files, trees
+from bigjax.nn.latents import How, parse
+
+FORMAT = 2
+PACKED = 64  # times its size is what an .npz may unpack to: weights hardly compress at all
+DEEPEST = 64  # names in the path of an array
+_texts = lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value)
+_count = lambda value: type(value) is int and value > 0
+CARD_KEYS = {  # what a card must have, at least: what it is in words, and whether a value is that
+  'format': ('a number', lambda value: type(value) is int),
+  'algorithm': ('a name', lambda value: isinstance(value, str)),
+  'architecture': ('an object', lambda value: isinstance(value, dict)),
+  'class_names': ('a list of names', _texts),
+  'dialect': ('a name', lambda value: isinstance(value, str)),
+  'standing_passes': ('a number above 0', _count),
+  'standing_batch': ('a number above 0', _count),
+  'truncations': ('a list of texts', _texts),
+}
+
+
+def how(card: Mapping[str, Any], truncation: str) -> How:
+  """Return how to sample at 't[:dialect]' with the standing-statistics settings of a card."""
+  asked = parse(truncation, card['dialect'])
+  return How(asked.truncation, asked.dialect, card['standing_passes'], card['standing_batch'])
+
+
+def card_path(path: str) -> str:
+  """Return where the card of a safetensors file lies: the same name with .json."""
+  return os.path.splitext(path)[0] + '.json'
+
+
+def save_tensors(path: str, tree: Any) -> None:
+  """Write a tree of arrays as safetensors, by path, whole or not at all."""
+  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+  tensors = {name: np.asarray(leaf, order='C') for name, leaf in trees.flat(tree).items()}
+  partial = path + '.partial'
+  with open(partial, 'wb') as file:  # safetensors' own would be readable by its owner alone
+    file.write(safetensors.numpy.save(tensors, metadata={'bigjax': f'format {FORMAT}'}))
+  os.replace(partial, path)
+
+
+def save(path: str, gen: Any, card: Mapping[str, Any]) -> None:
+  """Write a generator: `path` (.safetensors) and its card beside it."""
+  save_tensors(path, gen)
+  files.write_json(card_path(path), card)
+
+
+def save_npz(path: str, gen: Any, card: Mapping[str, Any]) -> None:
+  """Write a generator as one .npz for NumPy alone: arrays by path, and `card`, the card's JSON."""
+  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+  arrays = {name: np.asarray(leaf) for name, leaf in trees.flat(gen).items()}
+  with open(path + '.partial', 'wb') as file:
+    np.savez(file, card=np.array(json.dumps(card)), **arrays)
+  os.replace(path + '.partial', path)
+
+
+def load_npz(path: str) -> tuple[Any, dict[str, Any]]:
+  """Return (gen, card) of a generator that `save_npz` wrote.
+
+  Raises:
+    UserError: the file is missing, damaged, or something else.
+  """
+  if not os.path.isfile(path):
+    raise errors.UserError(f'there is no exported generator {path!r}.')
+  try:
+    with zipfile.ZipFile(path) as archive:
+      unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > PACKED * os.path.getsize(path) + 2**20:
+      raise ValueError(f'it would unpack to {unpacked:,} bytes')
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {name: file[name] for name in file.files}
+    card = json.loads(str(arrays.pop('card'))) if 'card' in arrays else None
+    gen = tree(arrays)
+  except Exception as error:  # zipfile and NumPy have dozens of ways to say that a file is damaged
+    raise damaged(repr(path), error) from None
+  if card is None:
+    raise errors.UserError(f'{path!r} holds no generator that bigjax wrote: no card.')
+  check(card, path)
+  return {'stats': {}, **gen}, card
+
+
+def tree(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Return arrays by path as a tree.
+
+  Raises:
+    ValueError: the paths make no tree.
+  """
+  for path, array in arrays.items():
+    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no array
+      raise ValueError(f'no array: {path[:80]!r}')
+    if path.count('/') >= DEEPEST:
+      raise ValueError('an array lies too deep')
+    if any(path[:i] in arrays for i, c in enumerate(path) if c == '/'):
+      raise ValueError(f'an array lies within another: {path[:80]!r}')
+  return trees.nest(arrays)
+
+
+def damaged(what: str, error: Exception) -> errors.UserError:
+  """Return the error of a file that a reader failed at, in one line of printable ASCII."""
+  said = ' '.join(str(error).split()) or type(error).__name__
+  return errors.UserError(f'{what} is damaged ({said[:200].encode("unicode_escape").decode()}).')
+
+
+def check(card: Any, path: str) -> None:
+  """Refuse a card that is not one.
+
+  Raises:
+    UserError: says what is wrong with it.
+  """
+  known = set(card) if isinstance(card, dict) else set()
+  missing = [key for key in CARD_KEYS if key not in known]
+  if missing or card['format'] != FORMAT:
+    why = f' (missing: {", ".join(missing)})' if missing else ''
+    raise errors.UserError(f'{path!r} is not a card of format {FORMAT}{why}.')
+  for key, (what, holds) in CARD_KEYS.items():
+    if not holds(card[key]):
+      raise errors.UserError(
+        f'{path!r} is no card: its {key!r} is {ascii(card[key])[:80]}, expected {what}.'
+      )
+
+
+def load(path: str) -> tuple[Any, dict[str, Any]]:
+  """Return (gen, card) of an exported generator.
+
+  Args:
+    path: of .safetensors, with its card beside it, or of .npz.
+  Raises:
+    UserError: a file is missing, damaged, or of another format.
+  """
+  if path.endswith('.npz'):
+    return load_npz(path)
+  for needed, what in ((path, 'exported generator'), (card_path(path), 'card')):
+    if not os.path.isfile(needed):
+      raise errors.UserError(
+        f'there is no {what} {needed!r}; give the .safetensors file that bigjax wrote, '
+        'with its .json beside it.'
+      )
+  try:
+    with open(card_path(path)) as f:
+      card = json.load(f)
+    gen = tree(safetensors.numpy.load_file(path))
+  except Exception as error:  # of JSON: nested too deep; of safetensors: a type NumPy has not
+    raise damaged(f'{path!r} or its card', error) from None
+  check(card, card_path(path))
+  return {'stats': {}, **gen}, card
+
+
+def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]]:
+  """Return (gen, card) of a checkpoint of a run: its step, 'last' or 'best'.
+
+  Raises:
+    UserError: the workdir is not one, or has no such checkpoint.
+  """
+  path = os.path.join(workdir, 'card.json')
+  if not os.path.isfile(path):
+    raise errors.UserError(f'{workdir!r} is not the workdir of a run: it has no card.json.')
+  try:
+    with open(path) as f:
+      card = json.load(f)
+  except (OSError, ValueError, RecursionError) as error:
+    raise damaged(repr(path), error) from None
+  check(card, path)
+  gen, step = checkpoint.restore_generator(workdir, which)
+  return gen, {**card, 'step': step}
+
+
+def players_path(path: str) -> str:
+  """Return where the trainable weights behind an exported generator lie, if they were kept."""
+  return os.path.splitext(path)[0] + '.players.safetensors'
+
+
+def is_weight(path: str) -> bool:
+  """Return whether a path of the training state is that of a parameter or an averaged one."""
+  return path.startswith('ema/') or '/params/' in path

@@ -1,0 +1,201 @@
+"""Images into files as they are made: a grid, arrays, or a folder of PNGs, whole or not at all."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bigjax.core import errors, files, progress
+
+BATCH = 64  # images made at a time, unless told
+Make = Callable[[int], np.ndarray]  # start -> the images from there on, one batch of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+  """Images to be made and written.
+
+  Attributes:
+    num: how many.
+    make: start -> the images from there on, a batch of them.
+    labels: int32 [num], or None where classes are mixed.
+    columns: of a grid.
+    seeds: int64 [num] where each has its own, else None.
+  """
+
+  num: int
+  make: Make
+  labels: np.ndarray | None
+  columns: int
+  seeds: np.ndarray | None = None
+
+  @property
+  def names(self) -> list[str]:
+    """Of the files in a folder."""
+    parts = [[f'{i:06d}' for i in range(self.num)]]
+    if self.seeds is not None:
+      parts = [[f'seed{seed:04d}' for seed in self.seeds]]
+    if self.labels is not None:
+      parts.append([f'class{label}' for label in self.labels])
+    return ['_'.join(words) + '.png' for words in zip(*parts, strict=True)]
+
+
+def ready(images: np.ndarray, labels: np.ndarray | None, columns: int) -> Wanted:
+  """Return images that are made already as Wanted."""
+  return Wanted(len(images), lambda start: images[start : start + BATCH], labels, columns)
+
+
+def told(starts: Sequence[int], num: int, batch: int) -> Iterator[int]:
+  """Yield the starts, and say now and then how many images are done and how long the rest takes.
+
+  The first batch, which compiles, is left out of the rate.
+  """
+  line, terminal = progress.Progress(0, 0, 0, sys.stderr), sys.stderr.isatty()
+  left_out = num - sum(min(batch, num - start) for start in starts)
+  done, began, said = left_out, 0.0, 0.0
+  for i, start in enumerate(starts):
+    yield start
+    now, made = time.monotonic(), min(batch, num - start)
+    done += made
+    if not i:
+      began = said = now
+      left_out = done
+    elif now - said > (0.5 if terminal else 10) and done < num:
+      said, rate = now, (done - left_out) / (now - began)
+      left = progress.duration((num - done) / rate)
+      line.say(f'{done:,} of {num:,} images, {rate:,.0f} per second, {left} left', temporary=True)
+  if terminal and said > began:
+    line.say('', temporary=True)
+
+
+def write_npz(
+  path: str, name: str, shape: tuple[int, ...], parts: Iterable[np.ndarray], **others: np.ndarray
+) -> None:
+  """Write arrays as .npz, whole or not at all; the first as its parts come.
+
+  Args:
+    path: of the file.
+    name, shape: of the first array, uint8; its parts lie along the first axis.
+    parts: of it.
+    others: arrays that follow.
+  """
+  partial = path + '.partial'
+  try:
+    with zipfile.ZipFile(partial, 'w') as archive:
+      with archive.open(name + '.npy', 'w', force_zip64=True) as file:
+        header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+          file.write(np.ascontiguousarray(part, np.uint8).data)
+      for other, array in others.items():
+        with archive.open(other + '.npy', 'w') as file:
+          np.lib.format.write_array(file, array, allow_pickle=False)
+    os.replace(partial, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      os.remove(partial)
+    raise
+
+
+def save_png(image: np.ndarray, path: str) -> None:
+  """Write one uint8 image [H, W, C], whole or not at all."""
+  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  picture.save(path + '.partial', format='png')
+  os.replace(path + '.partial', path)
+
+
+def write_folder(wanted: Wanted, batch: int, out: str, ask: Mapping[str, Any]) -> int:
+  """Write a PNG per image, those that are missing; return how many were there already.
+
+  Args:
+    wanted: the images.
+    batch: images of one `make`.
+    out: the folder; what was asked for is kept in its samples.json.
+    ask: all that decides the images, JSON-able.
+  Raises:
+    UserError: the folder holds other pictures.
+  """
+  note, names = os.path.join(out, 'samples.json'), wanted.names
+  os.makedirs(out, exist_ok=True)
+  present = set(os.listdir(out))
+  if os.path.isfile(note):
+    with open(note) as file, contextlib.suppress(ValueError):
+      before = json.load(file)
+      other = [key for key in ask if before.get(key) != ask[key]]
+      if other:
+        raise errors.UserError(
+          f'--out={out} holds samples of another {" and ".join(other)} (samples.json says which); '
+          'give another folder, or remove it.'
+        )
+  elif any(name.endswith('.png') for name in present):
+    raise errors.UserError(
+      f'--out={out} holds pictures that are not samples of ours; give another folder.'
+    )
+  files.write_json(note, ask)
+  missing = [name not in present for name in names]
+  starts = [i for i in range(0, wanted.num, batch) if any(missing[i : i + batch])]
+  for start in told(starts, wanted.num, batch):
+    for i, image in enumerate(wanted.make(start), start):
+      if missing[i]:
+        save_png(image, os.path.join(out, names[i]))
+  return wanted.num - sum(missing)
+
+
+def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, Any]) -> str:
+  """Write a grid (.png), arrays (.npz) or one PNG per image (a folder); return what was written.
+
+  Args:
+    wanted: the images.
+    batch: images of one `wanted.make`.
+    out: where to.
+    layout: of an .npz: 'bigjax' (arrays images, labels) or 'adm', the one that the evaluator of
+      Dhariwal & Nichol 2021 reads (arr_0: uint8 [n, H, W, 3], arr_1: the labels).
+    ask: see write_folder.
+  """
+  num = wanted.num
+  if not out.endswith(('.png', '.npz')):
+    before = write_folder(wanted, batch, out, ask)
+    return f'{out}/: {num} PNGs' + (f', {before} of which were there already' if before else '')
+  os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
+  made = (wanted.make(start) for start in told(range(0, num, batch), num, batch))
+  if out.endswith('.png'):
+    images = np.concatenate(list(made))
+    grid(images, wanted.columns).save(out)
+    return f'{out}: {num} images, {wanted.columns} in a row'
+  first = next(made)
+  height, width, channels = first.shape[1:]
+  adm = layout == 'adm'
+  shape = (num, height, width, 3 if adm else channels)
+  parts = (
+    np.broadcast_to(part, (*part.shape[:-1], shape[-1]))
+    for rest in ((first,), made)
+    for part in rest
+  )
+  others = {} if wanted.labels is None else {'arr_1' if adm else 'labels': wanted.labels}
+  others |= {} if wanted.seeds is None or adm else {'seeds': wanted.seeds}
+  write_npz(out, 'arr_0' if adm else 'images', shape, parts, **others)
+  return f'{out}: {num} images, uint8 {shape}'
+
+
+def grid(images: np.ndarray, columns: int, min_side: int = 48) -> Image.Image:
+  """Return uint8 images [n, H, W, C] as one picture, row by row, enlarged to `min_side`."""
+  num, h, w, c = images.shape
+  rows = -(-num // columns)
+  gap = max(1, h // 16)
+  sheet = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, c), 255, np.uint8)
+  for i, image in enumerate(images):
+    top, left = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
+    sheet[top : top + h, left : left + w] = image
+  picture = Image.fromarray(sheet[..., 0] if c == 1 else sheet)
+  enlarge = -(-min_side // h)
+  return picture.resize(
+    (picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST
+  )

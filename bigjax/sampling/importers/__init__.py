@@ -1,0 +1,1 @@
+"""Weights published by others, in our layout."""

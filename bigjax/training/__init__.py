@@ -1,0 +1,1 @@
+"""A run: loop, batches, workdir, logs, watchdog."""

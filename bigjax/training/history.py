@@ -1,0 +1,183 @@
+"""What a run has been from which step on: seeds, changes of its config, and why (history.json).
+
+The list of entries {from_step, seed, patch, position, reason}, ascending, and the config that the
+run began with decide everything: which config holds at a step, in which order images come, which
+latents are drawn. A run that was never changed has the one entry it began with.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from bigjax.core import config as configs
+from bigjax.core import errors, files
+
+History = list[dict[str, Any]]
+FIXED = ('algorithm', 'init_from', 'data.', 'export.')  # which make another run of it
+
+
+def begin(seed: int) -> History:
+  """Return the history of a run that begins."""
+  return [{'from_step': 0, 'seed': seed, 'patch': {}, 'position': 0, 'reason': 'start'}]
+
+
+def read(workdir: str) -> History | None:
+  """Return the history of a workdir, or None where no run has begun.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  path = os.path.join(workdir, 'history.json')
+  if not os.path.exists(path):
+    return None
+  found = files.read_json(path)
+  keys = {'from_step', 'seed', 'patch', 'reason'}
+  sound = isinstance(found, list) and found
+  if not sound or not all(isinstance(e, dict) and keys <= e.keys() for e in found):
+    raise errors.UserError(f'{path!r} is not the history of a run; restore it from a copy.')
+  # In the order they are written in: a run that goes on writes the same bytes.
+  return [entry if 'position' in entry else {**entry, 'position': 0} for entry in found]
+
+
+def write(workdir: str, history: History) -> None:
+  """Write the history of a run; of several processes, the first does."""
+  files.write_json(os.path.join(workdir, 'history.json'), history)
+
+
+def seed_at(history: History, step: int) -> int:
+  """Return the seed at a step: of the data's order, and at step 0 of the state's key."""
+  return [entry['seed'] for entry in history if entry['from_step'] <= step][-1]
+
+
+def key_at(history: History, step: int, key: jax.Array) -> jax.Array:
+  """Return the state's key at a step, given that of the checkpoint.
+
+  The same as long as the seed is the first one, whatever `init` made of it.
+  """
+  seed = seed_at(history, step)
+  return key if seed == history[0]['seed'] else jax.random.key(seed)
+
+
+def position_at(history: History, step: int, algorithm: Any) -> int:
+  """Return how many real images were consumed before a step, at whatever batch sizes.
+
+  Args:
+    history: of the run.
+    step: not before the last entry's.
+    algorithm: as it is since the last entry.
+  """
+  last = history[-1]
+  return last['position'] + algorithm.position(step) - algorithm.position(last['from_step'])
+
+
+def patched(config: ml_collections.ConfigDict, history: History) -> ml_collections.ConfigDict:
+  """Return the config with every change of its history made.
+
+  Raises:
+    UserError: a change names no key of the config.
+  """
+  patches = [entry['patch'] for entry in history]
+  changes = {key: value for patch in patches for key, value in patch.items()}
+  return configs.changed(config, changes)
+
+
+def changed(
+  history: History, step: int, seed: int, patch: Mapping[str, Any], position: int, reason: str
+) -> History:
+  """Return the history of a run that is another from a step on, and forgets what came after."""
+  entry = {
+    'from_step': step,
+    'seed': seed,
+    'patch': dict(patch),
+    'position': position,
+    'reason': reason,
+  }
+  return [*(before for before in history if before['from_step'] <= step), entry]
+
+
+def reconcile(
+  workdir: str, config: ml_collections.ConfigDict, history: History, change: bool
+) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+  """Return (the config that the run of a workdir began with, what is asked to change in it).
+
+  Either that config or the one as it is since its last change may be given again.
+
+  Args:
+    workdir: with a run.
+    config: given now.
+    history: of the run.
+    change: whether differences are asked for, and recorded.
+  Raises:
+    UserError: they differ, and that was not asked for or cannot be.
+  """
+  theirs = files.read_json(os.path.join(workdir, 'config.json'))
+  first = {key: value for key, value in theirs.items() if not key.startswith(configs.FREE)}
+  ours = configs.identity(config)
+  if not configs.differences(ours, first):
+    return config, {}
+  try:
+    base = configs.changed(config, first)
+  except errors.UserError:
+    base = None  # another set of keys: another version's, or another family's
+  now = configs.identity(patched(base, history)) if base is not None else first
+  differing = configs.differences(ours, now)
+  if not differing:
+    return base, {}
+  keys = [key for key in {*ours, *now} if ours.get(key) != now.get(key)]
+  words = f'holds a run of another config ({"; ".join(differing)})'
+  if not change:
+    raise errors.UserError(
+      f'the workdir {workdir!r} {words}; give those values, or another --workdir, or --change to '
+      'go on with these from here, which is then written in its history.'
+    )
+  fixed = sorted(key for key in keys if key.startswith(FIXED))
+  if base is None or fixed:
+    raise errors.UserError(
+      f'the workdir {workdir!r} {words}; {", ".join(fixed) or "its keys"} cannot change within a '
+      'run: give another --workdir (and --config.init_from to begin with its weights).'
+    )
+  return base, {key: ours[key] for key in sorted(keys)}
+
+
+def newest(history: History) -> int:
+  """Return the step from which on the run is what it is now."""
+  return history[-1]['from_step']
+
+
+def words_of(patch: Mapping[str, Any]) -> str:
+  """Return 'optim.gen_lr=0.0001, ...'."""
+  return ', '.join(f'{key}={value}' for key, value in patch.items())
+
+
+def read_patch(text: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Return {key: value} of 'optim.r1_gamma=1,optim.gen_lr=1e-4', typed as in the config.
+
+  Raises:
+    UserError: a key is not in the config or cannot change, or a value has another type.
+  """
+  known, patch = configs.flatten(config), {}
+  for part in filter(None, (part.strip() for part in text.split(','))):
+    key, equals, value = part.partition('=')
+    if not equals or key not in known or key.startswith((*FIXED, *configs.FREE)):
+      can = [k for k in known if not k.startswith((*FIXED, *configs.FREE))]
+      raise errors.UserError(
+        f'watch.patch has {part!r}{errors.did_you_mean(key, can)}; give KEY=VALUE of keys that may '
+        'change, such as optim.r1_gamma=1.'
+      )
+    kind = type(known[key])
+    try:
+      patch[key] = {'True': True, 'False': False}[value] if kind is bool else kind(value)
+    except (KeyError, TypeError, ValueError):
+      raise errors.UserError(
+        f'watch.patch has {part!r}; expected a value like {known[key]!r}.'
+      ) from None
+  return patch
+
+
+def events(history: History, alarms: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+  """Return what is marked on the curves: (step, words)."""
+  found = [(entry['from_step'], entry['reason']) for entry in history[1:]]
+  return found + [(alarm['step'], alarm['words']) for alarm in alarms]

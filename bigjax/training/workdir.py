@@ -1,0 +1,139 @@
+"""A run's folder: made or checked, restored from, and what a full disk does."""
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from bigjax import data
+from bigjax.core import checkpoint, errors, files, processes
+from bigjax.core import config as configs
+from bigjax.training import history as histories
+from bigjax.training import init_from, program
+from bigjax.training.init_from import begin
+from bigjax.training.logs import Say
+
+
+def prepare_workdir(
+  workdir: str, config: ml_collections.ConfigDict, about: Mapping[str, Any], change: bool = False
+) -> tuple[ml_collections.ConfigDict, histories.History]:
+  """Create the workdir, or check that it belongs to this config.
+
+  Returns:
+    (the config that its run began with, its history).
+  Raises:
+    UserError: it cannot be written, or holds a run of another config or on other data.
+  """
+  try:
+    os.makedirs(os.path.join(workdir, 'samples'), exist_ok=True)
+    probe = os.path.join(workdir, f'.writable{jax.process_index()}')
+    with open(probe, 'w'):
+      pass
+    os.remove(probe)
+  except OSError as error:
+    raise errors.UserError(
+      f'the workdir {workdir!r} cannot be written ({error.strerror}); give another with --workdir.'
+    ) from None
+  history = histories.read(workdir)
+  processes.wait('history')  # before the first of them writes it
+  if history is None:
+    history = histories.begin(config.seed)
+  else:
+    config, patch = histories.reconcile(workdir, config, history, change)
+    refuse_other_data(workdir, about)
+    if patch:
+      history = with_change(workdir, history, patch)
+  if jax.process_index() == 0:
+    files.write_json(os.path.join(workdir, 'config.json'), configs.flatten(config))
+    files.write_json(os.path.join(workdir, 'data.json'), about)
+    histories.write(workdir, history)
+  return config, history
+
+
+def with_change(
+  workdir: str, history: histories.History, patch: dict[str, Any]
+) -> histories.History:
+  """Return the history of a run whose config is to be another from its newest checkpoint on."""
+  step = max(checkpoint.list_steps(workdir), default=0)
+  position = checkpoint.read_meta(workdir, step)['position'] if step else 0
+  seed = patch.get('seed', histories.seed_at(history, step))
+  reason = f'asked for: {histories.words_of(patch)}'
+  return histories.changed(history, step, seed, patch, position, reason)
+
+
+def about_data(source: data.Source) -> dict[str, Any]:
+  """Return what data.json says of the data."""
+  return {
+    'num_train': source.num_train,
+    'class_names': list(source.class_names),
+    'digest': source.digest,
+    'findings': [f'{level}: {sentence}' for level, sentence in source.findings],
+  }
+
+
+def refuse_other_data(workdir: str, about: Mapping[str, Any]) -> None:
+  """Refuse to go on with other training images than those a run began with.
+
+  Raises:
+    UserError: their digest differs.
+  """
+  path = os.path.join(workdir, 'data.json')
+  theirs = files.read_json(path) if os.path.exists(path) else about
+  if theirs['digest'] != about['digest']:
+    raise errors.UserError(
+      f'the workdir {workdir!r} holds a run on other training images ({theirs["num_train"]:,}, now '
+      f'{about["num_train"]:,}; or they changed); restore them, or give another --workdir.'
+    )
+
+
+def given_weights(
+  program: program.Program, workdir: str, init_from: str, class_names: Sequence[str]
+) -> tuple[init_from.Weights, str]:
+  """Return the weights to begin with and a table of them; none where the workdir has checkpoints.
+
+  Raises:
+    UserError: those of `init_from` cannot be read, or none fits.
+  """
+  if not init_from or checkpoint.list_steps(workdir):
+    return {}, ''
+  given, table = begin(init_from, program.shapes(), class_names)
+  return given, f'weights of {init_from}:\n{table}'
+
+
+def restore(
+  program: program.Program, checkpoints: checkpoint.Checkpoints, config_hash: str, say: Say
+) -> tuple[Any, int] | None:
+  """Return (state, step) from the newest readable checkpoint, or None where there is none.
+
+  Raises:
+    UserError: the checkpoint was written under another config.
+  """
+  restored = checkpoints.restore_latest(program.shapes(), warn=say)
+  if restored is None:
+    return None
+  state, meta = restored
+  if meta['config_hash'] != config_hash:
+    raise errors.UserError(
+      f'checkpoint {meta["step"]} was written under another config (hash {meta["config_hash"]}, '
+      f'this one has {config_hash}); use its config, or another --workdir.'
+    )
+  checkpoints.set_aside(meta['step'], 'corrupt', say)
+  say(f'resuming at step {meta["step"]}')
+  return state, meta['step']
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+  """Return whether an error, or one that it came from, says that there is no room left.
+
+  Libraries below Orbax say it in words of their own.
+  """
+  while error is not None:
+    if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if 'No space left on device' in str(error) or 'Disk quota exceeded' in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False

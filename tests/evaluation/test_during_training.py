@@ -1,0 +1,131 @@
+"""Scores of a run while it trains: those of `bigjax evaluate`, beside the steps."""
+
+import dataclasses
+import json
+import shutil
+import threading
+
+import jax
+import pytest
+from PIL import Image
+
+from bigjax.core import config as configs
+from bigjax.core import errors
+from bigjax.evaluation import during_training, protocol
+from bigjax.evaluation.quick import classifier
+from bigjax.training import logs, loop
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+  """A classifier that is hardly trained, and a cache of each test's own."""
+  recipe = dataclasses.replace(classifier.RECIPE, epochs=1, min_steps=20)
+  monkeypatch.setattr(classifier, 'RECIPE', recipe)
+  monkeypatch.setenv('BIGJAX_CACHE', str(tmp_path / 'cache'))
+
+
+def tiny(**scores):
+  config = configs.read('digits:tiny')
+  config.optim.d_steps = 1  # the program of tiny_run
+  config.run.update({'eval_every': 2, 'checkpoint_every': 2, 'keep': 9})
+  config.scores.update({'every': 2, 'metrics': 'fid,pr', 'num': 60, **scores})
+  return config
+
+
+def run(config, folder):
+  loop.train(config, str(folder), jax.devices()[:1])
+  return [json.loads(line) for line in (folder / 'scores.jsonl').read_text().splitlines()]
+
+
+def test_scores_are_those_of_evaluate_and_change_nothing(workdir, bigjax, tmp_path):
+  rows = run(tiny(), tmp_path / 'run')
+  assert [row['step'] for row in rows] == [2, 4]
+  Image.open(tmp_path / 'run' / 'scores.png').verify()
+  metrics = [(folder / 'metrics.jsonl').read_bytes() for folder in (tmp_path / 'run', workdir)]
+  assert metrics[0] == metrics[1]  # of the same run without scores
+
+  status, _, err = bigjax(
+    'evaluate', '--workdir', tmp_path / 'run', '--checkpoints', 'all', '--features', 'classifier',
+    '--num', 60, '--metrics', 'fid,pr', '--seeds', 0, '--out', tmp_path / 'after',
+  )  # fmt: skip
+  assert status == 0, err
+  after = [json.loads(line) for line in (tmp_path / 'after' / 'scores.jsonl').open()]
+  for ours, theirs in zip(rows, after, strict=True):
+    assert ours['scores'].keys() == theirs['scores'].keys()
+    for name, score in ours['scores'].items():
+      assert score['value'] == pytest.approx(theirs['scores'][name]['value'], rel=1e-4), name
+    assert ours['floor'] == pytest.approx(theirs['floor'], rel=1e-4)
+    assert ours['protocol'] == theirs['protocol']
+
+
+def test_a_run_that_goes_on_has_every_row_once(workdir, tmp_path):
+  folder = tmp_path / 'run'
+  shutil.copytree(workdir, folder)  # at step 4, without scores, as if it had been killed
+  (folder / 'scores.jsonl').write_text('{"step": 2, "scores": {}}\n{"step": 6, "scores": {}}\n')
+  config = tiny()
+  config.run.steps = 6
+  assert [row['step'] for row in run(config, folder)] == [2, 4, 6]
+  rows = run(config, folder)
+  assert [row['step'] for row in rows] == [2, 4, 6] and rows[-1]['scores']
+
+
+def test_the_steps_do_not_wait_for_the_thread(monkeypatch, tmp_path):
+  stepped, scored, order = threading.Event(), protocol.scored, []
+
+  def slow(*args):
+    if threading.current_thread() is not threading.main_thread():  # which scores the floor
+      assert stepped.wait(60), 'the next step waited for the scores'
+    order.append('scored')
+    return scored(*args)
+
+  metrics = logs.Log.metrics
+
+  def seen(self, step, *args):
+    order.append(step)
+    if step == 3:
+      stepped.set()
+    return metrics(self, step, *args)
+
+  monkeypatch.setattr(protocol, 'scored', slow)
+  monkeypatch.setattr(logs.Log, 'metrics', seen)
+  rows = run(tiny(), tmp_path / 'run')
+  assert [row['step'] for row in rows] == [2, 4]
+  assert order[:5] == ['scored', 1, 2, 3, 'scored'], order
+
+
+@pytest.mark.slow
+def test_training_survives_a_score_that_fails(monkeypatch, tmp_path, capsys):
+  scored = protocol.scored
+
+  def broken(*args):
+    if threading.current_thread() is not threading.main_thread():
+      raise MemoryError('no room')
+    return scored(*args)
+
+  monkeypatch.setattr(protocol, 'scored', broken)
+  assert run(tiny(), tmp_path / 'run') == []
+  assert 'warning: no scores of step 2: MemoryError: no room' in capsys.readouterr().err
+  assert (tmp_path / 'run' / 'summary.json').exists()
+
+
+@pytest.mark.parametrize(
+  ('scores', 'said'),
+  [
+    ({'metrics': 'fid,isc'}, r"scores.metrics is 'isc' \(did you mean is\?\)"),
+    ({'features': 'inceptoin'}, 'did you mean inception'),
+    ({'reference': 'val'}, 'scores.reference'),
+    ({'num': 1}, 'at least 2'),
+    ({'every': 3}, 'not a multiple of run.eval_every, 2'),
+  ],
+)
+def test_mistakes_are_found_before_anything_is_read(scores, said, tmp_path):
+  with pytest.raises(errors.UserError, match=said):
+    loop.train(tiny(**scores), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_off_asks_for_nothing():
+  config = tiny(every=0, metrics='nonsense')
+  assert during_training.check(config) == []
+  off = during_training.start(None, config, 'nowhere', {}, 0)
+  assert not off.due(2) and not off.missing(2) and off.finished(wait_for=9) == []

@@ -1,0 +1,389 @@
+"""Inception against the networks that it stands for, number by number, and what TPUs make of it.
+
+The references (torch-fidelity 0.4.0, pytorch-fid 0.3.0, torchvision 0.29.1 as BigGAN-PyTorch calls
+it; torch 2.14.1) run where they are installed; golden/inception.npz keeps some of what they
+computed for all other places; running this file writes it. Weights are drawn here, in the layout of
+the published checkpoints.
+"""
+
+import collections
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from bigjax.core import parallel
+from bigjax.models.pretrained import inception, torch_layout
+from bigjax.preflight import tpu_slices
+
+import places
+import tpu_hlo
+
+GOLDEN = places.GOLDEN / 'inception.npz'
+RTOL = 1e-4  # of the largest value
+RECIPES = ('fid', 'pytorch_fid', 'torchvision')
+RESIZED = {'up': (32, 20), 'down': (400, 310), 'near': (300, 298)}  # height, width
+PIXELS = np.s_[:, ::37, 1::41]
+FEATURES, LOGITS = np.s_[:, ::61], np.s_[:, ::31]
+
+
+@functools.cache
+def shapes(recipe):
+  return torch_layout.shapes(inception.RECIPES[recipe]())
+
+
+def draw(expected, seed):
+  """Return a state dict under torch's names that keeps activations about as large as the input.
+
+  From bytes of RandomState, whose stream NumPy keeps as it is.
+  """
+  random, state = np.random.RandomState(seed), {}
+  for path in sorted(expected):
+    shape = torch_layout.torch_shape(path, expected[path])
+    num = int(np.prod(shape))
+    x = np.frombuffer(random.bytes(2 * num), '<u2').reshape(shape).astype(np.float32)
+    x = x / np.float32(2**15) - np.float32(1)  # uniform in [-1, 1)
+    match path.rsplit('/', 1)[1]:
+      case 'kernel':
+        x *= np.float32(np.sqrt(6 / np.prod(shape[1:])))
+      case 'scale' | 'var':
+        x = np.float32(1) + np.float32(0.3) * x
+      case _:
+        x *= np.float32(0.2)
+    state[torch_layout.torch_name(path)] = x
+  return state
+
+
+@functools.cache
+def weights(recipe):
+  return draw(shapes(recipe), seed=2015)
+
+
+def pictures(height, width, num=2, seed=7):
+  """Return uint8 [num, height, width, 3]: blotches, which differ from each other, with noise."""
+  random = np.random.RandomState(seed)
+  noise = random.randint(0, 256, (num, height, width, 3))
+  blotches = random.randint(0, 256, (num, 5, 5, 3))
+  rows, columns = np.arange(height) * 5 // height, np.arange(width) * 5 // width
+  return ((3 * blotches[:, rows][:, :, columns] + noise) // 4).astype(np.uint8)
+
+
+def compute(module, recipe, images):
+  """Return what a network of ours makes of the images with the weights of `recipe`."""
+  variables = torch_layout.from_torch(weights(recipe), shapes(recipe))
+  found = jax.jit(module.apply)(variables, images)
+  return {name: np.asarray(value) for name, value in found.items()}
+
+
+def distance(ours, reference):
+  """Return the largest difference in units of the largest value."""
+  assert ours.shape == reference.shape
+  return np.abs(ours - reference).max() / np.abs(reference).max()
+
+
+def agree(ours, golden, prefix):
+  return (
+    distance(ours['features'][FEATURES], golden[f'{prefix}/features']) < RTOL
+    and distance(ours['logits'][LOGITS], golden[f'{prefix}/logits']) < RTOL
+  )
+
+
+@functools.cache
+def golden():
+  with np.load(GOLDEN) as file:
+    return dict(file)
+
+
+# The references.
+
+
+def seen(net, into):
+  """Keep what the first convolution of a torch network sees."""
+  keep = lambda module, args: into.update(input=args[0].permute(0, 2, 3, 1).numpy())
+  net.register_forward_pre_hook(keep)
+
+
+def in_torch(state):
+  torch = pytest.importorskip('torch')
+  return {name: torch.from_numpy(value.copy()) for name, value in state.items()}
+
+
+@functools.cache
+def reference_fid():
+  """Return torch-fidelity's network: uint8 images -> features, logits with and without bias."""
+  torch = pytest.importorskip('torch')
+  extractors = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3')
+  names = ['2048', 'logits_unbiased', 'logits']
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(extractors.torch, 'load', lambda *_, **__: in_torch(weights('fid')))
+    net = extractors.FeatureExtractorInceptionV3('any', names, 'any')
+  first = {}
+  seen(net.Conv2d_1a_3x3, first)
+
+  def run(images):
+    with torch.no_grad():
+      features, logits, biased = net(torch.from_numpy(images).permute(0, 3, 1, 2))
+    return {
+      'features': features.numpy(), 'logits': logits.numpy(), 'biased': biased.numpy(), **first
+    }  # fmt: skip
+
+  return run
+
+
+@functools.cache
+def reference_pytorch_fid():
+  """Return pytorch-fid's network, whose loader of pictures divides by 255, and its last layer."""
+  torch = pytest.importorskip('torch')
+  theirs = pytest.importorskip('pytorch_fid.inception')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(theirs, 'load_state_dict_from_url', lambda *_, **__: in_torch(weights('fid')))
+    net, last = theirs.InceptionV3().eval(), theirs.fid_inception_v3().fc
+  first = {}
+  seen(net.blocks[0][0], first)
+
+  def run(images):
+    with torch.no_grad():
+      pool = net(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)[0][:, :, 0, 0]
+      return {'features': pool.numpy(), 'logits': last(pool).numpy(), **first}
+
+  return run
+
+
+@functools.cache
+def reference_torchvision():
+  """Return torchvision's network, with what BigGAN-PyTorch's inception_utils.py does before it."""
+  torch = pytest.importorskip('torch')
+  models = pytest.importorskip('torchvision.models')
+  net = models.inception_v3(weights=None, init_weights=False, transform_input=False).eval()
+  missing, unexpected = net.load_state_dict(in_torch(weights('torchvision')), strict=False)
+  assert not unexpected
+  assert all(name.startswith('AuxLogits.') or 'num_batches' in name for name in missing)
+  found = {}
+  seen(net.Conv2d_1a_3x3, found)
+  net.fc.register_forward_pre_hook(lambda module, args: found.update(features=args[0].numpy()))
+
+  def run(images):
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, None, :, None, None]
+    x = ((x + 1) / 2 - mean) / std
+    if x.shape[2:] != (299, 299):
+      x = torch.nn.functional.interpolate(x, (299, 299), mode='bilinear', align_corners=True)
+    with torch.no_grad():
+      logits = net(x)
+    return {'logits': logits.numpy(), **found}
+
+  return run
+
+
+REFERENCES = {
+  'fid': reference_fid,
+  'pytorch_fid': reference_pytorch_fid,
+  'torchvision': reference_torchvision,
+}
+
+
+def reference_resize(images, resizer):
+  torch = pytest.importorskip('torch')
+  x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+  if resizer == 'tf1_bilinear':
+    theirs = pytest.importorskip('torch_fidelity.interpolate_compat_tensorflow')
+    x = theirs.interpolate_bilinear_2d_like_tensorflow1x(x, (299, 299), align_corners=False)
+  else:
+    corners = resizer == 'torch_bilinear_corners'
+    x = torch.nn.functional.interpolate(x, (299, 299), mode='bilinear', align_corners=corners)
+  return x.permute(0, 2, 3, 1).numpy()
+
+
+def make_golden():
+  """Return some of what the references compute."""
+  found = {}
+  for name, (height, width) in RESIZED.items():
+    for resizer in inception.RESIZERS:
+      resized = reference_resize(pictures(height, width, num=1), resizer)
+      found[f'{resizer}/{name}'] = resized[PIXELS]
+  for recipe, make in REFERENCES.items():
+    result = make()(pictures(32, 32, num=1))
+    found[f'{recipe}/input'] = result['input'][PIXELS]
+    found[f'{recipe}/features'] = result['features'][FEATURES]
+    found[f'{recipe}/logits'] = result['logits'][LOGITS]
+  return found
+
+
+@pytest.mark.parametrize('size', [32, 128, 299])
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_values_are_the_references(recipe, size):
+  reference = REFERENCES[recipe]()
+  images = pictures(size, size)
+  ours, theirs = compute(inception.RECIPES[recipe](), recipe, images), reference(images)
+  apart = {name: distance(ours[name], theirs[name]) for name in ours}
+  print(recipe, size, apart)  # pytest -s
+  assert max(apart.values()) < RTOL
+  # The pictures differ by far more than that, so that it says something.
+  assert distance(theirs['features'][:1], theirs['features'][1:]) > 100 * RTOL
+
+
+def test_with_the_bias_logits_are_torch_fidelitys_other_ones():
+  reference = reference_fid()
+  images = pictures(299, 299, num=1)
+  ours = compute(inception.RECIPES['fid'](bias_of_logits=True), 'fid', images)
+  theirs = reference(images)
+  assert distance(ours['logits'], theirs['biased']) < RTOL
+  assert distance(ours['logits'], theirs['logits']) > 10 * RTOL
+
+
+def test_golden_is_what_the_references_compute():
+  found = make_golden()
+  assert found.keys() == golden().keys()
+  for name, value in found.items():
+    assert distance(value, golden()[name]) < 1e-5, name
+
+
+# What they computed.
+
+
+@pytest.mark.parametrize('size', RESIZED)
+@pytest.mark.parametrize('resizer', inception.RESIZERS)
+def test_resized_pictures_are_as_kept(resizer, size):
+  images = pictures(*RESIZED[size], num=1).astype(np.float32)
+  found = np.asarray(inception.resize(images, 299, resizer))
+  assert found.shape == (1, 299, 299, 3)
+  np.testing.assert_allclose(found[PIXELS], golden()[f'{resizer}/{size}'], rtol=0, atol=1e-3)
+  for other in set(inception.RESIZERS) - {resizer}:  # which they would not be, were they mixed up
+    assert np.abs(found[PIXELS] - golden()[f'{other}/{size}']).max() > 0.1
+
+
+@pytest.mark.parametrize('resizer', inception.RESIZERS)
+def test_pictures_of_the_right_size_stay(resizer):
+  images = pictures(9, 9).astype(np.float32)
+  np.testing.assert_array_equal(inception.resize(images, 9, resizer), images)
+  np.testing.assert_array_equal(inception.interpolation(resizer, 9, 9), np.eye(9))
+  rows = inception.interpolation(resizer, 1, 4)  # one pixel
+  np.testing.assert_array_equal(rows, np.ones((4, 1)))
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_what_the_network_sees_is_as_kept(recipe):
+  found = np.asarray(inception.RECIPES[recipe]().prepare(pictures(32, 32, num=1)))[PIXELS]
+  assert distance(found, golden()[f'{recipe}/input']) < 1e-5
+  for other in set(RECIPES) - {recipe}:
+    assert distance(found, golden()[f'{other}/input']) > 1e-3
+
+
+# The network of `pytorch_fid` is that of `fid`.
+@pytest.mark.parametrize(
+  'recipe', ['fid', pytest.param('pytorch_fid', marks=pytest.mark.slow), 'torchvision']
+)
+def test_values_are_as_kept(recipe):
+  ours = compute(inception.RECIPES[recipe](), recipe, pictures(32, 32, num=1))
+  assert ours['features'].shape == (1, 2048) and ours['features'].dtype == np.float32
+  assert ours['logits'].shape == (1, {'torchvision': 1000}.get(recipe, 1008))
+  assert agree(ours, golden(), recipe)
+
+
+WRONG = {
+  'pool': {'pool': 'average_of_padded'},
+  'last_pool': {'last_pool': 'average'},
+  'resizer': {'resizer': 'torch_bilinear'},
+  'scale': {'mean': (127.5,) * 3, 'std': (127.5,) * 3},
+  'bias': {'bias_of_logits': True},
+}
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  ['pool', *(pytest.param(name, marks=pytest.mark.slow) for name in WRONG if name != 'pool')],
+)
+def test_a_wrong_network_is_seen(wrong):
+  module = inception.RECIPES['fid'](**WRONG[wrong])
+  assert not agree(compute(module, 'fid', pictures(32, 32, num=1)), golden(), 'fid')
+
+
+@pytest.mark.slow
+def test_a_wrong_epsilon_is_seen(monkeypatch):
+  monkeypatch.setattr(inception, 'EPSILON', 1e-5)
+  module = inception.RECIPES['fid']()
+  assert not agree(compute(module, 'fid', pictures(32, 32, num=1)), golden(), 'fid')
+
+
+# What TPUs make of it: by default products of float32 are of bfloat16 there.
+
+
+class Slice(inception.Inception):
+  """A convolution and a linear layer behind the resize: one product of each kind."""
+
+  @inception.nn.compact
+  def __call__(self, images):
+    x = inception.resize(images.astype(np.float32), 24, self.resizer)
+    x = inception.ConvNorm(32, (3, 3), 2, name='conv')(x)
+    return inception.Linear(self.num_logits, self.bias_of_logits, name='fc')(x.mean((1, 2)))
+
+
+def lower(module, side=32):
+  """Lower a network for eight devices, each with its own eight images."""
+  pytest.importorskip('libtpu', reason='compiling for TPUs needs libtpu: pip install "jax[tpu]"')
+  mesh = parallel.make_mesh(tpu_slices.find('v3-8').devices())
+  image = lambda num, sharding: jax.ShapeDtypeStruct(
+    (num, side, side, 3), np.uint8, sharding=sharding
+  )
+  variables = jax.eval_shape(module.init, jax.random.key(0), image(1, None))
+  variables = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated(mesh)), variables
+  )
+  batched = parallel.batched(mesh)
+  return jax.jit(module.apply, out_shardings=batched).lower(variables, image(64, batched))
+
+
+def check_compiled(lowered, num_products):
+  """Every product is of float32, of all its digits, and no device waits for another."""
+  ops = tpu_hlo.parse_compiled(lowered.compile().as_text())
+  assert not tpu_hlo.count_collectives(ops)
+  products = [op for op in ops if op.kind in ('convolution', 'dot')]
+  assert len(products) >= num_products
+  for op in products:
+    assert 'operand_precision={highest,highest}' in op.text, op.text[:300]
+    assert {shape.dtype for shape in op.results} == {'f32'}
+    assert {shape.dtype for shape in op.operands} <= {'f32', 'u8'}  # pixels may come as they are
+
+
+def products_as_written(lowered):
+  """Return how many convolutions and matrix products there are, by whether they are exact."""
+  found = collections.Counter()
+  for line in lowered.as_text().splitlines():
+    if 'stablehlo.convolution(' in line or 'stablehlo.dot_general ' in line:
+      both = 'precision = [HIGHEST, HIGHEST]' in line or line.count('precision HIGHEST') == 2
+      found[both and 'bf16' not in line and 'f32' in line] += 1
+  return found
+
+
+def test_products_ask_for_all_digits():
+  lowered = lower(inception.RECIPES['fid']())
+  assert products_as_written(lowered) == {True: 94 + 1 + 2}  # convolutions, linear, resize
+
+
+@pytest.fixture
+def inexact(monkeypatch):
+  monkeypatch.setattr(inception, 'EXACT', None)
+
+
+def sliced():
+  return Slice(**inception.RECIPES['fid'].keywords)
+
+
+def test_products_keep_all_digits_on_tpus():
+  check_compiled(lower(sliced()), num_products=4)
+
+
+def test_lost_digits_are_seen(inexact):
+  assert products_as_written(lower(sliced())) == {False: 4}
+  with pytest.raises(AssertionError):
+    check_compiled(lower(sliced()), num_products=4)
+
+
+@pytest.mark.slow
+def test_the_whole_network_keeps_all_digits_on_tpus():
+  check_compiled(lower(inception.RECIPES['fid'](), side=128), num_products=97)
+
+
+if __name__ == '__main__':
+  np.savez_compressed(GOLDEN, **make_golden())

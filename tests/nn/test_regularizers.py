@@ -1,0 +1,182 @@
+"""Penalties against closed forms (specs/biggan.md 2.3, 3.6, T41, T42, T44), and dropout's masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigjax.nn import linalg, optim, regularizers
+
+# [..., out]: more taps than filters, fewer (both sides of the Gram), square, one filter.
+SHAPES = [(3, 3, 4, 8), (5, 40), (1, 1, 6, 6), (9, 1)]
+
+
+def rand(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape)
+
+
+def dense(w):
+  """Eq. 3 as printed: |W^T W * (1 - I)|_F^2 with W^T W over filters."""
+  m = w.reshape(-1, w.shape[-1])
+  return jnp.square((m.T @ m) * (1 - jnp.eye(m.shape[1], dtype=m.dtype))).sum()
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_value_and_gradient_equal_the_dense_form(x64, shape):
+  w = jnp.asarray(rand(*shape))
+  value, grad = jax.jit(jax.value_and_grad(dense))(w)
+  m = np.asarray(w).reshape(-1, shape[-1])
+  off = (m.T @ m) * (1 - np.eye(shape[-1]))
+  np.testing.assert_allclose(value, (off**2).sum(), rtol=1e-12)  # the yardstick itself, in NumPy
+  scale = float(np.square(m).sum() ** 2)
+  np.testing.assert_allclose(regularizers.orthogonal(w), value, rtol=1e-12, atol=1e-13 * scale)
+  np.testing.assert_allclose(optim.orthogonal_grad(w), grad, rtol=1e-10, atol=1e-12 * scale)
+  through = jax.jit(jax.grad(regularizers.orthogonal))(w)
+  np.testing.assert_allclose(through, grad, rtol=1e-10, atol=1e-12 * scale)
+  # The whole gradient, not BigGAN-PyTorch's 2 (W W^T * (1 - I)) W, which is half of it.
+  np.testing.assert_allclose(grad, (4 * m @ off).reshape(shape), rtol=1e-10, atol=1e-12 * scale)
+
+
+@pytest.mark.parametrize('shape', SHAPES[:2])
+def test_float32_keeps_the_gradient(shape):
+  w = jnp.asarray(rand(*shape), jnp.float32)
+  want = np.asarray(jax.jit(jax.grad(dense))(w))
+  got = optim.orthogonal_grad(w)
+  assert got.shape == shape and got.dtype == jnp.float32
+  np.testing.assert_allclose(got, want, atol=1e-5 * max(np.abs(want).max(), 1.0))
+
+
+@pytest.mark.parametrize(('shape', 'filters'), [((3, 3, 4, 8), True), ((5, 40), False)])
+def test_gram_is_taken_on_the_small_side(x64, shape, filters):
+  m = rand(*shape).reshape(-1, shape[-1])
+  got = linalg.small_gram(linalg.matrix(jnp.asarray(m.reshape(shape))))
+  np.testing.assert_allclose(got, m.T @ m if filters else m @ m.T, rtol=1e-12)
+
+
+def test_orthogonal_filters_of_any_length_cost_nothing(x64):
+  # The penalty is on cosines, not norms (section 2.3): 0 for any diagonal Gram.
+  q = np.linalg.qr(rand(36, 8))[0]
+  scaled = q * np.array([1.0, 2.0, 0.1, 5.0, 1.0, 3.0, 0.5, 7.0])
+  for w in (q, scaled):
+    w = jnp.asarray(w.reshape(3, 3, 4, 8))
+    assert abs(regularizers.orthogonal(w)) < 1e-10
+    assert np.abs(optim.orthogonal_grad(w)).max() < 1e-10
+  skewed = q.copy()
+  skewed[:, 1] += 0.5 * q[:, 0]  # one pair of filters with inner product 0.5: 2 * 0.25
+  np.testing.assert_allclose(regularizers.orthogonal(jnp.asarray(skewed)), 0.5, rtol=1e-9)
+
+
+@pytest.mark.parametrize('shape', [(3, 3, 4, 8), (5, 40)])
+def test_rotating_the_input_taps_changes_nothing(x64, shape):
+  # T42: R(QW) = R(W), so the Gram is over filters; rotating the filters does change it.
+  m = rand(*shape).reshape(-1, shape[-1])
+  taps = np.linalg.qr(rand(m.shape[0], m.shape[0], seed=1))[0]
+  filters = np.linalg.qr(rand(m.shape[1], m.shape[1], seed=2))[0]
+  value = float(regularizers.orthogonal(jnp.asarray(m)))
+  rotated = regularizers.orthogonal(jnp.asarray((taps @ m).reshape(shape)))
+  np.testing.assert_allclose(rotated, value, rtol=1e-11)
+  assert abs(float(regularizers.orthogonal(jnp.asarray(m @ filters))) / value - 1) > 1e-4
+
+
+def test_first_layer_at_orthogonal_init():
+  # Section 2.3: 24,576 vectors in R^20 cannot be orthogonal; R / beta = 19.982 at orthogonal init.
+  w = jax.nn.initializers.orthogonal()(jax.random.key(0), (20, 24576))
+  np.testing.assert_allclose(regularizers.orthogonal(w), 19.982, atol=2e-3)
+
+
+def test_first_layer_never_builds_the_filters_gram():
+  # T44: 24576^2 floats are 2.4 GB. Compiled, not run.
+  w = jax.ShapeDtypeStruct((20, 24576), jnp.float32)
+  compiled = lambda fn: jax.jit(fn).lower(w).compile()
+  for fn in (regularizers.orthogonal, optim.orthogonal_grad):
+    program = compiled(fn)
+    assert '24576,24576' not in program.as_text()
+    assert program.memory_analysis().temp_size_in_bytes < 16e6  # W itself is 2 MB
+  assert '24576,24576' in compiled(dense).as_text()  # what the check looks for is there to be seen
+
+
+def test_total_sums_over_the_mask():
+  params = {'a': {'kernel': jnp.full((2, 3), 2.0), 'bias': jnp.ones((3,))}, 'b': jnp.ones((2, 2))}
+  value = lambda w: w.sum()
+  kernels = lambda path, leaf: path.endswith('kernel')
+  assert float(regularizers.total(value, params, kernels)) == 12.0
+  assert float(regularizers.total(value, params, lambda path, leaf: leaf.ndim == 2)) == 16.0
+  assert float(regularizers.total(value, params, lambda path, leaf: False)) == 0.0
+
+
+# R1 (Eq. 5): |grad D(x)|^2 / 2 of each image.
+
+
+def images(num=5):
+  return jnp.asarray(rand(num, 4, 3, 2, seed=3))
+
+
+def test_r1_of_a_linear_critic_is_half_its_squared_weights(x64):
+  w = rand(4, 3, 2)
+  critic = lambda x: 0.7 + jnp.einsum('bhwc,hwc->b', x, jnp.asarray(w))
+  got = regularizers.r1(critic, images())
+  np.testing.assert_allclose(got, np.full(5, (w**2).sum() / 2), rtol=1e-12)
+
+
+def quadratic(a):
+  """D(x) = x^T A x / 2 + sum(x): its gradient is A x + 1 for a symmetric A."""
+
+  def critic(x):
+    x = x.reshape(len(x), -1)
+    return 0.5 * jnp.einsum('bi,ij,bj->b', x, a, x) + x.sum(1)
+
+  return critic
+
+
+def test_r1_of_a_quadratic_critic(x64):
+  a = rand(24, 24, seed=4)
+  a = a + a.T
+  x = images()
+  want = (((np.asarray(x).reshape(5, 24) @ a + 1) ** 2).sum(1)) / 2
+  np.testing.assert_allclose(regularizers.r1(quadratic(jnp.asarray(a)), x), want, rtol=1e-12)
+  # its own gradient with respect to the critic: d/ds of s^2 |A x|^2 / 2 + ... at s = 1
+  value = lambda s: regularizers.r1(quadratic(s * jnp.asarray(a)), x).sum()
+  slope = (value(1 + 1e-6) - value(1 - 1e-6)) / 2e-6
+  np.testing.assert_allclose(jax.grad(value)(1.0), slope, rtol=1e-6)
+
+
+def test_r1_of_an_image_does_not_depend_on_the_others():
+  a = jnp.asarray(rand(24, 24), jnp.float32)
+  x = images().astype(jnp.float32)
+  got = regularizers.r1(quadratic(a), x)
+  assert got.shape == (5,) and len(np.unique(got)) == 5
+  others = regularizers.r1(quadratic(a), x.at[1:].set(9.0))
+  np.testing.assert_allclose(others[0], got[0], rtol=1e-6)
+  np.testing.assert_allclose(regularizers.r1(quadratic(a), x[2:3])[0], got[2], rtol=1e-5)
+
+
+def test_no_r1_is_zero_for_each_image():
+  got = regularizers.no_r1(quadratic(jnp.eye(24)), images())
+  assert got.shape == (5,) and not got.any()
+
+
+# Dropout: the keys are per example, as the augmentation's are.
+
+DRAW = jax.jit(regularizers.dropout_mask, static_argnums=(1, 2))
+
+
+@pytest.mark.parametrize('rate', [0.2, 0.5, 0.9])
+def test_dropout_mask_keeps_the_mean(rate):
+  mask = np.asarray(DRAW(jax.random.split(jax.random.key(0), 400), 500, rate), np.float64)
+  assert mask.shape == (400, 500)
+  kept = mask > 0
+  np.testing.assert_allclose(mask[kept], 1 / (1 - rate), rtol=1e-6)
+  std = (rate * (1 - rate) / mask.size) ** 0.5
+  np.testing.assert_allclose(kept.mean(), 1 - rate, atol=5 * std)
+  # neither examples nor features go together: shares of rows and columns scatter as coins do
+  for axis, num in ((0, 400), (1, 500)):
+    spread = kept.mean(axis).std() / (rate * (1 - rate) / num) ** 0.5
+    np.testing.assert_allclose(spread, 1, atol=0.2)
+
+
+def test_dropout_mask_depends_on_its_own_key_alone():
+  keys = jax.random.split(jax.random.key(0), 6)
+  mask = DRAW(keys, 30, 0.5)
+  np.testing.assert_array_equal(DRAW(keys[2:4], 30, 0.5), mask[2:4])
+  assert len(np.unique(np.asarray(mask), axis=0)) == 6
+  assert mask.dtype == jnp.float32

@@ -1,0 +1,207 @@
+"""Exported generators as anybody may send them: read, or refused in one line.
+
+`fuzz.py --target cards` found what is in DAMAGED: each ended in another exception once.
+"""
+
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bigjax.core import errors
+from bigjax.sampling import generator_file as cards
+
+CARD = {
+  'format': cards.FORMAT,
+  'algorithm': 'biggan',
+  'architecture': {'ch': 8},
+  'class_names': ['été', 'b'],
+  'dialect': 'resample',
+  'standing_passes': 2,
+  'standing_batch': 16,
+  'truncations': ['none', '0.5'],
+}
+ARRAYS = {'params/conv/kernel': np.ones((2, 3), np.float32), 'knots': np.arange(3.0)}
+HUGE = b'[' * 100_000
+
+
+def tensors(header, body=b''):
+  """The bytes of a safetensors file."""
+  text = header if isinstance(header, bytes) else json.dumps(header).encode()
+  return struct.pack('<Q', len(text)) + text + body
+
+
+def tensor(kind='F32', shape=(1,), size=4):
+  return {'dtype': kind, 'shape': list(shape), 'data_offsets': [0, size]}
+
+
+def member(header, body=b''):
+  """The bytes of a .npy file."""
+  return b'\x93NUMPY\x01\x00' + struct.pack('<H', len(header)) + header + body
+
+
+def array(given):
+  out = io.BytesIO()
+  np.lib.format.write_array(out, np.asarray(given))
+  return out.getvalue()
+
+
+def npz(members, card=CARD, how=zipfile.ZIP_STORED):
+  """The bytes of an .npz with members of these bytes, and a card."""
+  out = io.BytesIO()
+  with zipfile.ZipFile(out, 'w', how) as archive:
+    archive.writestr('card.npy', array(card if isinstance(card, str) else json.dumps(card)))
+    for name, given in members.items():
+      archive.writestr(f'{name}.npy', given)
+  return out.getvalue()
+
+
+def claim(shape, kind='<f4'):
+  return f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+
+
+def version(given):
+  """The same zip, said to need a version that no reader has."""
+  at = given.index(b'PK\1\2')
+  return given[: at + 6] + b'\xff\0' + given[at + 8 :]
+
+
+WHOLE = safetensors.numpy.save(ARRAYS)
+DAMAGED = {  # a card's text, a safetensors file, or an .npz
+  'nested card': ('json', HUGE),
+  'nested object': ('json', b'{"a":' * 100_000),
+  'card of digits': ('json', b'9' * 10_000),
+  'card of bytes': ('json', b'\xff\xfe'),
+  'card of nothing': ('json', b''),
+  'tensor within another': ('safetensors', tensors({'a': tensor(), 'a/b': tensor()}, bytes(4))),
+  'one after the other': (
+    'safetensors',
+    tensors({'a/b': tensor(), 'a': {**tensor(), 'data_offsets': [4, 8]}}, bytes(8)),
+  ),
+  'a path too deep': ('safetensors', tensors({'a/' * 5000 + 'x': tensor()}, bytes(4))),
+  'four bits': ('safetensors', tensors({'a': tensor('F4', (2,), 1)}, bytes(1))),
+  'nested header': ('safetensors', tensors(HUGE)),
+  'a header of its own': ('safetensors', tensors({'a': tensor(shape=(2**40, 2**40))}, bytes(4))),
+  'no tensors': ('safetensors', b'\xff' * 8),
+  'zeros': ('safetensors', bytes(64)),
+  'nested card in npz': ('npz', npz({}, HUGE.decode())),
+  'card of numbers': ('npz', npz({}, '[1, 2')),
+  'an array of terabytes': ('npz', npz({'a': member(claim((2**42,)))})),
+  'beyond all numbers': ('npz', npz({'a': member(claim((2**70, 3)))})),
+  'of negative size': ('npz', npz({'a': member(claim((-3,)))})),
+  'a header that does not end': ('npz', npz({'a': member(b"{'descr': (((")})),
+  'a header of brackets': ('npz', npz({'a': member(b'(' * 9000)})),
+  'objects': ('npz', npz({'a': member(claim((1,), '|O'), b'cos\nsystem\n')})),
+  'another version': ('npz', version(npz({}))),
+  'array within another': ('npz', npz({'a': array(1.0), 'a/b': array(1.0)})),
+  'not an array': ('npz', npz({'a': b'no array'})),
+  'a bare array': ('npz', array(np.ones(3))),
+  'a pickle': ('npz', b'\x80\x04cos\nsystem\n(S"true"\ntR.'),
+  'zip bomb': ('npz', npz({'a': array(np.zeros(2**23))}, how=zipfile.ZIP_DEFLATED)),
+}
+
+
+def write(folder, **files):
+  """Write a generator, some of its files replaced; return the folder."""
+  (folder / 'g.safetensors').write_bytes(files.get('safetensors', WHOLE))
+  (folder / 'g.json').write_bytes(files.get('json', json.dumps(CARD).encode()))
+  (folder / 'g.npz').write_bytes(files.get('npz', npz({k: array(v) for k, v in ARRAYS.items()})))
+  return folder
+
+
+def refusal(call, *given):
+  """The one sentence with which something is refused."""
+  with pytest.raises(errors.UserError) as error:
+    call(*map(str, given))
+  message = str(error.value)
+  assert message.isprintable() and len(message) < 600, message
+  return message
+
+
+@pytest.mark.parametrize('kind', ['safetensors', 'npz'])
+def test_what_was_written_is_read(tmp_path, kind):
+  gen, card = cards.load(str(write(tmp_path) / f'g.{kind}'))
+  assert card == CARD and set(gen) == {'stats', 'params', 'knots'}
+  np.testing.assert_array_equal(gen['params']['conv']['kernel'], np.ones((2, 3)))
+
+
+@pytest.mark.parametrize('name', DAMAGED)
+def test_damage_is_one_sentence(tmp_path, name):
+  kind, given = DAMAGED[name]
+  path = write(tmp_path, **{kind: given}) / f'g.{kind}'
+  message = refusal(cards.load, path.with_suffix('.safetensors') if kind == 'json' else path)
+  assert 'g.' in message and ('is damaged (' in message or 'not a card' in message), message
+
+
+@pytest.mark.parametrize('given', [HUGE, b'{', b'\xff', b'[]', b'{"format": 2}'])
+def test_a_workdir_whose_card_is_damaged(tmp_path, given):
+  (tmp_path / 'card.json').write_bytes(given)
+  assert 'card.json' in refusal(cards.load_workdir, tmp_path)
+
+
+WRONG = {
+  'algorithm': (7, None, ['biggan']),
+  'architecture': ('x', [], None),
+  'class_names': ('ab', [1], {'a': 1}, None),
+  'dialect': (1, None),
+  'standing_passes': (0, -1, 1.5, '2', True, None),
+  'standing_batch': (0, 2**0.5, []),
+  'truncations': ('none', [0.5], [None]),
+  'format': ('2', 3, None, [], True, 2.0),
+}
+
+
+@pytest.mark.parametrize(('key', 'value'), [(k, v) for k, given in WRONG.items() for v in given])
+def test_a_card_of_other_things_is_refused(tmp_path, key, value):
+  """Naming what is wrong, in either file."""
+  card = {**CARD, key: value}
+  write(tmp_path, json=json.dumps(card).encode(), npz=npz({}, card))
+  for kind in ('safetensors', 'npz'):
+    message = refusal(cards.load, tmp_path / f'g.{kind}')
+    assert 'format' in message if key == 'format' else f'its {key!r} is ' in message
+
+
+def test_odd_names_do_not_leave_the_sentence(tmp_path):
+  """Nor steer a terminal."""
+  name = 'x\n\x1b[31m' * 3
+  write(tmp_path, safetensors=tensors({name: tensor(), f'{name}/b': tensor()}, bytes(4)))
+  refusal(cards.load, tmp_path / 'g.safetensors')
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+  """Two GiB of zeros in 2 MB: refused by what the archive says of itself, before any is read."""
+  pack = zlib.compressobj(9, wbits=-15)
+  block = pack.compress(bytes(2**24)) + pack.flush(zlib.Z_FULL_FLUSH)
+  head = member(claim((2**29,)))
+  raw = zlib.compressobj(9, wbits=-15)
+  raw = raw.compress(head) + raw.flush(zlib.Z_FULL_FLUSH) + block * 128 + b'\x03\x00'
+  good = npz({})
+  at, directory = good.index(b'PK\1\2'), good[good.index(b'PK\1\2') : good.index(b'PK\5\6')]
+  sizes = struct.pack('<III', 0, len(raw), len(head) + 2**31)
+  local = b'PK\3\4' + struct.pack('<HHHHH', 20, 0, 8, 0, 33) + sizes + struct.pack('<HH', 5, 0)
+  entry = b'PK\1\2' + struct.pack('<HHHHHH', 20, 20, 0, 8, 0, 33) + sizes
+  entry += struct.pack('<HHHHHII', 5, 0, 0, 0, 0, 0, at)
+  start = at + len(local) + 5 + len(raw)
+  listed = directory + entry + b'a.npy'
+  end = b'PK\5\6' + struct.pack('<HHHHIIH', 0, 0, 2, 2, len(listed), start, 0)
+  (tmp_path / 'g.npz').write_bytes(good[:at] + local + b'a.npy' + raw + listed + end)
+  code = (
+    'import resource, sys\nfrom bigjax import card, utils\n'
+    'most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nbefore = most()\n'
+    'try:\n  card.load(sys.argv[1])\nexcept utils.UserError as error:\n  print(error)\n'
+    'print((most() - before) // 1024)'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code, str(tmp_path / 'g.npz')],
+    env=os.environ, capture_output=True, text=True, check=True, timeout=100,
+  )  # fmt: skip
+  said, mib = done.stdout.splitlines()
+  assert 'it would unpack to 2,147,4' in said and int(mib) < 200, done.stdout

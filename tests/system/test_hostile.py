@@ -1,0 +1,362 @@
+"""Files that mean harm or none: none stops, fills or ends the process, and none runs as a program.
+
+The images are surveyed in a process of their own, which says what became of each and how much
+memory it took. What `fuzz.py` found is here with its smallest case.
+"""
+
+import ast
+import json
+import os
+import pathlib
+import re
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+from test_data_pictures import encoded, smooth
+
+from bigjax import data
+from bigjax.core import errors
+from bigjax.data.reading import decode, image_headers, tfrecord
+
+import places
+
+BIGJAX = places.ROOT / 'bigjax'
+MIB = 512  # that surveying may take above what TensorFlow itself does
+
+
+def png_of_zeros(width, height, colour, extra=b''):
+  """The bytes of a PNG of zeros of 8 bits: 1 kB for each of its MB, made without holding them."""
+  size = height * (1 + width * {0: 1, 2: 3, 6: 4}[colour])
+  pack = zlib.compressobj(9, wbits=-15)
+  block = pack.compress(bytes(2**20)) + pack.flush(zlib.Z_FULL_FLUSH)
+  rest = zlib.compressobj(9, wbits=-15)
+  body = b'\x78\xda' + block * (size // 2**20) + rest.compress(bytes(size % 2**20)) + rest.flush()
+  body += struct.pack('>I', size % 65521 << 16 | 1)  # Adler's sum of zeros
+  header = struct.pack('>IIBBBBB', width, height, 8, colour, 0, 0, 0)
+  return b'\x89PNG\r\n\x1a\n' + extra + b''.join(
+    struct.pack('>I', len(given)) + kind + given + struct.pack('>I', zlib.crc32(kind + given))
+    for kind, given in ((b'IHDR', header), (b'IDAT', body), (b'IEND', b''))
+  )  # fmt: skip
+
+
+def jpeg_with_size(height, width):
+  """A JPEG whose header says so, with the data of a small one."""
+  given = encoded(smooth(16, 16), 'JPEG')
+  at = given.index(b'\xff\xc0') + 5
+  return given[:at] + struct.pack('>HH', height, width) + given[at + 4 :]
+
+
+def jpeg_of_scans(size, num):
+  """A progressive JPEG that goes over its picture `num` times more than it has to."""
+  given = encoded(Image.new('L', (size, size), 77), 'JPEG', progressive=True)
+  last = given.rindex(b'\xff\xda')
+  return given[:-2] + given[last:-2] * num + b'\xff\xd9'
+
+
+def webp_with_size(kind, width, height):
+  """A WebP whose header says so, in each of its three kinds."""
+  if kind == b'VP8L':
+    given = encoded(smooth(16, 16), 'WEBP', lossless=True)
+    return given[:21] + struct.pack('<I', (width - 1) | (height - 1) << 14) + given[25:]
+  if kind == b'VP8 ':
+    given = encoded(smooth(16, 16), 'WEBP')
+    return given[:26] + struct.pack('<HH', width, height) + given[30:]
+  given = moving('WEBP', 'RGB')
+  extent = [struct.pack('<I', side - 1)[:3] for side in (width, height)]
+  return given[:24] + b''.join(extent) + given[30:]
+
+
+def moving(kind, mode):
+  """An animation of three shades, 40 first."""
+  frames = [Image.new(mode, (12, 12), (level,) * len(mode)) for level in (40, 140, 240)]
+  if mode == 'RGBA':
+    for frame in frames:
+      frame.putalpha(255)
+      frame.putpixel((0, 0), (0, 0, 0, 0))  # or it would be kept without alpha
+  return encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+
+
+def grey(level, kind='PNG', mode='RGB'):
+  """A picture of one shade."""
+  return encoded(Image.new(mode, (12, 12), (level,) * len(mode)), kind)
+
+
+LEFT = 'left out'
+CUT = {kind: encoded(smooth(40, 40), kind)[:400] for kind in ('JPEG', 'PNG', 'WEBP')}
+HOSTILE = {  # name: (content, what becomes of it: its shade, LEFT, or the reason for that)
+  'wide.png': (png_of_zeros(30_000, 30_000, 0), 'too many pixels'),
+  'bomb.png': (png_of_zeros(16_000, 16_000, 0), 'too many pixels'),  # TensorFlow would decode it
+  'head.png': (png_of_zeros(16_000, 16_000, 0, b'\0\0\0\0abCd' + struct.pack('>I', 0)), LEFT),
+  '65000.png': (png_of_zeros(65_000, 65_000, 2)[:5000], 'too many pixels'),
+  '65000.jpg': (jpeg_with_size(65_000, 65_000), 'too many pixels'),
+  '12000.jpg': (jpeg_with_size(12_000, 12_000), 'too many pixels'),
+  '16383l.webp': (webp_with_size(b'VP8L', 16_383, 16_383), 'too many pixels'),
+  '16383.webp': (webp_with_size(b'VP8 ', 16_383, 16_383), 'too many pixels'),
+  'canvas.webp': (webp_with_size(b'VP8X', 60_000, 60_000), 'too many pixels'),
+  'half.webp': (webp_with_size(b'VP8X', 9000, 9000), LEFT),  # of an animation, half of the limit
+  'scans.jpg': (jpeg_of_scans(2000, 2200), 'too many scans'),
+  'cut.jpg': (CUT['JPEG'], LEFT),
+  'cut.png': (CUT['PNG'], LEFT),
+  'cut.webp': (CUT['WEBP'][:300], LEFT),
+  'empty.png': (b'', 'empty'),
+  'text.png': (b'no picture\n' * 99, LEFT),
+  'bitmap.png': (grey(40, 'BMP'), LEFT),
+  'still.gif.png': (grey(40, 'GIF'), LEFT),
+  'tiff.jpg': (grey(40, 'TIFF'), LEFT),
+  'riff.webp': (b'RIFF\xff\xff\xff\xffWAVEfmt ' + bytes(99), LEFT),
+  'raw.webp': (b'R\0\0\x9d\x01\x2a\xff\x3f\xff\x3f' + bytes(99), LEFT),  # VP8 without a RIFF
+  'png.jpg': (grey(40), 40),
+  'jpeg.webp': (grey(40, 'JPEG'), 40),
+  'webp.png': (grey(40, 'WEBP'), 40),
+  'moving.webp': (moving('WEBP', 'RGB'), 40),  # at which TensorFlow's decoder ends the process
+  'moving alpha.webp': (moving('WEBP', 'RGBA'), 41),  # one of its 144 pixels is white
+  'moving.png': (moving('PNG', 'RGB'), 40),
+  'moving.gif.webp': (moving('GIF', 'RGB'), LEFT),
+  'cmyk.jpg': (encoded(Image.new('CMYK', (12, 12), (0, 0, 0, 215)), 'JPEG'), 40),
+  '16 bits.png': (encoded(Image.fromarray(np.full((12, 12), 40 * 257, np.uint16))), 40),
+  'line\nbreak.png': (grey(40), 40),
+  'line\nbreak \x1b[31m.png': (b'no', LEFT),
+  '..png': (grey(40), None),  # hidden
+  'x\\..\\..\\up.png': (grey(40), 40),
+  'gs:.png': (grey(40), 40),
+}
+
+SURVEY = """
+import json, os, resource, sys
+import ml_collections, numpy as np
+from bigjax import data
+from bigjax.data import folder
+tf = data.tensorflow()
+tf.io.decode_png(open(sys.argv[2], 'rb').read())
+most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = most()
+given = ml_collections.ConfigDict(
+  {'source': 'folder', 'resolution': 1, 'channels': 1, 'crop': 'center'})
+known = folder.examine(sys.argv[1], [], given)
+lookup = data.from_pictures(folder.picture_of(known), given, lambda i: known['names'][i])
+images, _ = data.read(lookup, np.arange(len(known['names'])))
+print(json.dumps({
+  'read': dict(zip(known['names'].tolist(), images.reshape(-1).tolist())),
+  'left': dict(zip(known['unreadable'].tolist(), known['reasons'].tolist())),
+  'said': folder.of_files('x', known)[1],
+  'mib': most() - before,
+}))
+"""
+
+
+@pytest.fixture(scope='module')
+def survey(tmp_path_factory):
+  """What became of a folder of hostile files, in at most a minute or two."""
+  root, out = tmp_path_factory.mktemp('hostile'), tmp_path_factory.mktemp('elsewhere')
+  for name, (given, _) in HOSTILE.items():
+    (root / name).write_bytes(given)
+  (root / 'folder.png').mkdir()
+  (root / 'folder.png' / 'within.png').write_bytes(grey(40))
+  os.mkfifo(root / 'pipe.png')
+  (out / 'good.png').write_bytes(grey(40))
+  (root / 'link.png').symlink_to(out / 'good.png')
+  (root / 'zero.png').symlink_to('/dev/zero')
+  (root / 'nowhere.png').symlink_to(out / 'none.png')
+  with open(root / 'huge.png', 'wb') as file:
+    file.write(grey(40))
+    file.truncate(2**34)  # bytes, none of which are on the disk
+  done = subprocess.run(
+    [sys.executable, '-c', SURVEY, str(root), str(out / 'good.png')],
+    env={**os.environ, 'BIGJAX_CACHE': str(out)},
+    capture_output=True, text=True, timeout=150,
+  )  # fmt: skip
+  assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
+  return json.loads(done.stdout)
+
+
+SPECIAL = {
+  'folder.png/within.png': 40,
+  'link.png': 40,  # links are followed, on purpose
+  'pipe.png': 'not a file',
+  'zero.png': 'not a file',
+  'nowhere.png': LEFT,
+  'huge.png': 'over 512 MiB',
+}
+
+
+@pytest.mark.parametrize('name', [*HOSTILE, *SPECIAL], ids=ascii)
+def test_a_hostile_image_is_read_or_left_out(survey, name):
+  """As it should look, or named, with the reason where it was not even tried."""
+  expected = SPECIAL[name] if name in SPECIAL else HOSTILE[name][1]
+  if isinstance(expected, int):
+    assert abs(survey['read'][name] - expected) <= 1
+  elif expected is None:
+    assert name not in survey['read'] and name not in survey['left']
+  else:
+    assert name not in survey['read']
+    assert survey['left'][name] == ('' if expected == LEFT else expected)
+
+
+def test_none_of_them_is_decoded_into_memory(survey):
+  assert survey['mib'] < MIB, survey['mib']
+
+
+def test_they_are_counted_and_named_on_one_line(survey):
+  num = len(survey['left'])
+  total = num + len(survey['read'])
+  assert survey['said'].startswith(
+    f"{num} of {total} images in 'x' cannot be read and are left out"
+  )
+  assert '12000.jpg (too many pixels)' in survey['said']
+  assert survey['said'].isprintable()
+
+
+def test_names_steer_no_terminal():
+  assert data.printable('a\nb\x1b[31m\u202egnp') == r'a\nb\x1b[31m\u202egnp'
+  for plain in ('été', '雪 ❄', 'می\u200cخواهم', '👩\u200d🚀', 'a  b\\n'):
+    assert data.printable(plain) == plain
+
+
+@pytest.mark.parametrize('given', [jpeg_of_scans(64, 9), encoded(smooth(20, 20), 'JPEG')])
+def test_scans_are_counted(tmp_path, given):
+  """Of a JPEG in one scan nothing but its header is read."""
+  (tmp_path / 'x.jpg').write_bytes(given)
+  expected = given.count(b'\xff\xda')
+  assert image_headers._num_scans(str(tmp_path / 'x.jpg')) == expected
+  with_exif = given[:2] + b'\xff\xe1\0\x0a' + b'\xff\xda' * 4 + given[2:]  # as of a thumbnail
+  (tmp_path / 'x.jpg').write_bytes(with_exif)
+  assert image_headers._num_scans(str(tmp_path / 'x.jpg')) == (1 if expected == 1 else expected + 4)
+  broken = given[:2] + b'\0' + given[2:]  # decoders look for the next segment: count what is there
+  (tmp_path / 'x.jpg').write_bytes(broken * 3)
+  assert image_headers._num_scans(str(tmp_path / 'x.jpg')) == 3 * expected
+
+
+def test_the_largest_picture_that_is_decoded():
+  """A pixel more than MOST_PIXELS is refused, whatever the format; it itself is not."""
+  tf = data.tensorflow()
+  for size, allowed in ((2**27, True), (2**27 + 1, False)):
+    given = tf.constant(b'x')
+    call = lambda given=given, size=size: decode.checked(
+      tf, given, True, tf.constant(1, tf.int64), tf.constant(size, tf.int64)
+    )
+    if allowed:
+      assert call().numpy() == b'x'
+    else:
+      with pytest.raises(tf.errors.InvalidArgumentError, match='134217728'):
+        call()
+
+
+# Nothing that is read is executed: T80.
+
+UNSAFE_MODULES = {
+  'pickle', 'cPickle', '_pickle', 'dill', 'cloudpickle', 'joblib', 'marshal', 'shelve', 'yaml',
+  'tarfile', 'code', 'codeop', 'runpy', 'imp',
+}  # fmt: skip
+UNSAFE_NAMES = {'eval', 'exec', 'compile', '__import__', 'execfile'}
+UNSAFE_METHODS = {
+  'exec_module', 'load_module', 'system', 'popen', 'extractall', 'unpack_archive', 'Unpickler',
+  'read_pickle',
+}  # fmt: skip
+STATED = {'config.py': ['exec_module']}  # a config is a Python file, and is executed
+
+
+def unsafe(source):
+  """Return what in a program executes or unpickles what it reads, or unpacks an archive."""
+  found = []
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+      names = [alias.name for alias in node.names]
+      names += [node.module or ''] if isinstance(node, ast.ImportFrom) else []
+      found += [name for name in names if name.split('.')[0] in UNSAFE_MODULES]
+    elif isinstance(node, ast.Name) and node.id in UNSAFE_NAMES:
+      found.append(node.id)
+    elif isinstance(node, ast.Attribute) and (
+      node.attr in UNSAFE_METHODS or (node.attr in UNSAFE_NAMES and of_builtins(node))
+    ):
+      found.append(node.attr)
+    elif isinstance(node, ast.keyword) and node.arg in ('allow_pickle', 'shell'):
+      if not (isinstance(node.value, ast.Constant) and node.value.value is False):
+        found.append(node.arg)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) in ('torch.load', 'np.fromregex'):
+      found.append(ast.unparse(node.func))
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) == 'importlib.import_module':
+      fixed = ast.unparse(node.args[0])
+      if not re.match(r"f?'bigjax\.|f'\{(__name__|\w+\.__name__)\}\.", fixed):
+        found.append(f'import_module({fixed})')
+  return found
+
+
+def of_builtins(node):
+  return isinstance(node.value, ast.Name) and node.value.id in ('builtins', '__builtins__')
+
+
+@pytest.mark.parametrize('path', sorted(BIGJAX.rglob('*.py')), ids=lambda p: p.name)
+def test_nothing_that_is_read_is_executed(path):
+  """The one exception is stated: a config is a Python file."""
+  name = str(path.relative_to(BIGJAX))
+  assert unsafe(path.read_text()) == STATED.get(name, [])
+
+
+@pytest.mark.parametrize(
+  'program',
+  [
+    'import pickle', 'from pickle import loads', 'def f():\n  import marshal as m', 'eval("1")',
+    'run = exec', 'np.load(p, allow_pickle=True)', 'np.load(p, allow_pickle=x)', 'import shelve',
+    'subprocess.run(x, shell=True)', 'from yaml import load', 'spec.loader.exec_module(m)',
+    'torch.load(p)', 'builtins.eval(x)', 'os.system(x)', 'z.extractall()', 'import tarfile',
+    'importlib.import_module(card["algorithm"])',
+  ],
+)  # fmt: skip
+def test_the_walk_sees_what_executes(program):
+  assert unsafe(program)
+
+
+class Program:
+  """What an unpickler would run."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return (pathlib.Path.touch, (self.path,))
+
+
+def test_a_cache_is_not_unpickled(tmp_path, monkeypatch):
+  """An index that holds objects is made again, and nothing in it runs."""
+  monkeypatch.setenv('BIGJAX_CACHE', str(tmp_path))
+  (tmp_path / 'data').mkdir()
+  path, ran = tmp_path / 'data' / 'tfrecord-x.npz', tmp_path / 'ran'
+  objects = np.array([Program(ran)], object)
+  np.savez(path, offsets=objects, shards=np.zeros(1))
+  assert np.load(path, allow_pickle=True)['offsets'] is not None and ran.exists()
+  ran.unlink()
+  made = tfrecord.cached('tfrecord', 'x', lambda: {'offsets': np.arange(3)})
+  assert made['offsets'].tolist() == [0, 1, 2] and not ran.exists()
+  with np.load(path) as kept:
+    assert kept['offsets'].tolist() == [0, 1, 2]
+
+
+def test_shards_lie_in_their_folder():
+  """Whatever the names in a set's dataset_info.json are."""
+  good = ['/data/x/1.0.0/x-train.tfrecord-00000-of-00001', 'gs://b/x/1.0.0/y']
+  for path, folder in zip(good, ('/data/x/1.0.0', 'gs://b/x/1.0.0'), strict=True):
+    tfrecord.refuse_outside(folder, [path])
+  for path in ('/etc/passwd', '/data/x/1.0.0/../y', '/data/x/1.0.0/a/../../y', '/data/x/1.0.0x/y'):
+    with pytest.raises(errors.UserError, match='outside that folder'):
+      tfrecord.refuse_outside('/data/x/1.0.0', [path])
+
+
+def test_a_header_is_read_without_the_picture(tmp_path, monkeypatch):
+  """Pillow decodes a PNG whole where it is asked for EXIF that is not in front of the pixels."""
+  exif, decoded = Image.Exif(), []
+  exif[image_headers.ORIENTATION] = 6
+  for kind in ('PNG', 'JPEG', 'WEBP'):
+    (tmp_path / kind).write_bytes(encoded(smooth(20, 20), kind))
+    (tmp_path / f'{kind} turned').write_bytes(encoded(smooth(20, 20), kind, exif=exif))
+  for plugin in Image.Image, *Image.Image.__subclasses__(), *ImageFile.ImageFile.__subclasses__():
+    if 'load' in vars(plugin):
+      monkeypatch.setattr(plugin, 'load', lambda self: decoded.append(self.format))
+  for kind in ('PNG', 'JPEG', 'WEBP'):
+    assert image_headers.examine(str(tmp_path / kind)) == (1, '')
+    assert image_headers.examine(str(tmp_path / f'{kind} turned')) == (6, '')
+  assert decoded == []

@@ -1,0 +1,197 @@
+"""`bigjax VERB ...`: help, dry run, and one clear sentence for each mistake."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bigjax import __main__, train
+from bigjax.core import config as configs
+from bigjax.core import trees
+from bigjax.training import program
+
+TRAIN = ('train', '--config=digits:tiny')
+
+
+def refused(answer, words):
+  """Check the answer to a mistake: a status, nothing on stdout, one sentence on stderr."""
+  status, out, err = answer
+  assert status == 2 and out == ''
+  assert err.startswith('bigjax: ') and err.endswith('\n') and err.count('\n') == 1, err
+  assert 'Traceback' not in err
+  assert all(word in err for word in words), err
+
+
+def test_help_lists_the_verbs_and_imports_nothing_heavy():
+  code = (
+    'import sys; from bigjax.__main__ import main\n'
+    "assert main(['--help']) == 0\n"
+    "heavy = {'jax', 'numpy', 'tensorflow', 'absl', 'orbax'} & set(sys.modules)\n"
+    'assert not heavy, heavy'
+  )
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  lines = [line.split() for line in done.stdout.splitlines()]
+  for verb in ('train', 'plan', 'sample', 'export'):
+    assert [line for line in lines if line[:1] == [verb] and len(line) > 3], done.stdout
+
+
+@pytest.mark.parametrize('argv', [(), ('-h',), ('help',)])
+def test_help_has_many_names(bigjax, argv):
+  status, out, err = bigjax(*argv)
+  assert status == 0 and err == '' and out == __main__.usage() + '\n'
+
+
+@pytest.mark.parametrize('verb', list(__main__.VERBS))
+def test_every_verb_has_help(bigjax, capsys, verb):
+  try:
+    status, out, _ = bigjax(verb, '--help')
+  except SystemExit as exit:  # argparse's way
+    status, out = exit.code, capsys.readouterr().out
+  assert status == 0
+  assert out.startswith(f'usage: bigjax {verb}') and '--' in out.partition('\n')[2]
+
+
+def test_train_help_lists_the_configs(bigjax):
+  out = bigjax('train', '--help')[1]
+  assert all(name in out for name in configs.builtin())
+
+
+def test_version(bigjax):
+  assert bigjax('--version') == (0, '0.1.0\n', '')
+
+
+def test_status_reaches_the_shell(tmp_path):
+  argv = [sys.executable, '-m', 'bigjax', 'trian']
+  done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+  refused((done.returncode, done.stdout, done.stderr), ['trian', 'did you mean train?'])
+
+
+def test_interruption_is_not_a_traceback(bigjax, monkeypatch):
+  def interrupted(argv):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(train, 'main', interrupted)
+  status, _, err = bigjax(*TRAIN)
+  assert status == 130 and err == '\nbigjax: interrupted.\n'
+
+
+# --- flags
+
+
+def test_overrides_reach_the_config():
+  """Also in a program of its own: unless told, ml_collections takes them from sys.argv."""
+  config, workdir, given = train.parse(
+    ['--config', 'digits:tiny', '--config.run.steps=7', '--config.optim.gen_lr=1e-3', '--dry_run']
+  )
+  assert config.run.steps == 7 and config.optim.gen_lr == 1e-3 and config.model.ch == 8
+  assert given['dry_run'] is True and workdir == 'runs/digits-tiny'
+
+
+@pytest.mark.parametrize(
+  ('argv', 'workdir'),
+  [([], 'runs/digits'), (['--workdir=x/y'], 'x/y'), (['--config=digits', '--workdir', 'z'], 'z')],
+)
+def test_workdir_is_named_after_the_config(argv, workdir):
+  config, found, given = train.parse(argv)
+  assert found == workdir and not given['dry_run']
+  assert configs.digest(config) == configs.digest(configs.read('digits'))
+
+
+def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  status, out, _ = bigjax(*TRAIN, '--dry_run', '--config.run.steps=12')
+  assert status == 0
+  config = configs.read('digits:tiny')
+  for key, value in configs.flatten(config).items():
+    assert f'config.{key} = {12 if key == "run.steps" else value}\n' in out
+  players = program.make_program(config).shapes()['players']
+  assert set(players) == {'gen', 'disc'}
+  for name, player in players.items():
+    table = out.split(f'player {name}\n')[1].split('\nplayer')[0]
+    assert f'Total: {trees.num_params(player["params"]):,}' in table
+    assert all(path in table for path in trees.flat(player['params']))
+  assert '12 steps in 1 stage(s)' in out and '16 px, 2 x 16 images' in out
+  assert not list(tmp_path.iterdir())
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+  ('argv', 'words'),
+  [
+    (['trian'], ["no verb 'trian'", 'did you mean train?', 'train, plan, evaluate, sample']),
+    (['frobnicate'], ["no verb 'frobnicate'", 'train, plan, evaluate, sample']),
+    (['--frobnicate'], ['--frobnicate', 'train, plan, evaluate, sample']),
+    (['train', '--config=digit'], ["no config 'digit'", 'did you mean digits?']),
+    (['train', '--config=nowhere.py'], ["no file 'nowhere.py'"]),
+    (['train', '--config'], ['--config', 'digits']),
+    (['train', '--config=digits:tinny'], ['digits:tinny', 'known: tiny']),
+    ([*TRAIN, '--config.optim.gen_rl=1'], ['optim.gen_rl', 'did you mean optim.gen_lr?']),
+    ([*TRAIN, '--config.optm.gen_lr=1'], ['optm.gen_lr', 'did you mean optim.gen_lr?']),
+    ([*TRAIN, '--config.zzz=1'], ["no key 'zzz'", '--dry_run']),
+    ([*TRAIN, '--config.run.steps=many'], ['--config.run.steps=many', 'a value like 4']),
+    ([*TRAIN, '--config.run.steps=1.5'], ['--config.run.steps=1.5', 'a value like 4']),
+    (
+      [*TRAIN, '--config.optim.gen_lr=fast'],
+      ['--config.optim.gen_lr=fast', str(configs.read('digits').optim.gen_lr)],
+    ),
+    (
+      [*TRAIN, '--config.optim.gen_lr', 'fast'],
+      ['--config.optim.gen_lr', str(configs.read('digits').optim.gen_lr)],
+    ),
+    ([*TRAIN, '--wrokdir=x'], ['wrokdir', 'workdir']),
+    ([*TRAIN, '--steps=3'], ['steps', '--help']),
+    ([*TRAIN, 'stray'], ["'stray' is not an option"]),
+    ([*TRAIN, '--config.optim.batch_size=12'], ['12 examples', '8 devices', 'multiple of 8']),
+    ([*TRAIN, '--config.model.z_dim=13'], ['model.z_dim is 13', '3 equal chunks', 'multiple of 3']),
+    ([*TRAIN, '--config.data.resolution=17'], ['data.resolution is 17', '16, 32']),
+    ([*TRAIN, '--config.data.source=digit'], ["'digit'", 'did you mean digits?']),
+    ([*TRAIN, '--config.data.num_classes=7'], ['data.num_classes is 7', '10 classes']),
+    ([*TRAIN, '--config.eval.name=pixel'], ["'pixel'", 'did you mean pixels?']),
+    ([*TRAIN, '--config.algorithm=bigan'], ["'bigan'", 'did you mean biggan?']),
+    ([*TRAIN, '--config.optim.name=adm'], ["optim.name is 'adm'"]),
+    ([*TRAIN, '--config.model.dtype=float23'], ["'float23'", 'did you mean float32?']),
+    ([*TRAIN, '--config.run.best=fid'], ["run.best is 'fid'", 'agreement', 'coverage']),
+  ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_workdir(
+  bigjax, tmp_path, monkeypatch, argv, words
+):
+  monkeypatch.chdir(tmp_path)
+  refused(bigjax(*argv), words)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('path', ['file', 'file/run'])
+def test_an_unwritable_workdir(bigjax, tmp_path, path):
+  """Below a regular file, where not even root can write."""
+  (tmp_path / 'file').write_text('mine')
+  refused(bigjax(*TRAIN, f'--workdir={tmp_path / path}'), [path, 'cannot be written', '--workdir'])
+  assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_a_workdir_of_another_config(bigjax, workdir):
+  before = (workdir / 'config.json').read_text()
+  answer = bigjax(*TRAIN, '--config.model.ch=4', '--config.run.steps=99', f'--workdir={workdir}')
+  refused(answer, [str(workdir), 'another config', 'model.ch: 8 -> 4', 'optim.d_steps: 1 -> 2'])
+  assert 'run.steps' not in answer[2] and 'gen_lr' not in answer[2]
+  assert (workdir / 'config.json').read_text() == before
+
+
+def test_a_run_leaves_what_the_readme_says(workdir):
+  for path in (
+    'metrics.jsonl',
+    'timing.jsonl',
+    'summary.json',
+    'history.json',
+    'curves.png',
+    'samples/00000002.png',
+    'samples/00000004.png',
+    'export/generator.safetensors',
+    'export/generator.json',
+    'checkpoints/4',
+    'tensorboard',
+  ):
+    assert (workdir / path).exists(), path

@@ -1,0 +1,258 @@
+"""The exported generator: its formats, and the program that runs where bigjax is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from bigjax import export
+from bigjax.core import device, trees
+from bigjax.nn import latents
+from bigjax.sampling import generator_file as cards
+from bigjax.sampling import stablehlo
+from bigjax.sampling.loaded import load
+
+# Imports of the project fail here, as where only jax and flatbuffers are installed.
+ALONE = """
+import importlib.abc, json, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+  def find_spec(self, name, path, target=None):
+    if name.split('.')[0] in {'bigjax', 'flax', 'orbax', 'safetensors', 'tensorflow', 'optax'}:
+      raise ModuleNotFoundError(f'{name} is not installed')
+
+sys.meta_path.insert(0, Missing())
+try:
+  import bigjax
+except ModuleNotFoundError:
+  pass
+else:
+  raise SystemExit('bigjax is there')
+import numpy as np
+for name in sys.argv[1:]:
+  card = json.load(open(name + '.stablehlo.json'))
+  given, scope = dict(np.load(name + '.npz')), {}
+  exec('\\n'.join(card['latents']), scope)
+  drawn = scope['latents'](3, len(given['z']))
+  y = given['labels']
+  y = np.eye(10, dtype=np.float32)[y] if 'weights' in card['inputs']['y'] else y
+  scope |= {'z': given['z'], 'y': y}
+  exec('\\n'.join(card['use']), scope)
+  few = scope['jax'].jit(scope['program'].call)(given['z'][:3], y[:3])
+  np.savez(name + '-alone.npz', drawn=drawn, images=scope['images'], few=few)
+"""
+OURS = """
+import sys
+import numpy as np
+from bigjax import sample
+gen = sample.load(sys.argv[1])
+for word in sys.argv[2:]:
+  name, truncation = word.split('=')
+  ask = ['--params', sys.argv[1], '--truncation', truncation, '--seed', '3', '--num', '20']
+  sample.main([*ask, '--out', name + '.npz'])
+  z = gen.sampler.latents(3, 20, gen.how(truncation))
+  np.savez(name + '.npz', z=z, **np.load(name + '.npz'))
+"""
+
+
+def outside(code, *argv, cwd):
+  """Run Python on one CPU device, as users have it, in a folder; return its standard output."""
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  done = subprocess.run(
+    [sys.executable, '-I', '-c', code, *map(str, argv)],
+    cwd=cwd, env=env, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def read(path):
+  with np.load(path) as arrays:
+    return dict(arrays)
+
+
+CASES = {'whole': ('none', 'numbers'), 'cut': ('0.7', 'weights')}
+
+
+def test_programs_alone_make_the_images_of_sample(bigjax, params, tmp_path):
+  """Bit for bit, where bigjax cannot be imported; and the card tells how to draw the latents."""
+  for name, (truncation, labels) in CASES.items():
+    ask = ('--truncation', truncation, '--labels', labels, '--out', tmp_path / f'{name}.stablehlo')
+    status, said, _ = bigjax('export', '--params', params, *ask)
+    assert status == 0 and said.startswith(f'wrote {tmp_path / name}.stablehlo (')
+  outside(OURS, params, *(f'{name}={t}' for name, (t, _) in CASES.items()), cwd=tmp_path)
+  outside(ALONE, *CASES, cwd=tmp_path)
+  for name in CASES:
+    ours, alone = read(tmp_path / f'{name}.npz'), read(tmp_path / f'{name}-alone.npz')
+    np.testing.assert_array_equal(alone['drawn'], ours['z'])
+    np.testing.assert_array_equal(ours['labels'], np.arange(20) // 2)
+    assert alone['images'].shape == (20, 16, 16, 1) and alone['images'].dtype == np.uint8
+    np.testing.assert_array_equal(alone['images'], ours['images'])
+    np.testing.assert_allclose(alone['few'].astype(int), ours['images'][:3].astype(int), atol=1)
+
+
+def test_the_card_of_a_program(bigjax, params, tmp_path):
+  out = tmp_path / 'x.stablehlo'
+  assert bigjax('export', '--params', params, '--truncation', '0.5', '--out', out)[0] == 0
+  card = json.loads((tmp_path / 'x.stablehlo.json').read_text())
+  assert card['inputs']['z'] == 'float32 [b, 12]' and card['inputs']['y'].startswith('int32 [b], 0')
+  assert card['output'] == 'uint8 [b, 16, 16, 1], for any b'
+  assert card['truncation'] == '0.5:resample' and card['platforms'] == ['cpu', 'cuda', 'tpu']
+  assert card['program'] == 'x.stablehlo' and jax.__version__ in card['made_with']
+  assert card['class_names'] == list('0123456789') and card['step'] == 4
+  assert jax.export.deserialize(out.read_bytes()).platforms == ('cpu', 'cuda', 'tpu')
+
+
+def test_a_program_is_the_same_whatever_device_it_is_made_on(params, monkeypatch):
+  loaded = load(params)
+  how = loaded.how('0.5')
+  loaded.prepare(how)
+
+  def text():  # without lines that say where in which file it comes from
+    module = jax.export.deserialize(stablehlo.program(loaded, how)).mlir_module()
+    return [line for line in module.splitlines() if not line.startswith('#loc')]
+
+  here = text()
+  gpu = types.SimpleNamespace(device_kind='NVIDIA H200', compute_capability='9.0')
+  monkeypatch.setattr(jax, 'local_devices', lambda: [gpu])
+  kinds, of_any = [], device.device_kind
+  monkeypatch.setattr(device, 'device_kind', lambda: kinds.append(of_any()) or kinds[-1])
+  assert text() == here
+  assert set(kinds) == {'any'}  # else a program for CUDA, which runs nowhere else
+
+
+ALL_LAWS = [*latents.LAWS, 'annealed_normal:10', 'variable_normal:0.5:1.5']
+
+
+def test_recipes_draw_our_latents():
+  """Of every law, in every dialect that means something for it; compiled together, to save time."""
+  hows = {'none': latents.How()} | {d: latents.How(0.7, d) for d in latents.DIALECTS}
+  cases = [(n, hows[d]) for n in ALL_LAWS for d in ('none', *latents.law(n).dialects)]
+
+  def drawn(name, how):
+    scope, code = {}, stablehlo.recipe(name, 7, how)
+    assert 'bigjax' not in code.replace('the z of bigjax sample', '')
+    exec(code, scope)
+    return scope['latents'](5, 3)
+
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(5), i))(np.arange(3))
+  ours, theirs = jax.jit(
+    lambda: (
+      [latents.law(name).draw(keys, 7, how) for name, how in cases],
+      [drawn(name, how) for name, how in cases],
+    )
+  )()
+  for case, our, their in zip(cases, ours, theirs, strict=True):
+    assert their.dtype == np.float32
+    np.testing.assert_allclose(their, our, rtol=1e-6, atol=1e-7, err_msg=str(case))
+
+
+def test_there_is_a_recipe_for_every_law_and_dialect():
+  assert set(stablehlo.LAWS) == {name.partition(':')[0] for name in ALL_LAWS}
+  assert set(stablehlo.NORMALS) == set(latents.DIALECTS)
+
+
+def test_npz_holds_the_same_generator(bigjax, params, tmp_path):
+  out = tmp_path / 'sub' / 'g.npz'
+  status, said, _ = bigjax('export', '--params', params, '--out', out)
+  assert status == 0 and said.startswith(f'wrote {out} (') and 'step 4' in said
+  (theirs, their_card), (ours, our_card) = cards.load(str(params)), cards.load(str(out))
+  assert our_card == their_card
+  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  arrays = read(out)
+  assert json.loads(str(arrays.pop('card'))) == their_card
+  assert set(arrays) == set(trees.flat(theirs))
+  assert sorted(os.listdir(out.parent)) == ['g.npz']
+  assert bigjax('sample', '--params', out, '--out', tmp_path / 'x.png')[0] == 0
+
+
+def test_several_formats_at_once(bigjax, params, tmp_path):
+  ask = ('export', '--params', params, '--out', tmp_path / 'many.v1')
+  status, said, _ = bigjax(*ask, '--format', 'safetensors,npz,stablehlo')
+  assert status == 0 and said.count('wrote ') == 3
+  names = ['json', 'npz', 'safetensors', 'stablehlo', 'stablehlo.json']
+  assert sorted(os.listdir(tmp_path)) == [f'many.v1.{name}' for name in names]
+  gen, card = cards.load(str(tmp_path / 'many.v1.safetensors'))
+  assert card == cards.load(str(params))[1] and gen['knots'].tolist() == [0.5, 1, 2, np.inf]
+
+
+@pytest.mark.parametrize(
+  ('out', 'formats', 'workdir', 'params', 'found'),
+  [
+    (None, None, 'w', None, {'safetensors': 'w/export/generator.safetensors'}),
+    (None, 'stablehlo', 'w', None, {'stablehlo': 'w/export/generator.stablehlo'}),
+    (None, 'npz', None, 'd/g.safetensors', {'npz': 'd/g.npz'}),
+    ('x.npz', None, 'w', None, {'npz': 'x.npz'}),
+    ('x.npz', 'npz', 'w', None, {'npz': 'x.npz'}),
+    ('x.npz', 'npz,stablehlo', 'w', None, {'npz': 'x.npz', 'stablehlo': 'x.stablehlo'}),
+    ('d/x.2', 'npz,stablehlo', 'w', None, {'npz': 'd/x.2.npz', 'stablehlo': 'd/x.2.stablehlo'}),
+  ],
+)
+def test_where_it_is_written(out, formats, workdir, params, found):
+  assert export.places(out, formats, workdir, params) == found
+
+
+@pytest.mark.parametrize(
+  ('argv', 'words'),
+  [
+    (['--out', 'x.bin'], ['--out=x.bin', '.safetensors or .npz or .stablehlo']),
+    (['--out', 'x.npz', '--format', 'stablehlo'], ['ends in .stablehlo']),
+    (['--format', 'npy'], ['--format', "'npy'", 'did you mean npz?']),
+    (['--format', 'safetensors'], ['is that file already']),
+    (['--format', 'npz', '--truncation', '1'], ['are for --format=stablehlo']),
+    (['--format', 'npz', '--labels', 'weights'], ['are for --format=stablehlo']),
+    (['--format', 'stablehlo', '--truncation', '-1'], ['truncation -1']),
+    (['--format', 'stablehlo', '--checkpoint', '2'], ['--checkpoint']),
+  ],
+)
+def test_an_export_that_makes_no_sense(bigjax, params, tmp_path, monkeypatch, argv, words):
+  monkeypatch.chdir(tmp_path)
+  status, out, err = bigjax('export', '--params', params, *argv)
+  assert status == 2 and out == ''
+  assert err.startswith('bigjax: ') and err.count('\n') == 1
+  assert all(word in err for word in words), err
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_is_none(bigjax, tmp_path):
+  status, _, err = bigjax('export', '--workdir', tmp_path)
+  assert status == 2 and 'is not the workdir of a run' in err and err.count('\n') == 1
+
+
+def test_without_flatbuffers(bigjax, params, tmp_path, monkeypatch):
+  found = stablehlo.importlib.util.find_spec
+  monkeypatch.setattr(
+    stablehlo.importlib.util,
+    'find_spec',
+    lambda name: None if name == 'flatbuffers' else found(name),
+  )
+  status, _, err = bigjax('export', '--params', params, '--out', tmp_path / 'x.stablehlo')
+  assert status == 2 and err.count('\n') == 1 and "pip install 'bigjax[export]'" in err
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('content', 'words'),
+  [
+    (None, ['no exported generator']),
+    (b'', ['damaged']),
+    (b'PK\x03\x04nothing', ['damaged']),
+    ('other', ['no card']),
+    ('card', ['not a card of format']),
+  ],
+)
+def test_an_npz_that_is_not_one(bigjax, tmp_path, content, words):
+  path = tmp_path / 'g.npz'
+  if content in ('other', 'card'):
+    np.savez(path, **{content: np.array('{}')})
+  elif content is not None:
+    path.write_bytes(content)
+  status, _, err = bigjax('sample', '--params', path, '--out', tmp_path / 'x.png')
+  assert status == 2 and err.startswith('bigjax: ') and err.count('\n') == 1
+  assert all(word in err for word in [*words, 'g.npz']), err

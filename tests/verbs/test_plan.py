@@ -1,0 +1,191 @@
+"""`bigjax plan` on a small network: what is in it, what it refuses, and that it adds up."""
+
+import json
+import re
+
+import jax
+import pytest
+
+from bigjax.__main__ import main
+from bigjax.core import config as configs
+from bigjax.core import trees
+from bigjax.preflight import plan_search, plan_tables, step_cost, tpu_slices
+from bigjax.training import program
+
+REFUSAL = 'Ran out of memory in memory space hbm. Used 23.61G of 15.48G hbm. Exceeded by 8.13G.'
+needs_libtpu = pytest.mark.usefixtures('libtpu')
+
+
+@pytest.fixture(scope='module')
+def libtpu():
+  pytest.importorskip('libtpu', reason='compiling for TPUs needs libtpu: pip install "jax[tpu]"')
+
+
+def tiny(**values):
+  config = configs.read('digits:tiny')
+  config.update_from_flattened_dict({'optim.batch_size': 64, **values})
+  return config
+
+
+@pytest.fixture(scope='module')
+def planned(libtpu):
+  return step_cost.plan(tiny(), tpu_slices.find('v3-8'))
+
+
+@needs_libtpu
+def test_a_plan_adds_up(planned):
+  of = tpu_slices.find('v3-8')
+  assert planned['fits'] and 0 < planned['peak_bytes'] < planned['usable_bytes']
+  assert planned['step_seconds'] == pytest.approx(
+    planned['compute_seconds'] + planned['exposed_collective_seconds']
+  )
+  assert sum(planned['parts'].values()) == pytest.approx(planned['compute_seconds'])
+  per_device = planned['model_flops'] / of.num_devices
+  assert planned['roofline_fraction'] == pytest.approx(
+    per_device / of.generation.device_peak / planned['step_seconds']
+  )
+  # Never below what FLOPs or bytes need, nor below the compiler's cycles.
+  least = max(
+    planned['executed_flops'] / of.generation.device_peak,
+    planned['hbm_bytes'] / of.generation.device_bandwidth,
+    planned['cycles'] / of.generation.clock,
+  )
+  assert planned['compute_seconds'] >= least
+  assert planned['images_per_second'] == pytest.approx(2 * 64 / planned['step_seconds'])
+  assert planned['chip_hours'] == pytest.approx(planned['hours'] * 4)
+
+
+@needs_libtpu
+def test_parts_are_named(planned):
+  named = set(planned['parts'])
+  assert {'Generator forward', 'Discriminator backward', 'BatchNorm', 'optimizer'} <= named
+  assert 'spectral norm' in named and planned['collectives'].keys() == {'all-reduce', 'all-gather'}
+  assert planned['parts'].get('the rest', 0) < 0.25 * planned['compute_seconds']
+  assert len(planned['dearest']) == step_cost.SHOWN
+
+
+@needs_libtpu
+def test_gradients_of_both_players_are_on_the_wire(planned):
+  config = tiny()
+  shapes = program.make_program(config, jax.devices()[:1]).shapes()
+  disc, gen = (trees.num_params(shapes['players'][name]['params']) for name in ('disc', 'gen'))
+  weights = 4 * (config.optim.d_steps * disc + gen)
+  assert weights <= planned['collectives']['all-reduce']['bytes'] < 1.2 * weights
+
+
+def test_what_does_not_fit_says_how_much_is_needed(monkeypatch, libtpu):
+  def refuse(config, devices):
+    raise jax.errors.JaxRuntimeError(REFUSAL)
+
+  monkeypatch.setattr(step_cost, 'compile_step', refuse)
+  found = step_cost.plan(tiny(), tpu_slices.find('v3-8'))
+  assert not found['fits'] and found['peak_bytes'] > found['usable_bytes']
+  assert 'step_seconds' not in found and '8.13 GiB per device are missing' in plan_tables.details(
+    found
+  )
+  assert 'does not fit' in plan_tables.overview([found])
+
+
+@needs_libtpu
+def test_command_line(tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  argv = ['plan', '--config', 'digits:tiny', '--config.optim.batch_size=64', '--topology', 'v3-8']
+  assert main([*argv, '--json', 'out.json']) == 0
+  out = capsys.readouterr().out
+  assert 'MFU = model FLOPs' in out and 'not measurements' in out and '| v3-8 |' in out
+  (found,) = json.loads((tmp_path / 'out.json').read_text())['plans']
+  for key in (
+    'step_seconds',
+    'compute_seconds',
+    'collective_seconds',
+    'unestimated_share',
+    'model_flops',
+    'roofline_fraction',
+    'peak_bytes',
+    'fits',
+    'compile_seconds',
+  ):
+    assert key in found
+  assert (tmp_path / 'plan.png').stat().st_size > 5000
+
+
+def refused(capsys, *argv):
+  assert main(['plan', *argv]) == 2
+  return capsys.readouterr().err
+
+
+def test_bad_input_is_one_sentence(capsys, monkeypatch):
+  assert 'v3-128' in refused(capsys, '--topology', 'v3-129')
+  assert 'one of --topology, --scale and --fit' in refused(capsys)
+  assert 'one of --topology' in refused(capsys, '--topology', 'v3-8', '--fit', 'v3-8')
+  assert 'Traceback' not in refused(capsys, '--topology', 'v3-8', '--config.optim.d_steps=0')
+  monkeypatch.setitem(__import__('sys').modules, 'libtpu', None)
+  assert "pip install 'bigjax[plan]'" in refused(
+    capsys, '--config=digits:tiny', '--topology', 'v3-8'
+  )
+
+
+def test_repeated_options_are_joined():
+  argv = ['--topology', 'v3-8', '--x', 'y', '--topology=v4-8,v4-16']
+  assert plan_search.joined(argv, 'topology') == ['--x', 'y', '--topology=v3-8,v4-8,v4-16']
+
+
+def test_fit_takes_the_fastest_setting_that_fits():
+  tried = []
+
+  def run(config, of):
+    run = config.run
+    tried.append((run.minibatches, run.remat))
+    fits = run.remat and run.minibatches >= 4
+    return {'fits': fits, 'peak_bytes': 1, 'usable_bytes': 1, 'minibatches': run.minibatches}
+
+  best = plan_search.fitted(tiny(), tpu_slices.find('v3-8'), run, lambda text: None)
+  assert best['minibatches'] == 4 and len(tried) <= 3
+  assert plan_search.settings(8) == [(1, False), (1, True), (2, True), (4, True), (8, True)]
+  never = lambda config, of: {'fits': False, 'peak_bytes': 2, 'usable_bytes': 1}
+  assert plan_search.fitted(tiny(), tpu_slices.find('v3-8'), never, lambda text: None) is None
+
+
+def test_scaling_keeps_the_batch_per_device_or_in_all():
+  run = lambda config, of: {'slice': of.name, 'batch_size': config.optim.batch_size}
+  slices = [tpu_slices.find(name) for name in ('v3-8', 'v3-32', 'v3-128')]
+  found = plan_search.scaled(tiny(), slices, 8, run)
+  assert [p['batch_size'] for p in found['weak']] == [64, 256, 1024]
+  assert [(p['slice'], p['batch_size']) for p in found['strong']] == [('v3-8', 64), ('v3-32', 64)]
+
+
+@pytest.mark.parametrize(
+  ('op_name', 'want'),
+  [
+    ('jit(step)/while/body/shard_map/jvp(Generator)/blocks_0/conv1/conv', 'Generator forward'),
+    ('jit(step)/shard_map/transpose(jvp(Discriminator))/blocks_1/conv', 'Discriminator backward'),
+    ('jit(step)/shard_map/jvp(Generator)/blocks_0/bn1/norm/psum', 'BatchNorm'),
+    ('jit(step)/transpose(jvp(Discriminator))/attention_0/bqk/dot', 'attention'),
+    ('jit(step)/penalty/dot_general', 'orthogonal penalty'),
+    ('jit(step)/transpose(jvp(spectral_norm))/mul', 'spectral norm'),
+    ('jit(step)/optimizer/select_n', 'optimizer'),
+    ('', 'the rest'),
+  ],
+)
+def test_parts_by_scope(op_name, want):
+  assert step_cost.part(op_name) == want
+
+
+def test_the_compilers_refusals_are_understood():
+  used, usable = step_cost.out_of_memory(RuntimeError(REFUSAL))
+  assert re.match(r'23\.61', step_cost.gib(used)) and step_cost.gib(usable) == '15.48'
+  assert step_cost.out_of_memory(RuntimeError('something else')) is None
+
+
+def test_the_program_planned_is_the_one_that_train_logs(tmp_path, capfd):
+  """Its digest, for the same config and devices."""
+  from bigjax import train
+
+  config = tiny(**{'run.steps': 1, 'eval.name': 'none', 'run.best': ''})
+  train.train(config, str(tmp_path), jax.devices()[:1])
+  logged = re.search(r'program ([0-9a-f]{16})', capfd.readouterr().err)[1]
+  digest = lambda config: program.program_digest(
+    program.make_program(config, jax.devices()[:1]).lower(1)
+  )
+  assert step_cost.compile_step(config, jax.devices()[:1])[1] == logged == digest(config)
+  assert digest(tiny(**{'optim.gen_lr': 1e-3})) != logged
