@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigjax.core.plotting import finish, panels
+from bigjax.core import plotting
+from bigjax.core.plotting import finish
 
 HIGHER = ('is', 'precision', 'recall', 'density', 'coverage', 'cas')  # is better
 TRADES = (('fd', 'is'), ('fid', 'is'), ('precision', 'recall'), ('density', 'coverage'))
@@ -34,7 +35,7 @@ def scores(
 
   shown = _scored(points)
   figure = Figure(figsize=(15, 4 if len(shown) <= 3 else 8), layout='constrained')
-  for axis, name in zip(panels(figure, len(shown)), shown, strict=True):
+  for axis, name in zip(plotting.panels(figure, len(shown)), shown, strict=True):
     for at in dict.fromkeys(point['at'] for point in points):
       some = [point for point in points if point['at'] == at and name in point['scores']]
       steps = [point['step'] for point in some]
@@ -70,7 +71,7 @@ def truncation(
   spread = lambda name: [point['scores'][name]['std'] or 0 for point in points]
   num = len(pairs) + len(shown)
   figure = Figure(figsize=(15, 4 if num <= 3 else 8), layout='constrained')
-  axes = iter(panels(figure, num))
+  axes = iter(plotting.panels(figure, num))
   for left, right in pairs:
     axis = next(axes)
     axis.errorbar(

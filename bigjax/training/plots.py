@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bigjax.core import plotting
 from bigjax.core.plotting import (
   Points,
   Rows,
@@ -87,7 +88,9 @@ def curves_figure(
     'is': 'Inception score: higher is better (dashed: real images)',
   }
   figure = Figure(figsize=(15, 4 if len(panels) <= 3 else 8), layout='constrained')
-  for axis, (heading, shown) in zip(panels(figure, len(panels)), panels.items(), strict=True):
+  for axis, (heading, shown) in zip(
+    plotting.panels(figure, len(panels)), panels.items(), strict=True
+  ):
     for i, name in enumerate(shown):
       line(axis, series(rows, name), name, **{'color': f'C{i}', **STYLES.get(name, {})})
       if name in floor:

@@ -103,7 +103,7 @@ def test_every_variant_builds(given):
   assert all(count > 0 for count in counts(given))
   assert reference_curves.get(config.eval.published) is None or ':tiny' not in given
   for package, word in (
-    (data, config.data.source.partition(':')[0]),
+    (data.sources, config.data.source.partition(':')[0]),
     (quick, config.eval.name),
   ):
     assert word in [module.name for module in pkgutil.iter_modules(package.__path__)]

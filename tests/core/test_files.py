@@ -91,7 +91,7 @@ class Screen(io.StringIO):
 def clock(monkeypatch):
   """A clock that moves only when told."""
   clock = types.SimpleNamespace(now=100.0)
-  monkeypatch.setattr(files, 'time', types.SimpleNamespace(monotonic=lambda: clock.now))
+  monkeypatch.setattr(progress, 'time', types.SimpleNamespace(monotonic=lambda: clock.now))
   return clock
 
 
@@ -189,8 +189,8 @@ def test_null_writes_nothing(tmp_path, monkeypatch):
 def test_importing_report_is_light(tmp_path):
   """Sampling imports it, where there is no TensorFlow and no time for Matplotlib."""
   code = (
-    'import sys; from bigjax import report\n'
-    "report.TensorBoard('unused').close()\n"
+    'import sys; from bigjax.training import logs\n'
+    "logs.TensorBoard('unused').close()\n"
     "heavy = {'tensorflow', 'matplotlib', 'clu'} & set(sys.modules)\n"
     'assert not heavy, heavy'
   )

@@ -1,6 +1,5 @@
 """Pictures as bytes -> square uint8 images: against Pillow, closed forms and exact averages."""
 
-import collections
 import functools
 import io
 import struct
@@ -19,25 +18,7 @@ from bigjax.data.reading import decode as decode_lib
 from bigjax.nn.latents import How
 from bigjax.sampling.sampler import Sampler
 
-
-def smooth(height, width, mode='RGB'):
-  """A picture without sharp edges, which JPEG keeps well."""
-  channels = {'L': 1, 'LA': 2, 'RGB': 3, 'RGBA': 4, 'CMYK': 4}[mode]
-  coarse = np.random.RandomState(height + width).randint(0, 256, (channels, 5, 5))
-  planes = [Image.fromarray(plane.astype(np.uint8)) for plane in coarse]
-  return Image.merge(mode, [p.resize((width, height), Image.Resampling.BICUBIC) for p in planes])
-
-
-def noise(height, width, channels=3):
-  given = np.random.RandomState(height + width).randint(0, 256, (height, width, channels))
-  return given.astype(np.uint8)
-
-
-def encoded(image, kind='PNG', **options):
-  """The bytes of a Pillow image."""
-  out = io.BytesIO()
-  image.save(out, kind, **options)
-  return out.getvalue()
+from pictures import encoded, noise, smooth, square
 
 
 def png(values, bits, colour, *chunks):
@@ -52,13 +33,6 @@ def png(values, bits, colour, *chunks):
     out += struct.pack('>I', len(given)) + kind + given
     out += struct.pack('>I', zlib.crc32(kind + given))
   return out
-
-
-def pairs(images, labels):
-  """How often each (image, label) occurs."""
-  return collections.Counter(
-    (image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)
-  )
 
 
 @functools.cache
@@ -76,12 +50,6 @@ def decode(given, orientation=1):
   image = decoder()(given, np.int32(orientation)).numpy()
   assert image.dtype == np.uint8
   return image.astype(int)
-
-
-def square(image, resolution, channels=3, chance=None):
-  tf = data.tensorflow()
-  chance = None if chance is None else tf.constant(chance, tf.int64)
-  return decode_lib.square(tf, tf.constant(image), resolution, channels, chance).numpy()
 
 
 def by_pillow(given):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
-from test_data_pictures import encoded, noise, smooth, square
 
 from bigjax import data
 from bigjax.core import errors
@@ -19,6 +18,8 @@ from bigjax.data.reading import image_headers
 from bigjax.data.sources import folder as folders
 
 import places
+from folders import shade, write
+from pictures import encoded, noise, smooth, square
 
 REAL = places.SHARED / 'data'
 
@@ -38,20 +39,6 @@ def config(path, **changes):
     'flip': False,
   }
   return ml_collections.ConfigDict({**plain, **changes})
-
-
-def write(root, files):
-  """Write files below a folder, and return it: an array is saved as PNG, bytes as they are."""
-  for name, given in files.items():
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(given if isinstance(given, bytes) else encoded(Image.fromarray(given)))
-  return root
-
-
-def shade(level):
-  """A picture of one colour."""
-  return np.full((9, 9, 3), level, np.uint8)
 
 
 def shades(source):

@@ -12,13 +12,14 @@ import ml_collections
 import numpy as np
 import pytest
 from scipy import stats
-from test_data_pictures import pairs
 
 from bigjax import data
 from bigjax.core import config as configs
 from bigjax.core import errors
 from bigjax.data.reading import random_access
 from bigjax.evaluation import image_sets
+
+from pictures import pairs
 
 NUM = 37  # images; no multiple of 10, so that most epochs end inside a step
 BATCH = (2, 5)

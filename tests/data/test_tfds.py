@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
-from test_data_pictures import encoded, noise, pairs, smooth, square
 
 from bigjax import data
 from bigjax.core import errors
@@ -21,6 +20,7 @@ from bigjax.data.reading import tfrecord
 from bigjax.data.sources import tfds as ours
 
 import places
+from pictures import encoded, noise, pairs, smooth, square
 
 tfds = pytest.importorskip('tensorflow_datasets')
 

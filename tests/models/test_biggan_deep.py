@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_models_biggan as shared
 
 from bigjax.core import errors, trees
 from bigjax.models import biggan_deep as models
 from bigjax.nn import spectral_norm
+
+import networks as shared
+from plain import f32
 
 gen_shapes = functools.partial(shared.gen_shapes, network=models)
 disc_shapes = functools.partial(shared.disc_shapes, network=models)
@@ -185,7 +187,7 @@ def gen_block(cin, features, up, residual=1.0):
   x, c = jnp.asarray(rng.normal(size=(3, 4, 4, cin))), jnp.asarray(rng.normal(size=(3, 6)))
   single = block.clone(dtype=jnp.float32)
   init = lambda x, c: single.init(jax.random.key(0), x, c, True)['params']
-  shapes = jax.eval_shape(init, shared.f32(*x.shape), shared.f32(*c.shape))
+  shapes = jax.eval_shape(init, f32(*x.shape), f32(*c.shape))
   params = shared.weights(shapes, dtype=jnp.float64)
   params['conv4'] = jax.tree.map(lambda w: residual * w, params['conv4'])
   out = jax.jit(lambda p, x, c: block.apply({'params': p}, x, c, True))(params, x, c)
@@ -197,7 +199,7 @@ def disc_block(cin, features, down, residual=1.0):
   block = models.DiscBlock(features, down, models.FAST, jnp.float64)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 4, cin)))
   init = lambda x: block.clone(dtype=jnp.float32).init(jax.random.key(0), x)['params']
-  shapes = jax.eval_shape(init, shared.f32(*x.shape))
+  shapes = jax.eval_shape(init, f32(*x.shape))
   params = shared.weights(shapes, dtype=jnp.float64)
   params['conv4'] = jax.tree.map(lambda w: residual * w, params['conv4'])
   out = jax.jit(lambda p, x: block.apply({'params': p}, x))(params, x)

@@ -194,9 +194,10 @@ def test_a_bomb_is_not_unpacked(tmp_path):
   end = b'PK\5\6' + struct.pack('<HHHHIIH', 0, 0, 2, 2, len(listed), start, 0)
   (tmp_path / 'g.npz').write_bytes(good[:at] + local + b'a.npy' + raw + listed + end)
   code = (
-    'import resource, sys\nfrom bigjax import card, utils\n'
+    'import resource, sys\nfrom bigjax.core import errors\n'
+    'from bigjax.sampling import generator_file\n'
     'most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nbefore = most()\n'
-    'try:\n  card.load(sys.argv[1])\nexcept utils.UserError as error:\n  print(error)\n'
+    'try:\n  generator_file.load(sys.argv[1])\nexcept errors.UserError as error:\n  print(error)\n'
     'print((most() - before) // 1024)'
   )
   done = subprocess.run(

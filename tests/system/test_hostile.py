@@ -17,13 +17,13 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
-from test_data_pictures import encoded, smooth
 
 from bigjax import data
 from bigjax.core import errors
 from bigjax.data.reading import decode, image_headers, tfrecord
 
 import places
+from pictures import encoded, smooth
 
 BIGJAX = places.ROOT / 'bigjax'
 MIB = 512  # that surveying may take above what TensorFlow itself does

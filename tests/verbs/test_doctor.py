@@ -7,12 +7,13 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from test_data_folder import shade, write
 
 from bigjax import data
 from bigjax.core import config as configs
 from bigjax.core import errors
 from bigjax.preflight import data_checks
+
+from folders import shade, write
 
 SIDE, STRIP, GAP = 96, 16, 4  # of a cell of the sheet, of the strip under it, between cells
 
@@ -169,7 +170,7 @@ def test_number_of_classes_is_read_from_the_data(bigjax, tmp_path):
   own = tmp_path / 'own.py'
   given = photos(tmp_path / 'all', cat=20, dog=12).removeprefix('--config.data.')
   own.write_text(
-    'from bigjax import config as configs\n'
+    'from bigjax.core import config as configs\n'
     'def get_config(variant=""):\n'
     '  config = configs.read("digits:tiny")\n'
     f'  config.data.update({{"source": "{given.partition("=")[2]}", "channels": 3}})\n'

@@ -226,7 +226,7 @@ def test_a_folder_scores_as_torch_fidelity_scores_it(bigjax, tmp_path):
   """The same PNGs and weights, from files to FID, KID, Inception score, precision and recall."""
   torch = pytest.importorskip('torch')
   fidelity = pytest.importorskip('torch_fidelity')
-  import test_models_inception as inception  # a recipe of weights in the published layout
+  import feature_networks as inception  # a recipe of weights in the published layout
 
   torch.save(inception.in_torch(inception.weights('fid')), tmp_path / 'fid.pth')
   for name, seed in (('a', 1), ('b', 2)):

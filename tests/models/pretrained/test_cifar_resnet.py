@@ -9,7 +9,11 @@ import functools
 import jax
 import numpy as np
 import pytest
-from test_models_inception import (
+
+from bigjax.models.pretrained import cifar_resnet, registry, torch_layout
+
+import places
+from feature_networks import (
   check_compiled,
   distance,
   draw,
@@ -17,10 +21,6 @@ from test_models_inception import (
   pictures,
   products_as_written,
 )
-
-from bigjax.models.pretrained import cifar_resnet, registry, torch_layout
-
-import places
 
 SHARED = places.SHARED
 ACCURACY = 0.9339  # of the weights in shared/, on all 10,000 test pictures

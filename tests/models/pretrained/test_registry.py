@@ -11,10 +11,11 @@ import threading
 import jax
 import numpy as np
 import pytest
-from test_models_inception import draw, pictures
 
 from bigjax.core import errors, trees
 from bigjax.models.pretrained import cifar_resnet, download, registry, torch_layout
+
+from feature_networks import draw, pictures
 
 NAME = 'cifar_resnet56'  # the small one; `fetched` gives it an address
 
@@ -318,7 +319,7 @@ def test_a_download_is_kept(length, empty, fetched, published, capsys):
 
 def test_progress_says_how_much_is_left(monkeypatch, capsys):
   clock = iter([0.0, 2.0, 20.0, 30.0, 60.0])
-  monkeypatch.setattr(registry.time, 'monotonic', lambda: next(clock))
+  monkeypatch.setattr(download.time, 'monotonic', lambda: next(clock))
   say = download._Report('downloading any', total=30_000_000)
   for done in (1_000_000, 10_000_000, 15_000_000):
     say(done)

@@ -8,8 +8,6 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-import test_pth
-from test_golden import NAMES, golden, under
 
 from bigjax import convert
 from bigjax.algorithms import biggan as algorithm
@@ -20,6 +18,9 @@ from bigjax.sampling import generator_file
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.importers import biggan_pytorch
 from bigjax.sampling.sampler import from_card
+
+from golden_files import NAMES, golden, under
+from weight_files import write
 
 GOLDEN = 'biggan32_ch8'
 
@@ -225,28 +226,6 @@ def test_element_by_element_of_the_first_layer():
 
 
 # --- the verb, in
-
-
-def write(path, arrays):
-  """Write arrays as .npz, .safetensors or .pth, by the name; return the path."""
-  if path.suffix == '.npz':
-    np.savez(path, **arrays)
-  elif path.suffix == '.safetensors':
-    safetensors.numpy.save_file({k: np.array(a, order='C') for k, a in arrays.items()}, path)
-  else:
-    path.write_bytes(test_pth.in_zip(*as_pickle(arrays)))
-  return path
-
-
-def as_pickle(arrays):
-  """Return (body of a state dict's pickle, bytes of its storages)."""
-  tensors = {}
-  for i, (name, a) in enumerate(arrays.items()):
-    strides = [stride // a.itemsize for stride in np.array(a, order='C').strides]
-    stored = test_pth.storage(str(i), a.size)
-    tensors[name] = test_pth.tensor(a.shape, strides, stored=stored)
-  data = {str(i): np.array(a, order='C').tobytes() for i, a in enumerate(arrays.values())}
-  return test_pth.dict_of(**tensors), data
 
 
 def network(player):

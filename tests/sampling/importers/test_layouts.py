@@ -16,9 +16,6 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-import test_pth
-from test_convert import write
-from test_golden import HERE
 
 from bigjax import convert
 from bigjax.core import errors, trees
@@ -30,7 +27,10 @@ from bigjax.sampling.loaded import load
 from bigjax.sampling.sampler import from_card
 from bigjax.training import init_from
 
+import pickles
 import recipe
+from golden_files import HERE
+from weight_files import write
 
 HF, HUB, HUB_DEEP = 'hf_deep128_ch8', 'hub_biggan128_ch8', 'hub_deep128_ch8'
 NUM_NORMS = 41  # BatchNorms of BigGAN-deep at 128 px
@@ -471,12 +471,12 @@ def test_init_from_takes_all_of_it(request, which):
 
 def test_a_model_file_that_runs_code_is_refused(bigjax, tmp_path):
   sentinel = tmp_path / 'ran'
-  words = test_pth.tuple_of(test_pth.text(f'touch {sentinel}'))
-  evil = test_pth.name_of('os', 'system') + words + b'R'
-  for name, container in (('zip', test_pth.in_zip), ('legacy', test_pth.in_legacy)):
+  words = pickles.tuple_of(pickles.text(f'touch {sentinel}'))
+  evil = pickles.name_of('os', 'system') + words + b'R'
+  for name, container in (('zip', pickles.in_zip), ('legacy', pickles.in_legacy)):
     path = tmp_path / name / 'pytorch_model.bin'
     path.parent.mkdir()
-    path.write_bytes(container(test_pth.dict_of(**{'generator.gen_z.weight': evil})))
+    path.write_bytes(container(pickles.dict_of(**{'generator.gen_z.weight': evil})))
     status, out, err = bigjax('convert', '--gen', path, '--out', tmp_path / 'x.safetensors')
     assert status == 2 and out == '' and err.count('\n') == 1
     assert 'os.system' in err and 'pytorch_model.bin' in err
