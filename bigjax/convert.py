@@ -109,6 +109,7 @@ def bring_in(args: Any) -> None:
     source = source._replace(bn_eps=args.bn_eps, last_eps=source.last_eps if own else args.bn_eps)
   architecture = gen_architecture(source.arrays, source.bn_eps, source.channels)
   gen, params, shapes = generator_in(source, architecture)
+  knots = gen.get('knots', ())
   own = '' if source.layout == layout.TORCH else f' ({source.layout})'
   card = {
     'format': cards.FORMAT,
@@ -118,10 +119,13 @@ def bring_in(args: Any) -> None:
     'class_names': read_class_names(args.class_names, architecture['num_classes']),
     'license': 'that of the weights it was converted from',
     'converted_from': os.path.basename(args.gen) + own,
-    'dialect': source.dialect,
-    'truncations': [f'{k:g}' if np.isfinite(k) else 'none' for k in gen['knots']] or ['none'],
-    'standing_passes': 100,
-    'standing_batch': 64,
+    'player': 'gen',
+    'sampling': {
+      'dialect': source.dialect,
+      'standing_passes': 100,
+      'standing_batch': 64,
+      'truncations': [f'{k:g}' if np.isfinite(k) else 'none' for k in knots] or ['none'],
+    },
     'step': 0,
   }
   players = {}
@@ -196,7 +200,7 @@ def take_out(args: Any) -> None:
   }
   ema = trees.nest(below(leaves, 'ema/'))
   files['G_ema'] = params_out(ema, leading_vectors(ema))
-  knots = np.asarray(gen['knots'])
+  knots = np.asarray(gen.get('knots', ()))
   if np.isinf(knots).any():
     (at,) = np.flatnonzero(np.isinf(knots))
     stats = stats_out(jax.tree.map(lambda s: s[at], gen['stats']))

@@ -6,26 +6,26 @@ Samples are made and looked at on all devices, in one pass for all scores.
 """
 
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from bigjax.algorithms.base.contract import Spec
 from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
 from bigjax.evaluation import image_sets, plots
-from bigjax.evaluation.feature_pass import FeaturePass
+from bigjax.evaluation.feature_pass import FeaturePass, over_frames
 from bigjax.evaluation.image_sets import Images
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.metrics.registry import METRICS
 from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, refuse, scored, warn
 from bigjax.evaluation.reference import cached_reference, chosen, open_network, read_statistics
 from bigjax.models.pretrained import registry as networks
-from bigjax.nn.latents import How
-from bigjax.sampling import generator_file as cards
-from bigjax.sampling.sampler import from_card, uncalibrated
+from bigjax.sampling.loaded import Loaded, add_sampling, load, options
 
 
 def cell(score: Mapping[str, Any]) -> str:
@@ -40,7 +40,8 @@ class Generated:
 
   what: str  # 'step 700', 'step 700, 0.5 (resample)'
   step: int | None
-  how: How | None
+  spec: Spec | None
+  card: Mapping[str, Any]
   scores: Mapping[str, Mapping[str, Any]]
 
 
@@ -62,19 +63,21 @@ def write(folder: str, rows: Sequence[Mapping[str, Any]]) -> None:
     ) from None
 
 
+def at(spec: Spec | None) -> float | None:
+  """The truncation of sampling settings, None where they have none."""
+  return None if spec is None else spec.described().get('truncation') and spec.truncation
+
+
 def draw(args: Any, rows: Sequence[Generated], floor: Mapping[str, float], title: str) -> None:
   """Draw scores against steps where there are several, and what truncation trades for what."""
-  points = [
-    {'step': row.step, 'at': row.how.truncation if row.how else None, 'scores': row.scores}
-    for row in rows
-  ]
+  points = [{'step': row.step, 'at': at(row.spec), 'scores': row.scores} for row in rows]
   if len({row.step for row in rows}) > 1:
     path = os.path.join(args.out, 'scores.png')
     plots.scores(path, points, floor, title)
     say(f'{path}: scores against step')
   if args.sweep:
     path = os.path.join(args.out, 'truncation.png')
-    plots.truncation(path, points, floor, f'{title}, truncation by {rows[0].how.dialect}')
+    plots.truncation(path, points, floor, f'{title}, truncation by {rows[0].spec.dialect}')
     say(f'{path}: what truncation trades for what')
 
 
@@ -113,28 +116,37 @@ def checkpoints_of(workdir: str, which: str) -> list[str]:
 
 
 def of_generators(
-  args: Any, loaded: Sequence[tuple[Any, dict[str, Any]]], look: FeaturePass, reference: Any
+  args: Any, readers: list[Callable[[], Loaded]], look: FeaturePass, reference: Any
 ) -> list[Generated]:
-  """Score every generator at every truncation asked for."""
+  """Score every generator at every truncation asked for; one of them is in memory at a time."""
   found = []
-  for gen, card in loaded:
-    sampler, gen, card = from_card(gen, card)
-    for text in args.sweep.split(',') if args.sweep else [args.truncation]:
-      how = cards.how(card, text.strip())
-      say(f'measuring standing statistics, {how}: {how.passes} passes of {how.batch} samples')
-      ready = sampler.calibrate(uncalibrated(gen), 0, how)
-      num_classes = len(card['class_names'])
+  while readers:
+    loaded = None  # gone before the next one is read
+    loaded = readers.pop(0)()
+    for spec in specs(args, loaded):
+      loaded.prepare(spec, anew=True)
       each = []
       for seed in args.seeds:
-        samples = look.samples(sampler, ready, how, args.num, num_classes, seed)
+        samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed)
         if not (found or each):
           warn(samples, reference, args.metrics)
         each.append(scored(samples, reference, args.metrics, look.network.name, seed))
-      step = card.get('step')
+      step = loaded.card.get('step')
       what = 'exported' if step is None else f'step {step:,}'
-      what += f', {how}' if args.sweep else ''
-      found.append(Generated(what, step, how, over_seeds(each)))
+      what += f', {spec}' if args.sweep else ''
+      found.append(Generated(what, step, spec, loaded.card, over_seeds(each)))
   return found
+
+
+def specs(args: Any, loaded: Loaded) -> list[Spec]:
+  """The sampling settings asked for: one, or one per truncation of a sweep.
+
+  Raises:
+    UserError: they mean nothing for this generator.
+  """
+  truncations = args.sweep.split(',') if args.sweep else [args.truncation]
+  given = options(args.sampling)
+  return [loaded.spec(text and text.strip(), **given) for text in truncations]
 
 
 def of_images(args: Any, images: Images, look: FeaturePass, reference: Any) -> list[Generated]:
@@ -149,7 +161,9 @@ def of_images(args: Any, images: Images, look: FeaturePass, reference: Any) -> l
   samples = look(batches, num, images.name)
   warn(samples, reference, args.metrics)
   each = [scored(samples, reference, args.metrics, look.network.name, args.seeds[0])]
-  return [Generated(os.path.basename(os.path.normpath(images.name)), None, None, over_seeds(each))]
+  return [
+    Generated(os.path.basename(os.path.normpath(images.name)), None, None, {}, over_seeds(each))
+  ]
 
 
 def arguments() -> errors.Arguments:
@@ -179,8 +193,9 @@ def arguments() -> errors.Arguments:
   )
   parser.add_argument('--weights', help="the network's file (default: kept ones, or a download)")
   parser.add_argument(
-    '--truncation', default='none', metavar='t[:dialect]', help='0.5, 0.4:truncnorm or none'
+    '--truncation', metavar='t[:dialect]', help='0.5, 0.4:truncnorm or none (default)'
   )
+  add_sampling(parser)
   parser.add_argument('--sweep', metavar='t,t,...', help='truncations to compare: 0.2,0.5,1,none')
   parser.add_argument(
     '--seeds', default='0,1,2', help='to sample with; the spread is theirs (default: 0,1,2)'
@@ -217,19 +232,20 @@ def parse(argv: list[str]) -> Any:
   return args
 
 
-def begin(args: Any) -> tuple[list[tuple[Any, dict[str, Any]]], Images | None, tuple[int, ...]]:
-  """Return what is scored, generators or images, and its (H, W, C)."""
+def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, Images | None]:
+  """(How to read each generator that is scored, the first of them; or images to be scored)."""
   if args.images:
     images = image_sets.open_files(args.images)
     args.num = min(args.num or images.num, images.num)
-    return [], images, images.size
+    return [], None, images
   if args.workdir:
     which = checkpoints_of(args.workdir, args.checkpoints)
-    loaded = [cards.load_workdir(args.workdir, one) for one in which]
+    readers = [functools.partial(load, args.workdir, one) for one in which]
   else:
-    loaded = [cards.load(args.params)]
-  net = loaded[0][1]['architecture']
-  return loaded, None, (net['resolution'], net['resolution'], net['channels'])
+    readers = [functools.partial(load, args.params)]
+  first = readers[0]()
+  specs(args, first)  # refuses what means nothing, before anything is read or computed
+  return [lambda: first, *readers[1:]], first, None
 
 
 def find_real(args: Any, size: tuple[int, ...]) -> tuple[Images | None, dict[str, Images], str]:
@@ -244,7 +260,7 @@ def find_real(args: Any, size: tuple[int, ...]) -> tuple[Images | None, dict[str
   source, split = image_sets.split_of(given)
   same = source == known.get('source')
   data_dir = args.data_dir or (known.get('data_dir') if same else '') or ''
-  splits = image_sets.open_source(source, size[0], size[2], data_dir, known if same else {})
+  splits = image_sets.open_source(source, size, data_dir, known if same else {})
   return splits[split], splits, ''
 
 
@@ -263,13 +279,15 @@ def run(args: Any) -> None:
   Raises:
     UserError: that cannot be done.
   """
-  loaded, images, size = begin(args)
+  readers, first, images = begin(args)
+  size = first.shape if first else images.size
   real_images, splits, statistics = find_real(args, size)
-  card = loaded[0][1] if loaded else {}
   split = real_images.split if real_images else 'stats' if statistics else ''
-  refuse(args.metrics, split, len(card['class_names']) if loaded else images.num_classes)
+  refuse(args.metrics, split, first.num_classes if first else images.num_classes)
   network = open_network(args.features, args.weights, splits.get('train'))
   keeps = frozenset(kept for name in args.metrics for kept in METRICS[name].keeps)
+  if len(size) == 4:
+    network = over_frames(network)
   look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
   reference = read_statistics(statistics, network.dim) if statistics else None
   if real_images is not None:
@@ -284,14 +302,17 @@ def run(args: Any) -> None:
       f'reference to itself: {itself:.2g}'
     )
   look.restart()
-  if loaded:
-    rows = of_generators(args, loaded, look, reference)
+  if first:
+    del first  # which its reader alone shall hold
+    rows = of_generators(args, readers, look, reference)
   else:
     rows = of_images(args, images, look, reference)
   written = []
   for row in rows:
     record = {'what': row.what, 'scores': row.scores, 'floor': floor, 'floor_num': floor_num}
-    about = protocol(look, reference, args.num, args.seeds, row.how, {**card, 'step': row.step})
+    about = protocol(
+      look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
+    )
     written.append({**record, 'protocol': about})
   write(args.out, written)
   name = os.path.basename(os.path.normpath(args.workdir or args.params or args.images))

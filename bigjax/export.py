@@ -19,7 +19,7 @@ import jax
 
 from bigjax.core import buckets, errors
 from bigjax.sampling import generator_file as cards
-from bigjax.sampling.loaded import of_options
+from bigjax.sampling.loaded import add_sampling, of_options, options
 from bigjax.sampling.stablehlo import write_program
 
 FORMATS = ('safetensors', 'npz', 'stablehlo')
@@ -64,8 +64,9 @@ def main(argv: list[str]) -> None:
   parser.add_argument(
     '--truncation',
     metavar='t[:dialect]',
-    help='whose standing statistics a stablehlo program has (default: none)',
+    help='of a stablehlo program (default: none)',
   )
+  add_sampling(parser)
   parser.add_argument(
     '--labels',
     choices=('numbers', 'weights'),
@@ -86,19 +87,19 @@ def run(args: argparse.Namespace) -> None:
     UserError: that cannot be done.
   """
   paths = places(args.out, args.format, args.workdir, args.params)
-  if 'stablehlo' not in paths and (args.truncation or args.labels):
-    raise errors.UserError('--truncation and --labels are for --format=stablehlo.')
+  if 'stablehlo' not in paths and (args.truncation or args.sampling or args.labels):
+    raise errors.UserError('--truncation, --sampling and --labels are for --format=stablehlo.')
   loaded = of_options(args)
-  how = loaded.how(args.truncation)
+  spec = loaded.spec(args.truncation, **options(args.sampling))
   try:
     for name, path in paths.items():
       os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
       if name == 'stablehlo':
-        loaded.prepare(how)
-        write_program(path, loaded, how, args.labels == 'weights')
+        loaded.prepare(spec)
+        write_program(path, loaded, spec, args.labels == 'weights')
         continue
       if args.workdir:
-        loaded.stored = loaded.sampler.calibrate_all(loaded.stored, loaded.card)
+        loaded.stored = loaded.sampler.prepare_all(loaded.stored, loaded.card['sampling'])
       {'safetensors': cards.save, 'npz': cards.save_npz}[name](path, loaded.stored, loaded.card)
       size = sum(leaf.nbytes for leaf in jax.tree.leaves(loaded.stored)) / 1e6
       beside = '' if name == 'npz' else f' and {cards.card_path(path)}'

@@ -14,11 +14,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bigjax.algorithms.base.contract import Spec
 from bigjax.core import buckets, errors
 from bigjax.evaluation import nearest_neighbours
 from bigjax.sampling.image_files import BATCH, Wanted, ready, write
 from bigjax.sampling.interpolation import first_of_each, interpolation
-from bigjax.sampling.loaded import LISTED, Loaded, digest, of_options, parse_classes
+from bigjax.sampling.loaded import (
+  LISTED,
+  Loaded,
+  add_sampling,
+  digest,
+  of_options,
+  options,
+  parse_classes,
+)
 
 SHOWN = 10  # samples whose neighbours are looked for, unless told
 
@@ -56,10 +65,10 @@ def arguments() -> errors.Arguments:
   )
   parser.add_argument(
     '--truncation',
-    default='none',
     metavar='t[:dialect]',
     help='0.5, 0.4:truncnorm (dialects: resample, truncnorm, scale, clamp), or none',
   )
+  add_sampling(parser)
   parser.add_argument('--seed', type=int, default=0, help='of all latents (default: 0)')
   parser.add_argument(
     '--seeds',
@@ -132,49 +141,55 @@ def check(args: argparse.Namespace) -> None:
     raise errors.UserError('--neighbours draws a picture; give an --out ending in .png.')
 
 
+def spec_of(loaded: Loaded, args: argparse.Namespace, truncation: str | None) -> Spec:
+  """Sampling settings of the options, at one truncation."""
+  return loaded.spec(truncation, **options(args.sampling))
+
+
 def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int) -> Wanted:
   """Return samples class by class; those of an ADM file are in random order."""
-  how, seeds = loaded.how(args.truncation), None
-  loaded.prepare(how, args.recalibrate)
+  spec, seeds = spec_of(loaded, args, args.truncation), None
+  loaded.prepare(spec, args.recalibrate)
   if args.seeds:
     each = parse_seeds(args.seeds)
-    z = np.tile(first_of_each(loaded, each, how), (len(labels), 1))
+    z = first_of_each(loaded, each, spec)
+    z = np.tile(z, (len(labels), *[1] * (z.ndim - 1)))
     y, seeds = np.repeat(labels, len(each)), np.tile(np.array(each, np.int64), len(labels))
     columns = len(each) if len(labels) > 1 else min(len(each), 10)
   else:
-    z = loaded.sampler.latents(args.seed, num, how)
+    z = loaded.sampler.latents(args.seed, num, spec)
     y, columns = labels[np.sort(np.arange(num) % len(labels))], -(-num // len(labels))
     if args.layout == 'adm':  # its evaluator takes every 5,000 in a row for one sample of all
       y = y[np.random.RandomState(args.seed % 2**32).permutation(num)]
-  make = lambda start: loaded.one_batch(z, y, how, args.batch, start)
+  make = lambda start: loaded.one_batch(z, y, spec, args.batch, start)
   return Wanted(len(y), make, y, columns, seeds)
 
 
 def sweep(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
   """Return a row of the same samples at each truncation."""
-  hows = [loaded.how(t) for t in args.sweep.split(',')]
+  specs = [spec_of(loaded, args, t) for t in args.sweep.split(',')]
   seeds = parse_seeds(args.seeds) if args.seeds else None
   columns = len(seeds) if seeds else args.num or max(10, len(labels))
   y = labels[np.arange(columns) % len(labels)]
   rows = []
-  for how in hows:
-    loaded.prepare(how, args.recalibrate)
+  for spec in specs:
+    loaded.prepare(spec, args.recalibrate)
     z = (
-      first_of_each(loaded, seeds, how)
+      first_of_each(loaded, seeds, spec)
       if seeds
-      else loaded.sampler.latents(args.seed, columns, how)
+      else loaded.sampler.latents(args.seed, columns, spec)
     )
-    rows.append(loaded.images(z, y, how, args.batch))
-  return ready(np.concatenate(rows), np.tile(y, len(hows)), columns)
+    rows.append(loaded.images(z, y, spec, args.batch))
+  return ready(np.concatenate(rows), np.tile(y, len(specs)), columns)
 
 
 def interpolate(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
   """Return a row from one sample to another for each class."""
-  how = loaded.how(args.truncation)
-  loaded.prepare(how, args.recalibrate)
+  spec = spec_of(loaded, args, args.truncation)
+  loaded.prepare(spec, args.recalibrate)
   columns = max(-(-(args.num or 10 * len(labels)) // len(labels)), 3)
   return ready(
-    interpolation(loaded, args.interpolate, labels, columns, args.seed, how), None, columns
+    interpolation(loaded, args.interpolate, labels, columns, args.seed, spec), None, columns
   )
 
 
@@ -228,7 +243,17 @@ def main(argv: list[str]) -> None:
       wanted, batch = interpolate(loaded, args, labels), BATCH
     else:
       wanted, batch = plain(loaded, args, labels, args.num or 10 * len(labels)), args.batch
-    keys = ('classes', 'truncation', 'seed', 'seeds', 'num', 'interpolate', 'sweep', 'recalibrate')
+    keys = (
+      'classes',
+      'truncation',
+      'seed',
+      'seeds',
+      'num',
+      'interpolate',
+      'sweep',
+      'sampling',
+      'recalibrate',
+    )
     ask = {'generator': digest(loaded), **{key: getattr(args, key) for key in keys}}
     print(write(wanted, batch, args.out, args.layout, ask))
   except OSError as error:

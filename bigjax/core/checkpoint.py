@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from bigjax.core import buckets, errors, processes, trees
 
-FORMAT = 3
+FORMAT = 4
 
 
 def _is_key(leaf: Any) -> bool:
@@ -284,7 +284,7 @@ def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any]
       f'the generator of checkpoint {step} in {workdir!r} cannot be read '
       f'({type(error).__name__}: {_first_line(error)}).'
     ) from error
-  return {'stats': {}, 'knots': np.zeros((0,), np.float32), **plain}, step
+  return plain, step
 
 
 def restore_part(workdir: str, step: int, wanted: Callable[[str], bool]) -> dict[str, Any]:

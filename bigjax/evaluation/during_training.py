@@ -6,7 +6,7 @@ pairs are the business of a thread, beside the steps that follow.
 
 import concurrent.futures
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,20 +15,20 @@ import ml_collections
 from bigjax.core import errors, files, parallel, progress
 from bigjax.core.progress import say
 from bigjax.evaluation import image_sets, plots
-from bigjax.evaluation.feature_pass import FeaturePass
+from bigjax.evaluation.feature_pass import FeaturePass, over_frames
+from bigjax.evaluation.image_sets import Labelled
 from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
 from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, scored, warn
 from bigjax.evaluation.reference import cached_reference, open_network
+from bigjax.evaluation.samples import BATCH, SEED
 from bigjax.models.pretrained import registry as networks
-from bigjax.nn.latents import How
 from bigjax.sampling.sampler import Sampler
-
-BATCH = 256  # images at a time, of a run's scores
-SEED = 0  # of their latents
 
 
 class Off:
   """No scores while training."""
+
+  num = 0
 
   def due(self, step: int) -> bool:
     del step
@@ -67,20 +67,18 @@ class Scoring:
     card: Mapping[str, Any],
     first: int,
   ):
-    self._asked, self._sampler, self._card = config.scores, sampler, card
+    self._every, self._card = config.scores.every, card
     self._metrics, split = check(config), config.scores.reference
-    self._how = How(passes=config.eval.standing_passes, batch=config.eval.standing_batch)
+    self._spec = sampler.generator.spec(card['sampling'])
     splits = image_sets.open_source(
-      config.data.source,
-      config.data.resolution,
-      config.data.channels,
-      config.data.data_dir,
-      config.data,
+      config.data.source, tuple(sampler.generator.shape), config.data.data_dir, config.data
     )
     network = open_network(config.scores.features, config.scores.weights or None, splits['train'])
     keeps = frozenset(kept for name in self._metrics for kept in METRICS[name].keeps)
+    if len(sampler.generator.shape) == 4:
+      network = over_frames(network)
     self._look = FeaturePass(network, keeps, sampler.mesh, BATCH)
-    num = config.scores.num
+    self.num = num = config.scores.num
     self._reference = cached_reference(self._look, splits[split], keeps, num)
     other = splits[{'train': 'test', 'test': 'train'}[split]]
     self._floor, self._floor_num = floor_of(self._look, other, self._reference, self._metrics, num)
@@ -96,16 +94,20 @@ class Scoring:
 
   def due(self, step: int) -> bool:
     """Return whether a run is to be scored at this step."""
-    return progress.due(step, self._asked.every)
+    return progress.due(step, self._every)
 
   def missing(self, step: int) -> bool:
     """Return whether a run that goes on here ended before it had the scores of this step."""
     return step > 0 and self.due(step) and parallel.agreed(step not in self._steps)
 
-  def begin(self, gen: Any, step: int) -> None:
-    """Sample from a calibrated generator, look at the samples, and leave the rest to the thread."""
-    num, classes = self._asked.num, len(self._card['class_names'])
-    seen = self._look.samples(self._sampler, gen, self._how, num, classes, SEED)
+  def begin(self, batches: Iterator[Labelled], step: int) -> None:
+    """Look at samples, and leave the rest to the thread.
+
+    Args:
+      batches: of `num` samples, as `samples.draw` yields them with SEED and BATCH.
+      step: that they are of.
+    """
+    seen = self._look(batches, self.num, f'samples of step {step:,}')
     if not self._pending and not self._points:
       warn(seen, self._reference, self._metrics)
     if self._main:
@@ -121,7 +123,7 @@ class Scoring:
       'scores': over_seeds([scores]),
       'floor': self._floor,
       'floor_num': self._floor_num,
-      'protocol': protocol(self._look, self._reference, self._asked.num, [SEED], self._how, card),
+      'protocol': protocol(self._look, self._reference, self.num, [SEED], self._spec, card),
     }
 
   def finished(self, wait_for: int | None = None) -> list[tuple[int, dict[str, float]]]:
@@ -181,14 +183,14 @@ def check(config: ml_collections.ConfigDict) -> list[str]:
   return names
 
 
-def start(
+def make_scorer(
   sampler: Sampler,
   config: ml_collections.ConfigDict,
   workdir: str,
   card: Mapping[str, Any],
   first: int,
 ) -> Scoring | Off:
-  """Return what scores a run; see Scoring."""
+  """The scorer of a run while it trains; one that does nothing where scores.every is 0."""
   if not config.scores.every:
     return Off()
   return Scoring(sampler, config, workdir, card, first)

@@ -1,8 +1,6 @@
-"""A network looks at images for the scores: in batches, on all devices, sums on the host.
+"""Features of image sets: extracted in batches on all devices, moments summed up on the host."""
 
-What it sees in real images is kept in the cache folder, under a digest of images and weights.
-"""
-
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator
@@ -11,24 +9,28 @@ from typing import Any
 import jax
 import numpy as np
 
+from bigjax.algorithms.base.contract import Spec
 from bigjax.core import parallel
 from bigjax.core.progress import Progress, _out
+from bigjax.evaluation import samples
 from bigjax.evaluation.image_sets import Labelled
 from bigjax.evaluation.metrics import frechet
 from bigjax.evaluation.metrics.registry import FeatureStats
 from bigjax.models.pretrained import registry as networks
-from bigjax.nn.latents import How
-from bigjax.sampling import sampler
+from bigjax.sampling.sampler import Sampler
 
 
 class FeaturePass:
-  """A network on a mesh, and where the time went since the last `restart`."""
+  """Extracts features of an image set on all devices and accumulates what FID-like metrics need.
+
+  Counts where the time went since the last `restart`.
+  """
 
   def __init__(
     self, network: networks.Features, keeps: frozenset[str], mesh: jax.sharding.Mesh, batch: int
   ):
     self.network, self.mesh = network, mesh
-    self.batch = -(-batch // mesh.size) * mesh.size
+    self.batch = samples.whole_batches(batch, mesh.size)
     self.restart()
     self._keeps = keeps
     examples, everywhere = parallel.batched(mesh), parallel.replicated(mesh)
@@ -81,7 +83,8 @@ class FeaturePass:
       num = len(images) if labels is None else len(labels)
       began = time.monotonic()
       if missing := self.batch - len(images):
-        images = np.pad(np.asarray(images), ((0, missing), (0, 0), (0, 0), (0, 0)))
+        images = np.asarray(images)
+        images = np.pad(images, ((0, missing), *[(0, 0)] * (images.ndim - 1)))
       mask = (np.arange(self.batch) < num).astype(np.float32)
       with jax.set_mesh(self.mesh):
         placed = parallel.place(self.mesh, (images, mask))
@@ -103,22 +106,28 @@ class FeaturePass:
     arrays = {name: np.concatenate(part) for name, part in parts.items() if part}
     return FeatureStats(done, moments, **arrays)
 
-  def samples(
-    self, sampler: sampler.Sampler, gen: Any, how: How, num: int, num_classes: int, seed: int
-  ) -> FeatureStats:
-    """Return what is known of `num` samples, their classes in turn."""
-    labels = np.arange(num, dtype=np.int32) % num_classes
-    z = sampler.latents(seed, num, how)
+  def timed(self, batches: Iterator[Labelled]) -> Iterator[Labelled]:
+    """Yields the same batches, and counts the time that they take to be made."""
+    while True:
+      began = time.monotonic()
+      batch = next(batches, None)
+      self.seconds['making images'] += time.monotonic() - began
+      if batch is None:
+        return
+      yield batch
 
-    def batches():
-      for i in range(0, num, self.batch):
-        began = time.monotonic()
-        some, y = z[i : i + self.batch], labels[i : i + self.batch]
-        missing = ((0, self.batch - len(y)), (0, 0))
-        images = sampler.spread(gen, np.pad(some, missing), np.pad(y, missing[0]), how)
-        # In turn: programs with collectives may not run side by side on CPU devices.
-        jax.block_until_ready(images)
-        self.seconds['making images'] += time.monotonic() - began
-        yield images, y
+  def samples(self, sampler: Sampler, gen: Any, spec: Spec, num: int, seed: int) -> FeatureStats:
+    """What is known of `num` samples, their classes in turn."""
+    batches = self.timed(samples.draw(sampler, gen, spec, num, seed, self.batch))
+    return self(batches, num, f'seed {seed}, {spec}')
 
-    return self(batches(), num, f'seed {seed}, {how}')
+
+def over_frames(network: networks.Features) -> networks.Features:
+  """The network of clips [b, T, H, W, C] whose features and logits are the means over frames."""
+
+  def apply(variables, clips):
+    b, t = clips.shape[:2]
+    found = network.apply(variables, clips.reshape(b * t, *clips.shape[2:]))
+    return {name: x.reshape(b, t, *x.shape[1:]).mean(1) for name, x in found.items()}
+
+  return dataclasses.replace(network, name=f'{network.name}_frame_mean', apply=apply)

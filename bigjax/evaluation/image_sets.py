@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 
@@ -30,7 +31,7 @@ class Images:
     name: what it was asked for by.
     split: 'train', 'test' or 'all'.
     num: of images.
-    size: (H, W, C).
+    size: (H, W, C), or (T, H, W, C) of clips.
     num_classes: 0 where there are no labels.
     digest: another where the images are others.
     batches: (size) -> (uint8 images [b, H, W, C], labels int [b] or None), in a fixed order; all
@@ -41,7 +42,7 @@ class Images:
   name: str
   split: str
   num: int
-  size: tuple[int, int, int]
+  size: tuple[int, ...]
   num_classes: int
   digest: str
   batches: Callable[[int], Iterator[Labelled]]
@@ -58,8 +59,7 @@ def split_of(given: str) -> tuple[str, str]:
 
 def config_of(
   given: str,
-  resolution: int,
-  channels: int,
+  size: tuple[int, ...],
   data_dir: str,
   known: Mapping[str, object],
   held_out: float = 0.1,
@@ -73,8 +73,9 @@ def config_of(
     {
       'source': given,
       'data_dir': data_dir,
-      'resolution': resolution,
-      'channels': channels,
+      'resolution': size[-3],
+      'channels': size[-1],
+      'frames': size[0] if len(size) == 4 else 0,
       'num_classes': known.get('num_classes'),
       'held_out': known.get('held_out', held_out),
       'fraction': known.get('fraction', 1.0),
@@ -86,20 +87,19 @@ def config_of(
 
 
 def open_source(
-  given: str, resolution: int, channels: int, data_dir: str, known: Mapping[str, object]
+  given: str, size: tuple[int, ...], data_dir: str, known: Mapping[str, object]
 ) -> dict[str, Images]:
   """Return the splits of a source of images, cut and resized as for training.
 
   Args:
     given: data.source, such as 'tfds:cifar10'.
-    resolution: pixels a side.
-    channels: 1 or 3.
+    size: (H, W, C) of an image, or (T, H, W, C) of a clip.
     data_dir: of TFDS, or ''.
     known: the group `data` of a run's config, whose shares of the images apply; {} for none.
   Raises:
     UserError: it cannot be read.
   """
-  source = data.load(config_of(given, resolution, channels, data_dir, known))
+  source = data.load(config_of(given, size, data_dir, known))
 
   def batches(lookup: data.Lookup, num: int, size: int) -> Iterator[Labelled]:
     for images, labels in data.in_batches(lookup, np.arange(num), size):
@@ -112,18 +112,21 @@ def open_source(
     return rebatched(itertools.chain(train(size), test(size)), size)
 
   words = f'{source.digest} {source.held_out_digest} {source.num_train} {source.num_held_out}'
-  digest = hashlib.sha256(f'{words} {resolution} {channels}'.encode()).hexdigest()[:16]
+  digest = hashlib.sha256(f'{words} {size}'.encode()).hexdigest()[:16]
   found = {
     'train': (source.num_train, train),
     'test': (source.num_held_out, test),
     'all': (source.num_train + source.num_held_out, both),
   }
-  size = (resolution, resolution, channels)
   splits = {
     split: Images(given, split, num, size, len(source.class_names), f'{digest}-{split}', batches)
     for split, (num, batches) in found.items()
   }
-  some = functools.partial(data.labelled, source.train)
+
+  def some(most: int) -> Labelled:  # of clips, their frames
+    images, labels = data.labelled(source.train, most)
+    return images.reshape(-1, *size[-3:]), np.repeat(labels, images[0].size // math.prod(size[-3:]))
+
   return {**splits, 'train': dataclasses.replace(splits['train'], some=some)}
 
 

@@ -108,7 +108,7 @@ def reference(
     known = {key.removeprefix('data.'): v for key, v in run.items() if key.startswith('data.')}
     known = known if known['source'] == name else {}
   data_dir = data_dir or known.get('data_dir') or ''
-  config = image_sets.config_of(name, shape[0], shape[2], data_dir, known, held_out=1e-9)
+  config = image_sets.config_of(name, shape, data_dir, known, held_out=1e-9)
   source = data.load(config)
   if source.num_train < 2:
     raise errors.UserError(f'{name!r} has one training image only; neighbours need two at least.')

@@ -1,9 +1,4 @@
-"""Scores of sets of images by name, and those of a run while it trains.
-
-`evaluate` scores what lies on disk, `Scoring` the generator in training: the devices make and look
-at samples between two steps; roots of matrices and distances between all pairs are the business of
-a thread, beside the steps that follow.
-"""
+"""Scores of image sets by name: what is asked for, what it is compared with, how it was made."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +7,7 @@ import numpy as np
 
 import bigjax
 from bigjax import data
+from bigjax.algorithms.base.contract import Spec
 from bigjax.core import errors
 from bigjax.core.progress import say
 from bigjax.evaluation.feature_pass import FeaturePass
@@ -19,7 +15,6 @@ from bigjax.evaluation.image_sets import Images
 from bigjax.evaluation.metrics import registry
 from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
 from bigjax.evaluation.reference import Reference, chosen
-from bigjax.nn.latents import How
 
 
 def refuse(metrics: Sequence[str], split: str, num_classes: int) -> None:
@@ -103,7 +98,7 @@ def protocol(
   reference: Reference | None,
   num: int,
   seeds: Sequence[int],
-  how: How | None,
+  spec: Spec | None,
   card: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Return everything that a score depends on, for whoever wants the same one again.
@@ -113,7 +108,7 @@ def protocol(
     reference: that samples were compared with.
     num: of samples.
     seeds: of their latents.
-    how: they were sampled; None of images that no generator made.
+    spec: they were sampled with; None of images that no generator made.
     card: of the generator, {} where there is none.
   """
   return {
@@ -125,12 +120,9 @@ def protocol(
     'reference_digest': reference and reference.digest,
     'reference_num': reference and reference.seen.num,
     'num': num,
-    'seeds': list(seeds) if how else None,
-    'labels': 'every class in turn' if how else None,
-    'truncation': str(how) if how else None,
-    'dialect': how and how.dialect,
-    'standing_passes': how and how.passes,
-    'standing_batch': how and how.batch,
+    'seeds': list(seeds) if spec else None,
+    'labels': 'every class in turn' if spec else None,
+    'sampling': spec and spec.described(),
     'config_hash': card.get('config_hash'),
     'step': card.get('step'),
   }

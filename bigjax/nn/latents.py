@@ -1,8 +1,13 @@
-"""Latent vectors: the laws of BigGAN's Appendix E, and the four things called "truncation"."""
+"""Latent vectors: the laws of BigGAN's Appendix E, and the four things called "truncation".
+
+Each law and each truncation stands twice side by side: as a function, and as the code that goes
+with an exported program, so that its latents can be drawn where bigjax is not installed.
+"""
 
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable
 
 import jax
@@ -38,44 +43,67 @@ def clamp(keys: Array, dim: int, t: Array) -> Array:
   return jnp.clip(normal(keys, dim), -t, t)
 
 
-Dialect = Callable[[Array, int, Array], Array]
-DIALECTS: dict[str, Dialect] = {
-  'resample': resample,
-  'truncnorm': truncnorm,
-  'scale': scale,
-  'clamp': clamp,
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+  """One meaning of "truncation".
+
+  Attributes:
+    draw: (keys [B], dim, t) -> truncated normals [B, dim].
+    code: the same of one key, as Python, with {t} and {dim} in it.
+  """
+
+  draw: Callable[[Array, int, Array], Array]
+  code: str
+
+
+NORMAL = 'jax.random.normal(key, ({dim},))'
+DIALECTS = {
+  'resample': Dialect(resample, 'jax.random.truncated_normal(key, -{t}, {t}, ({dim},))'),
+  'truncnorm': Dialect(truncnorm, '{t} * jax.random.truncated_normal(key, -2.0, 2.0, ({dim},))'),
+  'scale': Dialect(scale, NORMAL),  # the latents are scaled, whatever is made of the normals
+  'clamp': Dialect(clamp, 'jnp.clip(jax.random.normal(key, ({dim},)), -{t}, {t})'),
 }
 
 
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=['truncation'],
-  meta_fields=['dialect', 'passes', 'batch'],
+  meta_fields=['dialect', 'standing_passes', 'standing_batch'],
 )
 @dataclasses.dataclass(frozen=True)
-class How:
-  """How to draw latents, and how to measure the standing statistics that go with them.
+class SamplingSpec:
+  """Sampling settings: truncation and its dialect, and the passes for standing statistics.
 
   The truncation is a leaf and may be traced: a sweep compiles once.
 
   Attributes:
     truncation: threshold or factor t, whose meaning is the dialect's; inf is N(0, I) in all of
-    them.
+      them.
     dialect: a key of DIALECTS.
-    passes: generator passes over which BatchNorm moments are averaged (the paper: 100).
-    batch: samples per pass (the paper: 2048).
+    standing_passes: generator passes over which BatchNorm moments are averaged (the paper: 100).
+    standing_batch: samples per pass (the paper: 2048).
   """
 
   truncation: float = math.inf
   dialect: str = 'resample'
-  passes: int = 100
-  batch: int = 2048
+  standing_passes: int = 100
+  standing_batch: int = 2048
 
   def __str__(self):
     return 'untruncated' if self.truncation == math.inf else f'{self.truncation:g} ({self.dialect})'
 
+  def described(self) -> dict[str, str | int]:
+    """JSON-able values for whoever wants the same samples again."""
+    whole = self.truncation == math.inf
+    return {
+      'truncation': 'none' if whole else f'{self.truncation:g}:{self.dialect}',
+      'dialect': self.dialect,
+      'standing_passes': self.standing_passes,
+      'standing_batch': self.standing_batch,
+    }
 
-def parse(text: str, dialect: str = 'resample') -> How:
+
+def parse(text: str, dialect: str = 'resample') -> SamplingSpec:
   """Read 't' or 't:dialect', for example '0.5', '0.4:truncnorm', 'none'.
 
   Args:
@@ -99,7 +127,7 @@ def parse(text: str, dialect: str = 'resample') -> How:
       f'truncation {number} in the dialect {dialect!r} leaves nothing to draw; '
       'give a number above 0.'
     )
-  return How(truncation, dialect)
+  return SamplingSpec(truncation, dialect)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +137,7 @@ class Law:
   Attributes:
     name: as `law` reads it.
     make: (n, u) -> z, all [..., dim]: from independent normals n and uniforms u in [0, 1).
+    code: the same of one vector, as Python, with {half} = dim // 2 in it.
     dialects: the truncations that mean something for it: those of the normals in it, or `scale`
       (t times z) alone.
     anneal: number of training steps over which z starts twice as wide and narrows; 0: none.
@@ -116,6 +145,7 @@ class Law:
 
   name: str
   make: Callable[[Array, Array], Array]
+  code: str
   dialects: tuple[str, ...] = tuple(DIALECTS)
   anneal: int = 0
 
@@ -127,14 +157,14 @@ class Law:
       z = z * (2 - jnp.minimum(step.astype(z.dtype) / self.anneal, 1))
     return z
 
-  def draw(self, keys: Array, dim: int, how: How) -> Array:
+  def draw(self, keys: Array, dim: int, spec: SamplingSpec) -> Array:
     """Return one latent vector per key, [B, dim], truncated as asked."""
-    whole = jnp.isinf(how.truncation)
-    t = jnp.where(whole, 1.0, how.truncation)
+    whole = jnp.isinf(spec.truncation)
+    t = jnp.where(whole, 1.0, spec.truncation)
     n, u = normal(keys, dim), uniform(keys, dim)
-    if how.dialect == 'scale':
+    if spec.dialect == 'scale':
       return t * self.make(n, u)
-    return self.make(jnp.where(whole, n, DIALECTS[how.dialect](keys, dim, t)), u)
+    return self.make(jnp.where(whole, n, DIALECTS[spec.dialect].draw(keys, dim, t)), u)
 
 
 def uniform(keys: Array, dim: int) -> Array:
@@ -153,17 +183,22 @@ def normal_and_bernoulli(n: Array, u: Array) -> Array:
   return jnp.concatenate([n[..., :half], coin(u[..., half:])], axis=-1)
 
 
+COIN = '(u < 0.5).astype(u.dtype)'
 LAWS: dict[str, Law] = {
   law.name: law
   for law in (
-    Law('normal', lambda n, u: n),
-    Law('uniform', lambda n, u: 2 * u - 1, ('scale',)),
-    Law('bernoulli', lambda n, u: coin(u), ()),
-    Law('rademacher', lambda n, u: 2 * coin(u) - 1, ()),
-    Law('categorical', lambda n, u: jnp.floor(3 * u) - 1, ()),  # -1, 0 or 1
-    Law('censored_normal', lambda n, u: jnp.maximum(n, 0)),
-    Law('normal_times_bernoulli', lambda n, u: n * coin(u)),
-    Law('normal_and_bernoulli', normal_and_bernoulli),
+    Law('normal', lambda n, u: n, 'n'),
+    Law('uniform', lambda n, u: 2 * u - 1, '2 * u - 1', ('scale',)),
+    Law('bernoulli', lambda n, u: coin(u), COIN, ()),
+    Law('rademacher', lambda n, u: 2 * coin(u) - 1, f'2 * {COIN} - 1', ()),
+    Law('categorical', lambda n, u: jnp.floor(3 * u) - 1, 'jnp.floor(3 * u) - 1', ()),  # -1, 0, 1
+    Law('censored_normal', lambda n, u: jnp.maximum(n, 0), 'jnp.maximum(n, 0)'),
+    Law('normal_times_bernoulli', lambda n, u: n * coin(u), f'n * {COIN}'),
+    Law(
+      'normal_and_bernoulli',
+      normal_and_bernoulli,
+      'jnp.concatenate([n[:{half}], (u[{half}:] < 0.5).astype(u.dtype)])',
+    ),
   )
 }
 
@@ -182,11 +217,12 @@ def law(name: str) -> Law:
     if kind == 'annealed_normal':
       (steps,) = map(int, words)
       if steps > 0:
-        return Law(name, LAWS['normal'].make, anneal=steps)
+        return Law(name, LAWS['normal'].make, 'n', anneal=steps)
     if kind == 'variable_normal':
       low, high = map(float, words)
       if 0 <= low <= high < math.inf and high > 0:
-        return Law(name, lambda n, u: n * (low + (high - low) * u[..., :1]))
+        code = f'n * ({low} + ({high} - {low}) * u[:1])'
+        return Law(name, lambda n, u: n * (low + (high - low) * u[..., :1]), code)
   except ValueError:
     pass  # said below
   if name not in LAWS:
@@ -197,19 +233,19 @@ def law(name: str) -> Law:
   return LAWS[name]
 
 
-def check_truncation(how: How, dialects: tuple[str, ...]) -> None:
+def check_truncation(spec: SamplingSpec, dialects: tuple[str, ...]) -> None:
   """Refuse a truncation that means nothing for the latents of a generator.
 
   Args:
-    how: with a truncation that is a number, not traced.
+    spec: with a truncation that is a number, not traced.
     dialects: the generator's.
   Raises:
     UserError: as above.
   """
-  if how.truncation != math.inf and how.dialect not in dialects:
+  if spec.truncation != math.inf and spec.dialect not in dialects:
     known = f'the dialects {", ".join(dialects)} do' if dialects else 'none does'
     raise errors.UserError(
-      f'truncation {how.truncation:g} in the dialect {how.dialect!r} means nothing for the '
+      f'truncation {spec.truncation:g} in the dialect {spec.dialect!r} means nothing for the '
       f'latents of this generator ({known}); use none.'
     )
 
@@ -229,3 +265,37 @@ def knot_weights(knots: Array, truncation: Array | float) -> Array:
   way = jnp.where(knots[upper] <= truncation, 1.0, jnp.where(upper == 0, 1.0, way))
   one_hot = lambda i: jax.nn.one_hot(i, k, dtype=jnp.float32)
   return one_hot(upper) * way + one_hot(lower) * (1 - way)
+
+
+RECIPE = """\
+import jax
+import jax.numpy as jnp
+
+def latents(seed, num):  # the z of bigjax sample, float32 [num, {dim}], {truncation}
+  def one(i):
+    key = jax.random.fold_in(jax.random.key(seed), i)
+{lines}
+  return jax.jit(jax.vmap(one))(jnp.arange(num))
+"""
+
+
+def recipe(law: Law, dim: int, spec: SamplingSpec) -> str:
+  """Python source, for jax alone, whose latents(seed, num) draws what bigjax does.
+
+  Args:
+    law: of the latents.
+    dim: of a latent vector.
+    spec: with a truncation that means something for the law.
+  """
+  whole = spec.truncation == math.inf
+  values = {'dim': dim, 'half': dim // 2, 't': float(spec.truncation)}
+  normals = (NORMAL if whole else DIALECTS[spec.dialect].code).format(**values)
+  made = law.code.format(**values)
+  if spec.dialect == 'scale' and not whole:
+    made = f'{values["t"]} * ({made})'
+  draws = {
+    'n': f'    n = {normals}',
+    'u': f'    u = jax.random.uniform(jax.random.fold_in(key, 1), ({dim},))',
+  }
+  used = [line for name, line in draws.items() if re.search(rf'\b{name}\b', made)]
+  return RECIPE.format(truncation=spec, dim=dim, lines='\n'.join([*used, f'    return {made}']))

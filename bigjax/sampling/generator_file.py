@@ -14,29 +14,19 @@ import numpy as np
 import safetensors.numpy
 
 from bigjax.core import checkpoint, errors, files, trees
-from bigjax.nn.latents import How, parse
 
-FORMAT = 2
+FORMAT = 3
 PACKED = 64  # times its size is what an .npz may unpack to: weights hardly compress at all
 DEEPEST = 64  # names in the path of an array
 _texts = lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value)
-_count = lambda value: type(value) is int and value > 0
 CARD_KEYS = {  # what a card must have, at least: what it is in words, and whether a value is that
   'format': ('a number', lambda value: type(value) is int),
   'algorithm': ('a name', lambda value: isinstance(value, str)),
   'architecture': ('an object', lambda value: isinstance(value, dict)),
   'class_names': ('a list of names', _texts),
-  'dialect': ('a name', lambda value: isinstance(value, str)),
-  'standing_passes': ('a number above 0', _count),
-  'standing_batch': ('a number above 0', _count),
-  'truncations': ('a list of texts', _texts),
+  'player': ('a name', lambda value: isinstance(value, str)),
+  'sampling': ('an object', lambda value: isinstance(value, dict)),
 }
-
-
-def how(card: Mapping[str, Any], truncation: str) -> How:
-  """Return how to sample at 't[:dialect]' with the standing-statistics settings of a card."""
-  asked = parse(truncation, card['dialect'])
-  return How(asked.truncation, asked.dialect, card['standing_passes'], card['standing_batch'])
 
 
 def card_path(path: str) -> str:
@@ -91,7 +81,7 @@ def load_npz(path: str) -> tuple[Any, dict[str, Any]]:
   if card is None:
     raise errors.UserError(f'{path!r} holds no generator that bigjax wrote: no card.')
   check(card, path)
-  return {'stats': {}, **gen}, card
+  return gen, card
 
 
 def tree(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -126,7 +116,10 @@ def check(card: Any, path: str) -> None:
   missing = [key for key in CARD_KEYS if key not in known]
   if missing or card['format'] != FORMAT:
     why = f' (missing: {", ".join(missing)})' if missing else ''
-    raise errors.UserError(f'{path!r} is not a card of format {FORMAT}{why}.')
+    raise errors.UserError(
+      f'{path!r} is not a card of format {FORMAT}{why}; export the generator again with this '
+      'version of bigjax, or read it with the one that wrote it.'
+    )
   for key, (what, holds) in CARD_KEYS.items():
     if not holds(card[key]):
       raise errors.UserError(
@@ -157,7 +150,7 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
   except Exception as error:  # of JSON: nested too deep; of safetensors: a type NumPy has not
     raise damaged(f'{path!r} or its card', error) from None
   check(card, card_path(path))
-  return {'stats': {}, **gen}, card
+  return gen, card
 
 
 def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]]:

@@ -3,22 +3,20 @@
 import argparse
 import dataclasses
 import hashlib
-import math
 import operator
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 
+from bigjax.algorithms.base.contract import Spec
 from bigjax.core import buckets, errors, trees
-from bigjax.nn.latents import How, check_truncation
 from bigjax.sampling import generator_file as cards
-from bigjax.sampling import sampler
 from bigjax.sampling.image_files import BATCH
+from bigjax.sampling.sampler import Sampler, from_card
 
 LISTED = 20  # of them, by line
 Labels = int | str | Sequence[int | str] | np.ndarray | None
@@ -26,15 +24,15 @@ Labels = int | str | Sequence[int | str] | np.ndarray | None
 
 @dataclasses.dataclass
 class Loaded:
-  """A generator and what sampling needs; `gen` is `stored` with the statistics last prepared."""
+  """A generator and what sampling needs; `gen` is `stored`, prepared for the last settings."""
 
-  sampler: sampler.Sampler
+  sampler: Sampler
   stored: Any
   card: dict[str, Any]
 
   def __post_init__(self):
     self.gen = self.stored
-    self._measured: dict[How, Any] = {}
+    self._measured: dict[Spec, Any] = {}
 
   @property
   def class_names(self) -> list[str]:
@@ -45,21 +43,14 @@ class Loaded:
     return len(self.card['class_names'])
 
   @property
-  def shape(self) -> tuple[int, int, int]:
-    """(H, W, C) of an image."""
-    how = How(passes=1, batch=1)
-
-    def one(gen):  # what makes images needs statistics, of which a checkpoint has none yet
-      gen = self.sampler.generator.calibrate(sampler.uncalibrated(gen), jax.random.key(0), how)
-      z = self.sampler.generator.latents(jax.random.key(0), 1, how)
-      return self.sampler.generator.generate(gen, z, np.zeros((1,), np.int32), how)
-
-    return jax.eval_shape(one, self.stored).shape[1:]
+  def shape(self) -> tuple[int, ...]:
+    """(H, W, C) of an image, or (T, H, W, C) of a clip."""
+    return tuple(self.sampler.generator.shape)
 
   @property
   def resolution(self) -> int:
     """Pixels along a side."""
-    return self.shape[0]
+    return self.shape[-3]
 
   def __call__(
     self,
@@ -68,8 +59,9 @@ class Loaded:
     seed: int = 0,
     num: int | None = None,
     batch: int = BATCH,
+    **options: Any,
   ) -> np.ndarray:
-    """Return images, uint8 [n, H, W, C]: those of `bigjax sample` for the same latents and classes.
+    """Images, uint8 [n, H, W, C]: those of `bigjax sample` for the same latents and classes.
 
     Args:
       labels: the class of each image, by number or name (one alone is a list of one; 'all' is one
@@ -80,74 +72,66 @@ class Loaded:
       num: number of images; labels are repeated in turn until there are so many. By default, as
         many as labels, or one of each class.
       batch: images made at a time.
+      options: further sampling options of this generator, by name.
     Raises:
-      UserError: there is no such class, an array has another shape, or such a truncation means
-        nothing for this generator's latents.
+      UserError: there is no such class, an array has another shape, or an option that this
+        generator does not have, or that means nothing for it.
     """
     y = read_labels(labels, self.class_names, num)
-    how = self.how(truncation)
+    spec = self.spec(truncation, **options)
     seed, batch = whole('seed', seed, 0), whole('batch', batch, 1)
-    self.prepare(how)
-    return self.images(self.sampler.latents(seed, len(y), how), y, how, batch)
+    self.prepare(spec)
+    return self.images(self.sampler.latents(seed, len(y), spec), y, spec, batch)
 
-  def how(self, truncation: float | str | None) -> How:
-    """Return how to sample at a truncation: a number, 't:dialect', None or 'none'.
+  def spec(self, truncation: float | str | None = None, **options: Any) -> Spec:
+    """Sampling settings: those of the card, but for what is given.
 
+    Args:
+      truncation: a number, 't:dialect', None or 'none'.
+      options: others that the generator has.
     Raises:
-      UserError: it is none of these, or means nothing for this generator's latents.
+      UserError: it has no such option, or a value means nothing for it.
     """
-    if truncation is None:
-      truncation = 'none'
-    if not isinstance(truncation, str):
-      try:
-        truncation = repr(float(truncation))
-      except (TypeError, ValueError):
-        raise errors.UserError(
-          f"truncation is {truncation!r}; give a number, a text such as '0.5:truncnorm', or None."
-        ) from None
-    asked = cards.how(self.card, truncation)
-    check_truncation(asked, self.sampler.generator.dialects)
-    return asked
+    given = {name: str(value) for name, value in options.items() if value is not None}
+    if truncation is not None:
+      if not isinstance(truncation, str):
+        try:
+          truncation = repr(float(truncation))
+        except (TypeError, ValueError):
+          raise errors.UserError(
+            f"truncation is {truncation!r}; give a number, a text such as '0.5:truncnorm', or None."
+          ) from None
+      given['truncation'] = truncation
+    return self.sampler.generator.spec(self.card['sampling'], given)
 
-  def prepare(self, how: How, recalibrate: bool = False) -> None:
-    """See to standing statistics for a truncation, and say where they come from.
+  def prepare(self, spec: Spec, anew: bool = False) -> None:
+    """See to whatever these settings need, and say where it comes from.
 
-    Stored at this very truncation: used. Between two stored ones: interpolated. Elsewhere, in
-    another dialect, or with `recalibrate`: measured now.
+    Stored for these very settings: used. Between two stored ones: interpolated. Else, or `anew`:
+    measured now, once.
     """
-    knots = [float(t) for t in np.asarray(self.stored['knots'])]
-    finite = [t for t in knots if math.isfinite(t)]
-    t = float(np.float32(how.truncation))  # as the knots are stored
-    self.gen = self.stored if recalibrate else self._measured.get(how, self.stored)
+    generator = self.sampler.generator
+    self.gen = self.stored if anew else self._measured.get(spec, self.stored)
     if self.gen is not self.stored:
       return
-    if not recalibrate and (math.isinf(t) or how.dialect == self.card['dialect']):
-      if t in knots:
-        return
-      if finite and finite[0] < t < finite[-1]:
-        upper = next(k for k in finite if k > t)
-        lower = max(k for k in finite if k < t)
-        say(
-          f'standing statistics at {how}: interpolated between those at {lower:g} and {upper:g}; '
-          '--recalibrate measures them.'
-        )
-        return
-    why = 'as asked' if recalibrate else 'none are stored for it'
-    say(
-      f'measuring standing statistics at {how} ({why}): {how.passes} passes of {how.batch} samples.'
-    )
-    gen = self.sampler.calibrate(sampler.uncalibrated(self.stored), 0, how)
-    self.gen = self._measured[how] = gen
+    bare = generator.bare(self.stored)
+    ready, words = generator.provenance(bare if anew else self.stored, spec, self.card['sampling'])
+    if words:
+      say(words)
+    if not ready:
+      self.gen = self._measured[spec] = self.sampler.prepare(bare, 0, spec)
 
-  def images(self, z: np.ndarray, y: np.ndarray, how: How, batch: int = BATCH) -> np.ndarray:
-    """Return uint8 images [n, H, W, C]; call `prepare(how)` first."""
-    return self.sampler.images(self.gen, z, y, how, batch)
+  def images(self, z: np.ndarray, y: np.ndarray, spec: Spec, batch: int = BATCH) -> np.ndarray:
+    """uint8 images [n, H, W, C]; call `prepare(spec)` first."""
+    return self.sampler.images(self.gen, z, y, spec, batch)
 
-  def one_batch(self, z: np.ndarray, y: np.ndarray, how: How, batch: int, start: int) -> np.ndarray:
-    """Return images `start` to `start + batch` of these; call `prepare(how)` first."""
+  def one_batch(
+    self, z: np.ndarray, y: np.ndarray, spec: Spec, batch: int, start: int
+  ) -> np.ndarray:
+    """Images `start` to `start + batch` of these; call `prepare(spec)` first."""
     stop = min(start + batch, len(z))
     first = max(stop - batch, 0)  # a last batch of another shape would be compiled anew
-    return self.images(z[first:stop], y[first:stop], how, batch)[start - first :]
+    return self.images(z[first:stop], y[first:stop], spec, batch)[start - first :]
 
 
 def say(text: str) -> None:
@@ -182,7 +166,7 @@ def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
     read = cards.load_workdir(buckets.local(path), str(which)) if folder else cards.load(path)
   finally:
     logging.set_verbosity(verbosity)
-  return Loaded(*sampler.from_card(*read))
+  return Loaded(*from_card(*read))
 
 
 def of_options(args: argparse.Namespace) -> Loaded:
@@ -199,7 +183,34 @@ def of_options(args: argparse.Namespace) -> Loaded:
     read = cards.load_workdir(args.workdir, args.checkpoint or 'last')
   else:
     read = cards.load(args.params)
-  return Loaded(*sampler.from_card(*read))
+  return Loaded(*from_card(*read))
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+  """Add `--sampling name=value` to a verb, for the options that only some generators have."""
+  parser.add_argument(
+    '--sampling',
+    action='append',
+    default=[],
+    metavar='NAME=VALUE',
+    help='another sampling option of this generator, such as standing_passes=16; a wrong name '
+    'lists those that it has',
+  )
+
+
+def options(words: Sequence[str]) -> dict[str, str]:
+  """What --sampling was given, by name.
+
+  Raises:
+    UserError: a word is not NAME=VALUE.
+  """
+  found = {}
+  for word in words:
+    name, equals, value = word.partition('=')
+    if not (name and equals and value):
+      raise errors.UserError(f'--sampling={word}: give NAME=VALUE, such as standing_passes=16.')
+    found[name] = value
+  return found
 
 
 def find_class(word: str, class_names: Sequence[str]) -> int:

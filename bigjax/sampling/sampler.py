@@ -11,21 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bigjax.algorithms import family
-from bigjax.algorithms.base.contract import Gen, Generator
+from bigjax.algorithms.base.contract import Gen, Generator, Spec
 from bigjax.core import parallel
 from bigjax.core.device import use_compilation_cache
-from bigjax.nn.latents import How, check_truncation
-from bigjax.sampling import generator_file as cards
 
 
 def to_uint8(images: jax.Array) -> jax.Array:
-  """Return images in [-1, 1] as uint8, rounded."""
+  """Images in [-1, 1] as uint8, rounded."""
   return jnp.round((images + 1) * 127.5).clip(0, 255).astype(jnp.uint8)
-
-
-def uncalibrated(gen: Gen) -> Gen:
-  """Return `gen` without any standing statistics."""
-  return {**gen, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +35,8 @@ class Sampler:
     )
 
   def _generate(self, out: Any) -> Callable[..., jax.Array]:
-    def run(gen, z, y, how):
-      return to_uint8(self.generator.generate(gen, z, y, how))
+    def run(gen, z, y, spec):
+      return to_uint8(self.generator.generate(gen, z, y, spec))
 
     examples = parallel.batched(self.mesh)
     return jax.jit(run, in_shardings=(None, examples, examples, None), out_shardings=out)
@@ -56,26 +49,23 @@ class Sampler:
   def _spread(self):
     return self._generate(parallel.batched(self.mesh))
 
-  def spread(self, gen: Gen, z: np.ndarray, y: np.ndarray, how: How) -> jax.Array:
-    """Return uint8 images [n, H, W, C] that stay on the devices that made them.
+  def spread(self, gen: Gen, z: np.ndarray, y: np.ndarray, spec: Spec) -> jax.Array:
+    """uint8 images [n, H, W, C], or clips [n, T, H, W, C], that stay on the devices.
 
     n must be a multiple of the number of devices.
     """
     with jax.set_mesh(self.mesh):
-      return self._spread(gen, *parallel.place(self.mesh, (z, y)), how)
+      return self._spread(gen, *parallel.place(self.mesh, (z, y)), spec)
 
-  def latents(self, seed: int, num: int, how: How) -> np.ndarray:
-    """Return z [num, ...]; the first n do not depend on `num`.
-
-    Raises:
-      UserError: such a truncation means nothing for these latents.
-    """
-    check_truncation(how, self.generator.dialects)
+  def latents(self, seed: int, num: int, spec: Spec) -> np.ndarray:
+    """Latents [num, ...]; the first n do not depend on `num`."""
     with jax.set_mesh(self.mesh):
-      return np.asarray(self._latents(jax.random.key(seed), num, how).addressable_data(0))
+      return np.asarray(self._latents(jax.random.key(seed), num, spec).addressable_data(0))
 
-  def images(self, gen: Gen, z: np.ndarray, y: np.ndarray, how: How, batch: int = 64) -> np.ndarray:
-    """Return uint8 [n, H, W, C] for latents and labels (int32 [n], or float32 [n, classes])."""
+  def images(
+    self, gen: Gen, z: np.ndarray, y: np.ndarray, spec: Spec, batch: int = 64
+  ) -> np.ndarray:
+    """uint8 [n, ...] for latents and labels (int32 [n], or float32 [n, classes])."""
     num, size = len(z), self.mesh.size
     batch = -(-min(batch, num) // size) * size
     padding = -num % batch
@@ -86,32 +76,27 @@ class Sampler:
     with jax.set_mesh(self.mesh):
       for i in range(0, num + padding, batch):
         part = parallel.place(self.mesh, (z[i : i + batch], y[i : i + batch]))
-        made = self._to_all(gen, *part, how)
+        made = self._to_all(gen, *part, spec)
         out.append(np.asarray(made.addressable_data(0)))
     return np.concatenate(out)[:num]
 
-  def calibrate(self, gen: Gen, seed: int, how: How) -> Gen:
-    """Return `gen` with standing statistics for this truncation added.
-
-    Raises:
-      UserError: such a truncation means nothing for these latents.
-    """
-    check_truncation(how, self.generator.dialects)
+  def prepare(self, gen: Gen, seed: int, spec: Spec) -> Gen:
+    """`gen` with whatever these settings need measured; what it has already stays."""
     with jax.set_mesh(self.mesh):
-      return self.generator.calibrate(gen, jax.random.key(seed), how)
+      return self.generator.prepare(gen, jax.random.key(seed), spec)
 
-  def calibrate_all(self, gen: Gen, card: Mapping[str, Any]) -> Gen:
-    """Return `gen` with standing statistics at exactly the truncations that the card lists."""
-    gen = uncalibrated(gen)
-    for truncation in card['truncations']:
-      gen = self.calibrate(gen, 0, cards.how(card, truncation))
+  def prepare_all(self, gen: Gen, sampling: Mapping[str, Any]) -> Gen:
+    """`gen` prepared for exactly the settings that a card's `sampling` lists."""
+    gen = self.generator.bare(gen)
+    for spec in self.generator.prepared(sampling):
+      gen = self.prepare(gen, 0, spec)
     return gen
 
 
 def from_card(
   gen: Gen, card: dict[str, Any], devices: Sequence[jax.Device] | None = None
 ) -> tuple[Sampler, Gen, dict[str, Any]]:
-  """Return (sampler, gen, card) for what card.load or card.load_workdir read.
+  """(Sampler, gen, card) for what generator_file's load or load_workdir read.
 
   Raises:
     UserError: the card names an algorithm that this version does not have.

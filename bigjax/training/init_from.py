@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import safetensors.numpy
 
+from bigjax.algorithms import family
 from bigjax.core import buckets, checkpoint, errors, trees
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.generator_file import is_weight, players_path
@@ -45,8 +46,9 @@ def read(path: str) -> tuple[Weights, list[str]]:
       weights.setdefault(player, {})[leaf] = value
     return weights, card['class_names']
   gen, card = cards.load(path)
-  params = trees.flat(gen['params'])
-  weights = {'gen': dict(params), 'ema': dict(params)}
+  generator = family(card['algorithm']).make_generator(dict(card['architecture']))
+  params = trees.flat(generator.weights(gen))
+  weights = {card['player']: dict(params), 'ema': dict(params)}
   if os.path.isfile(players_path(path)):
     try:
       stored = safetensors.numpy.load_file(players_path(path))

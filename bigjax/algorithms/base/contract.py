@@ -1,92 +1,320 @@
 """The contract between an algorithm and everything that is blind to families.
 
+A family is one module, `algorithms/NAME.py`, with
+
+  KEYS, TINY, DIGITS          its config keys and patches (core/config.py)
+  make(config, class_counts)  -> Algorithm: the game
+  make_generator(architecture) -> Generator: what is left of it after training
+
 State is nested dicts with these keys, and shared code reads nothing deeper:
 
   step     int32 scalar: updates done
   key      PRNG key; the keys of a step are fold_in(key, step)
-  players  {name: {params, opt, stats}}
+  players  {name: {params, opt}}
   ema      averaged weights of whatever is sampled
-  aux      {skipped: {player: int32 consecutive updates refused for being non-finite}, ...}
-  frozen   weights that no one trains
+  aux      {skipped: {player: int32 [refused in a row, in all]}, ...what else training needs}
+  frozen   weights that no one trains; they are made again by `init` and lie in no checkpoint
 
-The generator that is sampled, exported and kept in checkpoints is one tree, too: params (averaged,
-normalisation folded in), knots (ascending truncations [K] with statistics) and stats (those
-statistics, [K, ...]; both without entries where there is no BatchNorm).
-
-Among a step's metrics is `skipped`: the largest count of aux.skipped, on which the trainer stops.
+No value of a hyper-parameter changes the tree, and no stage does. The generator that is sampled,
+exported and kept in checkpoints is one tree, too, which only its Generator looks into.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
-from bigjax.nn.latents import How
+from bigjax.core import errors
 
 Array = jax.Array
 State = dict[str, Any]
-Gen = dict[str, Any]
+Gen = Any
 Metrics = dict[str, Array]
+Batch = Mapping[str, Array]
+Due = frozenset[str]
+Loss = Callable[[Any], tuple[Array, Metrics]]  # of a player's parameters
 # {'<player>' or 'ema': {path: array}}: weights to begin with in place of freshly drawn ones.
 Given = Mapping[str, Mapping[str, Array]]
 NOTHING: Given = {}
+NONE_DUE: Due = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+  """One array of a batch: the shape and dtype that an example has.
+
+  The input `image` is the data's images [H, W, C], or clips [T, H, W, C], `label` its class
+  numbers. Any other input is the same images at another size: [H', W', C] or [T, H', W', C].
+  """
+
+  shape: tuple[int, ...]
+  dtype: str = 'uint8'
+
+
+def image_inputs(
+  resolution: int, channels: int, frames: int = 0, **others: int
+) -> tuple[tuple[str, Input], ...]:
+  """Inputs of a step that takes labelled images, or clips where there are frames.
+
+  Args:
+    resolution: pixels a side.
+    channels: 1 or 3.
+    frames: of a clip; 0: still images.
+    others: {name: resolution} of the same images at further sizes.
+  """
+  time = (frames,) if frames else ()
+  sized = {'image': resolution, **others}
+  images = tuple((name, Input((*time, side, side, channels))) for name, side in sized.items())
+  return (*images, ('label', Input((), 'int32')))
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """What must be known before a step is traced: one compilation per distinct value."""
+  """A period of a run in which all steps take arrays of the same shapes; a family may add fields.
 
-  resolution: int
-  batch: tuple[int, int]  # (minibatches per step, examples per minibatch)
-  due: frozenset[str] = frozenset()  # lazy regularisers that run in this step
+  Static in a jitted step: there is one program per stage and set of due terms.
+
+  Attributes:
+    minibatches: real minibatches that a step consumes.
+    examples: in each of them, over all devices.
+    inputs: (name, Input) of every array of a batch.
+  """
+
+  minibatches: int
+  examples: int
+  inputs: tuple[tuple[str, Input], ...]
+
+  @property
+  def num_images(self) -> int:
+    """Real images that a step consumes."""
+    return self.minibatches * self.examples
+
+  @property
+  def image(self) -> tuple[int, ...]:
+    """Shape of an image, (H, W, C), or of a clip, (T, H, W, C)."""
+    return dict(self.inputs)['image'].shape
+
+  def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch: [minibatches, examples, ...]."""
+    lead = self.minibatches, self.examples
+    return {
+      name: jax.ShapeDtypeStruct((*lead, *one.shape), jnp.dtype(one.dtype))
+      for name, one in self.inputs
+    }
+
+  def __str__(self) -> str:
+    *time, height, width, _ = self.image
+    size = f'{height} px' if height == width else f'{height}x{width} px'
+    what = f'{self.minibatches} x {self.examples} {"clips" if time else "images"} each'
+    return f'{size}, {time[0]} frames, {what}' if time else f'{size}, {what}'
+
+
+Stages = Sequence[tuple[int, Stage]]  # (first step, stage), ascending, the first at step 0
+
+
+def stage_at(stages: Stages, step: int) -> Stage:
+  """The stage that a step belongs to; the last one goes on for ever."""
+  return [stage for first, stage in stages if first <= step][-1]
+
+
+def position_at(stages: Stages, step: int) -> int:
+  """Number of real images consumed before `step` (may exceed 32 bits)."""
+  ends = [*(first for first, _ in stages[1:]), math.inf]
+  return sum(
+    (min(step, end) - first) * stage.num_images
+    for (first, stage), end in zip(stages, ends, strict=True)
+    if first < step
+  )
+
+
+def due_at(periods: Mapping[str, int], step: int) -> Due:
+  """Terms that are due in a step: each every so many steps, from step 0 on."""
+  return frozenset(name for name, every in periods.items() if step % every == 0)
+
+
+def dues_between(periods: Mapping[str, int], first: int, last: int) -> list[Due]:
+  """All different sets of terms due in steps `first` to `last` - 1, in the order they come up."""
+  span = min(last - first, math.lcm(*periods.values()))
+  return list(dict.fromkeys(due_at(periods, first + i) for i in range(span)))
 
 
 class Algorithm(Protocol):
-  """Training. All methods but `stage` and `position` are pure and are jitted by build.py."""
+  """The game. Methods that take a state are pure; training/program.py jits them.
+
+  Attributes:
+    periods: {lazy term: every so many steps}; {} where nothing is lazy.
+    sampled: the player whose averaged weights are sampled.
+    remedies: what helps when a run collapses, in words, naming config keys.
+  """
+
+  periods: Mapping[str, int]
+  sampled: str
+  remedies: str
+
+  def stages(self, num_steps: int) -> Stages:
+    """The stages of a run; those before a step do not depend on `num_steps`. Plain Python."""
 
   def init(self, key: Array, given: Given = NOTHING) -> State:
-    """Return the state at step 0, its parameters drawn from the key where none are given."""
+    """State at step 0, its parameters drawn from the key where none are given."""
 
-  def step(self, state: State, batch: Mapping[str, Array], stage: Stage) -> tuple[State, Metrics]:
+  def losses(self, state: State, batch: Batch, stage: Stage) -> dict[str, Loss]:
+    """Each player's loss in this step's first minibatch, as a function of its parameters.
+
+    What `step` differentiates; for initialisers, probes and tests. {player: params -> (loss,
+    metrics)}, means over the global batch; lazy terms are left out.
+    """
+
+  def step(
+    self, state: State, batch: Batch, stage: Stage, due: Due = NONE_DUE
+  ) -> tuple[State, Metrics]:
     """Advance by one update of every player.
 
     Args:
       state: see above; donated.
-      batch: {'image': uint8 [k, B, H, W, C], 'label': int32 [k, B]}, k and B as in `stage.batch`.
+      batch: arrays as `stage.shapes()`.
       stage: static.
+      due: lazy terms that run in this step; static.
+    Returns:
+      (state, metrics by the names of `base/metrics.py`, `skipped` and `refused` among them).
     """
 
-  def probe(
-    self, state: State, batch: Mapping[str, Array], held_out: Mapping[str, Array]
-  ) -> Metrics:
-    """Return vital signs on a training batch and on a held-out one; changes nothing."""
+  def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
+    """Vital signs on a training batch and on a held-out one; changes nothing."""
 
-  def stage(self, step: int) -> Stage:
-    """Return what this step is compiled for: plain Python, a function of the step alone."""
+  def generator(self, state: State, stage: Stage) -> Gen:
+    """The generator as sampled: averaged, normalisation folded in, nothing prepared."""
 
-  def position(self, step: int) -> int:
-    """Return how many real images are consumed before `step` (may exceed 32 bits)."""
+  def architecture(self, stage: Stage) -> dict[str, Any]:
+    """What `make_generator` needs to build the sampled network, as JSON-able values."""
 
-  def generator(self, state: State) -> Gen:
-    """Return the generator as sampled: averaged, normalisation folded in, uncalibrated."""
+  def sampling(self) -> dict[str, Any]:
+    """How its generator is sampled unless told otherwise, as JSON-able values, for the card."""
 
-  def architecture(self) -> dict[str, Any]:
-    """Return what `make_generator` needs to build the sampled network, as JSON-able values."""
+
+class Spec(Protocol):
+  """Sampling settings of one family: hashable, a pytree where a leaf may be traced."""
+
+  def __str__(self) -> str:
+    """In words: 'untruncated', '0.5 (resample)', '25 steps'."""
+
+  def described(self) -> dict[str, Any]:
+    """JSON-able values for whoever wants the same samples again."""
 
 
 class Generator(Protocol):
-  """Everything after training: sample, evaluate, export and convert see only this."""
+  """Everything after training: sample, evaluate, export and plan see only this.
 
-  @property
-  def dialects(self) -> tuple[str, ...]:
-    """The truncation dialects that mean something for the latents (latents.DIALECTS)."""
+  Attributes:
+    shape: of a sample, (H, W, C) or (T, H, W, C).
+    latent_shape: of one sample's latents, of any rank.
+    num_classes: that it was trained with; 1 where it is not conditional.
+    options: {name: help} of the sampling options that it understands.
+  """
 
-  def latents(self, key: Array, num: int, how: How) -> Array:
-    """Return z for `num` samples; the first n do not depend on `num`."""
+  shape: tuple[int, ...]
+  latent_shape: tuple[int, ...]
+  num_classes: int
+  options: Mapping[str, str]
 
-  def generate(self, gen: Gen, z: Array, y: Array, how: How) -> Array:
-    """Return images [B, H, W, C] in [-1, 1]; y is int32 [B] or float32 [B, classes] weights."""
+  def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> Spec:
+    """Settings from a card's `sampling` and the words {option: value} given by a user.
 
-  def calibrate(self, gen: Gen, key: Array, how: How) -> Gen:
-    """Return `gen` with standing statistics for this truncation; the identity without BatchNorm."""
+    Raises:
+      UserError: an option that is unknown, or a value that means nothing (`check_options`).
+    """
+
+  def prepared(self, sampling: Mapping[str, Any]) -> Sequence[Spec]:
+    """The settings that an export is prepared for."""
+
+  def latents(self, key: Array, num: int, spec: Spec) -> Array:
+    """Latents [num, ...]; the first n do not depend on `num`."""
+
+  def generate(self, gen: Gen, z: Array, y: Array, spec: Spec) -> Array:
+    """Samples [B, ...] in [-1, 1]; y is int32 [B] or float32 [B, classes] weights."""
+
+  def prepare(self, gen: Gen, key: Array, spec: Spec) -> Gen:
+    """`gen` with whatever these settings need measured; itself where they need nothing."""
+
+  def bare(self, gen: Gen) -> Gen:
+    """`gen` with nothing prepared."""
+
+  def provenance(self, gen: Gen, spec: Spec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether `gen` is ready for these settings, and what is to be said: '' for nothing."""
+
+  def weights(self, gen: Gen) -> Any:
+    """The tree that another run's sampled player can begin with (`init_from`)."""
+
+  def recipe(self, spec: Spec) -> str | None:
+    """Python source, for jax alone, whose latents(seed, num) are ours; None where there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NoChoice:
+  """The Spec of a generator whose samples have no settings."""
+
+  def __str__(self) -> str:
+    return 'as trained'
+
+  def described(self) -> dict[str, Any]:
+    return {}
+
+
+jax.tree_util.register_static(NoChoice)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainGenerator:
+  """What generators share that need no preparing; a family adds fields, latents and generate."""
+
+  options = {}  # noqa: RUF012 - a constant, not a field
+
+  def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> NoChoice:
+    del sampling
+    check_options(given, self.options)
+    return NoChoice()
+
+  def prepared(self, sampling: Mapping[str, Any]) -> Sequence[NoChoice]:
+    del sampling
+    return ()
+
+  def prepare(self, gen: Gen, key: Array, spec: NoChoice) -> Gen:
+    del key, spec
+    return gen
+
+  def bare(self, gen: Gen) -> Gen:
+    return gen
+
+  def provenance(self, gen: Gen, spec: NoChoice, sampling: Mapping[str, Any]) -> tuple[bool, str]:
+    del gen, spec, sampling
+    return True, ''
+
+  def weights(self, gen: Gen) -> Any:
+    return gen
+
+  def recipe(self, spec: NoChoice) -> str | None:
+    del spec
+    return None
+
+
+def check_options(given: Mapping[str, str] | None, known: Iterable[str]) -> None:
+  """Refuse sampling options that a generator does not understand.
+
+  Raises:
+    UserError: names the first, and those there are.
+  """
+  known = list(known)
+  for name in given or {}:
+    if name not in known:
+      raise errors.UserError(
+        f'this generator has no sampling option {name!r}{errors.did_you_mean(name, known)}; '
+        f'it has {", ".join(known) or "none"}.'
+      )
+
+
+def normal_latents(key: Array, num: int, shape: tuple[int, ...]) -> Array:
+  """N(0, I) latents [num, *shape] of which the first n do not depend on `num`."""
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
+  return jax.vmap(lambda one: jax.random.normal(one, shape))(keys)

@@ -1,4 +1,4 @@
-"""A player: one set of weights, its optimizer, and its count of refused updates."""
+"""A player: one set of weights, how it moves, and the bookkeeping that every game shares."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -8,70 +8,191 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax.algorithms.base.contract import Array, Metrics
+from bigjax.algorithms.base.contract import Metrics, State
 from bigjax.core import parallel, trees
 from bigjax.nn import optim, spectral_norm
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Reparametrisation:
+  """How the weights that a network uses follow from a player's parameters.
+
+  Attributes:
+    link: last in the player's optimizer chain; carries what `weights` needs.
+    weights: (params, optimizer state) -> weights, differentiable in the first.
+  """
+
+  link: optax.GradientTransformation
+  weights: Callable[[Any, Any], Any]
+
+
+IDENTITY = Reparametrisation(optax.identity(), lambda params, opt: params)
+
+
+def spectral(which: spectral_norm.Spec, eps: float) -> Reparametrisation:
+  """Spectral norm (Miyato et al. 2018): tensors over their largest singular value.
+
+  Args:
+    which: the tensors that are normalised; see spectral_norm.spec.
+    eps: floor of the norms in the power iteration.
+  """
+  return Reparametrisation(
+    spectral_norm.track(which, eps),
+    lambda params, opt: spectral_norm.normalize(params, spectral_norm.vectors(opt)),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-  """One set of weights and how it moves.
+  """One set of weights and how it moves; an update that is not finite never enters it.
 
-  `tx` holds still what is not finite (optim.guard) and carries spectral vectors (spectral.track).
+  Attributes:
+    optimizer: what turns gradients into updates, Adam for example.
+    before, after: links around it: on gradients (penalties), on updates (clamps, freezing).
+    reparametrisation: of the parameters.
+    dtype: that the network rounds its convolutions' kernels to.
   """
 
-  tx: optax.GradientTransformation
-  dtype: Any = jnp.float32  # that the network rounds its convolutions' kernels to
+  optimizer: optax.GradientTransformation
+  before: optax.GradientTransformation = dataclasses.field(default_factory=optax.identity)
+  after: optax.GradientTransformation = dataclasses.field(default_factory=optax.identity)
+  reparametrisation: Reparametrisation = IDENTITY
+  dtype: Any = jnp.float32
+
+  @property
+  def tx(self) -> optax.GradientTransformationExtraArgs:
+    """The whole chain. The optimizer is guarded here, so that no family can forget it."""
+    chain = self.before, optim.guard(self.optimizer), self.after, self.reparametrisation.link
+    return optax.with_extra_args_support(optax.chain(*chain))
 
   def init(self, params: Any) -> dict[str, Any]:
-    """Return the player's state around freshly initialised parameters."""
-    return {'params': params, 'opt': self.tx.init(params), 'stats': {}}
+    """The player's state around freshly initialised parameters."""
+    return {'params': params, 'opt': self.tx.init(params)}
 
   def update(self, player: dict[str, Any], grads: Any, loss: Array) -> tuple[dict[str, Any], Array]:
-    """Return the player's state after one optimizer update, and whether there was one.
+    """The player's state after one optimizer update, and whether there was one.
 
     Where the loss or a gradient is not finite, the state stays as it is.
     """
-    tx = optax.with_extra_args_support(self.tx)
-    updates, opt = tx.update(grads, player['opt'], player['params'], loss=loss)
+    updates, opt = self.tx.update(grads, player['opt'], player['params'], loss=loss)
     finite = optim.was_finite(opt)
     with jax.named_scope('optimizer'):
       opt = trees.select(finite, opt, player['opt'])
-      return {
-        **player,
-        'params': optax.apply_updates(player['params'], updates),
-        'opt': opt,
-      }, finite
+      params = optax.apply_updates(player['params'], updates)
+      return {**player, 'params': params, 'opt': opt}, finite
+
+  def weights(self, player: dict[str, Any]) -> Any:
+    """The weights as the network uses them, whole on every device."""
+    weights = self.reparametrisation.weights(player['params'], player['opt'])
+    return parallel.whole(weights, self.dtype)
 
   def pullback(self, player: dict[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
-    """Return the weights as the network uses them, and gradient of those -> gradient of params."""
-    vectors = spectral_norm.vectors(player['opt'])
-    weights, back = jax.vjp(lambda p: spectral_norm.normalize(p, vectors), player['params'])
+    """(`weights`, gradient with respect to those -> gradient with respect to params)."""
+    weights, back = jax.vjp(
+      lambda params: self.reparametrisation.weights(params, player['opt']), player['params']
+    )
     return parallel.whole(weights, self.dtype), lambda grads: back(grads)[0]
 
-  def normalized(self, player: dict[str, Any]) -> Any:
-    """Return the weights as the network uses them: spectrally normalised."""
-    weights = spectral_norm.normalize(player['params'], spectral_norm.vectors(player['opt']))
-    return parallel.whole(weights, self.dtype)
+  def loss(
+    self, player: dict[str, Any], fn: Callable[..., tuple[Array, Metrics]], *others: Any
+  ) -> Callable[[Any], tuple[Array, Metrics]]:
+    """`fn(weights, *others)`, as `parallel.value_and_grad` takes it, as a function of params."""
+
+    def of_params(params):
+      weights = parallel.whole(self.reparametrisation.weights(params, player['opt']), self.dtype)
+      return parallel.over_batch(fn)(weights, *others)
+
+    return of_params
+
+
+def initial_state(
+  key: Array,
+  players: Mapping[str, dict[str, Any]],
+  ema: Any,
+  aux: Mapping[str, Any] | None = None,
+  frozen: Any = None,
+) -> State:
+  """The state at step 0: see contract.py.
+
+  Args:
+    key: of all steps.
+    players: {name: Player.init(...)}.
+    ema: averaged weights; copied, because the state is donated and may not alias itself.
+    aux: what else training needs.
+    frozen: weights that no one trains.
+  """
+  return {
+    'step': jnp.int32(0),
+    'key': key,
+    'players': dict(players),
+    'ema': jax.tree.map(jnp.copy, ema),
+    'aux': {'skipped': {name: none_skipped() for name in players}, **(aux or {})},
+    'frozen': {} if frozen is None else frozen,
+  }
+
+
+def advanced(
+  state: State,
+  players: Mapping[str, dict[str, Any]],
+  ema: Any,
+  skipped: Mapping[str, Array],
+  aux: Mapping[str, Any] | None = None,
+) -> tuple[State, Metrics]:
+  """(The state after a step, metrics of refused updates)."""
+  state = {
+    'step': state['step'] + 1,
+    'key': state['key'],
+    'players': dict(players),
+    'ema': ema,
+    'aux': {**state['aux'], **(aux or {}), 'skipped': dict(skipped)},
+    'frozen': state['frozen'],
+  }
+  return state, skipped_metrics(skipped)
+
+
+def averaged(state: State, params: Any, decay: float, start: int, finite: Array) -> Any:
+  """The exponential moving average of params after a step; refused updates leave it as it is.
+
+  Args:
+    state: before the step.
+    params: after it.
+    decay: of the average.
+    start: step before which it is a copy of params.
+    finite: whether there was an update.
+  """
+  average = optim.ema(state['ema'], params, decay, state['step'] >= start)
+  return trees.select(finite, average, state['ema'])
 
 
 def replace(params: Any, given: Mapping[str, Array]) -> Any:
-  """Return the parameters with those at the paths of `given` replaced."""
+  """Parameters with those at the paths of `given` replaced."""
   return trees.map_paths(lambda path, fresh: given.get(path, fresh), params)
 
 
 def count_skipped(skipped: Array, finite: Array) -> Array:
-  """Return refused updates [in a row, in all], int32, after one more that was finite or not."""
+  """Refused updates [in a row, in all], int32, after one more that was finite or not."""
   in_a_row, in_all = skipped
   return jnp.stack([jnp.where(finite, 0, in_a_row + 1), in_all + jnp.where(finite, 0, 1)])
 
 
 def none_skipped() -> Array:
-  """Return the count of no refused updates."""
+  """The count of no refused updates."""
   return jnp.zeros((2,), jnp.int32)
 
 
-def skipped_metrics(skipped: dict[str, Array]) -> Metrics:
-  """Return the most updates of a player refused in a row, up to now, and those of all in all."""
+def skipped_metrics(skipped: Mapping[str, Array]) -> Metrics:
+  """The most updates of a player refused in a row, up to now, and those of all in all."""
   counts = jnp.stack(list(skipped.values()))
   return {'skipped': counts[:, 0].max(), 'refused': counts[:, 1].sum()}
+
+
+def to_float(image: Array) -> Array:
+  """uint8 images in [0, 255] as float32 in [-1, 1]; floats are in [-1, 1] already."""
+  return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
+
+
+def example_keys(key: Array, shape: tuple[int, ...]) -> Array:
+  """One PRNG key per example: what is drawn from it does not depend on the number of devices."""
+  return parallel.shard_examples(jax.random.split(key, shape), lead=len(shape) - 1)

@@ -1,64 +1,124 @@
-"""Generators with BatchNorm: sampled with statistics averaged over many batches (BigGAN, C.1)."""
+"""Generators with BatchNorm: sampled with moments averaged over many batches (Brock et al., C.1).
+
+Moments depend on the truncation, so they are measured for each that is asked for, or interpolated
+between two stored ones.
+"""
 
 import dataclasses
 import functools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import Gen
-from bigjax.core import parallel
-from bigjax.nn.latents import How, Law, knot_weights
+from bigjax.core import errors, parallel
+from bigjax.nn import latents
+from bigjax.nn.latents import Law, SamplingSpec, knot_weights
 
 Array = jax.Array
+# What a card says of how to sample such a generator.
+SAMPLING = {'dialect': str, 'standing_passes': int, 'standing_batch': int, 'truncations': list}
 
 
 @dataclasses.dataclass(frozen=True)
-class StandingStatisticsGenerator:
-  """The sampled network; gen is {params, stats: {layer: {mean [K, C], var [K, C]}}, knots [K]}."""
+class StandingStatistics:
+  """The sampled network; gen is {params, stats: {layer: {mean [K, C], var [K, C]}}, knots [K]}.
+
+  `knots` are the ascending truncations that `stats` were measured at; a bare gen has neither.
+
+  Attributes:
+    net: a linen module (z, y, train) -> images, with the fields resolution, channels, z_dim and
+      num_classes; it sows `moments` in training mode and reads `stats` otherwise.
+    law: of its latents.
+  """
 
   net: Any
   law: Law
 
+  options = {  # noqa: RUF012 - a constant, not a field
+    'truncation': 't[:dialect], such as 0.5, 0.4:truncnorm or none; dialects: '
+    + ', '.join(latents.DIALECTS),
+    'standing_passes': 'batches over which BatchNorm moments are averaged',
+    'standing_batch': 'samples in each of them',
+  }
+
   @property
-  def dialects(self) -> tuple[str, ...]:
-    return self.law.dialects
+  def shape(self) -> tuple[int, ...]:
+    return self.net.resolution, self.net.resolution, self.net.channels
 
-  def latents(self, key: Array, num: int, how: How) -> Array:
+  @property
+  def latent_shape(self) -> tuple[int, ...]:
+    return (self.net.z_dim,)
+
+  @property
+  def num_classes(self) -> int:
+    return self.net.num_classes
+
+  def spec(
+    self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None
+  ) -> SamplingSpec:
+    contract.check_options(given, self.options)
+    given = given or {}
+    for name, kind in SAMPLING.items():  # a card may come from anybody
+      if not isinstance(sampling.get(name), kind):
+        raise errors.UserError(
+          f"the card's sampling.{name} is {ascii(sampling.get(name))[:80]}; expected a "
+          f'{kind.__name__}: export the generator again.'
+        )
+    numbers = {}
+    for name in ('standing_passes', 'standing_batch'):
+      word = str(given.get(name, sampling[name]))
+      if not word.isdecimal() or int(word) < 1:
+        raise errors.UserError(f'{name} is {word!r}; give a whole number, 1 or more.')
+      numbers[name] = int(word)
+    asked = latents.parse(given.get('truncation', 'none'), sampling['dialect'])
+    latents.check_truncation(asked, self.law.dialects)
+    return dataclasses.replace(asked, **numbers)
+
+  def prepared(self, sampling: Mapping[str, Any]) -> Sequence[SamplingSpec]:
+    return [self.spec(sampling, {'truncation': str(t)}) for t in sampling['truncations']]
+
+  def latents(self, key: Array, num: int, spec: SamplingSpec) -> Array:
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
-    return self.law.draw(keys, self.net.z_dim, how)
+    return self.law.draw(keys, self.net.z_dim, spec)
 
-  def generate(self, gen: Gen, z: Array, y: Array, how: How) -> Array:
-    if not gen['knots'].shape[0]:
-      raise ValueError('sampling needs standing statistics: calibrate the generator first.')
-    weights = knot_weights(gen['knots'], how.truncation)
+  def generate(self, gen: Gen, z: Array, y: Array, spec: SamplingSpec) -> Array:
+    if 'knots' not in gen:
+      raise ValueError('sampling needs standing statistics: prepare the generator first.')
+    weights = knot_weights(gen['knots'], spec.truncation)
     stats = jax.tree.map(lambda s: jnp.tensordot(weights, s, 1, precision='highest'), gen['stats'])
     return self.net.apply({'params': gen['params'], 'stats': stats}, z, y, train=False)
 
-  def moments(self, params: Any, key: Array, how: How) -> dict[str, Any]:
-    """Return BatchNorm's moments over one batch of `how.batch` fresh samples."""
+  def moments(self, params: Any, key: Array, spec: SamplingSpec) -> dict[str, Any]:
+    """BatchNorm's moments over one batch of `spec.standing_batch` fresh samples."""
     key_z, key_y = jax.random.split(key)
-    z = self.latents(key_z, how.batch, how)
-    y = jax.random.randint(key_y, (how.batch,), 0, self.net.num_classes)
+    z = self.latents(key_z, spec.standing_batch, spec)
+    y = jax.random.randint(key_y, (spec.standing_batch,), 0, self.net.num_classes)
     z, y = parallel.shard_examples((z, y))
     return self.net.apply({'params': params}, z, y, train=True, mutable=['moments'])[1]['moments']
 
   @functools.partial(jax.jit, static_argnums=0)
-  def add_pass(self, total: dict[str, Any], params: Any, key: Array, how: How) -> dict[str, Any]:
-    """Return `total` plus one more pass: chained, so that passes never run side by side."""
-    return jax.tree.map(jnp.add, total, self.moments(params, key, how))
+  def add_pass(
+    self, total: dict[str, Any], params: Any, key: Array, spec: SamplingSpec
+  ) -> dict[str, Any]:
+    """`total` plus one more pass: chained, so that passes never run side by side."""
+    return jax.tree.map(jnp.add, total, self.moments(params, key, spec))
 
-  def calibrate(self, gen: Gen, key: Array, how: How) -> Gen:
-    """Average BatchNorm's moments over `how.passes` passes of `how.batch` samples (paper, C.1)."""
-    shapes = jax.eval_shape(self.moments, gen['params'], key, how)
+  def prepare(self, gen: Gen, key: Array, spec: SamplingSpec) -> Gen:
+    """Average BatchNorm's moments over the passes; a knot measured again replaces the old one."""
+    shapes = jax.eval_shape(self.moments, gen['params'], key, spec)
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    for key_pass in jax.random.split(key, how.passes):
-      total = self.add_pass(total, gen['params'], key_pass, how)
-    stats = jax.tree.map(lambda s: s[None] / how.passes, total)  # [1, C]
-    knots = jnp.full((1,), how.truncation, jnp.float32)
-    if gen['knots'].shape[0]:
-      others = gen['knots'] != how.truncation  # a knot measured again replaces the old one
+    for key_pass in jax.random.split(key, spec.standing_passes):
+      total = self.add_pass(total, gen['params'], key_pass, spec)
+    stats = jax.tree.map(lambda s: s[None] / spec.standing_passes, total)  # [1, C]
+    knots = jnp.full((1,), spec.truncation, jnp.float32)
+    if 'knots' in gen:
+      others = gen['knots'] != spec.truncation
       stats = jax.tree.map(
         lambda old, new: jnp.concatenate([old[others], new]), gen['stats'], stats
       )
@@ -69,3 +129,33 @@ class StandingStatisticsGenerator:
       'knots': knots[order],
       'stats': jax.tree.map(lambda s: s[order], stats),
     }
+
+  def bare(self, gen: Gen) -> Gen:
+    return {'params': gen['params']}
+
+  def provenance(
+    self, gen: Gen, spec: SamplingSpec, sampling: Mapping[str, Any]
+  ) -> tuple[bool, str]:
+    """Stored at this very truncation, interpolated between two in its dialect, or missing."""
+    knots = [float(t) for t in np.asarray(gen.get('knots', ()))]
+    finite = [t for t in knots if math.isfinite(t)]
+    t = float(np.float32(spec.truncation))  # as the knots are stored
+    if math.isinf(t) or spec.dialect == sampling['dialect']:
+      if t in knots:
+        return True, ''
+      if finite and finite[0] < t < finite[-1]:
+        lower, upper = max(k for k in finite if k < t), min(k for k in finite if k > t)
+        return True, (
+          f'standing statistics at {spec}: interpolated between those at {lower:g} and {upper:g}; '
+          '--recalibrate measures them.'
+        )
+    return False, (
+      f'measuring standing statistics at {spec}: {spec.standing_passes} passes of '
+      f'{spec.standing_batch} samples.'
+    )
+
+  def weights(self, gen: Gen) -> Any:
+    return gen['params']
+
+  def recipe(self, spec: SamplingSpec) -> str:
+    return latents.recipe(self.law, self.net.z_dim, spec)

@@ -1,0 +1,64 @@
+"""The names of a run's numbers: what each promises, for the pictures and the watchdog that read it.
+
+A family logs those that mean something for it; a panel without rows is not drawn, and a signal
+without numbers is silent. PLAYER is the name of a player of its state.
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """A kind of number in metrics.jsonl.
+
+  Attributes:
+    pattern: of its names, as of a shell.
+    meaning: what it is.
+    good: what it is in a healthy run.
+  """
+
+  pattern: str
+  meaning: str
+  good: str
+
+  def __contains__(self, name: str) -> bool:
+    return fnmatch.fnmatchcase(name, self.pattern)
+
+  def among(self, names: Iterable[str]) -> list[str]:
+    """Those of the names that are of this kind, in their order."""
+    return [name for name in names if name in self]
+
+
+LOSS = Metric('*_loss', 'loss of a player', 'no sudden jump')
+GRAD_NORM = Metric('*_grad_norm', "norm of a player's gradient", 'of one order of magnitude')
+ACCURACY = Metric(
+  '*_accuracy_*', "share of images a discriminator's sign gets right", 'neither 0 nor 1 for long'
+)
+PROBE_ACCURACY = Metric(
+  'probe_accuracy_*', 'the same between two steps: of train, held_out and fake images',
+  'held_out near train',
+)  # fmt: skip
+SKIPPED = Metric('skipped', 'updates refused in a row, for numbers that are not finite', '0')
+REFUSED = Metric('refused', 'updates refused since the run began', 'does not grow')
+SIGMA = Metric(
+  'sigma[0-9]_*/*', 'singular values of a kernel before it is normalised: sigma0_PLAYER/PATH',
+  'grows slowly',
+)  # fmt: skip
+SIGMA_MAX = Metric('sigma_max_*', 'the largest of the norms that PLAYER divides by', 'grows slowly')
+WEIGHT_NORM = Metric('weight_norm_*', "norm of PLAYER's parameters", 'moves')
+BATCH_STD = Metric('batch_std', 'standard deviation of a pixel over a batch, in [0, 1]', 'constant')
+BATCH_LABEL_SHARE = Metric(
+  'batch_label_share', "share of a batch's labels that are the first one", 'constant'
+)
+
+METRICS = (
+  LOSS, GRAD_NORM, ACCURACY, PROBE_ACCURACY, SKIPPED, REFUSED, SIGMA, SIGMA_MAX, WEIGHT_NORM,
+  BATCH_STD, BATCH_LABEL_SHARE,
+)  # fmt: skip
+
+
+def singular_value(index: int, player: str, path: str = '') -> str:
+  """Name of the singular value `index` (0 the largest) of a player's kernel, or its beginning."""
+  return f'sigma{index}_{player}/{path}'

@@ -1,0 +1,48 @@
+"""Samples to be scored: the one way in which latents and labels are drawn for scores.
+
+Classes come in turn, latents from one seed, so that the first n samples are the same however many
+are drawn: what scores a run quickly, and what scores it by protocol, look at the same images.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from bigjax.algorithms.base.contract import Gen, Spec
+from bigjax.sampling.sampler import Sampler
+
+BATCH = 256  # samples at a time, of a run's scores
+SEED = 0  # of their latents
+
+
+def draw(
+  sampler: Sampler, gen: Gen, spec: Spec, num: int, seed: int, batch: int
+) -> Iterator[tuple[jax.Array, np.ndarray]]:
+  """Yields samples and their labels.
+
+  Args:
+    sampler: of the generator.
+    gen: prepared for `spec`.
+    spec: sampling settings.
+    num: how many samples.
+    seed: of their latents.
+    batch: a multiple of the number of devices.
+  Yields:
+    (uint8 [batch, ...] on the devices that made them, int32 [n]): the first n count; n is `batch`
+    but for the last.
+  """
+  labels = np.arange(num, dtype=np.int32) % sampler.generator.num_classes
+  z = sampler.latents(seed, num, spec)
+  for i in range(0, num, batch):
+    some, y = z[i : i + batch], labels[i : i + batch]
+    missing = batch - len(y)
+    padded = np.pad(some, ((0, missing), *[(0, 0)] * (z.ndim - 1)))
+    images = sampler.spread(gen, padded, np.pad(y, (0, missing)), spec)
+    # In turn: programs with collectives may not run side by side on CPU devices.
+    yield jax.block_until_ready(images), y
+
+
+def whole_batches(batch: int, num_devices: int) -> int:
+  """The least multiple of the number of devices that holds a batch."""
+  return -(-batch // num_devices) * num_devices
