@@ -11,7 +11,7 @@ import textwrap
 import jax
 
 from bigjax import algorithms, data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import errors, files
 from bigjax.preflight import plots, tpu_slices
 from bigjax.preflight.plan_search import fitted, joined, scaled, watched
@@ -25,8 +25,8 @@ USAGE = """usage: bigjax plan [--config NAME[:variant] | FILE.py[:variant]]
 
 Compiles the training step for TPU slices that need not exist, on this machine: memory per device,
 FLOPs, estimated time of a step, of the run, and where it goes. --scale compares slices at a fixed
-batch per device and at the configured batch; --fit searches run.minibatches and run.remat until the
-configured batch fits. Each compilation takes minutes. Needs: pip install 'bigjax[plan]'.
+batch per device and at the configured batch; --fit searches run.microbatches and run.remat until
+the configured batch fits. Each compilation takes minutes. Needs: pip install 'bigjax[plan]'.
 """
 OPTIONS = {
   'topology': 'slices, such as v3-128; separated by commas',
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
       return 1
     shown = [best]
     print(overview(shown))
-    print(f'\n--config.run.minibatches={best["minibatches"]} --config.run.remat={best["remat"]}')
+    print(f'\n--config.run.microbatches={best["microbatches"]} --config.run.remat={best["remat"]}')
   else:
     shown = []
     for of in slices:

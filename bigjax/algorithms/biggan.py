@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from bigjax.algorithms.base import contract
+from bigjax.algorithms.base import configs, contract, standing_statistics
 from bigjax.algorithms.base.contract import Gen, Metrics, Stage, State
 from bigjax.algorithms.base.player import (
   Player,
@@ -28,8 +28,8 @@ from bigjax.algorithms.base.player import (
   skipped_metrics,
 )
 from bigjax.algorithms.base.standing_statistics import StandingStatisticsGenerator
-from bigjax.core import config as configs
 from bigjax.core import errors, microbatches, parallel, trees
+from bigjax.core.config import Key, Keys
 from bigjax.models import biggan, biggan_deep
 from bigjax.nn import augment, kernels, losses, optim, regularizers, singular_values, spectral_norm
 from bigjax.nn.latents import Law, law
@@ -277,39 +277,86 @@ def make_generator(architecture: dict[str, Any]) -> StandingStatisticsGenerator:
   return StandingStatisticsGenerator(law=law(fields.pop('latent')), net=network.Generator(**fields))
 
 
-MODEL_KEYS = (
-  'network',
-  'ch',
-  'z_dim',
-  'latent',
-  'gen_attention',
-  'disc_attention',
-  'disc_widths',
-  'disc_dropout',
-  'bn_group',
-  'bn_eps',
-  'dtype',
-)
-OPTIM_KEYS = (
-  'batch_size',
-  'd_steps',
-  'name',
-  'gen_lr',
-  'disc_lr',
-  'b1',
-  'b2',
-  'eps',
-  'ortho_beta',
-  'spectral_eps',
-  'ema_decay',
-  'ema_start',
-  'r1_gamma',
-  'sigma_tool',
-  'sigma_weight',
-  'sigma_reg',
-  'sigma_ratio',
-  'freeze_disc',
-)
+# fmt: off
+KEYS: Keys = {
+  'model.network': Key('biggan', 'architecture', choices=tuple(NETWORKS)),
+  'model.ch': Key(96, 'channels, which all layers have a multiple of', least=1),
+  'model.z_dim': Key(120, 'dimensions of z', least=1),
+  'model.latent': Key('normal', 'law of z: normal, uniform, bernoulli, censored_normal, ...'),
+  'model.shared_dim': Key(128, 'dimensions of the shared class embedding; 0: tables per class'),
+  'model.skip_z': Key(
+    True, 'z in parts, one for each block, joined to the embedding',
+    where=('model.network', 'biggan'),
+  ),
+  'model.rgb_filters': Key(
+    0, "filters of the generator's last convolution; 0: as many as channels",
+    where=('model.network', 'biggan_deep'),
+  ),
+  'model.gen_attention': Key((64,), "resolutions of the generator's attention"),
+  'model.disc_attention': Key((64,), "resolutions of the discriminator's attention"),
+  'model.disc_widths': Key((), 'multiples of ch of its blocks; (): the published ones'),
+  'model.disc_dropout': Key(0.0, "share of the discriminator's summed features that is dropped"),
+  'model.bn_group': Key(0, "examples that share BatchNorm's moments; 0: the global batch"),
+  'model.bn_eps': Key(1e-4, 'epsilon of BatchNorm'),
+  'model.dtype': Key('bfloat16', 'of the computation', choices=tuple(DTYPES)),
+  'optim.batch_size': Key(2048, 'examples of a step, over all devices', least=1),
+  'optim.d_steps': Key(2, "discriminator steps to one of the generator's", least=1),
+  'optim.name': Key(
+    'adam_b1_0', 'optimizer; adam_b1_0 keeps no first moment', choices=tuple(optim.OPTIMIZERS)
+  ),
+  'optim.gen_lr': Key(5e-5, 'learning rate of the generator'),
+  'optim.disc_lr': Key(2e-4, 'learning rate of the discriminator'),
+  'optim.b1': Key(0.0, "Adam's decay of gradients"),
+  'optim.b2': Key(0.999, "Adam's decay of squared gradients"),
+  'optim.eps': Key(1e-8, "Adam's epsilon"),
+  'optim.ortho_beta': Key(1e-4, 'orthogonal penalty of the generator (Eq. 3); 0: off'),
+  'optim.spectral_eps': Key(1e-4, "added to norms in spectral norm's power iteration"),
+  'optim.ema_decay': Key(0.9999, 'decay of the averaged weights, per step'),
+  'optim.ema_start': Key(20_000, 'step at which averaging begins'),
+  'optim.r1_gamma': Key(0.0, 'gradient penalty on real images (Eq. 5); 0: off'),
+  'optim.sigma_tool': Key(
+    'none', "what holds the generator's largest singular values down (Eq. 4): none, clamp, penalty"
+  ),
+  'optim.sigma_weight': Key(0.0, 'weight of that penalty'),
+  'optim.sigma_reg': Key(0.0, 'bound: a fixed value'),
+  'optim.sigma_ratio': Key(1.0, 'bound: times the second singular value'),
+  'optim.freeze_disc': Key(0, 'first blocks of the discriminator that stay as they are (FreezeD)'),
+  'augment.name': Key(
+    'none', 'augmentation of real and fake images', choices=tuple(augment.AUGMENTATIONS)
+  ),
+  **standing_statistics.KEYS,
+}
+# Patches on any config of this family: seconds on a laptop, without data; the digits, in minutes.
+TINY = {
+  'run.steps': 2, 'run.log_every': 1, 'run.eval_every': 2, 'run.checkpoint_every': 2,
+  'run.best': '', 'run.microbatches': 1,
+  'data.source': 'synthetic:64', 'data.resolution': 64, 'data.num_classes': 10,
+  'model.ch': 8, 'model.z_dim': 20, 'model.shared_dim': 8, 'model.gen_attention': (32,),
+  'model.disc_attention': (32,), 'model.disc_widths': (), 'model.bn_group': 0,
+  'model.dtype': 'float32',
+  'optim.batch_size': 8, 'optim.d_steps': 1, 'optim.ema_start': 1, 'optim.freeze_disc': 0,
+  'eval.name': 'none', 'eval.num_samples': 20, 'eval.standing_passes': 2, 'eval.standing_batch': 8,
+  'eval.grid_columns': 2, 'eval.published': '', 'export.truncations': ('1', 'none'),
+}
+DIGITS = {
+  'run.steps': 700, 'run.log_every': 25, 'run.eval_every': 175, 'run.checkpoint_every': 175,
+  'run.keep': 2, 'run.keep_every': 0, 'run.best': 'coverage', 'run.microbatches': 1,
+  'run.remat': False,
+  'data.source': 'digits', 'data.resolution': 16, 'data.channels': 1, 'data.num_classes': 10,
+  'data.held_out': 0.25, 'data.flip': False,
+  'model.network': 'biggan', 'model.ch': 16, 'model.z_dim': 60, 'model.shared_dim': 32,
+  'model.skip_z': True, 'model.gen_attention': (), 'model.disc_attention': (),
+  'model.disc_widths': (), 'model.bn_group': 0, 'model.bn_eps': 1e-4, 'model.dtype': 'float32',
+  'optim.batch_size': 64, 'optim.d_steps': 2, 'optim.name': 'adam_b1_0', 'optim.gen_lr': 7e-4,
+  'optim.disc_lr': 2e-3, 'optim.b1': 0.0, 'optim.b2': 0.99, 'optim.eps': 1e-8,
+  'optim.ortho_beta': 1e-4, 'optim.spectral_eps': 1e-4, 'optim.ema_decay': 0.99,
+  'optim.ema_start': 200, 'optim.freeze_disc': 0, 'augment.name': 'none',
+  'eval.name': 'pixels', 'eval.num_samples': 1000, 'eval.standing_passes': 16,
+  'eval.standing_batch': 128, 'eval.grid_columns': 10, 'eval.published': '',
+  'scores.num': 10_000, 'scores.features': 'classifier',
+  'export.truncations': ('0.5', '1', '2', 'none'),
+}
+# fmt: on
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -318,25 +365,14 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: a key is missing or unknown, or values do not fit together.
   """
-  configs.require(config, {'model': ('network',)}, exact=False)
-  network = errors.pick(config.model.network, NETWORKS, 'model.network')
-  configs.require(
-    config,
-    {
-      'model': (*MODEL_KEYS, *network.OPTIONS),
-      'optim': OPTIM_KEYS,
-      'augment': ('name',),
-    },
-  )
+  configs.check(config)
+  network = NETWORKS[config.model.network]
   data, model = config.data, config.model
   if data.resolution not in network.GEN_WIDTHS:
     raise errors.UserError(
       f'data.resolution is {data.resolution}; {model.network} has networks for '
       f'{", ".join(map(str, network.GEN_WIDTHS))}.'
     )
-  configs.at_least_one(config, 'optim', 'batch_size', 'd_steps')
-  configs.at_least_one(config, 'model', 'ch', 'z_dim')
-  configs.at_least_one(config, 'run', 'minibatches')
   options = {key: model[key] for key in network.OPTIONS}
   network.check_options(options, model.z_dim, data.resolution)
   num_widths = network.num_disc_widths(data.resolution)
@@ -469,5 +505,5 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
     augment=errors.pick(config.augment.name, augment.AUGMENTATIONS, 'augment.name'),
     r1=r1,
     dropout=model.disc_dropout,
-    minibatches=run.minibatches,
+    minibatches=run.microbatches,
   )

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 
@@ -99,9 +100,11 @@ def load(config: ml_collections.ConfigDict) -> Source:
   name, _, argument = config.source.partition(':')
   known = [module.name for module in pkgutil.iter_modules(sources.__path__)]
   if name not in known:
+    is_path = config.source and (os.path.exists(config.source) or os.sep in config.source)
+    hint = f'folder:{config.source}' if is_path else ''
+    hint = f' (did you mean {hint}?)' if hint else errors.did_you_mean(name, known)
     raise errors.UserError(
-      f'data.source is {config.source!r}{errors.did_you_mean(name, known)}; '
-      f'expected one of: {", ".join(known)}.'
+      f'data.source is {config.source!r}{hint}; expected one of: {", ".join(known)}.'
     )
   source = importlib.import_module(f'{sources.__name__}.{name}').load(config, argument)
   num = len(source.class_names)

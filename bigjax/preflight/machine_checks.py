@@ -16,8 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bigjax import data
+from bigjax.algorithms.base import configs
 from bigjax.core import buckets, checkpoint, errors, files
-from bigjax.core import config as configs
 from bigjax.evaluation.reference import open_network
 from bigjax.models.pretrained import download
 from bigjax.models.pretrained.registry import NETWORKS

@@ -71,7 +71,7 @@ def scaled(
 
 
 def settings(per_device: int) -> list[tuple[int, bool]]:
-  """Return (run.minibatches, run.remat) to try, from the fastest to the smallest."""
+  """Return (run.microbatches, run.remat) to try, from the fastest to the smallest."""
   divisors = [n for n in range(1, per_device + 1) if per_device % n == 0]
   return [(1, False), (1, True)] + [(n, True) for n in divisors if n > 1]
 
@@ -91,9 +91,9 @@ def fitted(
   while low <= high:
     middle = (low + high) // 2
     config = config.copy_and_resolve_references()
-    config.run.minibatches, config.run.remat = tried[middle]
+    config.run.microbatches, config.run.remat = tried[middle]
     found = run(config, of)
-    words = f'run.minibatches={tried[middle][0]} run.remat={tried[middle][1]}'
+    words = f'run.microbatches={tried[middle][0]} run.remat={tried[middle][1]}'
     say(f'{words}: {gib(found["peak_bytes"])} of {gib(found["usable_bytes"])} GiB')
     if found['fits']:
       best, high = found, middle - 1

@@ -56,7 +56,7 @@ def model_flops(config: ml_collections.ConfigDict) -> int:
   the penalty, spectral norm and optimizer: the work that any program of this step must do.
   """
   config = config.copy_and_resolve_references()
-  config.run.update({'minibatches': 1, 'remat': False, 'forms': 'fewest'})
+  config.run.update({'microbatches': 1, 'remat': False, 'forms': 'fewest'})
   algorithm = algorithms.family(config.algorithm).make(config)
   stage = algorithm.stage(0)
   state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
@@ -128,7 +128,7 @@ def plan(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, A
     'devices': of.num_devices,
     'chips': of.num_chips,
     'batch_size': config.optim.batch_size,
-    'minibatches': config.run.minibatches,
+    'microbatches': config.run.microbatches,
     'remat': config.run.remat,
     'model_flops': wanted,
     'peak_flops': of.generation.device_peak,

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from bigjax import data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import errors, parallel
 from bigjax.training import history as histories
 from bigjax.training import program

@@ -18,8 +18,8 @@ import ml_collections
 
 import bigjax
 from bigjax import data
+from bigjax.algorithms.base import configs
 from bigjax.core import buckets, checkpoint, errors, files, processes, progress
-from bigjax.core import config as configs
 from bigjax.evaluation import during_training
 from bigjax.nn.latents import check_truncation
 from bigjax.nn.latents import parse as parse_truncation

@@ -16,8 +16,8 @@ import ml_collections
 from jax.sharding import Mesh
 
 from bigjax.algorithms import family
+from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.contract import Algorithm, Stage
-from bigjax.core import config as configs
 from bigjax.core import errors, parallel
 from bigjax.sampling.sampler import Sampler
 

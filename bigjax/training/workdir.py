@@ -10,7 +10,7 @@ import ml_collections
 
 from bigjax import data
 from bigjax.core import checkpoint, errors, files, processes
-from bigjax.core import config as configs
+from bigjax.core import config as core_config
 from bigjax.training import history as histories
 from bigjax.training import init_from, program
 from bigjax.training.init_from import begin
@@ -47,7 +47,7 @@ def prepare_workdir(
     if patch:
       history = with_change(workdir, history, patch)
   if jax.process_index() == 0:
-    files.write_json(os.path.join(workdir, 'config.json'), configs.flatten(config))
+    files.write_json(os.path.join(workdir, 'config.json'), core_config.flatten(config))
     files.write_json(os.path.join(workdir, 'data.json'), about)
     histories.write(workdir, history)
   return config, history

@@ -9,9 +9,20 @@ import jax.numpy as jnp
 
 from bigjax.algorithms.base.contract import Gen
 from bigjax.core import parallel
+from bigjax.core.config import Key, Keys
 from bigjax.nn.latents import How, Law, knot_weights
 
 Array = jax.Array
+
+# What a config says of them, for the tables of families whose generators have them.
+KEYS: Keys = {
+  'eval.standing_passes': Key(100, 'batches that standing statistics are averaged over', least=1),
+  'eval.standing_batch': Key(2048, 'samples in each of them', least=1),
+  'export.truncations': Key(
+    ('0.5', '1', '2', 'none'), 'truncations whose statistics are stored in exported generators'
+  ),
+  'export.dialect': Key('resample', 'what these mean: resample, truncnorm, scale, clamp'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
