@@ -23,7 +23,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
 from bigjax.core import device, files
 from bigjax.training import batches, loop, rollback
 
@@ -163,8 +164,8 @@ def troubled(name: str, source: str, workdir: str) -> dict[str, Any]:
   """Go on from half of a sound run with a trouble, and return what was seen of it."""
   change, fault = TROUBLES[name]
   shutil.copytree(source, workdir)
-  config = configs.changed(config_of(0, 'rollback'), change)
-  right = configs.flatten(config_of(0, 'rollback'))
+  config = core_config.changed(config_of(0, 'rollback'), change)
+  right = core_config.flatten(config_of(0, 'rollback'))
   config.watch.patch = ','.join(f'{key}={right[key]}' for key in change)
   with broken((fault or Fault)()):
     try:

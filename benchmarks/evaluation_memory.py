@@ -21,7 +21,7 @@ METRICS = 'fid,is,pr'
 MAKE = """
 import sys, numpy as np
 from bigjax import features, train
-from bigjax import config as configs
+from bigjax.algorithms.base import configs
 folder = sys.argv[1]
 config = configs.read('imagenet256:tiny')  # tiny is at 32 px
 config.run.steps = 1

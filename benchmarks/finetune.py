@@ -8,7 +8,7 @@ Needs runs/digits and Fashion-MNIST as TFDS prepares it. About ten minutes on tw
 import argparse
 import os
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import device, files
 from bigjax.training import loop
 

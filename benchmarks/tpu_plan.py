@@ -13,7 +13,7 @@ import os
 import sys
 
 from bigjax import plan
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import files
 from bigjax.preflight import plan_search, plan_tables, tpu_slices
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import parallel
 from bigjax.models import biggan
 from bigjax.preflight import step_cost

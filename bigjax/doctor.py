@@ -5,7 +5,8 @@ One line per check, and a contact sheet of what the networks will really see, wi
 
 import json
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
 from bigjax.core import errors, processes
 from bigjax.preflight import machine_checks
 from bigjax.preflight.data_checks import draw_sheet, examine
@@ -31,7 +32,7 @@ LEVELS = ('ok', 'warning', 'fail')
 def main(argv: list[str]) -> int:
   """`bigjax doctor`; returns the exit status."""
   if '--help' in argv or '-h' in argv:
-    print(USAGE + '\nconfigs: ' + ', '.join(sorted(configs.builtin())))
+    print(USAGE + '\nconfigs: ' + ', '.join(sorted(core_config.builtin())))
     return 0
   config, _, given = configs.parse('doctor', argv, OPTIONS, SWITCHES)
   processes.connect()

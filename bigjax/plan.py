@@ -10,11 +10,11 @@ import textwrap
 
 import jax
 
-from bigjax import algorithms, data
-from bigjax.core import config as configs
+from bigjax import data
+from bigjax.algorithms.base import configs
 from bigjax.core import errors, files
 from bigjax.preflight import plots, tpu_slices
-from bigjax.preflight.plan_search import fitted, joined, scaled, watched
+from bigjax.preflight.plan_search import batch_of, fitted, joined, scaled, watched
 from bigjax.preflight.plan_tables import FORMULA, bars, details, on_the_wire, overview
 
 USAGE = """usage: bigjax plan [--config NAME[:variant] | FILE.py[:variant]]
@@ -25,8 +25,8 @@ USAGE = """usage: bigjax plan [--config NAME[:variant] | FILE.py[:variant]]
 
 Compiles the training step for TPU slices that need not exist, on this machine: memory per device,
 FLOPs, estimated time of a step, of the run, and where it goes. --scale compares slices at a fixed
-batch per device and at the configured batch; --fit searches run.minibatches and run.remat until the
-configured batch fits. Each compilation takes minutes. Needs: pip install 'bigjax[plan]'.
+batch per device and at the configured batch; --fit searches run.microbatches and run.remat until
+the configured batch fits. Each compilation takes minutes. Needs: pip install 'bigjax[plan]'.
 """
 OPTIONS = {
   'topology': 'slices, such as v3-128; separated by commas',
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
   slices = [tpu_slices.find(name) for name in given[modes[0]].split(',') if name]
   if config.data.get('num_classes') is None:
     config.data.num_classes = len(data.load(config.data).class_names)
-  algorithms.family(config.algorithm).check(config)
+  configs.check(config)
   jax.config.update('jax_platforms', 'cpu')
   run, say = watched(), lambda text: print(text, file=sys.stderr, flush=True)
   say(CAVEAT)
@@ -72,13 +72,13 @@ def main(argv: list[str]) -> int:
     best = fitted(config, slices[0], run, say)
     if best is None:
       print(
-        f'nothing fits a batch of {config.optim.batch_size} on {slices[0].name}: take a larger '
+        f'nothing fits a batch of {batch_of(config)} on {slices[0].name}: take a larger '
         'slice, or a smaller batch.'
       )
       return 1
     shown = [best]
     print(overview(shown))
-    print(f'\n--config.run.minibatches={best["minibatches"]} --config.run.remat={best["remat"]}')
+    print(f'\n--config.run.microbatches={best["microbatches"]} --config.run.remat={best["remat"]}')
   else:
     shown = []
     for of in slices:

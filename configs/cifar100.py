@@ -13,11 +13,14 @@ import ml_collections
 from bigjax.configs import cifar10
 
 
-def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Variants: those of `cifar10`; 'tiny' has synthetic images of 20 classes."""
-  config = cifar10.get_config(variant)
+def get_config() -> ml_collections.ConfigDict:
+  config = cifar10.get_config()
   config.data.update({'source': 'tfds:cifar100', 'num_classes': 100})
   config.eval.published = ''
-  if variant == 'tiny':
-    config.data.update({'source': 'synthetic:80', 'num_classes': 20})
   return config
+
+
+VARIANTS = {
+  **cifar10.VARIANTS,
+  'tiny': {**cifar10.VARIANTS['tiny'], 'data.num_classes': 20},  # of synthetic images
+}

@@ -19,20 +19,32 @@ import ml_collections
 from bigjax.configs import digits
 
 
-def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Variants: '' (32 px), '16px', 'tiny' (16 px, synthetic images: learns nothing)."""
-  if variant not in ('', '16px', 'tiny'):
-    raise ValueError(f'unknown variant {variant!r}; known: 16px, tiny')
-  config = digits.get_config('tiny' if variant == 'tiny' else '')
-  config.data.update({'source': 'tfds:fashion_mnist', 'held_out': 0.1})
-  if variant == '':
-    config.run.update({'steps': 640, 'log_every': 32, 'eval_every': 32, 'checkpoint_every': 160})
-    config.data.resolution = 32
-    config.model.z_dim = 80
-    config.optim.update({'batch_size': 32, 'ema_start': 100})
-    config.eval.update({'name': 'classifier', 'num_samples': 2000, 'standing_passes': 8})
-  elif variant == '16px':
-    config.run.update({'steps': 1500, 'eval_every': 100, 'checkpoint_every': 500})
-  else:
-    config.data.source = 'synthetic:80'
+def get_config() -> ml_collections.ConfigDict:
+  config = digits.get_config()
+  config.run.update({'steps': 640, 'log_every': 32, 'eval_every': 32, 'checkpoint_every': 160})
+  config.data.update({'source': 'tfds:fashion_mnist', 'resolution': 32, 'held_out': 0.1})
+  config.model.z_dim = 80
+  config.optim.update({'batch_size': 32, 'ema_start': 100})
+  config.eval.update({'name': 'classifier', 'num_samples': 2000, 'standing_passes': 8})
   return config
+
+
+AT_16_PX = {  # as `digits`
+  'run.log_every': 25,
+  'data.resolution': 16,
+  'model.z_dim': 60,
+  'optim.batch_size': 64,
+  'optim.ema_start': 200,
+  'eval.name': 'pixels',
+  'eval.num_samples': 1000,
+  'eval.standing_passes': 16,
+}
+VARIANTS = {
+  '16px': {
+    **AT_16_PX,
+    'run.steps': 1500,
+    'run.eval_every': 100,
+    'run.checkpoint_every': 500,
+  },
+  'tiny': {**AT_16_PX, **digits.VARIANTS['tiny'], 'data.source': 'synthetic:80'},
+}

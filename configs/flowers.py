@@ -14,24 +14,34 @@ import ml_collections
 from bigjax.configs import folder
 
 
-def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Variants: '' (64 px), '128', '256', 'tiny' (32 px, synthetic images: learns nothing)."""
-  if variant not in ('', '128', '256', 'tiny'):
-    raise ValueError(f'unknown variant {variant!r}; known: 128, 256, tiny')
-  config = folder.get_config('tiny' if variant == 'tiny' else '')
-  config.data.num_classes = 5
-  if variant != 'tiny':
-    config.data.source = 'folder:flowers'
-  if variant == '':
-    config.run.update({'steps': 2000, 'eval_every': 250, 'checkpoint_every': 250})
-    config.optim.update({'gen_lr': 4e-4, 'disc_lr': 1e-3, 'ema_decay': 0.99, 'ema_start': 500})
-  elif variant == '128':
-    config.run.steps = 20_000
-    config.data.resolution = 128
-    config.model.update({'ch': 32, 'z_dim': 120, 'gen_attention': (64,), 'disc_attention': (64,)})
-  elif variant == '256':
-    config.run.update({'steps': 20_000, 'remat': True})
-    config.data.resolution = 256
-    config.model.update({'ch': 32, 'z_dim': 140, 'gen_attention': (64,), 'disc_attention': (64,)})
-    config.model.dtype = 'bfloat16'
+def get_config() -> ml_collections.ConfigDict:
+  config = folder.get_config()
+  config.run.update({'steps': 2000, 'eval_every': 250, 'checkpoint_every': 250})
+  config.data.update({'source': 'folder:flowers', 'num_classes': 5})
+  config.optim.update({'gen_lr': 4e-4, 'disc_lr': 1e-3, 'ema_decay': 0.99, 'ema_start': 500})
   return config
+
+
+ON_A_GPU = {  # as `folder`, but for
+  'run.steps': 20_000,
+  'run.eval_every': 500,
+  'run.checkpoint_every': 500,
+  'model.ch': 32,
+  'model.gen_attention': (64,),
+  'model.disc_attention': (64,),
+  'optim.gen_lr': 2e-4,
+  'optim.disc_lr': 5e-4,
+  'optim.ema_decay': 0.999,
+  'optim.ema_start': 1000,
+}
+VARIANTS = {
+  '128': {**ON_A_GPU, 'data.resolution': 128, 'model.z_dim': 120},
+  '256': {
+    **ON_A_GPU,
+    'run.remat': True,
+    'data.resolution': 256,
+    'model.z_dim': 140,
+    'model.dtype': 'bfloat16',
+  },
+  'tiny': folder.VARIANTS['tiny'],
+}

@@ -11,38 +11,22 @@ result has been measured.
 """
 
 import ml_collections
-from ml_collections import config_dict
 
 from bigjax.configs import digits
 
 
-def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Variants: '', 'tiny' (32 px, synthetic images: seconds, learns nothing)."""
-  if variant not in ('', 'tiny'):
-    raise ValueError(f'unknown variant {variant!r}; known: tiny')
-  config = digits.get_config(variant)
-  config.data.update(
-    {'source': 'folder:', 'resolution': 64, 'channels': 3, 'held_out': 0.05, 'flip': True}
-  )
-  del config.data.num_classes
-  config.data.num_classes = config_dict.placeholder(int)  # None: as many as there are folders
-  config.augment.name = 'translation'
-  if variant == 'tiny':
-    config.run.best = ''
-    config.data.update({'source': 'synthetic:40', 'resolution': 32, 'num_classes': 5})
-    config.model.z_dim = 16
-    config.eval.name = 'none'
-    return config
-  config.run.update(
-    {
-      'steps': 10_000,
-      'log_every': 50,
-      'eval_every': 500,
-      'checkpoint_every': 500,
-      'best': '',
-    }
-  )
-  config.model.update({'ch': 16, 'z_dim': 100, 'shared_dim': 64})
+def get_config() -> ml_collections.ConfigDict:
+  config = digits.get_config()
+  config.run = {
+    'steps': 10_000,
+    'log_every': 50,
+    'eval_every': 500,
+    'checkpoint_every': 500,
+    'keep': 2,
+    'keep_every': 0,
+  }
+  config.data = {'source': 'folder:', 'resolution': 64, 'flip': True}  # classes: as many as folders
+  config.model.update({'z_dim': 100, 'shared_dim': 64})
   config.optim.update(
     {
       'd_steps': 1,
@@ -53,5 +37,27 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'ema_start': 1000,
     }
   )
+  config.augment = {'name': 'translation'}
   config.eval.update({'name': 'none', 'num_samples': 500})
   return config
+
+
+VARIANTS = {
+  'tiny': {  # at 32 px
+    **digits.VARIANTS['tiny'],
+    'run.best': '',
+    'run.remat': False,
+    'data.source': 'synthetic:40',
+    'data.resolution': 32,
+    'data.num_classes': 5,
+    'model.z_dim': 16,
+    'model.gen_attention': (),
+    'model.disc_attention': (),
+    'model.dtype': 'float32',
+    'optim.d_steps': 2,
+    'optim.gen_lr': 7e-4,
+    'optim.disc_lr': 2e-3,
+    'optim.b2': 0.99,
+    'optim.ema_decay': 0.99,
+  },
+}

@@ -16,160 +16,60 @@ times accumulated, BatchNorm over those 32; twice the learning rates, one discri
 orthogonal penalty. Published: 15 days on 8 V100 to step 150,000; IS 97.35 (+-1.79) just before
 collapse, with TensorFlow's Inception network; at step 138,000, with torchvision's, IS 93.1 and FID
 9.9 against the training images; of 50,000 samples. On another number of GPUs, choose
-run.minibatches so that each part has 32 examples. algorithms/biggan.py says where its code differs
+run.microbatches so that each part has 32 examples. algorithms/biggan.py says where its code differs
 otherwise. Nothing of either has been measured here.
 """
 
 import ml_collections
 
 
-def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Variants: '', 'gpu8', 'tiny' (seconds per step: does everything, learns nothing)."""
-  config = ml_collections.ConfigDict()
-  config.algorithm = 'biggan'
-  config.seed = 0
-  config.init_from = ''
-  config.run = ml_collections.ConfigDict(
+def get_config() -> ml_collections.ConfigDict:
+  """BigGAN's defaults, bigjax/algorithms/biggan.py, are the values of the paper."""
+  return ml_collections.ConfigDict(
     {
-      'steps': 150_000,
-      'log_every': 100,
-      'eval_every': 2500,
-      'checkpoint_every': 1000,
-      'keep': 3,
-      'keep_every': 10_000,
-      'best': '',
-      'max_skipped': 10,
-      'minibatches': 1,
-      'remat': False,
-      'forms': 'fast',
-      'profile_steps': 0,
+      'algorithm': 'biggan',
+      'data': {'source': 'tfds:imagenet2012', 'num_classes': 1000},
+      'eval': {'published': 'imagenet128_batch2048_studiogan'},
+      'export': {'truncations': ('0.04', '0.5', '1', '2', 'none')},
     }
   )
-  config.data = ml_collections.ConfigDict(
-    {
-      'source': 'tfds:imagenet2012',
-      'data_dir': '',
-      'resolution': 128,
-      'channels': 3,
-      'num_classes': 1000,
-      'held_out': 0.05,
-      'fraction': 1.0,
-      'per_class': 0,
-      'crop': 'center',
-      'flip': False,
-    }
-  )
-  config.model = ml_collections.ConfigDict(
-    {
-      'network': 'biggan',
-      'ch': 96,
-      'z_dim': 120,
-      'latent': 'normal',
-      'shared_dim': 128,
-      'skip_z': True,
-      'gen_attention': (64,),
-      'disc_attention': (64,),
-      'disc_widths': (),
-      'disc_dropout': 0.0,
-      'bn_group': 0,
-      'bn_eps': 1e-4,
-      'dtype': 'bfloat16',
-    }
-  )
-  config.optim = ml_collections.ConfigDict(
-    {
-      'batch_size': 2048,
-      'd_steps': 2,
-      'name': 'adam_b1_0',
-      'gen_lr': 5e-5,
-      'disc_lr': 2e-4,
-      'b1': 0.0,
-      'b2': 0.999,
-      'eps': 1e-8,
-      'ortho_beta': 1e-4,
-      'spectral_eps': 1e-4,
-      'ema_decay': 0.9999,
-      'ema_start': 20_000,
-      'r1_gamma': 0.0,
-      'sigma_tool': 'none',
-      'sigma_weight': 0.0,
-      'sigma_reg': 0.0,
-      'sigma_ratio': 1.0,
-      'freeze_disc': 0,
-    }
-  )
-  config.augment = ml_collections.ConfigDict({'name': 'none'})
-  config.eval = ml_collections.ConfigDict(
-    {
-      'name': 'none',
-      'num_samples': 512,
-      'standing_passes': 100,
-      'standing_batch': 2048,
-      'grid_columns': 10,
-      'published': 'imagenet128_batch2048_studiogan',
-    }
-  )
-  config.scores = ml_collections.ConfigDict(
-    {
-      'every': 0,
-      'metrics': 'fid,is',
-      'num': 50_000,
-      'features': 'inception',
-      'weights': '',
-      'reference': 'train',
-    }
-  )
-  config.watch = ml_collections.ConfigDict(
-    {
-      'policy': 'warn',
-      'most': 3,
-      'patch': '',
-      'patience': 2,
-      'refused': 1,
-      'spike': 20.0,
-      'one_sided': 0.01,
-      'sigma': 10.0,
-      'still': True,
-      'data': 0.1,
-      'variance': 0.3,
-      'score': 0.5,
-    }
-  )
-  config.export = ml_collections.ConfigDict(
-    {
-      'truncations': ('0.04', '0.5', '1', '2', 'none'),
-      'dialect': 'resample',
-    }
-  )
-  if variant == 'gpu8':
-    config.run.minibatches = 8
-    config.model.update({'bn_group': 32, 'bn_eps': 1e-5, 'dtype': 'float32'})
-    config.optim.update(
-      {
-        'd_steps': 1,
-        'gen_lr': 1e-4,
-        'disc_lr': 4e-4,
-        'eps': 1e-6,
-        'ortho_beta': 0.0,
-        'spectral_eps': 1e-6,
-      }
-    )
-    config.eval.published = 'imagenet128_256x8_biggan_pytorch'
-  elif variant == 'tiny':
-    config.run.update({'steps': 2, 'log_every': 1, 'eval_every': 2, 'checkpoint_every': 2})
-    config.data.update({'source': 'synthetic:64', 'num_classes': 10})
-    config.model.update({'ch': 8, 'z_dim': 24, 'shared_dim': 8, 'dtype': 'float32'})
-    config.optim.update({'batch_size': 8, 'd_steps': 1, 'ema_start': 1})
-    config.eval.update(
-      {
-        'num_samples': 20,
-        'standing_passes': 2,
-        'standing_batch': 8,
-        'grid_columns': 2,
-        'published': '',
-      }
-    )
-    config.export.update({'truncations': ('1', 'none')})
-  elif variant:
-    raise ValueError(f'unknown variant {variant!r}; known: gpu8, tiny')
-  return config
+
+
+VARIANTS = {
+  'gpu8': {
+    'run.microbatches': 8,
+    'model.bn_group': 32,
+    'model.bn_eps': 1e-5,
+    'model.dtype': 'float32',
+    'optim.d_steps': 1,
+    'optim.gen_lr': 1e-4,
+    'optim.disc_lr': 4e-4,
+    'optim.eps': 1e-6,
+    'optim.ortho_beta': 0.0,
+    'optim.spectral_eps': 1e-6,
+    'eval.published': 'imagenet128_256x8_biggan_pytorch',
+  },
+  'tiny': {  # seconds per step: does everything, learns nothing
+    'run.steps': 2,
+    'run.log_every': 1,
+    'run.eval_every': 2,
+    'run.checkpoint_every': 2,
+    'run.microbatches': 1,
+    'data.source': 'synthetic:64',
+    'data.num_classes': 10,
+    'model.ch': 8,
+    'model.z_dim': 24,
+    'model.shared_dim': 8,
+    'model.bn_group': 0,
+    'model.dtype': 'float32',
+    'optim.batch_size': 8,
+    'optim.d_steps': 1,
+    'optim.ema_start': 1,
+    'eval.num_samples': 20,
+    'eval.standing_passes': 2,
+    'eval.standing_batch': 8,
+    'eval.grid_columns': 2,
+    'eval.published': '',
+    'export.truncations': ('1', 'none'),
+  },
+}

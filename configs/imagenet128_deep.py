@@ -15,15 +15,18 @@ import ml_collections
 from bigjax.configs import imagenet128
 
 
-def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Variants: '', 'tiny' (at 64 px, the smallest of this family)."""
-  if variant not in ('', 'tiny'):
-    raise ValueError(f'unknown variant {variant!r}; known: tiny')
-  config = imagenet128.get_config(variant)
-  del config.model.skip_z
-  config.model.update({'network': 'biggan_deep', 'ch': 128, 'z_dim': 128, 'rgb_filters': 0})
+def get_config() -> ml_collections.ConfigDict:
+  config = imagenet128.get_config()
+  config.model = {'network': 'biggan_deep', 'ch': 128, 'z_dim': 128}
   config.eval.published = ''
-  if variant == 'tiny':
-    config.data.resolution = 64
-    config.model.update({'ch': 8, 'z_dim': 16, 'disc_attention': (32,)})
   return config
+
+
+VARIANTS = {
+  'tiny': {  # at 64 px, the smallest of this family
+    **imagenet128.VARIANTS['tiny'],
+    'data.resolution': 64,
+    'model.z_dim': 16,
+    'model.disc_attention': (32,),
+  },
+}

@@ -13,10 +13,11 @@ import ml_collections
 from bigjax.configs import imagenet128_deep
 
 
-def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Variants: those of `imagenet128_deep`; 'tiny' is at 64 px too."""
-  config = imagenet128_deep.get_config(variant)
-  config.optim.update({'gen_lr': 2.5e-5, 'disc_lr': 2.5e-5})
-  if variant != 'tiny':
-    config.data.resolution = 256
+def get_config() -> ml_collections.ConfigDict:
+  config = imagenet128_deep.get_config()
+  config.data.resolution = 256
+  config.optim = {'gen_lr': 2.5e-5, 'disc_lr': 2.5e-5}
   return config
+
+
+VARIANTS = imagenet128_deep.VARIANTS  # 'tiny' is at 64 px too

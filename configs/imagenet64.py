@@ -12,14 +12,12 @@ import ml_collections
 from bigjax.configs import imagenet128
 
 
-def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Variants: '', 'tiny'."""
-  if variant not in ('', 'tiny'):
-    raise ValueError(f'unknown variant {variant!r}; known: tiny')
-  config = imagenet128.get_config(variant)
+def get_config() -> ml_collections.ConfigDict:
+  config = imagenet128.get_config()
   config.data.resolution = 64
-  config.model.update({'z_dim': 100, 'gen_attention': (32,), 'disc_attention': (32,)})
+  config.model = {'z_dim': 100, 'gen_attention': (32,), 'disc_attention': (32,)}
   config.eval.published = ''
-  if variant == 'tiny':
-    config.model.z_dim = 20
   return config
+
+
+VARIANTS = {'tiny': {**imagenet128.VARIANTS['tiny'], 'model.z_dim': 20}}

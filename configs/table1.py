@@ -26,7 +26,15 @@ import ml_collections
 
 from bigjax.configs import imagenet128
 
-# batch_size, ch, shared_dim, skip_z, z_dim, ortho_beta, steps
+COLUMNS = (
+  'optim.batch_size',
+  'model.ch',
+  'model.shared_dim',
+  'model.skip_z',
+  'model.z_dim',
+  'optim.ortho_beta',
+  'run.steps',
+)
 ROWS = {
   'row1': (256, 64, 0, False, 128, 0.0, 1_000_000),
   'row2': (512, 64, 0, False, 128, 0.0, 1_000_000),
@@ -40,18 +48,14 @@ ROWS = {
 }
 
 
-def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Variants: 'row1' to 'row9', '' (row 8), 'tiny' (row 8's networks)."""
-  if variant == 'tiny':
-    return imagenet128.get_config(variant)
-  row = variant or 'row8'
-  if row not in ROWS:
-    raise ValueError(f'unknown variant {variant!r}; known: {", ".join(ROWS)}, tiny')
-  batch_size, ch, shared_dim, skip_z, z_dim, ortho_beta, steps = ROWS[row]
+def get_config() -> ml_collections.ConfigDict:
+  """Row 8."""
   config = imagenet128.get_config()
-  config.run.steps = steps
-  config.model.update({'ch': ch, 'shared_dim': shared_dim, 'skip_z': skip_z, 'z_dim': z_dim})
-  config.optim.update({'batch_size': batch_size, 'ortho_beta': ortho_beta})
-  if row not in ('row7', 'row8'):  # the published curve is of row 7's networks and batch
-    config.eval.published = ''
+  config.run = {'steps': 165_000}
   return config
+
+
+VARIANTS = {row: dict(zip(COLUMNS, values, strict=True)) for row, values in ROWS.items()}
+for row in VARIANTS.keys() - {'row7', 'row8'}:  # the published curve is of their networks and batch
+  VARIANTS[row]['eval.published'] = ''
+VARIANTS['tiny'] = imagenet128.VARIANTS['tiny']

@@ -10,7 +10,7 @@ averages.
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,30 +18,20 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from bigjax.algorithms.base import contract
-from bigjax.algorithms.base.contract import Gen, Metrics, Stage, State
-from bigjax.algorithms.base.player import (
-  Player,
-  count_skipped,
-  none_skipped,
-  replace,
-  skipped_metrics,
-)
-from bigjax.algorithms.base.standing_statistics import StandingStatisticsGenerator
-from bigjax.core import config as configs
-from bigjax.core import errors, microbatches, parallel, trees
+from bigjax.algorithms.base import configs, contract, player, standing_statistics
+from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
+from bigjax.algorithms.base.player import Player, spectral, spectral_signs, to_float
+from bigjax.algorithms.base.standing_statistics import StandingStatistics
+from bigjax.core import errors, parallel
+from bigjax.core.config import Key, Keys
+from bigjax.core.microbatches import in_parts, scan
 from bigjax.models import biggan, biggan_deep
-from bigjax.nn import augment, kernels, losses, optim, regularizers, singular_values, spectral_norm
+from bigjax.nn import augment, kernels, losses, optim, regularizers, spectral_norm
 from bigjax.nn.latents import Law, law
 
 Array = jax.Array
 NETWORKS = {'biggan': biggan, 'biggan_deep': biggan_deep}
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16, 'float64': jnp.float64}
-
-
-def to_float(image: Array) -> Array:
-  """Return uint8 images in [0, 255] as float32 in [-1, 1]; floats are in [-1, 1] already."""
-  return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
 
 
 def penalised(path: str, leaf: Any) -> bool:
@@ -51,7 +41,7 @@ def penalised(path: str, leaf: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class BigGAN:
-  """The game of the paper; see base.Algorithm for what each method promises."""
+  """The game of the paper; see contract.Algorithm for what each method promises."""
 
   gen_net: Any  # Generator and Discriminator of one of NETWORKS
   disc_net: Any
@@ -59,66 +49,72 @@ class BigGAN:
   disc: Player
   batch: tuple[int, int]  # (discriminator steps, examples of each)
   law: Law
-  penalty: float  # beta of Eq. 3, reported; the gradient is in gen.tx
+  penalty: float  # beta of Eq. 3, reported; the gradient is in the generator's chain
   ema_decay: float
   ema_start: int
   augment: augment.Augment
   r1: Callable[[Callable, Array], Array] = regularizers.no_r1  # (critic, real) -> [B]
   dropout: float = 0.0  # of the discriminator's summed features
-  minibatches: int = 1  # parts of a device's batch, one after the other
+  microbatches: int = 1  # parts of a device's batch, one after the other
+  label_weights: tuple[float, ...] | None = None  # of fake labels; None: uniform
+  card: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how it is sampled
 
-  def stage(self, step: int) -> Stage:
-    del step
-    return Stage(self.gen_net.resolution, self.batch)
+  periods = {}  # noqa: RUF012 - nothing is lazy
+  sampled = 'gen'
+  remedies = (
+    'lower the learning rates, or add a tool of the paper (optim.r1_gamma, optim.sigma_tool, '
+    'model.disc_dropout)'
+  )
 
-  def position(self, step: int) -> int:
-    d_steps, batch = self.batch
-    return step * d_steps * batch
+  def stages(self, num_steps: int) -> contract.Stages:
+    del num_steps
+    inputs = contract.image_inputs(self.gen_net.resolution, self.gen_net.channels)
+    return [(0, Stage(*self.batch, inputs))]
 
   def init(self, key: Array, given: contract.Given = contract.NOTHING) -> State:
     key_gen, key_disc, key_state = jax.random.split(key, 3)
-    net = self.gen_net.clone(bn_group=None, minibatches=1)  # two examples need not divide
+    net = self.gen_net.clone(bn_group=None, microbatches=1)  # two examples need not divide
     z, y = jnp.zeros((2, net.z_dim), jnp.float32), jnp.zeros((2,), jnp.int32)
     images = jnp.zeros((2, net.resolution, net.resolution, net.channels), jnp.float32)
     gen = net.init(key_gen, z, y, train=True)['params']
-    gen = self.gen.init(replace(gen, given.get('gen', {})))
+    gen = self.gen.init(player.replace(gen, given.get('gen', {})))
     disc = self.disc_net.init(key_disc, images, y)['params']
-    disc = self.disc.init(replace(disc, given.get('disc', {})))
-    ema = jax.tree.map(jnp.copy, gen['params'])  # never an alias: the state is donated
-    return {
-      'step': jnp.int32(0),
-      'key': key_state,
-      'players': {'gen': gen, 'disc': disc},
-      'ema': replace(ema, given.get('ema', {})),
-      'aux': {'skipped': {name: none_skipped() for name in ('gen', 'disc')}},
-      'frozen': {},
-    }
+    disc = self.disc.init(player.replace(disc, given.get('disc', {})))
+    ema = player.replace(gen['params'], given.get('ema', {}))
+    return player.initial_state(key_state, {'gen': gen, 'disc': disc}, ema)
 
   def fresh(self, key: Array, shape: tuple[int, ...], step: Array) -> dict[str, Array]:
-    """Draw latents, labels uniform over the classes, and keys for the rest, one per example."""
+    """Draw latents, labels and keys for the rest, one per example."""
     key_z, key_y, key_aug = jax.random.split(key, 3)
     inputs = {
       'z': self.law.train(key_z, shape, self.gen_net.z_dim, step),
-      'y': jax.random.randint(key_y, shape, 0, self.gen_net.num_classes, jnp.int32),
+      'y': self.labels(key_y, shape),
       'aug': jax.random.split(key_aug, shape),
     }
     return parallel.shard_examples(inputs, lead=len(shape) - 1)
 
-  def images(self, weights: Any, z: Array, y: Array) -> Array:
-    """Return the generator's images, in training mode, with no more in memory than need be.
+  def labels(self, key: Array, shape: tuple[int, ...]) -> Array:
+    """Draw fake labels, uniform over the classes or as frequent as in the data."""
+    if self.label_weights is None:
+      return jax.random.randint(key, shape, 0, self.gen_net.num_classes, jnp.int32)
+    logits = jnp.log(jnp.array(self.label_weights, jnp.float32))
+    return jax.random.categorical(key, logits, shape=shape).astype(jnp.int32)
 
-    Minibatches that are whole BatchNorm groups run through the network one by one; others go from
+  def images(self, weights: Any, z: Array, y: Array) -> Array:
+    """The generator's images, in training mode, with no more in memory than need be.
+
+    Microbatches that are whole BatchNorm groups run through the network one by one; others go from
     one BatchNorm to the next together.
     """
     net = self.gen_net
-    if net.bn_group and (len(z) // self.minibatches) % net.bn_group == 0:
+    if net.bn_group and (len(z) // self.microbatches) % net.bn_group == 0:
       run = lambda part: net.apply({'params': weights}, part['z'], part['y'], train=True)
-      return microbatches.in_parts(run, self.minibatches, {'z': z, 'y': y})
-    net = net.clone(minibatches=self.minibatches)
+      return in_parts(run, self.microbatches, {'z': z, 'y': y})
+    net = net.clone(microbatches=self.microbatches)
     return net.apply({'params': weights}, z, y, train=True)
 
   def mask(self, keys: Array) -> Array | None:
-    """Return the factors of dropout [B, features], None where it is off."""
+    """Factors of dropout [B, features], None where it is off."""
     if not self.dropout:
       return None
     keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)  # key itself: the augmentation's
@@ -139,8 +135,7 @@ class BigGAN:
       return real_logits, fake_logits, r1
 
     fake = self.images(shared['gen'], batch['z'], batch['y'])
-    parts = {**batch, 'fake': fake}
-    real_logits, fake_logits, r1 = microbatches.in_parts(judge, self.minibatches, parts)
+    real_logits, fake_logits, r1 = in_parts(judge, self.microbatches, {**batch, 'fake': fake})
     loss_real, loss_fake = losses.hinge_disc(real_logits, fake_logits)
     metrics = {
       'd_loss': loss_real + loss_fake,
@@ -162,17 +157,39 @@ class BigGAN:
       return self.disc_net.apply({'params': shared['disc']}, fake, part['y'], mask)
 
     fake = self.images(weights, batch['z'], batch['y'])
-    logits = microbatches.in_parts(judge, self.minibatches, {**batch, 'fake': fake})
+    logits = in_parts(judge, self.microbatches, {**batch, 'fake': fake})
     loss = losses.hinge_gen(logits)
     return loss, {'g_loss': loss}
 
-  def step(self, state: State, batch: dict[str, Array], stage: Stage) -> tuple[State, Metrics]:
+  def examples(self, state: State, batch: Batch, stage: Stage) -> tuple[dict, dict]:
+    """The discriminator's examples of a step [k, B, ...], and the generator's [B, ...]."""
     key = jax.random.fold_in(state['key'], state['step'])
     key_disc, key_gen, key_real = jax.random.split(key, 3)
-    gen, disc, aux = state['players']['gen'], state['players']['disc'], state['aux']
-    num_steps, num_examples = stage.batch
+    shape = stage.minibatches, stage.examples
+    aug_real = player.example_keys(key_real, shape)
+    of_disc = {**batch, **self.fresh(key_disc, shape, state['step']), 'aug_real': aug_real}
+    return of_disc, self.fresh(key_gen, shape[1:], state['step'])
+
+  def losses(self, state: State, batch: Batch, stage: Stage) -> dict[str, contract.Loss]:
+    gen, disc = state['players']['gen'], state['players']['disc']
+    of_disc, of_gen = self.examples(state, batch, stage)
+    first = jax.tree.map(lambda x: x[0], of_disc)
+    gen_weights, disc_weights = self.gen.weights(gen), self.disc.weights(disc)
+    return {
+      'gen': self.gen.loss(gen, self.gen_loss, {'disc': disc_weights}, of_gen),
+      'disc': self.disc.loss(disc, self.disc_loss, {'gen': gen_weights}, first),
+    }
+
+  def step(
+    self, state: State, batch: Batch, stage: Stage, due: contract.Due = contract.NONE_DUE
+  ) -> tuple[State, Metrics]:
+    del due
+    gen, disc = state['players']['gen'], state['players']['disc']
+    skipped = state['aux']['skipped']
+    of_disc, of_gen = self.examples(state, batch, stage)
     gen_weights, gen_back = self.gen.pullback(gen)
 
+    # Discriminator: k steps, each on a minibatch of its own (Appendix C).
     def disc_step(carry, examples):
       disc, skipped = carry
       weights, back = self.disc.pullback(disc)
@@ -181,50 +198,36 @@ class BigGAN:
       grads = back(grads)
       disc, finite = self.disc.update(disc, grads, loss)
       metrics |= {'d_grad_norm': jnp.sqrt(optim.squared_norm(grads))}
-      return (disc, count_skipped(skipped, finite)), metrics
+      return (disc, player.count_skipped(skipped, finite)), metrics
 
-    shape = (num_steps, num_examples)
-    aug_real = parallel.shard_examples(jax.random.split(key_real, shape), lead=1)
-    examples = {**batch, **self.fresh(key_disc, shape, state['step']), 'aug_real': aug_real}
-    carry = (disc, aux['skipped']['disc'])
-    (disc, disc_skipped), disc_metrics = microbatches.scan(disc_step, carry, examples)
+    (disc, disc_skipped), disc_metrics = scan(disc_step, (disc, skipped['disc']), of_disc)
 
-    shared = {'disc': self.disc.normalized(disc)}
+    # Generator: one step against the discriminator as it is now.
     grad = parallel.value_and_grad(self.gen_loss)
-    examples = self.fresh(key_gen, (num_examples,), state['step'])
-    (loss, metrics), grads = grad(gen_weights, shared, examples)
+    (loss, metrics), grads = grad(gen_weights, {'disc': self.disc.weights(disc)}, of_gen)
     grads = gen_back(grads)
     gen, finite = self.gen.update(gen, grads, loss)
-    started = state['step'] >= self.ema_start
-    new_ema = optim.ema(state['ema'], gen['params'], self.ema_decay, started)
-    ema = trees.select(finite, new_ema, state['ema'])
+    ema = player.averaged(state, gen['params'], self.ema_decay, self.ema_start, finite)
 
-    skipped = {'gen': count_skipped(aux['skipped']['gen'], finite), 'disc': disc_skipped}
     metrics |= jax.tree.map(lambda x: x.mean(), disc_metrics)
     metrics['g_grad_norm'] = jnp.sqrt(optim.squared_norm(grads))
-    metrics |= skipped_metrics(skipped)
-    state = {
-      'step': state['step'] + 1,
-      'key': state['key'],
-      'players': {'gen': gen, 'disc': disc},
-      'ema': ema,
-      'aux': {'skipped': skipped},
-      'frozen': state['frozen'],
-    }
-    return state, metrics
+    skipped = {'gen': player.count_skipped(skipped['gen'], finite), 'disc': disc_skipped}
+    state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped)
+    return state, metrics | refused
 
-  def probe(self, state: State, batch: dict[str, Array], held_out: dict[str, Array]) -> Metrics:
+  def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     players = parallel.whole(state['players'])
     gen, disc = players['gen'], players['disc']
-    weights = {'gen': self.gen.normalized(gen), 'disc': self.disc.normalized(disc)}
+    weights = {'gen': self.gen.weights(gen), 'disc': self.disc.weights(disc)}
     first = lambda tree: jax.tree.map(lambda x: x[0], tree)
     train, held_out = first(dict(batch)), first(dict(held_out))
     key = jax.random.fold_in(jax.random.fold_in(state['key'], state['step']), 3)  # no key of a step
 
+    # Signs of the discriminator on training, held-out and fake images.
     def accuracies(_, weights, examples):
       def score(image, y):
         judge = lambda part: self.disc_net.apply({'params': weights['disc']}, *part)
-        return microbatches.in_parts(judge, self.minibatches, (image, y))
+        return in_parts(judge, self.microbatches, (image, y))
 
       share = lambda positive: positive.mean(dtype=jnp.float32)
       train, held_out, z, y = (examples[name] for name in ('train', 'held_out', 'z', 'y'))
@@ -238,27 +241,19 @@ class BigGAN:
     fresh = self.fresh(key, train['label'].shape, state['step'])
     examples = {'train': train, 'held_out': held_out, 'z': fresh['z'], 'y': fresh['y']}
     signs = parallel.over_batch(accuracies)({}, weights, examples)
-    for name, player in players.items():
-      estimates = spectral_norm.sigmas(player['params'], spectral_norm.vectors(player['opt']))
-      signs[f'sigma_max_{name}'] = jnp.max(jnp.stack(list(estimates.values())))
-      signs[f'weight_norm_{name}'] = optax.tree.norm(player['params'])
-      for path in estimates:
-        w = trees.flat(player['params'])[path]
-        for i, value in enumerate(singular_values.leading(w, singular_values.at_most(w, 3)).values):
-          signs[f'sigma{i}_{name}/{path}'] = value
+    for name, one in players.items():
+      signs |= spectral_signs(name, one)
     signs['orthogonal_penalty'] = self.penalty * regularizers.total(
       regularizers.orthogonal, gen['params'], penalised
     )
     return signs
 
-  def generator(self, state: State) -> Gen:
-    return {
-      'params': spectral_norm.fold(parallel.whole(state['ema']), spectral_norm.spec()),
-      'stats': {},
-      'knots': jnp.zeros((0,)),
-    }
+  def generator(self, state: State, stage: Stage) -> Gen:
+    del stage
+    return {'params': spectral_norm.fold(parallel.whole(state['ema']), spectral_norm.spec())}
 
-  def architecture(self) -> dict[str, Any]:
+  def architecture(self, stage: Stage) -> dict[str, Any]:
+    del stage
     net = self.gen_net
     network = next(name for name, module in NETWORKS.items() if isinstance(net, module.Generator))
     fields = ('resolution', 'num_classes', 'ch', 'z_dim', 'channels', 'bn_eps')
@@ -269,47 +264,102 @@ class BigGAN:
       **{name: getattr(net, name) for name in (*fields, *NETWORKS[network].OPTIONS)},
     }
 
+  def sampling(self) -> dict[str, Any]:
+    return dict(self.card)
 
-def make_generator(architecture: dict[str, Any]) -> StandingStatisticsGenerator:
+
+def make_generator(architecture: dict[str, Any]) -> StandingStatistics:
   """Build the sampled network from a card's `architecture`."""
   fields = {**architecture, 'attention': tuple(architecture['attention'])}
   network = NETWORKS[fields.pop('network')]
-  return StandingStatisticsGenerator(law=law(fields.pop('latent')), net=network.Generator(**fields))
+  return StandingStatistics(law=law(fields.pop('latent')), net=network.Generator(**fields))
 
 
-MODEL_KEYS = (
-  'network',
-  'ch',
-  'z_dim',
-  'latent',
-  'gen_attention',
-  'disc_attention',
-  'disc_widths',
-  'disc_dropout',
-  'bn_group',
-  'bn_eps',
-  'dtype',
-)
-OPTIM_KEYS = (
-  'batch_size',
-  'd_steps',
-  'name',
-  'gen_lr',
-  'disc_lr',
-  'b1',
-  'b2',
-  'eps',
-  'ortho_beta',
-  'spectral_eps',
-  'ema_decay',
-  'ema_start',
-  'r1_gamma',
-  'sigma_tool',
-  'sigma_weight',
-  'sigma_reg',
-  'sigma_ratio',
-  'freeze_disc',
-)
+BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
+# fmt: off
+KEYS: Keys = {
+  'model.network': Key('biggan', 'architecture', choices=tuple(NETWORKS)),
+  'model.ch': Key(96, 'channels, which all layers have a multiple of', least=1),
+  'model.z_dim': Key(120, 'dimensions of z', least=1),
+  'model.latent': Key('normal', 'law of z: normal, uniform, bernoulli, censored_normal, ...'),
+  'model.fake_labels': Key(
+    'uniform', 'law of fake labels: uniform, or as frequent as in the data',
+    choices=('uniform', 'data'), since=1,
+  ),
+  'model.shared_dim': Key(128, 'dimensions of the shared class embedding; 0: tables per class'),
+  'model.skip_z': Key(
+    True, 'z in parts, one for each block, joined to the embedding',
+    where=('model.network', 'biggan'),
+  ),
+  'model.rgb_filters': Key(
+    0, "filters of the generator's last convolution; 0: as many as channels",
+    where=('model.network', 'biggan_deep'),
+  ),
+  'model.gen_attention': Key((64,), "resolutions of the generator's attention"),
+  'model.disc_attention': Key((64,), "resolutions of the discriminator's attention"),
+  'model.disc_widths': Key((), 'multiples of ch of its blocks; (): the published ones'),
+  'model.disc_dropout': Key(0.0, "share of the discriminator's summed features that is dropped"),
+  'model.bn_group': Key(0, "examples that share BatchNorm's moments; 0: the global batch"),
+  'model.bn_eps': Key(1e-4, 'epsilon of BatchNorm'),
+  'model.dtype': Key('bfloat16', 'of the computation', choices=tuple(DTYPES)),
+  'optim.batch_size': Key(2048, 'examples of a step, over all devices', least=1),
+  'optim.d_steps': Key(2, "discriminator steps to one of the generator's", least=1),
+  'optim.name': Key(
+    'adam_b1_0', 'optimizer; adam_b1_0 keeps no first moment', choices=tuple(optim.OPTIMIZERS)
+  ),
+  'optim.gen_lr': Key(5e-5, 'learning rate of the generator'),
+  'optim.disc_lr': Key(2e-4, 'learning rate of the discriminator'),
+  'optim.b1': Key(0.0, "Adam's decay of gradients"),
+  'optim.b2': Key(0.999, "Adam's decay of squared gradients"),
+  'optim.eps': Key(1e-8, "Adam's epsilon"),
+  'optim.ortho_beta': Key(1e-4, 'orthogonal penalty of the generator (Eq. 3); 0: off'),
+  'optim.spectral_eps': Key(1e-4, "added to norms in spectral norm's power iteration"),
+  'optim.ema_decay': Key(0.9999, 'decay of the averaged weights, per step'),
+  'optim.ema_start': Key(20_000, 'step at which averaging begins'),
+  'optim.r1_gamma': Key(0.0, 'gradient penalty on real images (Eq. 5); 0: off'),
+  'optim.sigma_tool': Key(
+    'none', "what holds the generator's largest singular values down (Eq. 4): none, clamp, penalty"
+  ),
+  'optim.sigma_weight': Key(0.0, 'weight of that penalty'),
+  'optim.sigma_reg': Key(0.0, 'bound: a fixed value'),
+  'optim.sigma_ratio': Key(1.0, 'bound: times the second singular value'),
+  'optim.freeze_disc': Key(0, 'first blocks of the discriminator that stay as they are (FreezeD)'),
+  'augment.name': Key(
+    'none', 'augmentation of real and fake images', choices=tuple(augment.AUGMENTATIONS)
+  ),
+  **standing_statistics.KEYS,
+}
+# Patches on any config of this family: seconds on a laptop, without data; the digits, in minutes.
+TINY = {
+  'run.steps': 2, 'run.log_every': 1, 'run.eval_every': 2, 'run.checkpoint_every': 2,
+  'run.best': '', 'run.microbatches': 1,
+  'data.source': 'synthetic:64', 'data.resolution': 64, 'data.num_classes': 10,
+  'model.ch': 8, 'model.z_dim': 20, 'model.shared_dim': 8, 'model.gen_attention': (32,),
+  'model.disc_attention': (32,), 'model.disc_widths': (), 'model.bn_group': 0,
+  'model.dtype': 'float32',
+  'optim.batch_size': 8, 'optim.d_steps': 1, 'optim.ema_start': 1, 'optim.freeze_disc': 0,
+  'eval.name': 'none', 'eval.num_samples': 20, 'eval.standing_passes': 2, 'eval.standing_batch': 8,
+  'eval.grid_columns': 2, 'eval.published': '', 'export.truncations': ('1', 'none'),
+}
+DIGITS = {
+  'run.steps': 700, 'run.log_every': 25, 'run.eval_every': 175, 'run.checkpoint_every': 175,
+  'run.keep': 2, 'run.keep_every': 0, 'run.best': 'coverage', 'run.microbatches': 1,
+  'run.remat': False,
+  'data.source': 'digits', 'data.resolution': 16, 'data.channels': 1, 'data.num_classes': 10,
+  'data.held_out': 0.25, 'data.flip': False,
+  'model.network': 'biggan', 'model.ch': 16, 'model.z_dim': 60, 'model.shared_dim': 32,
+  'model.skip_z': True, 'model.gen_attention': (), 'model.disc_attention': (),
+  'model.disc_widths': (), 'model.bn_group': 0, 'model.bn_eps': 1e-4, 'model.dtype': 'float32',
+  'optim.batch_size': 64, 'optim.d_steps': 2, 'optim.name': 'adam_b1_0', 'optim.gen_lr': 7e-4,
+  'optim.disc_lr': 2e-3, 'optim.b1': 0.0, 'optim.b2': 0.99, 'optim.eps': 1e-8,
+  'optim.ortho_beta': 1e-4, 'optim.spectral_eps': 1e-4, 'optim.ema_decay': 0.99,
+  'optim.ema_start': 200, 'optim.freeze_disc': 0, 'augment.name': 'none',
+  'eval.name': 'pixels', 'eval.num_samples': 1000, 'eval.standing_passes': 16,
+  'eval.standing_batch': 128, 'eval.grid_columns': 10, 'eval.published': '',
+  'scores.num': 10_000, 'scores.features': 'classifier',
+  'export.truncations': ('0.5', '1', '2', 'none'),
+}
+# fmt: on
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -318,25 +368,14 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: a key is missing or unknown, or values do not fit together.
   """
-  configs.require(config, {'model': ('network',)}, exact=False)
-  network = errors.pick(config.model.network, NETWORKS, 'model.network')
-  configs.require(
-    config,
-    {
-      'model': (*MODEL_KEYS, *network.OPTIONS),
-      'optim': OPTIM_KEYS,
-      'augment': ('name',),
-    },
-  )
+  configs.check(config)
+  network = NETWORKS[config.model.network]
   data, model = config.data, config.model
   if data.resolution not in network.GEN_WIDTHS:
     raise errors.UserError(
       f'data.resolution is {data.resolution}; {model.network} has networks for '
       f'{", ".join(map(str, network.GEN_WIDTHS))}.'
     )
-  configs.at_least_one(config, 'optim', 'batch_size', 'd_steps')
-  configs.at_least_one(config, 'model', 'ch', 'z_dim')
-  configs.at_least_one(config, 'run', 'minibatches')
   options = {key: model[key] for key in network.OPTIONS}
   network.check_options(options, model.z_dim, data.resolution)
   num_widths = network.num_disc_widths(data.resolution)
@@ -412,8 +451,24 @@ def sigma_tools(opt: ml_collections.ConfigDict) -> tuple[Any, Any]:
   return errors.pick(opt.sigma_tool, tools, 'optim.sigma_tool')()
 
 
-def make(config: ml_collections.ConfigDict) -> BigGAN:
+def label_weights(
+  name: str, num_classes: int, class_counts: Callable[[], Sequence[int]] | None
+) -> tuple[float, ...] | None:
+  """Frequencies of fake labels, None for uniform; even ones too where no data is read."""
+  if name == 'uniform':
+    return None
+  counts = class_counts() if class_counts else [1] * num_classes
+  return tuple(count / sum(counts) for count in counts)
+
+
+def make(
+  config: ml_collections.ConfigDict, class_counts: Callable[[], Sequence[int]] | None = None
+) -> BigGAN:
   """Build the algorithm from a config with the groups run, data, model, optim and augment.
+
+  Args:
+    config: complete.
+    class_counts: () -> training images of each class; None where the data is not read.
 
   Raises:
     UserError: as `check`, or a name that stands for nothing.
@@ -431,17 +486,18 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
   }
   adam = errors.pick(opt.name, optim.OPTIMIZERS, 'optim.name')
   sigma_before, sigma_after = sigma_tools(opt)
-  gen_tx = optax.chain(
-    optim.add_orthogonal_penalty(opt.ortho_beta, penalised),
-    sigma_before,
-    optim.guard(adam(opt.gen_lr, opt.b1, opt.b2, opt.eps)),
-    sigma_after,
-    spectral_norm.track(spectral_norm.spec(), opt.spectral_eps),
+  gen = Player(
+    adam(opt.gen_lr, opt.b1, opt.b2, opt.eps),
+    before=optax.chain(optim.add_orthogonal_penalty(opt.ortho_beta, penalised), sigma_before),
+    after=sigma_after,
+    reparametrisation=spectral(spectral_norm.spec(), opt.spectral_eps),
+    dtype=shared['dtype'],
   )
-  disc_tx = optax.chain(
-    optim.guard(adam(opt.disc_lr, opt.b1, opt.b2, opt.eps)),
-    optim.freeze(frozen_blocks(opt.freeze_disc)),
-    spectral_norm.track(spectral_norm.spec(embeddings=True), opt.spectral_eps),
+  disc = Player(
+    adam(opt.disc_lr, opt.b1, opt.b2, opt.eps),
+    after=optim.freeze(frozen_blocks(opt.freeze_disc)),
+    reparametrisation=spectral(spectral_norm.spec(embeddings=True), opt.spectral_eps),
+    dtype=shared['dtype'],
   )
   r1 = regularizers.no_r1
   if opt.r1_gamma:
@@ -459,8 +515,8 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
     disc_net=network.Discriminator(
       **shared, widths=tuple(model.disc_widths), attention=tuple(model.disc_attention)
     ),
-    gen=Player(gen_tx, shared['dtype']),
-    disc=Player(disc_tx, shared['dtype']),
+    gen=gen,
+    disc=disc,
     batch=(opt.d_steps, opt.batch_size),
     law=law(model.latent),
     penalty=opt.ortho_beta,
@@ -469,5 +525,7 @@ def make(config: ml_collections.ConfigDict) -> BigGAN:
     augment=errors.pick(config.augment.name, augment.AUGMENTATIONS, 'augment.name'),
     r1=r1,
     dropout=model.disc_dropout,
-    minibatches=run.minibatches,
+    microbatches=run.microbatches,
+    label_weights=label_weights(model.fake_labels, data.num_classes, class_counts),
+    card=standing_statistics.card(config),
   )

@@ -1,25 +1,68 @@
-"""Configs: finding them by name, checking their keys, and what makes two runs the same run.
+"""Configs: the keys that all families share, config files, and what makes two runs the same run.
 
-A config is an ml_collections file with flat groups. The groups `run` (steps, periods, memory),
-`scores` and `watch` and where the data lies may change freely between resumes; everything else is
-the identity of a run: hashed, and refused on mismatch.
+A config has flat groups, and every key a default and a description in a table: those that all
+families share in SHARED, a family's own in its module (completed and checked with those by
+algorithms/base/configs.py). A config file states what differs from the defaults. The groups `run`
+(steps, periods, memory), `scores` and `watch` and where the data lies may change freely between
+resumes; everything else is the identity of a run: hashed, and refused on mismatch.
 """
 
+import ast
+import dataclasses
+import difflib
 import hashlib
+import importlib.resources
 import importlib.util
+import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
-from absl import flags
-from ml_collections import config_flags
 
 from bigjax.core import errors
 
-FREE = ('run.', 'scores.', 'watch.', 'data.data_dir', 'eval.published')
-TOP = (
+Values = dict[str, Any]  # {'group.key': value}
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+  """One key of a config.
+
+  Attributes:
+    default: the value where a config states none; its type is that of the key.
+    description: one line, for --dry_run, docs/config.md and errors.
+    since: 0 for keys of the first version. Others are left out of a run's identity while at their
+      default, so that adding a key changes no run's.
+    kind: the type beside None, where None is a value; the default may be None.
+    least: the smallest number allowed.
+    choices: the values allowed, where they are few.
+    where: (another key, its value): the key exists only in configs with that.
+  """
+
+  default: Any
+  description: str
+  since: int = 0
+  kind: type | None = None
+  least: float | None = None
+  choices: tuple[str, ...] = ()
+  where: tuple[str, str] | None = None
+
+  @property
+  def type(self) -> type:
+    return self.kind or type(self.default)
+
+  def like(self, value: Any = None) -> str:
+    """What fits, for an error; `value` is an example."""
+    words = {int: 'a whole number', float: 'a number', bool: 'True or False', tuple: 'a tuple'}
+    such_as = '' if value is None or self.type is bool else f', such as {value!r}'
+    return words.get(self.type, 'a word') + (' or None' if self.kind else '') + such_as
+
+
+Keys = Mapping[str, Key]
+
+GROUPS = (
   'algorithm',
   'seed',
   'init_from',
@@ -33,62 +76,84 @@ TOP = (
   'watch',
   'export',
 )
-GROUPS = {
-  'run': (
-    'steps',
-    'log_every',
-    'eval_every',
-    'checkpoint_every',
-    'keep',
-    'keep_every',
-    'best',
-    'max_skipped',
-    'minibatches',
-    'remat',
-    'forms',
-    'profile_steps',
+FREE = ('run.', 'scores.', 'watch.', 'data.data_dir', 'eval.published')
+SHARED: Keys = {
+  'algorithm': Key('', 'the game that is played: a file of bigjax/algorithms'),
+  'seed': Key(0, 'of parameters, latents and the order of the data'),
+  'init_from': Key('', "a workdir or file whose weights a run begins with; '': fresh ones"),
+  # Steps, periods, memory.
+  'run.steps': Key(150_000, "generator updates, each with all of the other players'", least=1),
+  'run.log_every': Key(100, 'steps between two rows of metrics.jsonl'),
+  'run.eval_every': Key(2500, 'steps between two evaluations: samples, vital signs, eval.name'),
+  'run.checkpoint_every': Key(1000, 'steps between two checkpoints'),
+  'run.keep': Key(3, 'newest checkpoints that stay', least=1),
+  'run.keep_every': Key(10_000, 'checkpoints at multiples of so many steps stay, too; 0: none'),
+  'run.best': Key('', 'score whose best checkpoint stays (-NAME: lower is better), or none'),
+  'run.max_skipped': Key(10, 'non-finite updates in a row after which a run stops'),
+  'run.microbatches': Key(
+    1, "parts of each device's batch, one after the other: memory for time, same numbers", least=1
   ),
-  'data': (
-    'source',
-    'data_dir',
-    'resolution',
-    'channels',
-    'num_classes',
-    'held_out',
-    'fraction',
-    'per_class',
-    'crop',
-    'flip',
-  ),
-  'eval': (
-    'name',
-    'num_samples',
-    'standing_passes',
-    'standing_batch',
-    'grid_columns',
-    'published',
-  ),
-  'scores': ('every', 'metrics', 'num', 'features', 'weights', 'reference'),
-  'watch': (
-    'policy',
-    'most',
-    'patch',
-    'patience',
-    'refused',
-    'spike',
-    'one_sided',
-    'sigma',
-    'still',
-    'data',
-    'variance',
-    'score',
-  ),
-  'export': ('truncations', 'dialect'),
+  'run.remat': Key(False, 'recompute activations in the backward pass: memory for time'),
+  'run.forms': Key('fast', 'which of equal formulas a network computes: fast, plain, fewest'),
+  'run.profile_steps': Key(0, 'steps that the profiler records; 0: none'),
+  # What is trained on.
+  'data.source': Key('', 'NAME or NAME:ARGUMENT: digits, folder:DIR, tfds:NAME, synthetic:NUMBER'),
+  'data.data_dir': Key('', "where TFDS' prepared sets lie; '': TFDS' own place"),
+  'data.resolution': Key(128, 'of square images, in pixels'),
+  'data.channels': Key(3, '3: colour, 1: grey'),
+  'data.num_classes': Key(None, 'classes; None: as many as the data has', kind=int),
+  'data.held_out': Key(0.05, 'share of each class held out, of data without a test split'),
+  'data.fraction': Key(1.0, 'share of the training images that is trained on'),
+  'data.per_class': Key(0, 'training images of each class, at most; 0: all'),
+  'data.crop': Key('center', 'of the longer side: center, or random at every visit'),
+  'data.flip': Key(False, 'mirror half of the images that are trained on'),
+  # Scores at each evaluation.
+  'eval.name': Key('none', 'what scores a run: pixels (small images), classifier, none'),
+  'eval.num_samples': Key(512, 'samples of each evaluation', least=1),
+  'eval.grid_columns': Key(10, 'columns of the grids of samples', least=1),
+  'eval.published': Key('', 'published learning curve that is drawn beside, or none'),
+  # Scores by published protocols.
+  'scores.every': Key(0, 'steps between two scorings, a multiple of run.eval_every; 0: never'),
+  'scores.metrics': Key('fid,is', 'separated by commas: fid, kid, is, pr, dc, intra_fid, ...'),
+  'scores.num': Key(50_000, 'samples of each scoring'),
+  'scores.features': Key('inception', 'network whose features are compared'),
+  'scores.weights': Key('', 'file of its weights, where it is not in the cache'),
+  'scores.reference': Key('train', 'images that are compared with: train or test'),
+  # When a run collapses: training/watchdog.py.
+  'watch.policy': Key('warn', 'what an alarm does: off, warn, stop, rollback'),
+  'watch.most': Key(3, 'roll-backs before a run stops'),
+  'watch.patch': Key('', "what a roll-back changes: 'KEY=VALUE,KEY=VALUE'"),
+  'watch.patience': Key(2, 'times in a row that a signal is out of bounds before an alarm'),
+  'watch.refused': Key(1, 'non-finite updates between two rows; 0 switches this or any signal off'),
+  'watch.spike': Key(20.0, 'a loss or gradient norm over its median'),
+  'watch.one_sided': Key(0.01, 'share of real or fake images that the discriminator gets right'),
+  'watch.sigma': Key(10.0, 'largest singular value of a kernel over its least of late'),
+  'watch.still': Key(True, "whether a player's weights no longer change"),
+  'watch.data': Key(0.1, 'variation of the images of a batch over its median'),
+  'watch.variance': Key(0.3, "samples' deviation within a class over that of real images"),
+  'watch.score': Key(0.5, 'score run.best over its best value'),
 }
+RENAMED = {'run.minibatches': 'run.microbatches'}
+
+VARIANTS_OF_ALL = ('tiny', 'digits')  # that every family has a patch for
+
+
+def in_order(keys: Keys) -> Keys:
+  """Keys by their groups' order; within a group as given."""
+  return dict(sorted(keys.items(), key=lambda item: GROUPS.index(item[0].partition('.')[0])))
+
+
+def existing(keys: Keys, values: Mapping[str, Any]) -> Keys:
+  """The keys that a config of these values has: those whose `where` holds."""
+  holds = lambda name, value: values.get(name, keys[name].default) == value
+  return {name: key for name, key in keys.items() if key.where is None or holds(*key.where)}
+
+
+# --- Files
 
 
 def builtin() -> dict[str, str]:
-  """Return the paths of the configs that come with bigjax, by name."""
+  """Paths of the configs that come with bigjax, by name."""
   folder = importlib.resources.files('bigjax.configs')
   return {
     os.path.splitext(entry.name)[0]: str(entry)
@@ -97,116 +162,199 @@ def builtin() -> dict[str, str]:
   }
 
 
-def resolve(given: str) -> str:
-  """Return 'path.py[:variant]' for NAME[:variant] or a path.
+def find(given: str) -> tuple[str, list[str]]:
+  """(path, variants) of NAME[:variant,...] or FILE.py[:variant,...].
 
   Raises:
     UserError: no such config.
   """
-  name, colon, variant = given.partition(':')
-  if name.endswith('.py'):
-    if not os.path.isfile(name):
-      raise errors.UserError(f'--config={given}: there is no file {name!r}.')
-    return given
-  known = builtin()
-  if name not in known:
-    raise errors.UserError(
-      f'--config={given}: there is no config {name!r}{errors.did_you_mean(name, known)}; '
-      f'expected one of {", ".join(sorted(known))}, or a path to a .py file.'
-    )
-  return known[name] + colon + variant
+  path, py, variants = given.rpartition('.py')
+  if py and variants[:1] in ('', ':'):
+    path, variants = path + py, variants[1:]
+    if not os.path.isfile(path):
+      raise errors.UserError(f'--config={given}: there is no file {path!r}.')
+  else:
+    name, _, variants = given.partition(':')
+    known = builtin()
+    if name not in known:
+      raise errors.UserError(
+        f'--config={given}: there is no config {name!r}{errors.did_you_mean(name, known)}; '
+        f'expected one of {", ".join(sorted(known))}, or a path to a .py file.'
+      )
+    path = known[name]
+  return path, [word for word in variants.split(',') if word]
 
 
-def read(given: str) -> ml_collections.ConfigDict:
-  """Return the config NAME[:variant] or path.py[:variant]; the file is executed.
+def layers(given: str) -> list[Values | str]:
+  """What a config states, from left to right: values, and names from VARIANTS_OF_ALL.
+
+  The file is executed. Its `get_config()` states values, whole or in part; its table VARIANTS has
+  more for each variant. One without that table may do what ml_collections has: `get_config` takes
+  the words after the colon.
 
   Raises:
-    UserError: no such config.
+    UserError: there is no such config or variant, or get_config refuses it.
   """
-  path, _, variant = resolve(given).rpartition('.py')
-  spec = importlib.util.spec_from_file_location('bigjax_config', path + '.py')
+  path, words = find(given)
+  spec = importlib.util.spec_from_file_location('bigjax_config', path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module.get_config(variant.removeprefix(':'))
-
-
-def require(
-  config: ml_collections.ConfigDict, groups: Mapping[str, tuple[str, ...]], exact: bool = True
-) -> None:
-  """Refuse a config whose groups lack a key that is read or (`exact`) have one that nobody knows.
-
-  Raises:
-    UserError: names the first such key.
-  """
-  for group, keys in groups.items():
-    if group not in config:
-      raise errors.UserError(f'the config has no group {group!r}; it needs {", ".join(keys)}.')
-    for key in keys:
-      if key not in config[group]:
-        raise errors.UserError(f'config.{group}.{key} is missing from the config.')
-    for key in config[group]:
-      if exact and key not in keys:
-        raise errors.UserError(
-          f'config.{group}.{key} is not a known key{errors.did_you_mean(key, keys)}; '
-          f'the group has {", ".join(keys)}.'
-        )
-
-
-def at_least_one(config: ml_collections.ConfigDict, group: str, *keys: str) -> None:
-  """Refuse a config in which one of these numbers is below 1.
-
-  Raises:
-    UserError: names the first such key.
-  """
-  for key in keys:
-    if config[group][key] < 1:
-      raise errors.UserError(f'{group}.{key} is {config[group][key]}; give at least 1.')
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuse a config whose shared part is incomplete, has unknown keys, or makes no sense.
-
-  Raises:
-    UserError: names the first such key.
-  """
-  for key in config:
-    if key not in TOP:
+  variants, arguments = getattr(module, 'VARIANTS', None), []
+  if variants is None and words and inspect.signature(module.get_config).parameters:
+    own = len(words)
+    while own > 1 and words[own - 1] in VARIANTS_OF_ALL:
+      own -= 1
+    arguments, words = [','.join(words[:own])], words[own:]
+  try:
+    stated = flat(module.get_config(*arguments))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise errors.UserError(f'--config={given}: {" ".join(str(error).split())}') from None
+  known = dict.fromkeys((*(variants or ()), *VARIANTS_OF_ALL))
+  for word in words:
+    if word not in known:
       raise errors.UserError(
-        f'config.{key} is not known{errors.did_you_mean(key, TOP)}; a config has {", ".join(TOP)}.'
+        f'--config={given}: there is no variant {word!r}{errors.did_you_mean(word, known)}; '
+        f'known: {", ".join(known)}.'
       )
-  for key in TOP:
-    if key not in config:
-      raise errors.UserError(f'config.{key} is missing from the config.')
-  require(config, GROUPS)
-  at_least_one(config, 'eval', 'num_samples', 'standing_passes', 'standing_batch', 'grid_columns')
-  at_least_one(config, 'run', 'steps', 'keep')
-  if not 0 < config.data.held_out < 1:
-    raise errors.UserError(
-      f'data.held_out is {config.data.held_out}; give a share between 0 and 1.'
-    )
+  return [stated, *((variants or {}).get(word, word) for word in words)]
 
 
-def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Return a config as {'group.key': JSON-able value}, sorted."""
-  leaves = json.loads(config.to_json(sort_keys=True))
-  flat = {}
-  for group, value in leaves.items():
-    if isinstance(value, dict):
-      flat |= {f'{group}.{key}': v for key, v in value.items()}
+# --- Values
+
+
+def flat(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Values:
+  """{'group.key': value} of nested groups, or of what is flat already."""
+  values = {}
+  for group, value in config.items():
+    if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+      values |= {f'{group}.{key}': v for key, v in value.items()}
     else:
-      flat[group] = value
-  return dict(sorted(flat.items()))
+      values[group] = value
+  return values
 
 
-def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Return what must not change between resumes."""
-  return {k: v for k, v in flatten(config).items() if not k.startswith(FREE)}
+def nested(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The config of {'group.key': value}."""
+  groups: dict[str, Any] = {}
+  for name, value in values.items():
+    group, dot, key = name.partition('.')
+    if dot:
+      groups.setdefault(group, {})[key] = value
+    else:
+      groups[group] = value
+  return ml_collections.ConfigDict(groups)
+
+
+def completed(values: Mapping[str, Any], keys: Keys) -> Values:
+  """`values` with defaults where they state nothing, numbers and tuples as their keys have them."""
+  found = {name: key.default for name, key in existing(keys, values).items()}
+  for name, value in values.items():
+    kind = keys[name].type if name in keys else None
+    if kind is float and type(value) is int:
+      value = float(value)
+    elif kind is tuple and isinstance(value, list):
+      value = tuple(value)
+    found[name] = value
+  return found
+
+
+def fits(key: Key, value: Any) -> bool:
+  """Whether a value has the type of a key."""
+  if value is None:
+    return key.kind is not None
+  if isinstance(value, bool) or key.type is bool:
+    return isinstance(value, bool) and key.type is bool
+  allowed = {float: (int, float), tuple: (tuple, list)}.get(key.type, key.type)
+  return isinstance(value, allowed)
+
+
+def require(values: Mapping[str, Any], keys: Keys) -> None:
+  """Refuse a config that lacks a key, has one that nobody knows, or a value that a key forbids.
+
+  Args:
+    values: of the whole config.
+    keys: all that its family knows, wherever they exist.
+  Raises:
+    UserError: names the first such key.
+  """
+  for name, key in keys.items():
+    if key.choices and name in values:
+      errors.pick(values[name], dict.fromkeys(key.choices), name)
+  here = existing(keys, values)
+  for name in here:
+    if name not in values:
+      raise errors.UserError(f'config.{name} is missing from the config.')
+  for name, value in values.items():
+    if name not in here:
+      raise errors.UserError(f'config.{name} {unknown(name, keys)}.')
+    if not fits(here[name], value):
+      like = here[name].like(here[name].default)
+      raise errors.UserError(f'{name} is {value!r}; expected {like}.')
+    if here[name].least is not None and value < here[name].least:
+      raise errors.UserError(f'{name} is {value}; give at least {here[name].least}.')
+
+
+def unknown(name: str, keys: Keys) -> str:
+  """What is wrong with a key that a config does not have: '... (did you mean ...?)'."""
+  if name in RENAMED:
+    return f'is now called {RENAMED[name]}'
+  if name in keys:
+    return f'is only known where {"=".join(keys[name].where)}'
+  return f'is not a known key{suggestion(name, keys)}'
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+  """' (did you mean KEY?)' for the known key that is nearest in meaning, '' where none is near.
+
+  Not the nearest spelling as a whole, which within a group is any short key: the name counts, or a
+  word of it (lr, gen_lr), and the group only decides between those.
+  """
+  group, _, key = name.rpartition('.')
+  like = lambda a, b: difflib.SequenceMatcher(None, a, b).ratio()
+
+  def nearness(other: str) -> tuple[float, float]:
+    its_group, _, its_key = other.rpartition('.')
+    common = set(key.split('_')) & set(its_key.split('_'))
+    return max(like(key, its_key), 0.7 * bool(common)), like(group, its_group)
+
+  best = max(known, key=nearness, default='')
+  return f' (did you mean {best}?)' if best and nearness(best)[0] >= 0.7 else ''
+
+
+def parse_value(key: Key, text: str) -> Any:
+  """Read a value from the command line.
+
+  Raises:
+    ValueError: it has another type.
+  """
+  if key.kind and text == 'None':
+    return None
+  if key.type is bool:
+    words = {'true': True, '1': True, 'false': False, '0': False}
+    if text.lower() not in words:
+      raise ValueError(text)
+    return words[text.lower()]
+  if key.type is tuple:
+    try:
+      value = ast.literal_eval(text)
+    except SyntaxError:
+      raise ValueError(text) from None
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+  return key.type(text)
+
+
+# --- Of a complete config
+
+
+def flatten(config: ml_collections.ConfigDict) -> Values:
+  """{'group.key': JSON-able value} of a config, sorted."""
+  return dict(sorted(flat(json.loads(config.to_json())).items()))
 
 
 def changed(
   config: ml_collections.ConfigDict, values: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
-  """Return a copy of a config with these {'group.key': value} in it.
+  """A copy of a config with these {'group.key': value} in it.
 
   Raises:
     UserError: it has no such key.
@@ -215,7 +363,7 @@ def changed(
   for key in values:
     if key not in known:
       raise errors.UserError(
-        f'the config has no key {key!r}{errors.did_you_mean(key, known)}, which this run was given.'
+        f'the config has no key {key!r}{suggestion(key, known)}, which this run was given.'
       )
   copy = ml_collections.ConfigDict(config.copy_and_resolve_references())
   for key, value in values.items():
@@ -227,76 +375,26 @@ def changed(
   return copy
 
 
-def digest(config: ml_collections.ConfigDict) -> str:
-  """Return a short hash of the identity."""
-  return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
+def identity(config: ml_collections.ConfigDict, keys: Keys) -> Values:
+  """What must not change between resumes; not keys that came later and have their default."""
+  later = {name: json.loads(json.dumps(key.default)) for name, key in keys.items() if key.since}
+  return {
+    name: value
+    for name, value in flatten(config).items()
+    if not name.startswith(FREE) and not (name in later and value == later[name])
+  }
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+  """A short hash of an identity."""
+  return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-  """Return 'key: theirs -> ours' for every key that differs between two identities."""
+  """'key: theirs -> ours' for every key that differs between two identities."""
   missing = '(absent)'
   return [
     f'{key}: {theirs.get(key, missing)} -> {ours.get(key, missing)}'
     for key in sorted({*ours, *theirs})
     if ours.get(key, missing) != theirs.get(key, missing)
   ]
-
-
-def parse(
-  verb: str, argv: list[str], options: Mapping[str, str], switches: Mapping[str, str]
-) -> tuple[ml_collections.ConfigDict, str, dict[str, Any]]:
-  """Return (config with overrides, its name, {option: word or None, switch: bool}).
-
-  Args:
-    verb: of the command line.
-    argv: the words after the verb.
-    options: {name: help} of flags that take a word, beside --config.
-    switches: {name: help} of those that take none.
-  Raises:
-    UserError: an unknown flag, config, variant or config key, or a value of the wrong type.
-  """
-  given, words = 'digits', []
-  argv = iter(argv)
-  for word in argv:
-    if word == '--config':
-      given = next(argv, '')
-    elif word.startswith('--config='):
-      given = word.removeprefix('--config=')
-    else:
-      words.append(word)
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=[verb, *words])
-  for name, what in options.items():
-    flags.DEFINE_string(name, None, what, flag_values=values)
-  for name, what in switches.items():
-    flags.DEFINE_bool(name, False, what, flag_values=values)
-  try:
-    rest = values([verb, f'--config={resolve(given)}', *words])[1:]
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise errors.UserError(_explain(verb, error, given, words)) from None
-  if rest:
-    raise errors.UserError(f'{rest[0]!r} is not an option; see bigjax {verb} --help.')
-  path, _, variant = given.rpartition(':') if ':' in given else (given, '', '')
-  name = os.path.basename(path).removesuffix('.py') + (f'-{variant}' if variant else '')
-  return values.config, name, {key: values[key].value for key in (*options, *switches)}
-
-
-def _explain(verb: str, error: Exception, given: str, words: list[str]) -> str:
-  """Return the one sentence for what absl or ml_collections made of the command line."""
-  try:
-    known = flatten(read(given))
-  except (AttributeError, KeyError, TypeError, ValueError) as of_config:
-    return f'--config={given}: {" ".join(str(of_config).split())}'
-  for word in words:
-    key, _, value = word.removeprefix('--').partition('=')
-    if key.startswith('config.') and key.removeprefix('config.') not in known:
-      key = key.removeprefix('config.')
-      return (
-        f'--config.{key}: the config has no key {key!r}{errors.did_you_mean(key, known)}; '
-        'bigjax train --dry_run lists them.'
-      )
-    if key.startswith('config.') and value in str(error):
-      key = key.removeprefix('config.')
-      like = 'a whole number' if known[key] is None else f'a value like {known[key]!r}'
-      return f'--config.{key}={value}: expected {like}.'
-  return ' '.join(str(error).split()) + f'; see bigjax {verb} --help.'

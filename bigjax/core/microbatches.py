@@ -34,7 +34,7 @@ def in_parts(fn: Callable[[Any], Any], num: int, xs: Any) -> Any:
   size = jax.tree.leaves(xs)[0].shape[0]
   if size % num:
     raise errors.UserError(
-      f'run.minibatches is {num}, which does not divide the {size} examples of each device; '
+      f'run.microbatches is {num}, which does not divide the {size} examples of each device; '
       'use a divisor.'
     )
   parts = jax.tree.map(lambda x: x.reshape(num, size // num, *x.shape[1:]), xs)

@@ -31,9 +31,10 @@ class Progress:
     self._step, self._time = first, time.monotonic()
     self.rate = 0.0  # images per second between the last two updates
 
-  def restart(self, step: int) -> None:
+  def restart(self, step: int, images_per_step: int | None = None) -> None:
     """Count from here on: the first step, which compiles, is no measure of the rate."""
     self._step, self._time = step, time.monotonic()
+    self._images = self._images if images_per_step is None else images_per_step
 
   def skip(self, seconds: float) -> None:
     """Leave this much time, spent on something else than steps, out of the rate."""

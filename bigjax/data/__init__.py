@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 
@@ -30,13 +31,36 @@ from bigjax.data.reading.random_access import (
   survey,
   tensorflow,
 )
-from bigjax.data.reading.stream import stream
+from bigjax.data.reading.stream import check_size, shrunk, sizes, stream
 
 __all__ = [
-  'Labelled', 'Lookup', 'Named', 'Picture', 'Source', 'by_number', 'check',
-  'check_memory', 'from_pictures', 'held_out_mask', 'in_batches', 'in_memory', 'labelled', 'limit',
-  'load', 'one_label', 'printable', 'read', 'read_labels', 'small_images', 'spread',
-  'stream', 'survey', 'tensorflow',
+  'Labelled',
+  'Lookup',
+  'Named',
+  'Picture',
+  'Source',
+  'by_number',
+  'check',
+  'check_memory',
+  'check_size',
+  'from_pictures',
+  'held_out_mask',
+  'in_batches',
+  'in_memory',
+  'labelled',
+  'limit',
+  'load',
+  'one_label',
+  'printable',
+  'read',
+  'read_labels',
+  'shrunk',
+  'sizes',
+  'small_images',
+  'spread',
+  'stream',
+  'survey',
+  'tensorflow',
 ]  # fmt: skip
 SEEN = 256  # images whose labels are looked at before training
 MOST_GIB = 4  # of a set held in memory (twice while it is streamed: NumPy's and TensorFlow's)
@@ -70,6 +94,7 @@ class Source:
     held_out_digest: the same of the held-out images.
     findings: (level, sentence) about the data, level 'ok' or 'warning'.
     name: what the config calls it.
+    size: pixels a side of its images.
   """
 
   num_train: int
@@ -87,6 +112,11 @@ class Source:
   held_out_digest: str
   findings: tuple[tuple[str, str], ...] = ()
   name: str = 'a source without a name'
+  size: int = 0
+
+  def class_counts(self) -> list[int]:
+    """Training images of each class; reads all of them where labels are not at hand."""
+    return np.bincount(one_label(self.labels()), minlength=len(self.class_names)).tolist()
 
 
 def load(config: ml_collections.ConfigDict) -> Source:
@@ -99,9 +129,11 @@ def load(config: ml_collections.ConfigDict) -> Source:
   name, _, argument = config.source.partition(':')
   known = [module.name for module in pkgutil.iter_modules(sources.__path__)]
   if name not in known:
+    is_path = config.source and (os.path.exists(config.source) or os.sep in config.source)
+    hint = f'folder:{config.source}' if is_path else ''
+    hint = f' (did you mean {hint}?)' if hint else errors.did_you_mean(name, known)
     raise errors.UserError(
-      f'data.source is {config.source!r}{errors.did_you_mean(name, known)}; '
-      f'expected one of: {", ".join(known)}.'
+      f'data.source is {config.source!r}{hint}; expected one of: {", ".join(known)}.'
     )
   source = importlib.import_module(f'{sources.__name__}.{name}').load(config, argument)
   num = len(source.class_names)
@@ -111,7 +143,7 @@ def load(config: ml_collections.ConfigDict) -> Source:
       f'{num} class{"" if num == 1 else "es"}; give that number, or None to read it from the data.'
     )
   refuse_one_label(source, config)
-  return dataclasses.replace(limit(source, config), name=config.source)
+  return dataclasses.replace(limit(source, config), name=config.source, size=config.resolution)
 
 
 def check(config: ml_collections.ConfigDict) -> None:

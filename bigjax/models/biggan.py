@@ -21,7 +21,7 @@ from bigjax.nn.layers import (
   Dense,
   Embed,
   ImageOutput,
-  in_minibatches,
+  in_microbatches,
   projection_score,
   remat,
 )
@@ -99,7 +99,7 @@ class GenBlock(nn.Module):
   num_classes: int | None  # of per-class BatchNorm tables; None: gain and bias are linear in c
   bn_group: int | None
   bn_eps: float
-  minibatches: int
+  microbatches: int
   forms: Forms
   dtype: Any
 
@@ -121,9 +121,9 @@ class GenBlock(nn.Module):
 
   def __call__(self, x: Array, c: Array, train: bool) -> Array:
     moments = self.bn1.moments(x, train)
-    h = in_minibatches(self.minibatches, self, GenBlock.first, x, c, moments)
+    h = in_microbatches(self.microbatches, self, GenBlock.first, x, c, moments)
     moments = self.bn2.moments(h, train)
-    return in_minibatches(self.minibatches, self, GenBlock.second, h, x, c, moments)
+    return in_microbatches(self.microbatches, self, GenBlock.second, h, x, c, moments)
 
 
 class DiscBlock(nn.Module):
@@ -156,7 +156,7 @@ class Generator(nn.Module):
   per block (rows 7-9). `attention` lists the resolutions that end with a non-local block.
   `bn_group` is the number of examples that share BatchNorm moments, None the global batch; `bn_eps`
   is added to their variance.
-  `minibatches` and `remat` change memory and nothing else: see `layers.in_minibatches`; `remat`
+  `microbatches` and `remat` change memory and nothing else: see `layers.in_microbatches`; `remat`
   keeps of a block only its input for the backward pass. `forms` changes speed and nothing else.
   """
 
@@ -170,7 +170,7 @@ class Generator(nn.Module):
   channels: int = 3
   bn_group: int | None = None
   bn_eps: float = 1e-4
-  minibatches: int = 1
+  microbatches: int = 1
   remat: bool = False
   forms: Forms = FAST
   dtype: Any = jnp.float32
@@ -187,12 +187,12 @@ class Generator(nn.Module):
     )
     h = Dense(4 * 4 * first, dtype=self.dtype, name='linear')(z).reshape(-1, 4, 4, first)
     per_class = None if self.shared_dim else self.num_classes
-    how = (self.bn_group, self.bn_eps, self.minibatches, self.forms, self.dtype)
+    how = (self.bn_group, self.bn_eps, self.microbatches, self.forms, self.dtype)
     for i, (c, width) in enumerate(zip(conditions, widths, strict=True)):
       h = block(h.shape[-1], width, per_class, *how, name=f'blocks_{i}')(h, c, train)
       if h.shape[1] in self.attention:
         attention = attend(self.forms, self.dtype, name=f'attention_{i}')
-        h = in_minibatches(self.minibatches, attention, type(attention).__call__, h)
+        h = in_microbatches(self.microbatches, attention, type(attention).__call__, h)
     return output(h.shape[-1], self.channels, self.channels, *how, name='output')(h, train)
 
 

@@ -22,7 +22,7 @@ from bigjax.nn.layers import (
   Dense,
   Embed,
   ImageOutput,
-  in_minibatches,
+  in_microbatches,
   projection_score,
   remat,
 )
@@ -90,7 +90,7 @@ class GenBlock(nn.Module):
   up: bool
   bn_group: int | None
   bn_eps: float
-  minibatches: int
+  microbatches: int
   forms: Forms
   dtype: Any
 
@@ -120,11 +120,11 @@ class GenBlock(nn.Module):
     return self.conv4(nn.relu(self.bn4(h, c, moments))) + (upsample(x) if self.up else x)
 
   def __call__(self, x: Array, c: Array, train: bool) -> Array:
-    num = self.minibatches
-    h = in_minibatches(num, self, GenBlock.first, x, c, self.bn1.moments(x, train))
-    h = in_minibatches(num, self, GenBlock.second, h, c, self.bn2.moments(h, train))
-    h = in_minibatches(num, self, GenBlock.third, h, c, self.bn3.moments(h, train))
-    return in_minibatches(num, self, GenBlock.fourth, h, x, c, self.bn4.moments(h, train))
+    num = self.microbatches
+    h = in_microbatches(num, self, GenBlock.first, x, c, self.bn1.moments(x, train))
+    h = in_microbatches(num, self, GenBlock.second, h, c, self.bn2.moments(h, train))
+    h = in_microbatches(num, self, GenBlock.third, h, c, self.bn3.moments(h, train))
+    return in_microbatches(num, self, GenBlock.fourth, h, x, c, self.bn4.moments(h, train))
 
 
 class DiscBlock(nn.Module):
@@ -170,7 +170,7 @@ class Generator(nn.Module):
   channels: int = 3
   bn_group: int | None = None
   bn_eps: float = 1e-4
-  minibatches: int = 1
+  microbatches: int = 1
   remat: bool = False
   forms: Forms = FAST
   dtype: Any = jnp.float32
@@ -183,14 +183,14 @@ class Generator(nn.Module):
     c = Embed(self.num_classes, self.shared_dim, name='shared')(y)
     c = jnp.concatenate([c, z], axis=1)
     h = Dense(4 * 4 * first, dtype=self.dtype, name='linear')(c).reshape(-1, 4, 4, first)
-    how = (self.bn_group, self.bn_eps, self.minibatches, self.forms, self.dtype)
+    how = (self.bn_group, self.bn_eps, self.microbatches, self.forms, self.dtype)
     for i, width in enumerate(widths):
       same = h.shape[-1]
       h = block(same, same, False, *how, name=f'blocks_{2 * i}')(h, c, train)
       h = block(same, width, True, *how, name=f'blocks_{2 * i + 1}')(h, c, train)
       if h.shape[1] in self.attention:
         attention = attend(self.forms, self.dtype, name=f'attention_{2 * i + 1}')
-        h = in_minibatches(self.minibatches, attention, type(attention).__call__, h)
+        h = in_microbatches(self.microbatches, attention, type(attention).__call__, h)
     filters = self.rgb_filters or self.channels
     return output(h.shape[-1], filters, self.channels, *how, name='output')(h, train)
 

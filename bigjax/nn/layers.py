@@ -121,7 +121,7 @@ class BatchNorm(nn.Module):
   """BatchNorm with a learned gain and bias per channel.
 
   Moments and what is done with them are two calls, so that a network may run the second, and what
-  follows, on a part of the batch at a time (`in_minibatches`).
+  follows, on a part of the batch at a time (`in_microbatches`).
   """
 
   features: int
@@ -189,7 +189,7 @@ def remat(block: type[nn.Module], on: bool, static: tuple[int, ...] = ()) -> typ
   return nn.remat(block, policy=policy, static_argnums=static)
 
 
-def in_minibatches(num: int, module: nn.Module, method: Callable[..., Array], *xs: Array) -> Array:
+def in_microbatches(num: int, module: nn.Module, method: Callable[..., Array], *xs: Array) -> Array:
   """Run `method(module, *xs)` on `num` equal parts of the batch, one after the other.
 
   Between two BatchNorms no example sees another, so this changes nothing but the memory: of a part,
@@ -256,7 +256,7 @@ class ImageOutput(nn.Module):
   channels: int
   bn_group: int | None = None
   bn_eps: float = 1e-4
-  minibatches: int = 1
+  microbatches: int = 1
   forms: Forms = FAST
   dtype: Any = jnp.float32
 
@@ -270,7 +270,7 @@ class ImageOutput(nn.Module):
 
   def __call__(self, h: Array, train: bool) -> Array:
     moments = self.bn.moments(h, train)
-    return in_minibatches(self.minibatches, self, ImageOutput.image, h, moments)
+    return in_microbatches(self.microbatches, self, ImageOutput.image, h, moments)
 
 
 def projection_score(h: Array, y: Array, num_classes: int, mask: Array | None) -> Array:

@@ -8,12 +8,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from bigjax import data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.algorithms.base.contract import Stage
 from bigjax.core import errors
 from bigjax.evaluation import during_training
 from bigjax.preflight import machine_checks
 from bigjax.training import history as histories
 from bigjax.training import watchdog
+from bigjax.training.batches import check_data
 from bigjax.training.program import make_program
 
 SHOWN = 40  # images on the contact sheet
@@ -55,14 +57,14 @@ def examine(
   except errors.UserError as error:
     found.append(('fail', str(error)))
   try:
-    program = make_program(config)
-    _, batch = program.algorithm.stage(0).batch
-    found.append(of_batch(source.num_train, batch, program.mesh.size))
+    program = make_program(config, class_counts=source.class_counts)
+    found += [of_batch(source.num_train, stage, program.mesh.size) for _, stage in program.stages]
+    check_data(source, program)
+    found += machine_checks.memory(source, program)
     found += machine_checks.disk(config, program, workdir or 'runs')
   except errors.UserError as error:
     found.append(('fail', str(error)))
   found += machine_checks.duplicates(source)
-  found += machine_checks.memory(config, source)
   found += machine_checks.weights(config, source)
   if workdir:
     found += machine_checks.workdir(workdir, config, source)
@@ -97,9 +99,10 @@ def of_labels(counts: np.ndarray, names: Sequence[str]) -> Finding:
   return 'ok', words
 
 
-def of_batch(num_train: int, batch: int, num_devices: int) -> Finding:
-  """Return whether the images fill a batch."""
-  words = f'batches of {batch} on {num_devices} device{"" if num_devices == 1 else "s"}'
+def of_batch(num_train: int, stage: Stage, num_devices: int) -> Finding:
+  """Whether the images fill a batch of a stage."""
+  batch, plural = stage.examples, '' if num_devices == 1 else 's'
+  words = f'batches of {batch} on {num_devices} device{plural}'
   if num_train < batch:
     return 'fail', f'{words}, but there are {num_train} training images: lower the batch size'
   return 'ok', words

@@ -5,6 +5,7 @@ Each function returns findings: (level, sentence), the level 'ok', 'warning' or 
 
 import hashlib
 import importlib.metadata
+import math
 import os
 import shutil
 import sys
@@ -16,14 +17,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bigjax import data
+from bigjax.algorithms.base import configs
 from bigjax.core import buckets, checkpoint, errors, files
-from bigjax.core import config as configs
 from bigjax.evaluation.reference import open_network
 from bigjax.models.pretrained import download
 from bigjax.models.pretrained.registry import NETWORKS
 from bigjax.preflight import plan_search, tpu_slices
 from bigjax.training import history as histories
-from bigjax.training import program
+from bigjax.training.program import Program
 
 Finding = tuple[str, str]
 PACKAGES = ('bigjax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow')
@@ -84,7 +85,7 @@ def clocks() -> list[Finding]:
   return [('ok', f'clocks of the hosts are within {apart:.2f} s')]
 
 
-def state_bytes(program: program.Program) -> int:
+def state_bytes(program: Program) -> int:
   """Return the bytes of a checkpoint: the state, and the generator once more."""
   shapes = program.shapes()
   size = lambda tree: sum(
@@ -93,9 +94,7 @@ def state_bytes(program: program.Program) -> int:
   return size(shapes) + size(shapes['ema'])
 
 
-def disk(
-  config: ml_collections.ConfigDict, program: program.Program, workdir: str
-) -> list[Finding]:
+def disk(config: ml_collections.ConfigDict, program: Program, workdir: str) -> list[Finding]:
   """Say whether the checkpoints that a run keeps fit the free space of its workdir."""
   if buckets.is_url(workdir):
     return bucket(workdir)
@@ -123,16 +122,17 @@ def bucket(url: str) -> list[Finding]:
   return [('ok', f'{url} can be written')]
 
 
-def memory(config: ml_collections.ConfigDict, source: data.Source) -> list[Finding]:
+def memory(source: data.Source, program: Program) -> list[Finding]:
   """Say whether the images that are held in memory, and the next batches, fit this host."""
   try:
     available = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')
   except (OSError, ValueError):  # not everywhere
     return []
-  image = config.data.resolution**2 * config.data.channels
+  nbytes = lambda stage: sum(math.prod(x.shape) * x.dtype.itemsize for x in stage.shapes().values())
+  largest = max((stage for _, stage in program.stages), key=nbytes)
+  image = math.prod((source.size, source.size, largest.image[-1], *largest.image[:-3]))
   held = image * (source.num_train + source.num_held_out) if source.at_once else 0
-  steps = 6 * image * config.optim.batch_size * config.optim.get('d_steps', 1)
-  steps //= jax.process_count()
+  steps = 6 * nbytes(largest) // jax.process_count()
   words = f'{gib(held + steps)} of images in host memory; {gib(available)} are free'
   if held + steps > available:
     return [('fail', f'{words}: use a smaller batch, or a machine with more memory')]

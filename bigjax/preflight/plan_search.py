@@ -9,6 +9,8 @@ from typing import Any
 
 import ml_collections
 
+from bigjax import algorithms
+from bigjax.core import config as core_config
 from bigjax.core import errors
 from bigjax.preflight import tpu_slices
 from bigjax.preflight.step_cost import gib, plan
@@ -38,12 +40,22 @@ def ticking(what: str, expected: float | None) -> Iterator[None]:
 Plan = Callable[[ml_collections.ConfigDict, tpu_slices.Slice], dict[str, Any]]
 
 
+def batch_key(config: ml_collections.ConfigDict) -> str:
+  """The config key that says how many examples a batch has, which the family names."""
+  return algorithms.family(config.algorithm).BATCH_KEY
+
+
+def batch_of(config: ml_collections.ConfigDict) -> int:
+  """Examples of a batch."""
+  return core_config.flatten(config)[batch_key(config)]
+
+
 def watched() -> Plan:
   """Return `plan`, with progress on stderr; later ones are expected to take as long as the last."""
   last: list[float] = []
 
   def run(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, Any]:
-    what = f'compiling for {of.name}, batch {config.optim.batch_size}'
+    what = f'compiling for {of.name}, batch {batch_of(config)}'
     with ticking(what, last[-1] if last else None):
       found = plan(config, of)
     last.append(found['compile_seconds'])
@@ -57,13 +69,12 @@ def scaled(
 ) -> dict[str, list[dict[str, Any]]]:
   """Return {'weak': plans at a fixed batch per device, 'strong': at the configured batch}."""
   found: dict[str, list[dict[str, Any]]] = {'weak': [], 'strong': []}
-  strong = config.optim.batch_size
+  strong = batch_of(config)
   for of in slices:
     for kind, batch in (('weak', per_device * of.num_devices), ('strong', strong)):
       if batch % of.num_devices:
         continue
-      config = config.copy_and_resolve_references()
-      config.optim.batch_size = batch
+      config = core_config.changed(config, {batch_key(config): batch})
       same = [one for ones in found.values() for one in ones if one['slice'] == of.name]
       known = next((one for one in same if one['batch_size'] == batch), None)
       found[kind].append(known or run(config, of))
@@ -71,7 +82,7 @@ def scaled(
 
 
 def settings(per_device: int) -> list[tuple[int, bool]]:
-  """Return (run.minibatches, run.remat) to try, from the fastest to the smallest."""
+  """Return (run.microbatches, run.remat) to try, from the fastest to the smallest."""
   divisors = [n for n in range(1, per_device + 1) if per_device % n == 0]
   return [(1, False), (1, True)] + [(n, True) for n in divisors if n > 1]
 
@@ -80,7 +91,7 @@ def fitted(
   config: ml_collections.ConfigDict, of: tpu_slices.Slice, run: Plan, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
   """Return the plan of the first of `settings` that fits, by halving; None where none does."""
-  batch = config.optim.batch_size
+  batch = batch_of(config)
   if batch % of.num_devices:
     raise errors.UserError(
       f'a batch of {batch} examples cannot be split over the {of.num_devices} devices of '
@@ -91,9 +102,9 @@ def fitted(
   while low <= high:
     middle = (low + high) // 2
     config = config.copy_and_resolve_references()
-    config.run.minibatches, config.run.remat = tried[middle]
+    config.run.microbatches, config.run.remat = tried[middle]
     found = run(config, of)
-    words = f'run.minibatches={tried[middle][0]} run.remat={tried[middle][1]}'
+    words = f'run.microbatches={tried[middle][0]} run.remat={tried[middle][1]}'
     say(f'{words}: {gib(found["peak_bytes"])} of {gib(found["usable_bytes"])} GiB')
     if found['fits']:
       best, high = found, middle - 1

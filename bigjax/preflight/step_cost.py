@@ -2,21 +2,24 @@
 
 import collections
 import dataclasses
-import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 
-from bigjax import algorithms
 from bigjax.preflight import flops, hlo, tpu_slices
-from bigjax.training import program
+from bigjax.training.program import Pair, Program, make_program, program_digest
 
 PAPER_STEPS = 150_000
 SHOWN = 10  # dearest instructions
+OPTIMIZATION = ('penalty', 'spectral_norm', 'optimizer')  # scopes that are not the networks' work
+PER_STEP = (
+  'step_seconds', 'compute_seconds', 'collective_seconds', 'exposed_collective_seconds',
+  'executed_flops', 'hbm_bytes', 'cycles',
+)  # fmt: skip
 # A part is named by the first scope that matches; the rest go by network and direction.
 SCOPES = {
   'penalty': 'orthogonal penalty',
@@ -38,31 +41,41 @@ class Line:
   estimated: bool  # by the compiler
 
 
-def compile_step(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> tuple[Any, str]:
-  """Return the compiled step of a config on these devices, and its StableHLO digest."""
-  lowered = program.make_program(config, devices).lower(config.data.channels)
+def compile_step(program: Program, pair: Pair) -> tuple[Any, str]:
+  """(The compiled step, its StableHLO digest)."""
+  lowered = program.lower(*pair)
   cached = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)  # it cannot read programs for TPUs here
   try:
-    return lowered.compile(), program.program_digest(lowered)
+    return lowered.compile(), program_digest(lowered)
   finally:
     jax.config.update('jax_enable_compilation_cache', cached)
 
 
-def model_flops(config: ml_collections.ConfigDict) -> int:
-  """Return the FLOPs of a step's networks, forward and backward, on the whole batch.
-
-  Counted with the fewest multiplications known for each layer, nothing computed twice, without
-  the penalty, spectral norm and optimizer: the work that any program of this step must do.
-  """
+def fewest(config: ml_collections.ConfigDict) -> Program:
+  """The program of a config with the fewest multiplications known for each layer."""
   config = config.copy_and_resolve_references()
-  config.run.update({'minibatches': 1, 'remat': False, 'forms': 'fewest'})
-  algorithm = algorithms.family(config.algorithm).make(config)
-  stage = algorithm.stage(0)
+  config.run.update({'microbatches': 1, 'remat': False, 'forms': 'fewest'})
+  return make_program(config, jax.local_devices(backend='cpu')[:1])
+
+
+def step_flops(program: Program, pair: Pair, without: tuple[str, ...] = OPTIMIZATION) -> int:
+  """FLOPs of one step, forward and backward, on the whole batch.
+
+  Nothing is counted twice; by default without the penalty, spectral norm and optimizer: the work of
+  the networks, which any program of this step must do.
+  """
+  algorithm, (stage, due) = program.algorithm, pair
   state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
-  batch = program.batch_shapes(stage, config.data.channels)
-  leave = ('penalty', 'spectral_norm', 'optimizer')
-  return flops.needed(lambda *args: algorithm.step(*args, stage), state, batch, without=leave)
+  step = lambda state, batch: algorithm.step(state, batch, stage, due)
+  return flops.needed(step, state, stage.shapes(), without=without)
+
+
+def model_flops(config: ml_collections.ConfigDict) -> float:
+  """FLOPs of a step's networks, the mean over the steps of a run; see `step_flops`."""
+  program = fewest(config)
+  pairs = program.pairs(0, config.run.steps)
+  return sum(num * step_flops(program, pair) for pair, num in pairs.items()) / config.run.steps
 
 
 def part(op_name: str) -> str:
@@ -116,59 +129,119 @@ def out_of_memory(error: Exception) -> tuple[float, float] | None:
 
 
 def plan(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, Any]:
-  """Return everything known of a config's step on a slice, as JSON-able values.
+  """Everything known of a config's steps on a slice, as JSON-able values.
 
-  Seconds, bytes and FLOPs are per device and step; `model_flops` are of the whole slice.
+  Seconds, bytes and FLOPs are per device and step, means over the steps of the run; memory is that
+  of the largest program. `programs` has the figures of each, where there are several.
   """
   start = time.monotonic()
-  wanted = model_flops(config)
-  found: dict[str, Any] = {
+  program, ideal = make_program(config, of.devices()), fewest(config)
+  counted = program.pairs(0, config.run.steps)
+  programs = []
+  for pair, num in counted.items():
+    stage, due = pair
+    about = {'stage': str(stage), 'due': sorted(due), 'steps': num, 'examples': stage.examples}
+    programs.append(about | one_program(program, pair, of, step_flops(ideal, pair)))
+  found = {
     'slice': of.name,
     'topology': of.topology,
     'devices': of.num_devices,
     'chips': of.num_chips,
-    'batch_size': config.optim.batch_size,
-    'minibatches': config.run.minibatches,
+    'batch_size': max(stage.examples for stage, _ in counted),
+    'microbatches': config.run.microbatches,
     'remat': config.run.remat,
-    'model_flops': wanted,
     'peak_flops': of.generation.device_peak,
-    'usable_bytes': of.generation.usable,
-  }
+    'digest': ', '.join(one['digest'] for one in programs if 'digest' in one),
+    'compile_seconds': time.monotonic() - start,
+  } | combined(programs, of, config.run.steps)
+  return found | ({'programs': programs} if len(programs) > 1 else {})
+
+
+def one_program(program: Program, pair: Pair, of: tpu_slices.Slice, wanted: int) -> dict[str, Any]:
+  """Figures of one compiled step: memory, and time by `totals` where it fits the compiler."""
+  found: dict[str, Any] = {'model_flops': wanted, 'usable_bytes': of.generation.usable}
   try:
-    compiled, found['digest'] = compile_step(config, of.devices())
+    compiled, found['digest'] = compile_step(program, pair)
   except jax.errors.JaxRuntimeError as error:
     memory = out_of_memory(error)
     if memory is None:
       raise
-    found.update(fits=False, peak_bytes=memory[0], usable_bytes=memory[1])
-    return {**found, 'compile_seconds': time.monotonic() - start}
-  found['compile_seconds'] = time.monotonic() - start
+    return found | {'fits': False, 'peak_bytes': memory[0], 'usable_bytes': memory[1]}
   memory = compiled.memory_analysis()
   arguments = (
     memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
   )
-  found.update(
-    argument_bytes=arguments,
-    temporary_bytes=memory.temp_size_in_bytes,
-    peak_bytes=arguments + memory.temp_size_in_bytes,
-  )
-  found['fits'] = found['peak_bytes'] <= of.generation.usable
-  return found | totals(account(hlo.parse(compiled.as_text()), of), of, config, wanted)
+  peak = arguments + memory.temp_size_in_bytes
+  found |= {
+    'argument_bytes': arguments,
+    'temporary_bytes': memory.temp_size_in_bytes,
+    'peak_bytes': peak,
+    'fits': peak <= of.generation.usable,
+  }
+  lines = account(hlo.parse(compiled.as_text()), of)
+  return found | totals(lines, of, pair[0].num_images, wanted)
 
 
-def totals(
-  lines: Sequence[Line], of: tpu_slices.Slice, config: ml_collections.ConfigDict, wanted: int
+def combined(
+  programs: Sequence[dict[str, Any]], of: tpu_slices.Slice, steps: int
 ) -> dict[str, Any]:
-  """Add up a program's lines."""
+  """Figures of a run out of those of its programs, weighted with their steps."""
+  largest = max(programs, key=lambda one: one['peak_bytes'])
+  memory = ('argument_bytes', 'temporary_bytes', 'peak_bytes', 'usable_bytes')
+  found = {key: largest[key] for key in memory if key in largest}
+  mean = lambda key: sum(one['steps'] * one[key] for one in programs) / steps
+  found |= {'fits': all(one['fits'] for one in programs), 'model_flops': mean('model_flops')}
+  if not all('step_seconds' in one for one in programs):
+    return found
+  found |= {key: mean(key) for key in PER_STEP}
+  step = found['step_seconds']
+  floor = found['model_flops'] / of.num_devices / of.generation.device_peak
+  collectives: dict[str, dict[str, float]] = {}
+  for one in programs:
+    for kind, values in one['collectives'].items():
+      sums = collectives.setdefault(kind, dict.fromkeys(values, 0))
+      for key, value in values.items():
+        sums[key] += value * one['steps'] / steps
+  parts = merge((one['steps'] / steps, one['parts']) for one in programs)
+  return found | {
+    'roofline_fraction': floor / step,
+    'mfu': floor / step,
+    'images_per_second': mean('images') / step,  # real ones, as the log of a run counts them
+    'hours': steps * step / 3600,
+    'hours_150k': PAPER_STEPS * step / 3600,
+    'chip_hours': steps * step / 3600 * of.num_chips,
+    'unestimated_share': mean('unestimated_seconds') / step,
+    'unestimated': largest['unestimated'],
+    'parts': dict(sorted(parts.items(), key=lambda item: -item[1])),
+    'collectives': collectives,
+    'dearest': largest['dearest'],
+  }
+
+
+def merge(weighted: Iterable[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
+  """The weighted sum of dicts of numbers."""
+  sums: dict[str, float] = collections.defaultdict(float)
+  for weight, values in weighted:
+    for key, value in values.items():
+      sums[key] += weight * value
+  return dict(sums)
+
+
+def totals(lines: Sequence[Line], of: tpu_slices.Slice, images: int, wanted: int) -> dict[str, Any]:
+  """Add up a program's lines.
+
+  Args:
+    lines: of the program.
+    of: the slice.
+    images: real ones that a step consumes.
+    wanted: FLOPs that any program of this step needs.
+  """
   compute = [line for line in lines if not line.cost.collective]
   wires = [line for line in lines if line.cost.collective]
   floor = wanted / of.num_devices / of.generation.device_peak
   compute_seconds = max(sum(line.exposed for line in compute), floor)
   exposed = sum(line.exposed for line in wires)
-  step = compute_seconds + exposed
-  parts: dict[str, float] = collections.defaultdict(float)
-  for line in compute:
-    parts[line.part] += line.exposed
+  parts = merge((1, {line.part: line.exposed}) for line in compute)
   kinds: dict[str, dict[str, float]] = {}
   for line in wires:
     kind = kinds.setdefault(line.cost.collective, {'count': 0, 'bytes': 0, 'seconds': 0.0})
@@ -179,24 +252,18 @@ def totals(
     kind['seconds'] += line.seconds
   without = [line for line in compute if not line.estimated]
   dearest = sorted(compute, key=lambda line: -line.exposed)[:SHOWN]
-  images = math.prod(algorithms.family(config.algorithm).make(config).stage(0).batch)
   return {
-    'step_seconds': step,
+    'step_seconds': compute_seconds + exposed,
     'compute_seconds': compute_seconds,
     'collective_seconds': sum(line.seconds for line in wires),
     'exposed_collective_seconds': exposed,
-    'roofline_fraction': floor / step,
-    'mfu': floor / step,
     'executed_flops': sum(line.cost.flops * line.cost.times for line in lines),
     'hbm_bytes': sum(line.cost.hbm_bytes * line.cost.times for line in compute),
     'cycles': sum((line.cost.instruction.cycles or 0) * line.cost.times for line in compute),
-    'images_per_second': images / step,  # real ones, as the log of a run counts them
-    'hours': config.run.steps * step / 3600,
-    'hours_150k': PAPER_STEPS * step / 3600,
-    'chip_hours': config.run.steps * step / 3600 * of.num_chips,
-    'unestimated_share': sum(line.exposed for line in without) / step,
+    'images': images,
+    'unestimated_seconds': sum(line.exposed for line in without),
     'unestimated': [described(line) for line in sorted(without, key=lambda x: -x.exposed)[:SHOWN]],
-    'parts': dict(sorted(parts.items(), key=lambda item: -item[1])),
+    'parts': parts,
     'collectives': kinds,
     'dearest': [described(line) for line in dearest],
   }

@@ -187,6 +187,9 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
 
 def grid(images: np.ndarray, columns: int, min_side: int = 48) -> Image.Image:
   """Return uint8 images [n, H, W, C] as one picture, row by row, enlarged to `min_side`."""
+  if images.ndim == 5:  # the frames of a clip side by side
+    columns *= images.shape[1]
+    images = images.reshape(-1, *images.shape[2:])
   num, h, w, c = images.shape
   rows = -(-num // columns)
   gap = max(1, h // 16)

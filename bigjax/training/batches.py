@@ -11,16 +11,18 @@ import ml_collections
 import numpy as np
 
 from bigjax import data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.algorithms.base.contract import Stage
 from bigjax.core import errors, parallel
 from bigjax.training import history as histories
-from bigjax.training import program
+from bigjax.training.program import Program
 
 HELD_OUT = 4096  # images, at least, of which a held-out batch is drawn
+AHEAD = 3  # batches on the devices: the next stage's are made while the present one still runs
 
 
 def load_data(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, data.Source]:
-  """Return the config, its number of classes read from the data where it is None, and the data.
+  """The config, its number of classes read from the data where it is None, and the data.
 
   Raises:
     UserError: the data cannot be read, or does not fit the config.
@@ -32,26 +34,37 @@ def load_data(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigD
   return config, source
 
 
-def refuse_too_few(source: data.Source, program: program.Program) -> None:
-  """Refuse a set that does not fill one minibatch.
+def check_data(source: data.Source, program: Program) -> None:
+  """Refuse a set that does not fill one minibatch, or cannot be had at a stage's size.
 
   Raises:
-    UserError: it does not.
+    UserError: names the first such stage.
   """
-  _, num_examples = program.algorithm.stage(0).batch
-  if source.num_train < num_examples:
-    raise errors.UserError(
-      f'the data has {source.num_train} training images, fewer than one batch of {num_examples}; '
-      'give more images, or a smaller batch size.'
-    )
+  for first, stage in program.stages:
+    if source.num_train < stage.examples:
+      since = f' from step {first:,} on' if first else ''
+      raise errors.UserError(
+        f'the data has {source.num_train} training images, fewer than one batch of '
+        f'{stage.examples}{since}; give more images, or a smaller batch size.'
+      )
+    for name, size in data.sizes(stage.inputs).items():
+      data.check_size(source.size, size, f'the input {name!r} of step {first:,}')
 
 
 class Batches:
-  """The global batch of every step, two ahead of their use, and the time spent waiting for them."""
+  """The global batch of every step, ahead of its use, and the time spent waiting for them.
+
+  Args:
+    program: of the run.
+    source: of the images.
+    config: of the run.
+    history: seeds, and positions in the order of the data.
+    step: the first.
+  """
 
   def __init__(
     self,
-    program: program.Program,
+    program: Program,
     source: data.Source,
     config: ml_collections.ConfigDict,
     history: histories.History,
@@ -62,44 +75,51 @@ class Batches:
     self._waited = 0.0
 
   def next(self, previous: Any) -> Any:
-    """Return the next batch. Where `previous` (a step's metrics) is done by then, that was waiting.
+    """The next batch. Where `previous` (a step's metrics) is done by then, that was waiting.
 
     An upper bound: the devices may have finished at any time in between.
     """
     began = time.monotonic()
-    while len(self._ahead) < 3:
+    while len(self._ahead) < AHEAD:
       self._ahead.append(next(self._placed))
     if all(leaf.is_ready() for leaf in jax.tree.leaves(previous)):
       self._waited += time.monotonic() - began
     return self._ahead.popleft()
 
   def waited(self) -> float:
-    """Return the seconds in which the devices had nothing to do but wait, since the last call."""
+    """Seconds in which the devices had nothing to do but wait, since the last call."""
     waited, self._waited = self._waited, 0.0
     return waited
 
 
 def _placed(
-  program: program.Program, source: data.Source, flip: bool, history: histories.History, step: int
+  program: Program, source: data.Source, flip: bool, history: histories.History, step: int
 ) -> Iterator[Any]:
-  """Yield global batches; another batch shape or another seed begins a new stream."""
-  algorithm, current = program.algorithm, None
+  """Yields global batches; another stage or another seed begins a new stream."""
+  current = None
   for now in itertools.count(step):
-    shape, seed = algorithm.stage(now).batch, histories.seed_at(history, now)
-    if (shape, seed) != current:
-      current = shape, seed
-      rows = parallel.local_rows(program.mesh, shape[1])
-      position = histories.position_at(history, now, algorithm)
-      stream = data.stream(source, seed, position, shape, rows, flip)
-    yield parallel.to_global(program.mesh, next(stream))
+    stage, seed = program.stage(now), histories.seed_at(history, now)
+    if (stage, seed) != current:
+      current = stage, seed
+      rows = parallel.local_rows(program.mesh, stage.examples)
+      position = histories.position_at(history, now, program.position)
+      shape = stage.minibatches, stage.examples
+      stream = data.stream(source, seed, position, shape, rows, flip, data.sizes(stage.inputs))
+    yield parallel.to_global(program.mesh, only(stage, next(stream)))
 
 
-def held_out_batch(program: program.Program, source: data.Source) -> Any:
-  """Return one batch shaped as the step's, from held-out images (repeated where they are few)."""
-  num_minibatches, num_examples = program.algorithm.stage(0).batch
-  images, labels = source.held_out(max(HELD_OUT, num_minibatches * num_examples))
+def only(stage: Stage, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The arrays of a batch that a stage takes."""
+  return {name: batch[name] for name, _ in stage.inputs}
+
+
+def held_out_batch(program: Program, source: data.Source, stage: Stage) -> Any:
+  """One batch shaped as a stage's, from held-out images (repeated where they are few)."""
+  images, labels = source.held_out(max(HELD_OUT, stage.num_images))
   labels = data.one_label(labels)
-  rows = parallel.local_rows(program.mesh, num_examples)
-  pick = np.arange(num_minibatches)[:, None] * num_examples + rows[None]
+  rows = parallel.local_rows(program.mesh, stage.examples)
+  pick = np.arange(stage.minibatches)[:, None] * stage.examples + rows[None]
   pick = np.random.RandomState(0).permutation(len(images))[pick % len(images)]
-  return parallel.to_global(program.mesh, {'image': images[pick], 'label': labels[pick]})
+  sized = {name: data.shrunk(images[pick], size) for name, size in data.sizes(stage.inputs).items()}
+  batch = only(stage, {**sized, 'label': labels[pick]})
+  return parallel.to_global(program.mesh, batch)

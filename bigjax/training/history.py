@@ -6,13 +6,14 @@ latents are drawn. A run that was never changed has the one entry it began with.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
 from bigjax.core import errors, files
 
 History = list[dict[str, Any]]
@@ -61,16 +62,16 @@ def key_at(history: History, step: int, key: jax.Array) -> jax.Array:
   return key if seed == history[0]['seed'] else jax.random.key(seed)
 
 
-def position_at(history: History, step: int, algorithm: Any) -> int:
+def position_at(history: History, step: int, position: Callable[[int], int]) -> int:
   """Return how many real images were consumed before a step, at whatever batch sizes.
 
   Args:
     history: of the run.
     step: not before the last entry's.
-    algorithm: as it is since the last entry.
+    position: step -> images consumed before it, as the run is since the last entry.
   """
   last = history[-1]
-  return last['position'] + algorithm.position(step) - algorithm.position(last['from_step'])
+  return last['position'] + position(step) - position(last['from_step'])
 
 
 def patched(config: ml_collections.ConfigDict, history: History) -> ml_collections.ConfigDict:
@@ -81,7 +82,7 @@ def patched(config: ml_collections.ConfigDict, history: History) -> ml_collectio
   """
   patches = [entry['patch'] for entry in history]
   changes = {key: value for patch in patches for key, value in patch.items()}
-  return configs.changed(config, changes)
+  return core_config.changed(config, changes)
 
 
 def changed(
@@ -114,16 +115,18 @@ def reconcile(
     UserError: they differ, and that was not asked for or cannot be.
   """
   theirs = files.read_json(os.path.join(workdir, 'config.json'))
-  first = {key: value for key, value in theirs.items() if not key.startswith(configs.FREE)}
+  first = {key: value for key, value in theirs.items() if not key.startswith(core_config.FREE)}
   ours = configs.identity(config)
-  if not configs.differences(ours, first):
-    return config, {}
   try:
-    base = configs.changed(config, first)
+    # A key that came after the run began had its default.
+    base = core_config.changed(config, {**configs.later(config), **first})
+    first = configs.identity(base)
   except errors.UserError:
     base = None  # another set of keys: another version's, or another family's
+  if not core_config.differences(ours, first):
+    return config, {}
   now = configs.identity(patched(base, history)) if base is not None else first
-  differing = configs.differences(ours, now)
+  differing = core_config.differences(ours, now)
   if not differing:
     return base, {}
   keys = [key for key in {*ours, *now} if ours.get(key) != now.get(key)]
@@ -158,11 +161,11 @@ def read_patch(text: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
   Raises:
     UserError: a key is not in the config or cannot change, or a value has another type.
   """
-  known, patch = configs.flatten(config), {}
+  known, patch = core_config.flatten(config), {}
   for part in filter(None, (part.strip() for part in text.split(','))):
     key, equals, value = part.partition('=')
-    if not equals or key not in known or key.startswith((*FIXED, *configs.FREE)):
-      can = [k for k in known if not k.startswith((*FIXED, *configs.FREE))]
+    if not equals or key not in known or key.startswith((*FIXED, *core_config.FREE)):
+      can = [k for k in known if not k.startswith((*FIXED, *core_config.FREE))]
       raise errors.UserError(
         f'watch.patch has {part!r}{errors.did_you_mean(key, can)}; give KEY=VALUE of keys that may '
         'change, such as optim.r1_gamma=1.'

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from bigjax.algorithms.base.metrics import LOSS
 from bigjax.core import files, progress
 from bigjax.training import plots, reference_curves
 
@@ -29,9 +30,9 @@ class Log:
     self._start = time.time()
     self._last = time.monotonic()  # when the time began that the next row's `waiting` is a share of
 
-  def restart(self, step: int) -> None:
-    """Count the clock from here on."""
-    self.progress.restart(step)
+  def restart(self, step: int, images_per_step: int) -> None:
+    """Count the clock from here on, at so many images per step."""
+    self.progress.restart(step, images_per_step)
     self._last = time.monotonic()
 
   def skip(self, seconds: float) -> None:
@@ -45,7 +46,7 @@ class Log:
     `waited` is in seconds, for data.
     """
     values = {name: float(value) for name, value in sorted(jax.device_get(metrics).items())}
-    losses = {name: value for name, value in values.items() if name.endswith('_loss')}
+    losses = {name: value for name, value in values.items() if name in LOSS}
     self.progress.update(step, losses)
     self.write(step, values)
     now = time.monotonic()
@@ -77,6 +78,7 @@ class Log:
     curve: reference_curves.Curve | None,
     events: Sequence[tuple[int, str]],
     title: str,
+    player: str,
   ) -> None:
     """Draw curves.png and vital_signs.png from all rows so far."""
     if isinstance(self._values, files.Null):
@@ -85,7 +87,7 @@ class Log:
     rows = files.read_rows(self._path)
     plots.curves(os.path.join(folder, 'curves.png'), rows, floor, title, published=curve)
     clock = files.read_rows(os.path.join(folder, 'timing.jsonl'))
-    plots.vital_signs(os.path.join(folder, 'vital_signs.png'), rows, clock, events, title)
+    plots.vital_signs(os.path.join(folder, 'vital_signs.png'), rows, clock, events, title, player)
 
   def close(self) -> None:
     for writer in (self._values, self._clock, self._events):

@@ -1,9 +1,10 @@
-"""Curves, vital signs, scores and plans as PNG."""
+"""Curves and vital signs of a run as PNG: losses, accuracies, scores, singular values, speed."""
 
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bigjax.algorithms.base import metrics
 from bigjax.core import plotting
 from bigjax.core.plotting import (
   Points,
@@ -61,7 +62,7 @@ def curves_figure(
   title: str,
   curve: tables.Curve | None = None,
 ) -> 'Figure':
-  """Return what `curves` saves."""
+  """What `curves` saves: only panels that have something to show."""
   from matplotlib.figure import Figure
 
   rows = list(rows)
@@ -73,12 +74,11 @@ def curves_figure(
   }
   distances = [name for name in scores if name.startswith('fd_')]
   others = [name for name in scores if tables.kind(name) not in kinds and name not in distances]
+  shares = metrics.ACCURACY.among(names(rows))
   panels = {
-    'losses': [n for n in names(rows) if n.endswith('_loss')],
-    "share of images a discriminator's sign gets right": [
-      n for n in names(rows) if '_accuracy_' in n
-    ],
-    **({'scores (dashed: real images)': others} if others or not (kinds or distances) else {}),
+    'losses': metrics.LOSS.among(names(rows)),
+    **({"share of images a discriminator's sign gets right": shares} if shares else {}),
+    **({'scores (dashed: real images)': others} if others else {}),
     **({'fd': distances} if distances else {}),
     **kinds,
   }
@@ -143,7 +143,8 @@ def _sigmas(axis: 'Axes', rows: Rows, lines: Mapping[str, Points], named: int = 
     line(axis, lines[name], '_', color='0.65', linewidth=0.6, marker='')
   for name in largest:
     line(axis, lines[name], name)
-  _lines(axis, rows, [name for name in names(rows) if name == 'sigma_max_disc'])
+  _lines(axis, rows, [name for name in metrics.SIGMA_MAX.among(names(rows)) if name in STYLES])
+  log_scale(axis)
 
 
 def _events(axis: 'Axes', events: Iterable[tuple[int, str]]) -> None:
@@ -159,70 +160,81 @@ def vital_signs_figure(
   clock: Iterable[Mapping[str, Any]],
   events: Iterable[tuple[int, str]],
   title: str,
+  player: str = 'gen',
 ) -> 'Figure':
-  """Return what `vital_signs` saves."""
+  """What `vital_signs` saves: only panels that have something to show, three in a row."""
   from matplotlib.figure import Figure
 
   rows, clock, events = list(rows), list(clock), list(events)
-  figure = Figure(figsize=(18, 12))
-  figure.subplots_adjust(0.035, 0.045, 0.985, 0.925, wspace=0.12, hspace=0.22)
-  panels = figure.subplots(3, 3, sharex=True)
-  (losses, accuracies, refused), (sigmas, first, norms), (speed, waiting, memory) = panels
-  known, unprobed = names(rows), 'measured at evaluations: none yet'
-
-  _lines(losses, rows, [n for n in known if n.endswith('_loss')])
-  finish(losses, 'losses', 'a sudden jump is a collapse')
-
-  _lines(accuracies, rows, [n for n in known if '_accuracy_' in n])
-  accuracies.set_ylim(-0.03, 1.03)
-  hint = 'held_out far below train: it knows its training images by heart'
-  finish(accuracies, "share of images a discriminator's sign gets right", hint)
-
-  steps, _, _, highest = stretches(series(rows, 'skipped')).T
-  if len(steps):  # one refusal must not drown in a mean
-    most = list(zip(steps, highest, strict=True))
-    line(refused, most, '_', color='C3', drawstyle='steps-pre')
-    refused.set_ylim(-0.05, max(1.05, 1.1 * highest.max()))
-  finish(refused, 'updates refused in a row', 'for numbers that are not finite; should stay 0')
-
-  sigma0 = {n.removeprefix('sigma0_gen/'): series(rows, n) for n in known if 'sigma0_gen/' in n}
-  _sigmas(sigmas, rows, sigma0)
-  log_scale(sigmas)
-  hint = 'of its raw weights: some grow all along; one that explodes is a collapse'
-  finish(sigmas, "sigma0 of the generator's kernels", hint, unprobed)
-
+  known = names(rows)
+  beginning = metrics.singular_value(0, player)
+  sigma0 = {n.removeprefix(beginning): series(rows, n) for n in known if n.startswith(beginning)}
   path = 'linear/kernel' if 'linear/kernel' in sigma0 else next(iter(sigma0), '')
-  _lines(first, rows, [n for n in known if n.startswith('sigma') and n.endswith(f'_gen/{path}')])
-  log_scale(first)
-  hint = 'typically the one that explodes (Brock et al. 2019, Section 4.1)'
-  finish(first, f"singular values of the generator's {path or 'first kernel'}", hint, unprobed)
+  values = [n for n in metrics.SIGMA.among(known) if n.endswith(f'_{player}/{path}')]
+  norms = [n for n in known if n in metrics.GRAD_NORM or n in metrics.WEIGHT_NORM]
+  skipped = series(rows, metrics.SKIPPED.pattern)
+  speed = [point for point in series(clock, 'images_per_second') if point[1] > 0]
+  waiting, memory = series(clock, 'waiting'), series(clock, 'device_memory_gib')
 
-  _lines(norms, rows, [n for n in known if n.endswith('_grad_norm') or 'weight_norm_' in n])
-  log_scale(norms)
-  finish(norms, 'norms of gradients and weights', 'gradients solid, weights dashed')
-
-  measured = [point for point in series(clock, 'images_per_second') if point[1] > 0]
-  for axis, points, heading, hint, nothing in (
-    (speed, measured, 'images per second', 'evaluations and checkpoints left out', ''),
-    (waiting, series(clock, 'waiting'), 'share of time waiting for data', 'should stay near 0', ''),
-    (
-      memory,
-      series(clock, 'device_memory_gib'),
-      'device memory in GiB',
-      'the peak so far',
-      'not reported by this device' if clock else '',
-    ),
-  ):
-    if points:
-      line(axis, points, '_', color='C2')
-      axis.set_ylim(0, 1.1 * max(value for _, value in points) or 1)
-    finish(axis, heading, hint, nothing or 'nothing logged yet')
+  # Each panel: heading, hint, whether there is anything to draw, and how.
+  panels = (
+    ('losses', 'a sudden jump is a collapse', True,
+     lambda axis: _lines(axis, rows, metrics.LOSS.among(known))),
+    ("share of images a discriminator's sign gets right",
+     'held_out far below train: it knows its training images by heart',
+     metrics.ACCURACY.among(known), lambda axis: _shares(axis, rows)),
+    ('updates refused in a row', 'for numbers that are not finite; should stay 0',
+     skipped, lambda axis: _refused(axis, skipped)),
+    (f'sigma0 of the kernels of {player}',
+     'of its raw weights: some grow all along; one that explodes is a collapse',
+     sigma0, lambda axis: _sigmas(axis, rows, sigma0)),
+    (f'singular values of {player}/{path}',
+     'typically the one that explodes (Brock et al. 2019, Section 4.1)',
+     values, lambda axis: _logarithmic(axis, rows, values)),
+    ('norms of gradients and weights', 'gradients solid, weights dashed',
+     norms, lambda axis: _logarithmic(axis, rows, norms)),
+    ('images per second', 'evaluations and checkpoints left out',
+     speed, lambda axis: _from_zero(axis, speed)),
+    ('share of time waiting for data', 'should stay near 0',
+     waiting, lambda axis: _from_zero(axis, waiting, 1)),
+    ('device memory in GiB', 'the peak so far', memory, lambda axis: _from_zero(axis, memory)),
+  )  # fmt: skip
+  shown = [(heading, hint, drawn) for heading, hint, any_, drawn in panels if any_]
+  height = -(-len(shown) // 3)
+  figure = Figure(figsize=(18, 4 * height), layout='constrained')
+  axes = figure.subplots(height, 3, sharex=True, squeeze=False).flat
+  for axis, (heading, hint, drawn) in zip(axes, shown, strict=False):
+    drawn(axis)
+    finish(axis, heading, hint)
     axis.set_xlabel('step')
-  waiting.set_ylim(0, 1)
-  for axis in panels.flat:
     _events(axis, events)
+  for axis in list(axes)[len(shown) :]:
+    axis.remove()
   figure.suptitle(title)
   return figure
+
+
+def _shares(axis: 'Axes', rows: Rows) -> None:
+  _lines(axis, rows, metrics.ACCURACY.among(names(rows)))
+  axis.set_ylim(-0.03, 1.03)
+
+
+def _refused(axis: 'Axes', skipped: Points) -> None:
+  """One refusal must not drown in a mean."""
+  steps, _, _, highest = stretches(skipped).T
+  most = list(zip(steps, highest, strict=True))
+  line(axis, most, '_', color='C3', drawstyle='steps-pre')
+  axis.set_ylim(-0.05, max(1.05, 1.1 * highest.max()))
+
+
+def _logarithmic(axis: 'Axes', rows: Rows, shown: Iterable[str]) -> None:
+  _lines(axis, rows, shown)
+  log_scale(axis)
+
+
+def _from_zero(axis: 'Axes', points: Points, top: float = 0) -> None:
+  line(axis, points, '_', color='C2')
+  axis.set_ylim(0, top or 1.1 * max(value for _, value in points) or 1)
 
 
 def vital_signs(
@@ -231,8 +243,9 @@ def vital_signs(
   clock: Iterable[Mapping[str, Any]],
   events: Iterable[tuple[int, str]],
   title: str,
+  player: str = 'gen',
 ) -> None:
-  """Draw into a PNG what tells whether a run is healthy, in nine panels over the same steps.
+  """Draw into a PNG what tells whether a run is healthy, in panels over the same steps.
 
   Losses, accuracies, refused updates; sigma0 of every kernel of the generator, the singular values
   of its first, norms; speed, waiting for data, memory.
@@ -243,5 +256,6 @@ def vital_signs(
     clock: rows of timing.jsonl.
     events: (step, words), drawn as vertical lines.
     title: of the picture.
+    player: whose kernels are shown.
   """
-  vital_signs_figure(rows, clock, events, title).savefig(path, dpi=100)
+  vital_signs_figure(rows, clock, events, title, player).savefig(path, dpi=100)

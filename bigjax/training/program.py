@@ -1,12 +1,13 @@
-"""config -> algorithm, mesh, jitted step and generator functions.
+"""config -> algorithm, mesh, and its functions jitted: what all of a run's devices execute.
 
-What train, sample, plan, doctor and the benchmarks all run, so that none of them can time or plan
-another program than train's. Names no family: algorithms are found by their file's name.
+What train, plan, doctor and the benchmarks all run, so that none of them can time or plan another
+program than train's. Names no family: algorithms are found by their file's name.
 """
 
 import dataclasses
 import functools
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,26 +17,29 @@ import ml_collections
 from jax.sharding import Mesh
 
 from bigjax.algorithms import family
-from bigjax.algorithms.base.contract import Algorithm, Stage
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs, contract
+from bigjax.algorithms.base.contract import Algorithm, Batch, Due, Stage
 from bigjax.core import errors, parallel
 from bigjax.sampling.sampler import Sampler
 
+Pair = tuple[Stage, Due]  # what a step is compiled for
 
-def of_batch(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  """Return what tells data that have gone constant, of the first minibatch of a step.
+
+def batch_statistics(batch: Batch) -> dict[str, jax.Array]:
+  """Input-health metrics of the first minibatch: a broken pipeline moves them.
 
   Args:
-    batch: image uint8 [k, B, H, W, C] and label int32 [k, B].
+    batch: image uint8 [k, B, ...] and perhaps label int32 [k, B].
   Returns:
-    batch_std: of a pixel over the examples, in [0, 1]; batch_label_share: of labels that are the
-    first one.
+    batch_std: standard deviation of a pixel over examples, in [0, 1]; batch_label_share: share of
+    labels that are the first one.
   """
   images = batch['image'][0].astype(jnp.float32) / 255
-  return {
-    'batch_std': jnp.sqrt(images.var(0).mean()),
-    'batch_label_share': (batch['label'][0] == batch['label'][0, :1]).mean(dtype=jnp.float32),
-  }
+  found = {'batch_std': jnp.sqrt(images.var(0).mean())}
+  if 'label' in batch:
+    labels = batch['label'][0]
+    found['batch_label_share'] = (labels == labels[:1]).mean(dtype=jnp.float32)
+  return found
 
 
 def on_mesh(mesh: Mesh, fn: Callable) -> Callable:
@@ -51,40 +55,103 @@ def on_mesh(mesh: Mesh, fn: Callable) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """Everything that runs on the devices in a training run, jitted with its shardings pinned."""
+  """Everything that runs on the devices in a training run, jitted with its shardings pinned.
+
+  Attributes:
+    algorithm: the game.
+    mesh: of all devices.
+    stages: of the run.
+    init: (key, given) -> state; see contract.Given.
+    jitted_step: (state, batch, stage, due) -> state, metrics; the state is donated. See `step`.
+    probe: (state, batch, held_out, stage) -> metrics.
+    gen: (state, stage) -> gen.
+    batch_statistics: (batch) -> metrics.
+    make_generator: architecture -> Generator.
+  """
 
   algorithm: Algorithm
   mesh: Mesh
-  init: Callable  # (key, given) -> state; see base.Given
-  step: Callable  # (state, batch, stage) -> state, metrics; the state is donated
-  probe: Callable  # (state, batch, held_out) -> metrics
-  gen: Callable  # (state) -> gen
-  of_batch: Callable  # (batch) -> metrics; see `of_batch`
-  sampler: Sampler
+  stages: contract.Stages
+  init: Callable
+  jitted_step: Callable
+  probe: Callable
+  gen: Callable
+  batch_statistics: Callable
+  make_generator: Callable
+
+  def __post_init__(self):
+    for name, value in (('_steps', {}), ('_samplers', {}), ('_lock', threading.Lock())):
+      object.__setattr__(self, name, value)  # caches: the program is frozen but for them
+
+  def stage(self, step: int) -> Stage:
+    """The stage that a step belongs to."""
+    return contract.stage_at(self.stages, step)
+
+  def due(self, step: int) -> Due:
+    """The lazy terms that run in a step."""
+    return contract.due_at(self.algorithm.periods, step)
+
+  def position(self, step: int) -> int:
+    """Number of real images consumed before a step."""
+    return contract.position_at(self.stages, step)
+
+  def spans(self, first: int, last: int) -> list[tuple[int, int, Stage]]:
+    """(From step, to step, stage) of the stages between two steps."""
+    starts = [start for start, _ in self.stages]
+    ends = [*starts[1:], max(last, starts[-1] + 1)]
+    found = zip(starts, ends, (stage for _, stage in self.stages), strict=True)
+    return [
+      (max(start, first), min(end, last), stage)
+      for start, end, stage in found
+      if start < last and end > first
+    ]
+
+  def pairs(self, first: int, last: int) -> dict[Pair, int]:
+    """{what steps are compiled for: how many of `first` to `last` - 1}, in their order."""
+    return {
+      (stage, due): num
+      for start, end, stage in self.spans(first, last)
+      for due, num in contract.dues_between(self.algorithm.periods, start, end).items()
+    }
+
+  def sampler(self, stage: Stage) -> Sampler:
+    """The sampler of the network as it is in a stage."""
+    if stage not in self._samplers:
+      generator = self.make_generator(self.algorithm.architecture(stage))
+      self._samplers[stage] = Sampler(generator, self.mesh)
+    return self._samplers[stage]
 
   def shapes(self) -> Any:
-    """Return the state's tree of shapes with their shardings, computing nothing."""
+    """The state's tree of shapes with their shardings, computing nothing."""
     return state_shapes(self.algorithm, self.mesh)
 
-  def lower(self, channels: int, step: int = 0) -> jax.stages.Lowered:
-    """Return the program of a step, traced for this mesh, not compiled.
-
-    Args:
-      channels: of the images.
-      step: which; steps of one stage share a program.
-    """
-    stage = self.algorithm.stage(step)
+  def lower(self, stage: Stage, due: Due = contract.NONE_DUE) -> jax.stages.Lowered:
+    """The program of a step, traced for this mesh, not compiled."""
     examples = parallel.batched(self.mesh, lead=1)
     batch = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=examples),
-      batch_shapes(stage, channels),
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=examples), stage.shapes()
     )
     with jax.set_mesh(self.mesh):
-      return self.step.__wrapped__.lower(self.shapes(), batch, stage)
+      return self.jitted_step.lower(self.shapes(), batch, stage, due)
+
+  def compiled(self, stage: Stage, due: Due = contract.NONE_DUE) -> tuple[Callable, str]:
+    """(The step's executable, its digest), compiled at the first call for this pair."""
+    with self._lock:  # the next stage's is compiled in a thread of its own
+      if (stage, due) not in self._steps:
+        lowered = self.lower(stage, due)
+        with jax.set_mesh(self.mesh):
+          self._steps[stage, due] = lowered.compile(), program_digest(lowered)
+      return self._steps[stage, due]
+
+  def step(self, state: Any, batch: Batch, step: int = 0) -> tuple[Any, Any]:
+    """(State, metrics) after this step; the state is donated."""
+    run, _ = self.compiled(self.stage(step), self.due(step))
+    with jax.set_mesh(self.mesh):
+      return run(state, batch)
 
 
 def state_shapes(algorithm: Algorithm, mesh: Mesh) -> Any:
-  """Return the tree of shapes of an algorithm's state on a mesh, with their shardings."""
+  """The tree of shapes of an algorithm's state on a mesh, with their shardings."""
   with jax.set_mesh(mesh):
     shapes = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
   return jax.tree.map(
@@ -94,62 +161,75 @@ def state_shapes(algorithm: Algorithm, mesh: Mesh) -> Any:
   )
 
 
-def batch_shapes(stage: Stage, channels: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """Return the shapes of a global batch."""
-  size = (stage.resolution, stage.resolution, channels)
-  return {
-    'image': jax.ShapeDtypeStruct((*stage.batch, *size), jnp.uint8),
-    'label': jax.ShapeDtypeStruct(stage.batch, jnp.int32),
-  }
-
-
 def program_digest(lowered: jax.stages.Lowered) -> str:
-  """Return 16 hexadecimal digits of a program's StableHLO."""
+  """16 hexadecimal digits of a program's StableHLO."""
   return hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
 
 
-def make_program(
-  config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
-) -> Program:
-  """Build the program of a config on these devices (default: all of them, on all hosts).
+def check_stages(stages: contract.Stages, num_devices: int) -> None:
+  """Refuse stages whose examples cannot be split over the devices.
 
+  Raises:
+    UserError: names the first.
+  """
+  for first, stage in stages:
+    if stage.examples % num_devices:
+      since = f' from step {first:,} on' if len(stages) > 1 else ''
+      raise errors.UserError(
+        f'a batch of {stage.examples} examples{since} cannot be split over {num_devices} devices; '
+        f'use a multiple of {num_devices}.'
+      )
+
+
+def make_program(
+  config: ml_collections.ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
+  class_counts: Callable[[], Sequence[int]] | None = None,
+) -> Program:
+  """Build the program of a config.
+
+  Args:
+    config: complete.
+    devices: that it runs on (default: all of them, on all hosts).
+    class_counts: () -> training images of each class; None where the data is not read.
   Raises:
     UserError: the config is not complete, or does not fit the devices.
   """
   configs.check(config)
   module = family(config.algorithm)
-  algorithm = module.make(config)
+  algorithm = module.make(config, class_counts)
   mesh = parallel.make_mesh(devices)
-  _, batch = algorithm.stage(0).batch
-  if batch % mesh.size:
-    raise errors.UserError(
-      f'a batch of {batch} examples cannot be split over {mesh.size} devices; '
-      f'use a multiple of {mesh.size}.'
-    )
+  stages = list(algorithm.stages(config.run.steps))
+  check_stages(stages, mesh.size)
   everywhere, examples = parallel.replicated(mesh), parallel.batched(mesh, lead=1)
   state = jax.tree.map(lambda x: x.sharding, state_shapes(algorithm, mesh))
   # Initialisation runs once: on CPUs, optimising its code costs more than it saves.
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
   quick = {'xla_backend_optimization_level': 0} if on_cpu else None
-  jitted = {
-    'init': jax.jit(algorithm.init, out_shardings=state, compiler_options=quick),
-    'step': jax.jit(
+  shard = {
+    'init': {'out_shardings': state, 'compiler_options': quick},
+    'probe': {
+      'static_argnums': 3, 'in_shardings': (state, examples, examples),
+      'out_shardings': everywhere,
+    },
+    'gen': {'static_argnums': 1, 'in_shardings': (state,), 'out_shardings': everywhere},
+    'batch_statistics': {'in_shardings': examples, 'out_shardings': everywhere},
+  }  # fmt: skip
+  functions = {
+    'init': algorithm.init, 'probe': algorithm.probe, 'gen': algorithm.generator,
+    'batch_statistics': batch_statistics,
+  }  # fmt: skip
+  return Program(
+    algorithm=algorithm,
+    mesh=mesh,
+    stages=stages,
+    jitted_step=jax.jit(
       algorithm.step,
-      static_argnums=2,
+      static_argnums=(2, 3),
       donate_argnums=0,
       in_shardings=(state, examples),
       out_shardings=(state, everywhere),
     ),
-    'probe': jax.jit(
-      algorithm.probe, in_shardings=(state, examples, examples), out_shardings=everywhere
-    ),
-    'gen': jax.jit(algorithm.generator, in_shardings=(state,), out_shardings=everywhere),
-    'of_batch': jax.jit(of_batch, in_shardings=examples, out_shardings=everywhere),
-  }
-  generator = module.make_generator(algorithm.architecture())
-  return Program(
-    algorithm=algorithm,
-    mesh=mesh,
-    sampler=Sampler(generator, mesh),
-    **{name: on_mesh(mesh, fn) for name, fn in jitted.items()},
+    make_generator=module.make_generator,
+    **{name: on_mesh(mesh, jax.jit(fn, **shard[name])) for name, fn in functions.items()},
   )

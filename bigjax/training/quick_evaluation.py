@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,22 +10,26 @@ import ml_collections
 import numpy as np
 
 from bigjax import data
+from bigjax.algorithms.base.contract import Stage
 from bigjax.core import errors
-from bigjax.evaluation import quick
-from bigjax.nn.latents import How
+from bigjax.evaluation import quick, samples
+from bigjax.evaluation.during_training import Off, Scoring
+from bigjax.evaluation.samples import BATCH, SEED
 from bigjax.sampling import image_files
-from bigjax.training import program
+from bigjax.training.program import Program
 
 
 class Evaluation:
-  """Samples, scores and pictures of the averaged generator with standing statistics."""
+  """Scores a run by what `eval.name` names, and draws its samples.
 
-  def __init__(
-    self, program: program.Program, source: data.Source, config: ml_collections.ConfigDict
-  ):
+  Attributes:
+    floor: {score: what real images get}.
+  Raises:
+    UserError: there is no such evaluator, or it has no score of the name of run.best.
+  """
+
+  def __init__(self, program: Program, source: data.Source, config: ml_collections.ConfigDict):
     self._program, self._source, self._config = program, source, config.eval
-    self._columns = config.eval.grid_columns
-    self._how = How(passes=config.eval.standing_passes, batch=config.eval.standing_batch)
     real = [functools.partial(data.labelled, images) for images in (source.train, source.held_out)]
     self._score, self.floor = quick.load(config.eval.name, *real)
     best = config.run.best
@@ -35,20 +40,94 @@ class Evaluation:
         f'{given if self.floor else "no scores: set run.best= to nothing"}.'
       )
 
-  def ready(self, state: Any) -> Any:
-    """Return gen calibrated untruncated."""
-    return self._program.sampler.calibrate(self._program.gen(state), 0, self._how)
+  def ready(self, state: Any, stage: Stage) -> Any:
+    """The generator as it is now, prepared for the settings that samples have by default."""
+    sampler = self._program.sampler(stage)
+    spec = sampler.generator.spec(self._program.algorithm.sampling())
+    return sampler.prepare(self._program.gen(state, stage), 0, spec)
 
-  def __call__(self, state: Any, workdir: str, step: int) -> tuple[Any, dict[str, float]]:
-    """Return (gen calibrated untruncated, scores), and write the class grid of this step."""
-    sampler, gen = self._program.sampler, self.ready(state)
-    num_classes, num = len(self._source.class_names), self._config.num_samples
-    labels = np.arange(num, dtype=np.int32) % num_classes
-    images = sampler.images(gen, sampler.latents(1, num, self._how), labels, self._how, batch=256)
-    shown = np.repeat(np.arange(min(num_classes, 10), dtype=np.int32), self._columns)
-    cells = sampler.images(gen, sampler.latents(0, len(shown), self._how), shown, self._how)
+  def __call__(
+    self, state: Any, stage: Stage, workdir: str, step: int, scorer: Scoring | Off
+  ) -> tuple[Any, dict[str, float]]:
+    """Score samples, write the class grid of this step, and let the scorer look where it is due.
+
+    Args:
+      state: of the run.
+      stage: that it is in.
+      workdir: with a folder `samples`.
+      step: updates done.
+      scorer: by protocol; it sees the same samples.
+    Returns:
+      (the prepared generator, scores).
+    """
+    sampler, gen = self._program.sampler(stage), self.ready(state, stage)
+    spec = sampler.generator.spec(self._program.algorithm.sampling())
+    due = scorer.due(step)
+    few, total = self._config.num_samples, max(self._config.num_samples, due and scorer.num)
+    size = samples.whole_batches(BATCH if due else min(BATCH, total), sampler.mesh.size)
+    batches = samples.draw(sampler, gen, spec, total, SEED, size)
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    seen = _copied(batches, few, kept)
+    if due:
+      scorer.begin(_first(seen, scorer.num), step)
+    for _ in seen:  # what the scorer did not want
+      pass
+    images, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    self._draw(sampler, gen, spec, os.path.join(workdir, 'samples', f'{step:08d}.png'))
+    images, whole = self._as_data(images)
+    scores = self._score((images, labels)) if whole else {}
+    return gen, {name: round(value, 6) for name, value in scores.items()}
+
+  def catch_up(self, state: Any, stage: Stage, step: int, scorer: Scoring) -> None:
+    """Let the scorer look at samples of a step whose scores a run did not live to see."""
+    sampler, gen = self._program.sampler(stage), self.ready(state, stage)
+    spec = sampler.generator.spec(self._program.algorithm.sampling())
+    size = samples.whole_batches(BATCH, sampler.mesh.size)
+    scorer.begin(samples.draw(sampler, gen, spec, scorer.num, SEED, size), step)
+
+  def _draw(self, sampler: Any, gen: Any, spec: Any, path: str) -> None:
+    """Draw a row per class, of at most ten."""
+    columns, num_classes = self._config.grid_columns, len(self._source.class_names)
+    shown = np.repeat(np.arange(min(num_classes, 10), dtype=np.int32), columns)
+    cells = sampler.images(gen, sampler.latents(SEED, len(shown), spec), shown, spec)
     if jax.process_index() == 0:
-      image_files.grid(cells, self._columns).save(
-        os.path.join(workdir, 'samples', f'{step:08d}.png')
-      )
-    return gen, {name: round(value, 6) for name, value in self._score((images, labels)).items()}
+      image_files.grid(cells, columns).save(path)
+
+  def _as_data(self, images: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Samples of an earlier stage at the size of the data, by repetition; whether that is whole."""
+    side = images.shape[-3]
+    times, rest = divmod(self._source.size or side, side)
+    if rest:
+      return images, False
+    return images.repeat(times, -3).repeat(times, -2), True
+
+
+def _copied(
+  batches: Iterator[Any], few: int, kept: list[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[Any]:
+  """Yields the same batches, and keeps the first few samples of all on the host."""
+  have = 0
+  for images, labels in batches:
+    num = min(few - have, len(labels))
+    if num > 0:
+      kept.append((whole(images)[:num], labels[:num]))
+      have += num
+    yield images, labels
+
+
+def whole(images: jax.Array) -> np.ndarray:
+  """All of an array whose examples are on several devices, or hosts."""
+  if images.is_fully_addressable:
+    return np.asarray(images)
+  from jax.experimental import multihost_utils
+
+  return np.asarray(multihost_utils.process_allgather(images, tiled=True))
+
+
+def _first(batches: Iterator[Any], num: int) -> Iterator[Any]:
+  """Yields the batches of the first `num` samples, and takes no more from the iterator."""
+  for images, labels in batches:
+    yield images, labels[:num]
+    num -= len(labels)
+    if num <= 0:
+      return

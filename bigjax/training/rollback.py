@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from bigjax.algorithms.base.contract import Algorithm
 from bigjax.core import checkpoint, errors, files, processes
 from bigjax.training import history as histories
 from bigjax.training import watchdog
@@ -28,11 +29,14 @@ class RollBack(Exception):
     self.alarm = alarm
 
 
-class Watch:
-  """The watchdog of a run, and what its config's policy makes of an alarm (events.jsonl).
+class AlarmHandler:
+  """Applies `watch.policy` to an alarm: warn, stop, or roll back to before its onset.
+
+  Alarms are kept in events.jsonl.
 
   Args:
     config: of the run, with its group `watch`.
+    algorithm: its game, which knows what helps.
     workdir: where it lives.
     history: of the run.
     first: the step that it begins or goes on at.
@@ -42,6 +46,7 @@ class Watch:
   def __init__(
     self,
     config: ml_collections.ConfigDict,
+    algorithm: Algorithm,
     workdir: str,
     history: histories.History,
     first: int,
@@ -49,14 +54,15 @@ class Watch:
   ):
     self._policy, self._most, self._say = config.watch.policy, config.watch.most, say
     self._done = sum(entry['reason'].startswith(BACK) for entry in history)
-    self._dog = watchdog.Watchdog(config.watch, config.run.best)
+    self._remedies = algorithm.remedies
+    self._watchdog = watchdog.Watchdog(config.watch, config.run.best, algorithm.sampled)
     self._path = os.path.join(workdir, 'events.jsonl')
     main = jax.process_index() == 0
     self._events = files.JsonLines(self._path, first) if main else files.Null()
     if self._policy != 'off':
       for row in files.read_rows(os.path.join(workdir, 'metrics.jsonl')):
         if histories.newest(history) <= row['step'] <= first:
-          self._dog.see(row)
+          self._watchdog.see(row)
 
   def see(self, step: int, values: Mapping[str, float]) -> None:
     """Look at a row of numbers.
@@ -67,7 +73,7 @@ class Watch:
     """
     if self._policy == 'off':
       return
-    for alarm in self._dog.see({'step': step, **values}):
+    for alarm in self._watchdog.see({'step': step, **values}):
       self._events.write({**dataclasses.asdict(alarm), 'policy': self._policy})
       self._say(f'alarm at step {alarm.step}, since {alarm.onset}: {alarm.signal}: {alarm.words}')
       if self._policy == 'rollback' and self._done < self._most:
@@ -76,8 +82,7 @@ class Watch:
         often = f' after {self._done} roll-backs' if self._policy == 'rollback' else ''
         raise errors.UserError(
           f'the watchdog ends this run{often}: {alarm.words} (since step {alarm.onset}); look at '
-          'vital_signs.png, and lower the learning rates, add a tool of the paper (optim.r1_gamma, '
-          'optim.sigma_tool, model.disc_dropout) with --change, or set watch.policy=warn.'
+          f'vital_signs.png, and {self._remedies} with --change, or set watch.policy=warn.'
         )
 
   def events(self) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ spike: a loss or norm of a gradient, over its median among the WINDOW rows befor
 one_sided: share of real or of fake images of a step that the discriminator's sign gets right; at
   most `one_sided` on one side means that it no longer tells them apart, but says one thing of all.
   Not the probe's shares: just after the generator's update it may be ahead for a while.
-sigma: sigma0 of a kernel of a generator, over its smallest value among the WINDOW probes before.
+sigma: sigma0 of a kernel of the sampled player, over its smallest value among the WINDOW probes
+  before.
 still: the norm of a player's weights is the same as at the probe before: it does not learn.
 data: the spread of a batch's images, under `data` of its median among the WINDOW rows before; or
   the share of its labels that are the same, within `data` of all where it was not.
@@ -30,6 +31,8 @@ from collections.abc import Iterator, Mapping
 
 import ml_collections
 
+from bigjax.algorithms.base import metrics
+from bigjax.algorithms.base.metrics import singular_value
 from bigjax.core import errors
 
 WINDOW = 20  # rows that a value is compared with
@@ -102,18 +105,20 @@ class Watchdog:
   Args:
     watch: the group `watch` of the config.
     best: run.best: a score's name, with a leading '-' where lower is better, or ''.
+    sampled: the player whose kernels are watched.
   """
 
-  def __init__(self, watch: ml_collections.ConfigDict, best: str):
-    self._watch, self._best = watch, best
+  def __init__(self, watch: ml_collections.ConfigDict, best: str, sampled: str):
+    self._watch, self._best, self._sampled = watch, best, sampled
     self._before = collections.defaultdict(lambda: collections.deque(maxlen=WINDOW))
     self._best_so_far: float | None = None
     self._streaks: dict[tuple[str, str], list[int]] = {}  # (signal, name) -> steps out of bounds
 
   def readings(self, row: Row) -> Iterator[Reading]:
     """Yield what a row says, beside those before it."""
-    for signal in (refused, spike, one_sided, sigma, still, data, variance):
+    for signal in (refused, spike, one_sided, still, data, variance):
       yield from signal(row, self._before, self._watch)
+    yield from sigma(row, self._before, self._watch, self._sampled)
     yield from self._score(row)
 
   def _score(self, row: Row) -> Iterator[Reading]:
@@ -166,9 +171,9 @@ def spike(row: Row, before: Before, watch: ml_collections.ConfigDict) -> Iterato
   if not watch.spike:
     return
   for name, value in row.items():
-    loss = name.endswith('_loss')
+    loss = name in metrics.LOSS
     known = before[name]
-    if not (loss or name.endswith('_grad_norm')) or len(known) < FEWEST:
+    if not (loss or name in metrics.GRAD_NORM) or len(known) < FEWEST:
       continue
     usual = statistics.median(known)
     ratio = abs(value - usual) / max(abs(usual), 1) if loss else value / max(usual, 1e-30)
@@ -181,16 +186,18 @@ def one_sided(row: Row, before: Before, watch: ml_collections.ConfigDict) -> Ite
   if not watch.one_sided:
     return
   for name, value in row.items():
-    if '_accuracy_' in name and not name.startswith('probe_'):
+    if name in metrics.ACCURACY and name not in metrics.PROBE_ACCURACY:
       words = f'{name} is {value:.1%}: the discriminator says one thing of all images'
       yield Reading('one_sided', name, value, not value > watch.one_sided, words)
 
 
-def sigma(row: Row, before: Before, watch: ml_collections.ConfigDict) -> Iterator[Reading]:
+def sigma(
+  row: Row, before: Before, watch: ml_collections.ConfigDict, player: str
+) -> Iterator[Reading]:
   if not watch.sigma:
     return
   for name, value in row.items():
-    if name.startswith('sigma0_gen/') and before[name]:
+    if name.startswith(singular_value(0, player)) and before[name]:
       ratio = value / max(min(before[name]), 1e-30)
       words = f'{name} is {value:.3g}, was {min(before[name]):.3g}'
       yield Reading('sigma', name, ratio, not ratio <= watch.sigma, words)
@@ -200,7 +207,7 @@ def still(row: Row, before: Before, watch: ml_collections.ConfigDict) -> Iterato
   if not watch.still:
     return
   for name, value in row.items():
-    if name.startswith('weight_norm_') and before[name]:
+    if name in metrics.WEIGHT_NORM and before[name]:
       words = f'{name} is {value:.6g} as at the probe before: this player does not learn'
       yield Reading('still', name, value, value == before[name][-1], words)
 

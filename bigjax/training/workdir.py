@@ -1,20 +1,22 @@
 """A run's folder: made or checked, restored from, and what a full disk does."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from bigjax import data
-from bigjax.core import checkpoint, errors, files, processes
-from bigjax.core import config as configs
+from bigjax.core import checkpoint, errors, files, processes, trees
+from bigjax.core import config as core_config
 from bigjax.training import history as histories
-from bigjax.training import init_from, program
-from bigjax.training.init_from import begin
+from bigjax.training.init_from import Weights, begin
 from bigjax.training.logs import Say
+from bigjax.training.program import Program
 
 
 def prepare_workdir(
@@ -47,7 +49,7 @@ def prepare_workdir(
     if patch:
       history = with_change(workdir, history, patch)
   if jax.process_index() == 0:
-    files.write_json(os.path.join(workdir, 'config.json'), configs.flatten(config))
+    files.write_json(os.path.join(workdir, 'config.json'), core_config.flatten(config))
     files.write_json(os.path.join(workdir, 'data.json'), about)
     histories.write(workdir, history)
   return config, history
@@ -90,8 +92,8 @@ def refuse_other_data(workdir: str, about: Mapping[str, Any]) -> None:
 
 
 def given_weights(
-  program: program.Program, workdir: str, init_from: str, class_names: Sequence[str]
-) -> tuple[init_from.Weights, str]:
+  program: Program, workdir: str, init_from: str, class_names: Sequence[str]
+) -> tuple[Weights, str]:
   """Return the weights to begin with and a table of them; none where the workdir has checkpoints.
 
   Raises:
@@ -103,15 +105,31 @@ def given_weights(
   return given, f'weights of {init_from}:\n{table}'
 
 
+def frozen_digest(state: Any) -> str:
+  """16 hexadecimal digits of the weights that no one trains; '' where there are none."""
+  leaves = trees.flat(state['frozen'])
+  told = hashlib.sha256()
+  for path, leaf in leaves.items():
+    told.update(path.encode())
+    told.update(np.ascontiguousarray(jax.device_get(leaf)))
+  return told.hexdigest()[:16] if leaves else ''
+
+
+def thawed(state: Any) -> Any:
+  """What a checkpoint holds of a state: all but the weights that no one trains."""
+  return {**state, 'frozen': {}}
+
+
 def restore(
-  program: program.Program, checkpoints: checkpoint.Checkpoints, config_hash: str, say: Say
+  program: Program, checkpoints: checkpoint.Checkpoints, config_hash: str, say: Say
 ) -> tuple[Any, int] | None:
-  """Return (state, step) from the newest readable checkpoint, or None where there is none.
+  """(State, step) from the newest readable checkpoint, or None where there is none.
 
   Raises:
-    UserError: the checkpoint was written under another config.
+    UserError: the checkpoint was written under another config, or with other frozen weights.
   """
-  restored = checkpoints.restore_latest(program.shapes(), warn=say)
+  shapes = program.shapes()
+  restored = checkpoints.restore_latest(thawed(shapes), warn=say)
   if restored is None:
     return None
   state, meta = restored
@@ -120,6 +138,14 @@ def restore(
       f'checkpoint {meta["step"]} was written under another config (hash {meta["config_hash"]}, '
       f'this one has {config_hash}); use its config, or another --workdir.'
     )
+  if jax.tree.leaves(shapes['frozen']):
+    state['frozen'] = program.init(jax.random.key(0), {})['frozen']
+    if meta['frozen'] != frozen_digest(state):
+      raise errors.UserError(
+        f'checkpoint {meta["step"]} was trained with other frozen weights (digest '
+        f'{meta["frozen"]}, these have {frozen_digest(state)}); give those back, or another '
+        '--workdir.'
+      )
   checkpoints.set_aside(meta['step'], 'corrupt', say)
   say(f'resuming at step {meta["step"]}')
   return state, meta['step']

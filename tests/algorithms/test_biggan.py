@@ -16,9 +16,8 @@ import pytest
 from scipy import stats
 
 from bigjax.algorithms import biggan as algorithm
-from bigjax.algorithms.base import contract
+from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.player import Player
-from bigjax.core import config as configs
 from bigjax.core import errors, parallel, trees
 from bigjax.models import biggan as models
 from bigjax.nn import layers, linalg, optim, regularizers, spectral_norm
@@ -506,7 +505,7 @@ def losses(grads=('gen', 'disc'), **values):
   [(0, 0, True, ('gen', 'disc')), (4, 4, False, ('gen',)), (16, 0, False, ('gen',))],
 )
 def test_minibatches_change_nothing_but_memory(bn_group, like, remat, grads, x64):
-  got = losses(grads, model__bn_group=bn_group, run__minibatches=2, run__remat=remat)
+  got = losses(grads, model__bn_group=bn_group, run__microbatches=2, run__remat=remat)
   want = losses(*() if like == 0 else (grads,), model__bn_group=like)
   for player in ('disc', 'gen'):
     ((loss, metrics), got_grads), ((want_loss, want_metrics), want_grads) = (
@@ -540,16 +539,16 @@ def batch_like(*shape, side):
 
 @pytest.mark.parametrize(('minibatches', 'bn_group'), [(3, 0), (3, 4), (32, 0)])
 def test_minibatches_that_do_not_divide_are_refused(minibatches, bn_group):
-  game = real_game(run__minibatches=minibatches, model__bn_group=bn_group, model__dtype='float32')
+  game = real_game(run__microbatches=minibatches, model__bn_group=bn_group, model__dtype='float32')
   state, batch = jax.eval_shape(game.init, jax.random.key(0)), batch_like(2, 16, side=8)
-  with pytest.raises(errors.UserError, match=f'run.minibatches is {minibatches}, which does not'):
+  with pytest.raises(errors.UserError, match=f'run.microbatches is {minibatches}, which does not'):
     jax.eval_shape(lambda s, b: game.step(s, b, game.stage(0)), state, batch)
 
 
 @pytest.mark.parametrize('bn_group', [0, 1])
 def test_minibatches_of_one_example_per_device_are_refused(bn_group):
   config = changed(
-    optim__batch_size=8, optim__d_steps=1, run__minibatches=2, model__bn_group=bn_group
+    optim__batch_size=8, optim__d_steps=1, run__microbatches=2, model__bn_group=bn_group
   )
   program = make_program(config)
   step = lambda s, b: program.algorithm.step(s, b, program.algorithm.stage(0))
@@ -596,7 +595,7 @@ def test_r1_of_the_discriminator(x64):
   value, slope = r1_by_hand()
   assert value > 1e-3 and norm(slope) > 1e-3
   without = losses(model__bn_group=0)
-  got = losses(('disc',), model__bn_group=0, optim__r1_gamma=GAMMA, run__minibatches=2)
+  got = losses(('disc',), model__bn_group=0, optim__r1_gamma=GAMMA, run__microbatches=2)
   (loss, metrics), grads = got['disc']
   (want_loss, want_metrics), want_grads = without['disc']
   np.testing.assert_allclose(metrics['d_r1'], GAMMA * value, rtol=1e-9)
@@ -641,7 +640,7 @@ def everything():
   config = changed(
     data__resolution=8, optim__d_steps=1, optim__freeze_disc=1, optim__r1_gamma=1.0,
     model__disc_dropout=0.2, optim__sigma_tool='penalty', optim__sigma_weight=0.1,
-    run__minibatches=2, augment__name='translation', model__latent='censored_normal',
+    run__microbatches=2, augment__name='translation', model__latent='censored_normal',
   )  # fmt: skip
   program = make_program(config)
   state, rng = begin(program.algorithm), np.random.default_rng(0)
@@ -722,7 +721,7 @@ def test_probe_reports_three_singular_values_of_every_normalised_tensor():
     ('digits:tiny', {'optim__name': 'lion'}, ["optim.name is 'lion'", 'adam_b1_0']),
     ('digits:tiny', {'model__disc_dropout': 1.0}, ['disc_dropout is 1.0', 'below 1']),
     ('digits:tiny', {'model__disc_dropout': -0.1}, ['disc_dropout is -0.1']),
-    ('digits:tiny', {'run__minibatches': 0}, ['run.minibatches is 0', 'at least 1']),
+    ('digits:tiny', {'run__microbatches': 0}, ['run.microbatches is 0', 'at least 1']),
     ('digits:tiny', {'model__latent': 'gauss'}, ["model.latent is 'gauss'"]),
     ('digits:tiny', {'model__z_dim': 13}, ['z_dim is 13', '3 equal chunks']),
     ('digits:tiny', {'data__resolution': 24}, ['data.resolution is 24', '16, 32']),

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
 from bigjax.core import parallel, trees
 from bigjax.nn.latents import How
 from bigjax.sampling import generator_file
@@ -102,7 +103,7 @@ def test_the_configs_here_stand_for_all():
     configs.read(f'{name}:tiny')
   )
   here = {kind(getattr(name, 'values', [name])[0]) for name in CONFIGS}
-  assert {kind(name) for name in configs.builtin()} == here
+  assert {kind(name) for name in core_config.builtin()} == here
   assert {kind(name)[0] for name in GAMES} == {algorithm for algorithm, _ in here}
 
 

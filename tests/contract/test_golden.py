@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bigjax.algorithms import biggan as algorithm
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.nn import augment, latents, layers, optim, regularizers, spectral_norm
 from bigjax.sampling.importers import biggan_pytorch
 

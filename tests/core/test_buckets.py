@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
+from bigjax.algorithms.base import configs
 from bigjax.core import buckets, checkpoint, errors
-from bigjax.core import config as configs
 from bigjax.sampling import loaded
 from bigjax.training import loop
 

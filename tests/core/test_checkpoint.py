@@ -11,8 +11,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, parallel, trees
-from bigjax.core import config as configs
 from bigjax.training import workdir as workdir_lib
 from bigjax.training.program import make_program
 

@@ -319,6 +319,6 @@ def test_parts_keep_only_inputs_and_outputs_for_the_backward_pass():
 
 @pytest.mark.parametrize(('num_devices', 'num', 'size'), [(None, 3, 16), (None, 32, 16), (8, 4, 2)])
 def test_parts_that_do_not_divide_are_refused(num_devices, num, size):
-  message = f'run.minibatches is {num}, which does not divide the {size} examples of each device'
+  message = f'run.microbatches is {num}, which does not divide the {size} examples of each device'
   with pytest.raises(errors.UserError, match=message), on(num_devices):
     jax.eval_shape(parallel.value_and_grad(parted_loss(num)), *inputs())

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from bigjax import data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import errors
 from bigjax.data.reading import random_access
 from bigjax.evaluation import image_sets

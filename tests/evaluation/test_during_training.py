@@ -9,7 +9,7 @@ import jax
 import pytest
 from PIL import Image
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import errors
 from bigjax.evaluation import during_training, protocol
 from bigjax.evaluation.quick import classifier

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from bigjax.algorithms import biggan
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import errors, parallel
 from bigjax.nn import latents
 from bigjax.nn.latents import How

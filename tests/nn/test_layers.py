@@ -436,5 +436,5 @@ def test_minibatches_that_do_not_divide_are_refused():
   module = layers.BatchNorm(3)
   params = {'gain': jnp.ones((3,)), 'bias': jnp.ones((3,))}
   norm = lambda m, x: layers.in_minibatches(4, m, layers.BatchNorm.__call__, x, moments)
-  with pytest.raises(errors.UserError, match='minibatches is 4, which does not divide the 6 exam'):
+  with pytest.raises(errors.UserError, match='microbatches is 4, which does not divide the 6 exam'):
     module.apply({'params': params}, x, method=norm)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from bigjax.algorithms import biggan
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import parallel, trees
 from bigjax.models import biggan as models
 from bigjax.models import biggan_deep as deep

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.nn import kernels
 from bigjax.preflight import flops, step_cost
 

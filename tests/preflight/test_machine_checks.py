@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bigjax import data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.preflight import machine_checks
 from bigjax.training.program import make_program
 

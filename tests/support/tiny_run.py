@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from bigjax import __main__
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import device, processes
 from bigjax.training import loop
 

@@ -7,8 +7,8 @@ import subprocess
 import jax
 import pytest
 
+from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors
-from bigjax.core import config as configs
 from bigjax.training import loop, workdir
 from bigjax.training.program import make_program
 

@@ -8,7 +8,7 @@ import re
 import jax
 import pytest
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import device
 from bigjax.training.program import batch_shapes, make_program
 

@@ -13,8 +13,8 @@ import time
 import jax
 import pytest
 
+from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint
-from bigjax.core import config as configs
 from bigjax.training import logs, loop
 
 PATIENCE = 240  # seconds for anything, on a busy machine

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import parallel, trees
 from bigjax.models import biggan_deep
 from bigjax.nn import linalg, spectral_norm

@@ -6,7 +6,8 @@ import types
 import jax
 import pytest
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
 from bigjax.core import errors, files
 from bigjax.training import history as histories
 
@@ -18,7 +19,7 @@ def tiny(**optim):
 
 
 def workdir(tmp_path, config, history=None):
-  files.write_json(str(tmp_path / 'config.json'), configs.flatten(config))
+  files.write_json(str(tmp_path / 'config.json'), core_config.flatten(config))
   files.write_json(str(tmp_path / 'history.json'), history or histories.begin(0))
   return str(tmp_path)
 
@@ -74,7 +75,7 @@ def test_the_first_and_the_present_config_may_be_given(tmp_path):
 @pytest.mark.parametrize('key', ['data.resolution', 'data.source', 'algorithm'])
 def test_some_changes_make_another_run(tmp_path, key):
   path = workdir(tmp_path, tiny())
-  other = configs.changed(tiny(), {key: {'data.resolution': 32}.get(key, 'other')})
+  other = core_config.changed(tiny(), {key: {'data.resolution': 32}.get(key, 'other')})
   with pytest.raises(errors.UserError, match=f'{key} cannot change within a run'):
     histories.reconcile(path, other, histories.begin(0), change=True)
 

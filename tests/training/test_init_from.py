@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from bigjax import convert
+from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, trees
-from bigjax.core import config as configs
 from bigjax.nn import linalg, spectral_norm
 from bigjax.sampling import generator_file
 from bigjax.sampling import generator_file as cards

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 import pytest
 
+from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, parallel, trees
-from bigjax.core import config as configs
 from bigjax.evaluation import quick
 from bigjax.nn import optim
 from bigjax.training import batches, logs, loop, reference_curves

@@ -6,7 +6,7 @@ import shutil
 import jax
 import pytest
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import errors
 from bigjax.training import history as histories
 from bigjax.training import loop, plots, watchdog

@@ -5,7 +5,7 @@ import math
 import ml_collections
 import pytest
 
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import errors
 from bigjax.training import watchdog
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from bigjax import __main__, train
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
 from bigjax.core import trees
 from bigjax.training import program
 
@@ -54,7 +55,7 @@ def test_every_verb_has_help(bigjax, capsys, verb):
 
 def test_train_help_lists_the_configs(bigjax):
   out = bigjax('train', '--help')[1]
-  assert all(name in out for name in configs.builtin())
+  assert all(name in out for name in core_config.builtin())
 
 
 def test_version(bigjax):
@@ -103,7 +104,7 @@ def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch
   status, out, _ = bigjax(*TRAIN, '--dry_run', '--config.run.steps=12')
   assert status == 0
   config = configs.read('digits:tiny')
-  for key, value in configs.flatten(config).items():
+  for key, value in core_config.flatten(config).items():
     assert f'config.{key} = {12 if key == "run.steps" else value}\n' in out
   players = program.make_program(config).shapes()['players']
   assert set(players) == {'gen', 'disc'}

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bigjax import data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import errors
 from bigjax.preflight import data_checks
 

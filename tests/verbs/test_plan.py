@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from bigjax.__main__ import main
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import trees
 from bigjax.preflight import plan_search, plan_tables, step_cost, tpu_slices
 from bigjax.training import program
@@ -135,12 +135,12 @@ def test_fit_takes_the_fastest_setting_that_fits():
 
   def run(config, of):
     run = config.run
-    tried.append((run.minibatches, run.remat))
-    fits = run.remat and run.minibatches >= 4
-    return {'fits': fits, 'peak_bytes': 1, 'usable_bytes': 1, 'minibatches': run.minibatches}
+    tried.append((run.microbatches, run.remat))
+    fits = run.remat and run.microbatches >= 4
+    return {'fits': fits, 'peak_bytes': 1, 'usable_bytes': 1, 'microbatches': run.microbatches}
 
   best = plan_search.fitted(tiny(), tpu_slices.find('v3-8'), run, lambda text: None)
-  assert best['minibatches'] == 4 and len(tried) <= 3
+  assert best['microbatches'] == 4 and len(tried) <= 3
   assert plan_search.settings(8) == [(1, False), (1, True), (2, True), (4, True), (8, True)]
   never = lambda config, of: {'fits': False, 'peak_bytes': 2, 'usable_bytes': 1}
   assert plan_search.fitted(tiny(), tpu_slices.find('v3-8'), never, lambda text: None) is None

@@ -3,7 +3,7 @@
 A family is one module, `algorithms/NAME.py`, with
 
   KEYS, TINY, DIGITS          its config keys and patches (core/config.py)
-  make(config, class_counts)  -> Algorithm: the game
+  make(config, class_counts)   -> Algorithm: the game; class_counts() are the data's, or it is None
   make_generator(architecture) -> Generator: what is left of it after training
 
 State is nested dicts with these keys, and shared code reads nothing deeper:
@@ -13,7 +13,8 @@ State is nested dicts with these keys, and shared code reads nothing deeper:
   players  {name: {params, opt}}
   ema      averaged weights of whatever is sampled
   aux      {skipped: {player: int32 [refused in a row, in all]}, ...what else training needs}
-  frozen   weights that no one trains; they are made again by `init` and lie in no checkpoint
+  frozen   weights that no one trains: `init` makes the same whatever its key, and no checkpoint
+           has them, but their digest
 
 No value of a hyper-parameter changes the tree, and no stage does. The generator that is sampled,
 exported and kept in checkpoints is one tree, too, which only its Generator looks into.
@@ -135,10 +136,13 @@ def due_at(periods: Mapping[str, int], step: int) -> Due:
   return frozenset(name for name, every in periods.items() if step % every == 0)
 
 
-def dues_between(periods: Mapping[str, int], first: int, last: int) -> list[Due]:
-  """All different sets of terms due in steps `first` to `last` - 1, in the order they come up."""
-  span = min(last - first, math.lcm(*periods.values()))
-  return list(dict.fromkeys(due_at(periods, first + i) for i in range(span)))
+def dues_between(periods: Mapping[str, int], first: int, last: int) -> dict[Due, int]:
+  """{terms due together: in how many of the steps `first` to `last` - 1}, as they come up."""
+  cycle, counts = math.lcm(*periods.values()), {}
+  for i in range(min(last - first, cycle)):
+    due = due_at(periods, first + i)
+    counts[due] = counts.get(due, 0) + len(range(first + i, last, cycle))
+  return counts
 
 
 class Algorithm(Protocol):

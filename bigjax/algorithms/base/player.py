@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.algorithms.base.contract import Metrics, State
+from bigjax.algorithms.base.metrics import singular_value
 from bigjax.core import parallel, trees
-from bigjax.nn import optim, spectral_norm
+from bigjax.nn import optim, singular_values, spectral_norm
 
 Array = jax.Array
 
@@ -186,6 +187,28 @@ def skipped_metrics(skipped: Mapping[str, Array]) -> Metrics:
   """The most updates of a player refused in a row, up to now, and those of all in all."""
   counts = jnp.stack(list(skipped.values()))
   return {'skipped': counts[:, 0].max(), 'refused': counts[:, 1].sum()}
+
+
+def spectral_signs(name: str, player: dict[str, Any]) -> Metrics:
+  """Vital signs of a player with spectral norm: singular values of raw kernels, norms.
+
+  Args:
+    name: of the player.
+    player: its state, whole on every device.
+  """
+  params = player['params']
+  estimates = spectral_norm.sigmas(params, spectral_norm.vectors(player['opt']))
+  signs = {
+    f'sigma_max_{name}': jnp.max(jnp.stack(list(estimates.values()))),
+    f'weight_norm_{name}': optax.tree.norm(params),
+  }
+  kernels = trees.flat(params)
+  for path in estimates:
+    leading = singular_values.leading(
+      kernels[path], singular_values.at_most(kernels[path], 3)
+    ).values
+    signs |= {singular_value(i, name, path): value for i, value in enumerate(leading)}
+  return signs
 
 
 def to_float(image: Array) -> Array:

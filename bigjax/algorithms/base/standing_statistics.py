@@ -12,17 +12,43 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import Gen
 from bigjax.core import errors, parallel
+from bigjax.core.config import Key, Keys
 from bigjax.nn import latents
 from bigjax.nn.latents import Law, SamplingSpec, knot_weights
 
 Array = jax.Array
 # What a card says of how to sample such a generator.
 SAMPLING = {'dialect': str, 'standing_passes': int, 'standing_batch': int, 'truncations': list}
+
+# What a config says of them, for the tables of families whose generators have them.
+KEYS: Keys = {
+  'eval.standing_passes': Key(100, 'batches that standing statistics are averaged over', least=1),
+  'eval.standing_batch': Key(2048, 'samples in each of them', least=1),
+  'export.truncations': Key(
+    ('0.5', '1', '2', 'none'), 'truncations whose statistics are stored in exported generators'
+  ),
+  'export.dialect': Key('resample', 'what these mean: resample, truncnorm, scale, clamp'),
+}
+
+
+def card(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What a card says of how to sample, from a config with KEYS.
+
+  `export.truncations` may be words or numbers, however they were given on the command line.
+  """
+  words = [w.strip() for given in config.export.truncations for w in str(given).split(',')]
+  return {
+    'dialect': config.export.dialect,
+    'standing_passes': config.eval.standing_passes,
+    'standing_batch': config.eval.standing_batch,
+    'truncations': words,
+  }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,11 +3,12 @@
 All are functions of (seed, number of the visit), and none of what ran before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from bigjax.core import errors
 from bigjax.data.reading.random_access import blamed, readable, tensorflow, watched, with_options
 
 Batch = dict[str, np.ndarray]
@@ -31,7 +32,52 @@ def _draw_label(tf: Any, labels: Any, seed: int, visit: Any) -> Any:
 def _maybe_flip(tf: Any, images: Any, seed: int, visit: Any) -> Any:
   """Mirror each image left to right or not, as a function of (seed, visit)."""
   mirrored = _hash(tf, 'flip', seed, visit) % 2 == 1
-  return tf.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+  every = tf.reshape(mirrored, [-1] + [1] * (images.shape.rank - 1))
+  return tf.where(every, tf.reverse(images, axis=[-2]), images)
+
+
+def sizes(inputs: Sequence[tuple[str, Any]]) -> dict[str, int]:
+  """Pixels a side of the inputs (name, of a given shape) that are images or clips."""
+  return {name: one.shape[-3] for name, one in inputs if len(one.shape) >= 3}
+
+
+def check_size(have: int, wanted: int, what: str) -> None:
+  """Refuse a size that images cannot be averaged down to.
+
+  Raises:
+    UserError: `wanted` does not divide `have` pixels a side.
+  """
+  if have % wanted:
+    raise errors.UserError(
+      f'{what} has {wanted} px, to which images of data.resolution={have} cannot be averaged '
+      f'down; set data.resolution to a multiple of {wanted}.'
+    )
+
+
+def shrunk(images: np.ndarray, side: int) -> np.ndarray:
+  """uint8 images [..., H, W, C] averaged over whole squares of pixels to `side`, rounded.
+
+  As PGGAN's data tool makes its levels of detail (Karras et al. 2018).
+  """
+  *lead, height, _, channels = images.shape
+  if height == side:
+    return images
+  times = height // side
+  squares = images.reshape(*lead, side, times, side, times, channels).astype(np.float32)
+  return np.rint(squares.mean((-4, -2))).astype(np.uint8)
+
+
+def _shrunk(tf: Any, images: Any, side: int) -> Any:
+  """`shrunk`, in TensorFlow: it too rounds halves to even."""
+  shape = images.shape.as_list()
+  height, channels = shape[-3], shape[-1]
+  if height == side:
+    return images
+  lead, times = tf.shape(images)[:-3], height // side
+  squares = tf.reshape(images, tf.concat([lead, [side, times, side, times, channels]], 0))
+  mean = tf.reduce_mean(tf.cast(squares, tf.float32), axis=(-4, -2))
+  small = tf.cast(tf.round(mean), tf.uint8)
+  return tf.ensure_shape(small, [*shape[:-3], side, side, channels])
 
 
 def _shuffled(tf: Any, num: int, seed: int, visit: Any) -> Any:
@@ -55,8 +101,9 @@ def stream(
   batch: tuple[int, int],
   rows: np.ndarray,
   flip: bool = False,
+  sizes: Mapping[str, int] | None = None,
 ) -> Iterator[Batch]:
-  """Yield {'image': uint8 [k, rows, H, W, C], 'label': int32 [k, rows]} from `position` on.
+  """Yield {'image': uint8 [k, rows, ..., H, W, C], 'label': int32 [k, rows]} from `position` on.
 
   Image number g of the run is element g mod n of a permutation drawn from (seed, g div n): every
   epoch shows every image once, resuming replays nothing, and hosts that ask for other rows of the
@@ -72,6 +119,7 @@ def stream(
     batch: (k minibatches per step, B examples in each), global.
     rows: which of the B examples to yield, ascending.
     flip: mirror half of the images, another half at every visit.
+    sizes: {name: pixels a side} of the same images, averaged down; default: `image` as it is.
   Raises:
     UserError: an image cannot be read; it is named where the source can.
   """
@@ -90,14 +138,15 @@ def stream(
     images, labels = source.lookup(tf, shuffled, _hash(tf, 'crop', seed, visit))
     if labels.shape.rank == 2:
       labels = _draw_label(tf, labels, seed, visit)
-    return _maybe_flip(tf, images, seed, visit) if flip else images, labels
+    images = _maybe_flip(tf, images, seed, visit) if flip else images
+    sized = {name: _shrunk(tf, images, side) for name, side in (sizes or {}).items()}
+    return sized or {'image': images}, labels
 
   def shaped(images, labels):
-    shape = (num_minibatches, len(rows))
-    return {
-      'image': tf.reshape(images, (*shape, *images.shape[-3:])),
-      'label': tf.reshape(labels, shape),
-    }
+    lead = num_minibatches, len(rows)
+    # Here each is [calls, per call, ...].
+    sized = {name: tf.reshape(x, (*lead, *x.shape[2:])) for name, x in images.items()}
+    return {**sized, 'label': tf.reshape(labels, lead)}
 
   dataset = tf.data.Dataset.range(2**62 // len(offsets) * calls)
   dataset = dataset.map(look, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bigjax import data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import errors
 from bigjax.evaluation import quick
 from bigjax.evaluation.quick import pixels
