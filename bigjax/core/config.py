@@ -88,7 +88,7 @@ SHARED: Keys = {
   'run.checkpoint_every': Key(1000, 'steps between two checkpoints'),
   'run.keep': Key(3, 'newest checkpoints that stay', least=1),
   'run.keep_every': Key(10_000, 'checkpoints at multiples of so many steps stay, too; 0: none'),
-  'run.best': Key('', 'score whose best checkpoint stays (-NAME: lower is better), or none'),
+  'run.best': Key('', "score whose best checkpoint stays (-NAME: lower is better); '': none"),
   'run.max_skipped': Key(10, 'non-finite updates in a row after which a run stops'),
   'run.microbatches': Key(
     1, "parts of each device's batch, one after the other: memory for time, same numbers", least=1
@@ -111,7 +111,7 @@ SHARED: Keys = {
   'eval.name': Key('none', 'what scores a run: pixels (small images), classifier, none'),
   'eval.num_samples': Key(512, 'samples of each evaluation', least=1),
   'eval.grid_columns': Key(10, 'columns of the grids of samples', least=1),
-  'eval.published': Key('', 'published learning curve that is drawn beside, or none'),
+  'eval.published': Key('', "published learning curve that is drawn beside; '': none"),
   # Scores by published protocols.
   'scores.every': Key(0, 'steps between two scorings, a multiple of run.eval_every; 0: never'),
   'scores.metrics': Key('fid,is', 'separated by commas: fid, kid, is, pr, dc, intra_fid, ...'),
