@@ -101,6 +101,7 @@ SHARED: Keys = {
   'data.data_dir': Key('', "where TFDS' prepared sets lie; '': TFDS' own place"),
   'data.resolution': Key(128, 'of square images, in pixels'),
   'data.channels': Key(3, '3: colour, 1: grey'),
+  'data.frames': Key(0, 'of clips, for sources that have them; 0: still images', since=1, least=0),
   'data.num_classes': Key(None, 'classes; None: as many as the data has', kind=int),
   'data.held_out': Key(0.05, 'share of each class held out, of data without a test split'),
   'data.fraction': Key(1.0, 'share of the training images that is trained on'),
