@@ -210,7 +210,7 @@ def _overridden(values: Values, overrides: Mapping[str, str | None]) -> Values:
       wrong = core_config.unknown(name, known)
       raise errors.UserError(f'--config.{name} {wrong}; bigjax train --dry_run lists them.')
     key = known[name]
-    if text is None and key.type is bool:
+    if text is None and key.value_type is bool:
       text = 'True'
     try:
       found[name] = core_config.parse_value(key, text or '')
