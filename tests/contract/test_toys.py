@@ -187,7 +187,7 @@ def test_other_frozen_weights_are_refused(run, tmp_path, monkeypatch):
 
 
 def test_samples_of_both(run, bigjax, tmp_path):
-  name, workdir = run
+  _name, workdir = run
   gen = sample.load(f'{workdir}/export/generator.safetensors')
   images = gen(num=4, seed=3)
   assert images.shape == (4, *gen.shape) and images.dtype == np.uint8
@@ -220,7 +220,7 @@ def test_an_encoder_is_part_of_what_is_exported(run):
 def test_export_of_both(run, bigjax, tmp_path):
   from jax import export
 
-  name, workdir = run
+  _name, workdir = run
   out = tmp_path / 'program.stablehlo'
   status, said, err = bigjax('export', '--workdir', workdir, '--out', out)
   assert status == 0, err
@@ -236,7 +236,7 @@ def test_export_of_both(run, bigjax, tmp_path):
 
 def test_evaluation_of_both(run, bigjax, tmp_path):
   _, workdir = run
-  status, said, err = bigjax(
+  status, _said, err = bigjax(
     'evaluate', '--workdir', workdir, '--checkpoints', 'all', '--metrics', 'fid,pr', '--features',
     'classifier', '--num', 30, '--seeds', '0', '--batch', 16, '--out', tmp_path,
   )  # fmt: skip
@@ -250,7 +250,7 @@ def test_evaluation_of_both(run, bigjax, tmp_path):
 def test_both_can_be_planned(name, bigjax, libtpu, tmp_path):
   plan = tmp_path / 'plan.json'
   config = toys.CONFIGS[NAMES.index(name)] + ':tiny'
-  status, said, err = bigjax(
+  status, _said, err = bigjax(
     'plan', '--config', config, '--topology', 'v5litepod-4', '--json', plan, '--png',
     tmp_path / 'plan.png',
   )  # fmt: skip

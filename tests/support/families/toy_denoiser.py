@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax.algorithms.base import contract, player
+from bigjax.algorithms.base import contract, draws, player
 from bigjax.core import parallel
 from bigjax.core.config import Key, Keys
 
@@ -24,7 +24,8 @@ KEYS: Keys = {
 }
 TINY = {
   'run.steps': 4, 'run.log_every': 1, 'run.eval_every': 2, 'run.checkpoint_every': 1,
-  'run.best': '', 'data.source': 'synthetic:80', 'data.resolution': 16, 'data.channels': 1, 'data.num_classes': 5,
+  'run.best': '', 'data.source': 'synthetic:80', 'data.resolution': 16, 'data.channels': 1,
+  'data.num_classes': 5,
   'eval.name': 'none', 'eval.num_samples': 20, 'eval.grid_columns': 2,
 }  # fmt: skip
 
@@ -80,7 +81,7 @@ class Denoising:
   def examples(self, state, batch, stage):
     key = jax.random.fold_in(state['key'], state['step'])
     clean = player.to_float(batch['image'][0])
-    keys = player.example_keys(key, (stage.examples,))
+    keys = draws.example_keys(key, (stage.examples,))
     noise = jax.vmap(lambda key: jax.random.normal(key, stage.image))(keys)
     return {'clean': clean, 'noisy': clean + noise}
 

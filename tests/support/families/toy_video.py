@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax.algorithms.base import contract, player
+from bigjax.algorithms.base import contract, draws, player
 from bigjax.core import parallel
 from bigjax.core.config import Key, Keys
 from bigjax.nn import optim
@@ -27,7 +27,8 @@ KEYS: Keys = {
 }
 TINY = {
   'run.steps': 4, 'run.log_every': 1, 'run.eval_every': 2, 'run.checkpoint_every': 1,
-  'run.best': '', 'data.source': 'synthetic:80', 'data.frames': 3, 'data.resolution': 8, 'data.num_classes': 5,
+  'run.best': '', 'data.source': 'synthetic:80', 'data.frames': 3, 'data.resolution': 8,
+  'data.num_classes': 5,
   'data.channels': 1, 'eval.name': 'none', 'eval.num_samples': 20, 'eval.grid_columns': 2,
 }  # fmt: skip
 
@@ -124,7 +125,7 @@ class VideoGame:
 
   def examples(self, state, batch, stage):
     key_z, key_y = jax.random.split(jax.random.fold_in(state['key'], state['step']))
-    keys = player.example_keys(key_z, (stage.examples,))
+    keys = draws.example_keys(key_z, (stage.examples,))
     z = jax.vmap(lambda key: jax.random.normal(key, (self.net.z_dim,)))(keys)
     y = jax.random.randint(key_y, (stage.examples,), 0, self.net.num_classes, jnp.int32)
     real = {name: player.to_float(batch[name][0]) for name in ('image', 'small')}
