@@ -191,7 +191,7 @@ def commands(page):
   return [
     line
     for line in lines(page)
-    if line.startswith('bigjax ') and line.split()[1] in __main__.VERBS and '...' not in line
+    if line.startswith('bigjax ') and line.split()[1] in __main__.VERBS and not re.search(r'\.\.\.|\bNAME\b', line)
   ]
 
 
