@@ -188,11 +188,11 @@ def lines(page):
 
 
 def commands(page):
-  return [
-    line
-    for line in lines(page)
-    if line.startswith('bigjax ') and line.split()[1] in __main__.VERBS and not re.search(r'\.\.\.|\bNAME\b', line)
+  """The whole commands of a page: no verb's name alone in prose, no placeholder."""
+  found = [
+    line for line in lines(page) if re.match(rf'bigjax ({"|".join(__main__.VERBS)})\b', line)
   ]
+  return [line for line in found if not re.search(r'\.\.\.|\bNAME\b', line)]
 
 
 @pages
