@@ -202,20 +202,3 @@ def test_a_workdir_of_another_config(bigjax, workdir):
   refused(answer, [str(workdir), 'another config', 'model.ch: 8 -> 4', 'optim.d_steps: 1 -> 2'])
   assert 'run.steps' not in answer[2] and 'gen_lr' not in answer[2]
   assert (workdir / 'config.json').read_text() == before
-
-
-def test_a_run_leaves_what_the_readme_says(workdir):
-  for path in (
-    'metrics.jsonl',
-    'timing.jsonl',
-    'summary.json',
-    'history.json',
-    'curves.png',
-    'samples/00000002.png',
-    'samples/00000004.png',
-    'export/generator.safetensors',
-    'export/generator.json',
-    'checkpoints/4',
-    'tensorboard',
-  ):
-    assert (workdir / path).exists(), path
