@@ -5,7 +5,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from bigjax.training import program
 
 PAPER_STEPS = 150_000
 SHOWN = 10  # dearest instructions
+UPKEEP = ('penalty', 'spectral_norm', 'optimizer')  # scopes of a step beside its networks
 # A part is named by the first scope that matches; the rest go by network and direction.
 SCOPES = {
   'penalty': 'orthogonal penalty',
@@ -49,20 +50,44 @@ def compile_step(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> t
     jax.config.update('jax_enable_compilation_cache', cached)
 
 
-def model_flops(config: ml_collections.ConfigDict) -> int:
+def model_flops(
+  config: ml_collections.ConfigDict, step: int = 0, without: tuple[str, ...] = UPKEEP
+) -> int:
   """Return the FLOPs of a step's networks, forward and backward, on the whole batch.
 
   Counted with the fewest multiplications known for each layer, nothing computed twice, without
   the penalty, spectral norm and optimizer: the work that any program of this step must do.
+
+  Args:
+    config: of the run.
+    step: which; steps of one stage cost the same.
+    without: scopes that are left out.
   """
   config = config.copy_and_resolve_references()
   config.run.update({'minibatches': 1, 'remat': False, 'forms': 'fewest'})
   algorithm = algorithms.family(config.algorithm).make(config)
-  stage = algorithm.stage(0)
+  stage = algorithm.stage(step)
   state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
   batch = program.batch_shapes(stage, config.data.channels)
-  leave = ('penalty', 'spectral_norm', 'optimizer')
-  return flops.needed(lambda *args: algorithm.step(*args, stage), state, batch, without=leave)
+  return flops.needed(lambda *args: algorithm.step(*args, stage), state, batch, without=without)
+
+
+def step_flops(config: ml_collections.ConfigDict) -> Callable[[int], int]:
+  """Counts the FLOPs of any step of a run, penalties, spectral norm and all: step -> FLOPs.
+
+  Each distinct stage is traced once, so that sums over steps count lazy penalties as often as they
+  run, and growing networks at each of their sizes.
+  """
+  algorithm = algorithms.family(config.algorithm).make(config)
+  known: dict[Any, int] = {}
+
+  def count(step: int) -> int:
+    stage = algorithm.stage(step)
+    if stage not in known:
+      known[stage] = model_flops(config, step, without=())
+    return known[stage]
+
+  return count
 
 
 def part(op_name: str) -> str:
