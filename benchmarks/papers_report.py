@@ -34,7 +34,7 @@ cores, compilation included: they tell orders of magnitude.
 
 {table}
 
-![real digits, and samples of each system at each budget](images/papers.png)
+![real digits, samples of each system at each budget, corruptions](images/papers.png)
 
 ## Which figure sees which corruption
 
@@ -133,20 +133,22 @@ def seen(real: Scores, others: Mapping[str, Scores]) -> list[str]:
   return lines
 
 
-def strips(groups: Groups, real: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
-  """Collects what the picture shows: real images, then each system at each budget.
+def strips(groups: Groups, referee: Referee) -> dict[str, np.ndarray]:
+  """Collects what the picture shows: real images, each system at each budget, corruptions.
 
   Args:
     groups: their rows hold the samples.
-    real: (images, labels).
+    referee: has the real images.
   """
-  images, labels = real
+  _, (images, labels) = referee.folds[0]
   pick = np.concatenate([np.flatnonzero(labels == c)[:SHOWN] for c in np.unique(labels)])
   shown = {'real images': decoded(encoded(images[pick]))}
   for (paper, times), rows in groups.items():
     for row in rows:
       if 'strip' in row:
         shown[f'{paper} {budget_name(times)}'] = decoded(row['strip'])
+  for name, change in corruptions.CORRUPTIONS.items():
+    shown[name] = decoded(encoded(change(images, referee.train[0])[pick]))
   return shown
 
 
@@ -154,7 +156,7 @@ def draw(shown: Mapping[str, np.ndarray], path: str) -> None:
   """Draws strips of samples below each other, with their names."""
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(10, 0.48 * len(shown) + 0.1), layout='constrained')
+  figure = Figure(figsize=(10, 0.52 * len(shown) + 0.1), layout='constrained')
   axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
   for axis, (name, image) in zip(axes, shown.items(), strict=True):
     axis.imshow(image, cmap='gray', vmin=0, vmax=255, interpolation='nearest')
@@ -173,13 +175,12 @@ def write(docs: str, groups: Groups, referee: Referee, flops: int, yardstick: st
     flops: of budget 1.
     yardstick: the paper whose untrained network stands among the corruptions.
   """
-  _, real_images = referee.folds[0]
   real = referee.made_of(None)
   others = {name: referee.made_of(change) for name, change in corruptions.CORRUPTIONS.items()}
   untrained = [r for r in groups.get((yardstick, UNTRAINED), ()) if 'failed' not in r]
   text = TEXT.format(
     flops=flops,
-    num=len(real_images[1]),
+    num=len(referee.folds[0][1][1]),
     sets=SETS,
     table='\n'.join(table(groups, real, others)),
     seen='\n'.join(seen(real, others | ({'untrained': mean_of(untrained)} if untrained else {}))),
@@ -190,4 +191,4 @@ def write(docs: str, groups: Groups, referee: Referee, flops: int, yardstick: st
   os.makedirs(os.path.join(docs, 'images'), exist_ok=True)
   with open(os.path.join(docs, 'papers.md'), 'w') as f:
     f.write(text)
-  draw(strips(groups, real_images), os.path.join(docs, 'images', 'papers.png'))
+  draw(strips(groups, referee), os.path.join(docs, 'images', 'papers.png'))
