@@ -156,13 +156,13 @@ def draw(shown: Mapping[str, np.ndarray], path: str) -> None:
   """Draws strips of samples below each other, with their names."""
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(10, 0.52 * len(shown) + 0.1), layout='constrained')
+  figure = Figure(figsize=(11, 0.52 * len(shown)))
   axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
   for axis, (name, image) in zip(axes, shown.items(), strict=True):
     axis.imshow(image, cmap='gray', vmin=0, vmax=255, interpolation='nearest')
     axis.set_ylabel(name, rotation=0, ha='right', va='center', fontsize=9)
     axis.set(xticks=[], yticks=[])
-  figure.savefig(path, dpi=110)
+  figure.savefig(path, dpi=110, bbox_inches='tight', pad_inches=0.05)  # with names, however long
 
 
 def write(docs: str, groups: Groups, referee: Referee, flops: int, yardstick: str) -> None:
