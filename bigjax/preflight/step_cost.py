@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,6 +76,24 @@ def model_flops(config: ml_collections.ConfigDict) -> float:
   program = fewest(config)
   pairs = program.pairs(0, config.run.steps)
   return sum(num * step_flops(program, pair) for pair, num in pairs.items()) / config.run.steps
+
+
+def run_flops(config: ml_collections.ConfigDict) -> Callable[[int], int]:
+  """Counts the FLOPs of any step of a run, penalties, spectral norm and all: step -> FLOPs.
+
+  Each program is traced once, so that sums over steps count lazy terms as often as they run, and
+  growing networks at each of their sizes.
+  """
+  program = fewest(config)
+  known: dict[Pair, int] = {}
+
+  def count(step: int) -> int:
+    pair = program.stage(step), program.due(step)
+    if pair not in known:
+      known[pair] = step_flops(program, pair, without=())
+    return known[pair]
+
+  return count
 
 
 def part(op_name: str) -> str:
