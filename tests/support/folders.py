@@ -2,7 +2,8 @@
 
 import numpy as np
 from PIL import Image
-from test_data_pictures import encoded
+
+from pictures import encoded
 
 
 def write(root, files):
