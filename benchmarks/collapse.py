@@ -11,7 +11,6 @@ it ended.
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
 from bigjax.core import device, files
 from bigjax.training import batches, loop, rollback
+from bigjax.training.program import Program
 
 AT = 250
 OFTEN = {'steps': 450, 'eval_every': 50, 'checkpoint_every': 50, 'keep': 4}
@@ -43,8 +43,8 @@ class Fault:
   def batch(self, batch: Any) -> Any:
     return batch
 
-  def step(self, step: Callable, state: Any, batch: Any, stage: Any) -> Any:
-    return step(state, batch, stage)
+  def step(self, step: Callable, state: Any, batch: Any) -> Any:
+    return step(state, batch)
 
 
 class ConstantLabels(Fault):
@@ -61,21 +61,21 @@ class ConstantImages(Fault):
 class OneNan(Fault):
   """A gradient that is NaN once: the discriminator's weights are, for one step."""
 
-  def step(self, step, state, batch, stage):
+  def step(self, step, state, batch):
     self.active = False
     whole = jax.tree.map(jnp.copy, state)
     state['players']['disc']['params'] = jax.tree.map(
       lambda x: x * jnp.nan, state['players']['disc']['params']
     )
-    after, metrics = step(state, batch, stage)
+    after, metrics = step(state, batch)
     return {**whole, 'aux': after['aux'], 'step': after['step']}, metrics
 
 
 class NoAverage(Fault):
   """The average of the generator's weights is 0, at every step."""
 
-  def step(self, step, state, batch, stage):
-    state, metrics = step(state, batch, stage)
+  def step(self, step, state, batch):
+    state, metrics = step(state, batch)
     return {**state, 'ema': jax.tree.map(jnp.zeros_like, state['ema'])}, metrics
 
 
@@ -99,32 +99,27 @@ TROUBLES: dict[str, tuple[Change, type[Fault] | None]] = {
 @contextlib.contextmanager
 def broken(fault: Fault) -> Iterator[None]:
   """Within, runs have this fault from step AT on."""
-  placed, make, back = batches._placed, loop.make_program, rollback.go_back
+  placed, right, back = batches._placed, Program.step, rollback.go_back
 
   def wrong_batches(program, source, flip, history, step):
     for i, batch in enumerate(placed(program, source, flip, history, step)):
       yield fault.batch(batch) if fault.active and step + i >= AT else batch
 
-  def wrong_program(*args):
-    program = make(*args)
-
-    def step(state, batch, stage):
-      if fault.active and int(state['step']) >= AT + 10:
-        return fault.step(program.step, state, batch, stage)
-      return program.step(state, batch, stage)
-
-    step.__wrapped__ = program.step.__wrapped__
-    return dataclasses.replace(program, step=step)
+  def wrong_step(program, state, batch, step):
+    run = lambda state, batch: right(program, state, batch, step)
+    if fault.active and step >= AT + 10:
+      return fault.step(run, state, batch)
+    return run(state, batch)
 
   def over(*args):
     fault.active = False
     return back(*args)
 
-  batches._placed, loop.make_program, rollback.go_back = wrong_batches, wrong_program, over
+  batches._placed, Program.step, rollback.go_back = wrong_batches, wrong_step, over
   try:
     yield
   finally:
-    batches._placed, loop.make_program, rollback.go_back = placed, make, back
+    batches._placed, Program.step, rollback.go_back = placed, right, back
 
 
 def config_of(seed: int, policy: str) -> Any:

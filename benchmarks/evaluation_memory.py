@@ -20,22 +20,22 @@ METRICS = 'fid,is,pr'
 
 MAKE = """
 import sys, numpy as np
-from bigjax import features, train
 from bigjax.algorithms.base import configs
+from bigjax.models.pretrained import registry, torch_layout
+from bigjax.training import loop
 folder = sys.argv[1]
 config = configs.read('imagenet256:tiny')  # tiny is at 32 px
 config.run.steps = 1
 config.data.resolution = 256
 config.model.update({'ch': 4, 'z_dim': 14, 'gen_attention': (32,), 'disc_attention': (32,)})
-train.train(config, folder + '/run')
-network = features.NETWORKS['inception']
-shapes = features.shapes(network.make())
+loop.train(config, folder + '/run')
+shapes = torch_layout.shapes(registry.NETWORKS['inception'].make())
 rng = np.random.RandomState(0)
 scale = lambda shape: (2 / max(np.prod(shape[:-1]), 1)) ** 0.5
 tensor = lambda shape: 1 + 0.1 * rng.rand(*shape) if len(shape) < 2 else rng.randn(*shape)
 weights = {
-  features.torch_name(path): (
-    tensor(features.torch_shape(path, shape)) * (scale(shape) if len(shape) > 1 else 1)
+  torch_layout.torch_name(path): (
+    tensor(torch_layout.torch_shape(path, shape)) * (scale(shape) if len(shape) > 1 else 1)
   ).astype(np.float32)
   for path, shape in shapes.items()
 }

@@ -4,18 +4,17 @@
   python benchmarks/forms.py --batch=128    # bfloat16 elsewhere
   python benchmarks/forms.py --ch=32 --only=attention
 
-What `bigjax/forms.py` chooses on GPUs was measured so; on TPUs, the compiler was asked
+What `bigjax/nn/kernels.py` chooses on GPUs was measured so; on TPUs, the compiler was asked
 (benchmarks/README.md). Each row is one layer after a ReLU; a figure is milliseconds of the best
 run, compiled alone. Steps are another matter: what a layer saves, copies around it can take back
 (benchmarks/train_step.py).
 """
 
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
-from absl import flags
+from absl import app, flags
 from train_step import timed
 
 from bigjax.core import device
@@ -84,7 +83,7 @@ def milliseconds(form, args):
 
 
 def main(argv):
-  flags.FLAGS(argv)
+  del argv
   dtype = jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
   print(f'{jax.devices()[0].device_kind}, {jnp.dtype(dtype)}, ms')
   for kind, side, before, after in SHAPES:
@@ -97,4 +96,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  main(sys.argv)
+  app.run(main)

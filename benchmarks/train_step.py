@@ -49,21 +49,19 @@ SMALL = {  # where no config is given: BigGAN-PyTorch's CIFAR networks, one D an
 def ours(config):
   """Return a function that runs one step of a config on noise, and waits for it."""
   program = make_program(config)
-  stage = program.algorithm.stage(0)
-  rng = np.random.RandomState(0)
-  rows = parallel.local_rows(program.mesh, stage.batch[1])
-  shape = (stage.batch[0], len(rows), stage.resolution, stage.resolution, config.data.channels)
+  stage, rng = program.stage(0), np.random.RandomState(0)
+  lead = stage.minibatches, len(parallel.local_rows(program.mesh, stage.examples))
   batch = parallel.to_global(
     program.mesh,
     {
-      'image': rng.randint(0, 256, shape).astype(np.uint8),
-      'label': (rng.randint(0, config.data.num_classes, shape[:2])).astype(np.int32),
+      'image': rng.randint(0, 256, (*lead, *stage.image)).astype(np.uint8),
+      'label': rng.randint(0, config.data.num_classes, lead).astype(np.int32),
     },
   )
   state = [program.init(jax.random.key(0), {})]
 
   def step():
-    state[0], metrics = program.step(state[0], batch, stage)
+    state[0], metrics = program.step(state[0], batch)
     return float(metrics['g_loss'])
 
   return step
@@ -139,6 +137,9 @@ def gib_at_peak(side):
 
 
 def main(argv):
+  if '--help' in argv or '-h' in argv:
+    print(__doc__)
+    return
   small = not any(word.startswith('--config=') or word == '--config' for word in argv)
   if small:  # before what is given, which wins
     argv = [*(f'--config.{key}={value}' for key, value in SMALL.items()), *argv]

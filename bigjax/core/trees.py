@@ -53,11 +53,6 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
   return tree
 
 
-def num_params(tree: Any) -> int:
-  """Return the number of scalars in a tree of arrays or shapes."""
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
 def stable_hash(name: str) -> int:
   """Return 31 bits of a name, the same in every process (Python's `hash` is not)."""
   return zlib.crc32(name.encode()) & 0x7FFFFFFF
@@ -66,11 +61,6 @@ def stable_hash(name: str) -> int:
 def at_least_float32(x: jax.Array) -> jax.Array:
   """Return x in at least float32: for moments, softmax, scores and reductions."""
   return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
-
-
-def all_finite(tree: Any) -> jax.Array:
-  """Return whether every element of every leaf is finite, as a scalar bool."""
-  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def select(keep: jax.Array, new: Any, old: Any) -> Any:

@@ -98,7 +98,7 @@ class Moments(nn.Module):
     """Return (mean, variance) stacked, [1 or B, 2, C], of x [B, H, W, C]."""
     if not train:
       if not self.has_variable('stats', 'mean'):
-        raise ValueError('sampling needs standing statistics: calibrate the generator first.')
+        raise ValueError('sampling needs standing statistics: prepare the generator first.')
       both = [self.get_variable('stats', name) for name in ('mean', 'var')]
       return jnp.stack(both)[None]
     x = trees.at_least_float32(x)

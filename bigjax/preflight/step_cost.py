@@ -71,11 +71,13 @@ def step_flops(program: Program, pair: Pair, without: tuple[str, ...] = OPTIMIZA
   return flops.needed(step, state, stage.shapes(), without=without)
 
 
-def model_flops(config: ml_collections.ConfigDict) -> float:
+def model_flops(
+  config: ml_collections.ConfigDict, without: tuple[str, ...] = OPTIMIZATION
+) -> float:
   """FLOPs of a step's networks, the mean over the steps of a run; see `step_flops`."""
-  program = fewest(config)
-  pairs = program.pairs(0, config.run.steps)
-  return sum(num * step_flops(program, pair) for pair, num in pairs.items()) / config.run.steps
+  program, steps = fewest(config), config.run.steps
+  pairs = program.pairs(0, steps)
+  return sum(num * step_flops(program, pair, without) for pair, num in pairs.items()) / steps
 
 
 def run_flops(config: ml_collections.ConfigDict) -> Callable[[int], int]:

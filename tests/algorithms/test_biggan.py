@@ -17,11 +17,11 @@ from scipy import stats
 
 from bigjax.algorithms import biggan as algorithm
 from bigjax.algorithms.base import configs, contract
-from bigjax.algorithms.base.player import Player
+from bigjax.algorithms.base.player import Player, spectral
 from bigjax.core import errors, parallel, trees
 from bigjax.models import biggan as models
-from bigjax.nn import layers, linalg, optim, regularizers, spectral_norm
-from bigjax.nn.latents import How
+from bigjax.nn import layers, linalg, regularizers, spectral_norm
+from bigjax.nn.latents import SamplingSpec
 from bigjax.training.program import make_program
 
 CLASSES, Z_DIM, SIDE = 10, 12, 4
@@ -45,7 +45,7 @@ class SmallGenerator(nn.Module):
   z_dim: int = Z_DIM
   channels: int = 1
   bn_group: int | None = None
-  minibatches: int = 1
+  microbatches: int = 1
 
   @nn.compact
   def __call__(self, z, y, train):
@@ -78,6 +78,18 @@ def small(config, **fields):
   return dataclasses.replace(
     game, gen_net=SmallGenerator(), disc_net=SmallDiscriminator(), **fields
   )
+
+
+def stage_of(batch):
+  """The stage of the small networks: (minibatches, examples) of images."""
+  return contract.Stage(*batch, contract.image_inputs(SIDE, 1))
+
+
+def only_stage(game):
+  """The one stage of a game."""
+  ((first, stage),) = game.stages(1)
+  assert first == 0
+  return stage
 
 
 def pictures(shape, seed=0):
@@ -124,7 +136,7 @@ def player_like(shapes, vectors, params):
   opt = jax.tree.map(
     lambda x: x._replace(sn_v=vectors.sn_v) if is_ours(x) else x, zeros['opt'], is_leaf=is_ours
   )
-  return {'params': params, 'opt': opt, 'stats': {}}
+  return {'params': params, 'opt': opt}
 
 
 def begin(game):
@@ -178,8 +190,7 @@ class Step:
 
 
 def sgd(embeddings):
-  guarded = optim.guard(optax.sgd(LR))
-  return Player(optax.chain(guarded, spectral_norm.track(spectral_norm.spec(embeddings))))
+  return Player(optax.sgd(LR), reparametrisation=spectral(spectral_norm.spec(embeddings), eps=1e-4))
 
 
 @pytest.fixture(scope='module')
@@ -194,7 +205,7 @@ def played():
   for i in range(STEPS):
     SEEN.clear()
     batch, before = pictures(BATCH, seed=i), plain(state)
-    state, metrics = step(state, batch, contract.Stage(SIDE, BATCH))
+    state, metrics = step(state, batch, stage_of(BATCH))
     jax.effects_barrier()
     seen = jax.tree.map(np.array, SEEN)
     disc = [b for player, b in seen if player == 'disc']
@@ -281,7 +292,7 @@ def test_each_player_follows_its_own_loss_alone(played, index):
   game, steps = played
   step = steps[index]
   gen, disc = (step.before['players'][name] for name in ('gen', 'disc'))
-  gen_weights = game.gen.normalized(gen)
+  gen_weights = game.gen.weights(gen)
   losses, norms = [], []
   for examples in step.disc:
     vectors = spectral_norm.vectors(disc['opt'])
@@ -293,7 +304,7 @@ def test_each_player_follows_its_own_loss_alone(played, index):
   np.testing.assert_allclose(step.metrics['d_loss'], np.mean(losses), rtol=1e-5)
   np.testing.assert_allclose(step.metrics['d_grad_norm'], np.mean(norms), rtol=1e-5)
 
-  after = game.disc.normalized(step.after['players']['disc'])  # G meets the updated D
+  after = game.disc.weights(step.after['players']['disc'])  # G meets the updated D
   vectors = spectral_norm.vectors(gen['opt'])
   loss, grads = gen_by_hand(game, gen['params'], after, vectors, step.gen)
   want = jax.tree.map(lambda w, g: w - LR * g, gen['params'], grads)
@@ -350,11 +361,13 @@ def test_training_and_sampling_draw_from_the_law_of_the_config():
 
   @jax.jit
   def draw(key):
-    samplers = {name: algorithm.make_generator(g.architecture()) for name, g in games.items()}
+    samplers = {
+      name: algorithm.make_generator(g.architecture(only_stage(g))) for name, g in games.items()
+    }
     return {
       name: (
         game.fresh(key, (1000,), jnp.int32(0))['z'],
-        samplers[name].latents(key, 1000, How()),
+        samplers[name].latents(key, 1000, SamplingSpec()),
       )
       for name, game in games.items()
     }
@@ -409,7 +422,7 @@ def test_each_forward_has_dropout_of_its_own():
   @jax.jit
   def run(players, examples):
     gen, disc = players['gen'], players['disc']
-    weights = {'gen': game.gen.normalized(gen), 'disc': game.disc.normalized(disc)}
+    weights = {'gen': game.gen.weights(gen), 'disc': game.disc.weights(disc)}
     _, d = game.disc_loss(weights['disc'], weights, examples)
     _, g = game.gen_loss(weights['gen'], weights, examples)
     fake = game.gen_net.apply({'params': weights['gen']}, examples['z'], examples['y'], train=True)
@@ -433,7 +446,7 @@ def first(batch):
   return {name: x[0] for name, x in batch.items()}
 
 
-# BigGAN's own networks in float64, at 8 px: minibatches, rematerialisation and R1 against the
+# BigGAN's own networks in float64, at 8 px: microbatches, rematerialisation and R1 against the
 # plain loss.
 
 
@@ -498,13 +511,13 @@ def losses(grads=('gen', 'disc'), **values):
   return jax.tree.map(np.asarray, run(params))
 
 
-# A batch of 16: minibatches of 8 are two groups of 4, or half of one of 16, or of the whole batch.
+# A batch of 16: microbatches of 8 are two groups of 4, or half of one of 16, or of the whole batch.
 # D sees the groups in its fakes alone.
 @pytest.mark.parametrize(
   ('bn_group', 'like', 'remat', 'grads'),
   [(0, 0, True, ('gen', 'disc')), (4, 4, False, ('gen',)), (16, 0, False, ('gen',))],
 )
-def test_minibatches_change_nothing_but_memory(bn_group, like, remat, grads, x64):
+def test_microbatches_change_nothing_but_memory(bn_group, like, remat, grads, x64):
   got = losses(grads, model__bn_group=bn_group, run__microbatches=2, run__remat=remat)
   want = losses(*() if like == 0 else (grads,), model__bn_group=like)
   for player in ('disc', 'gen'):
@@ -537,21 +550,21 @@ def batch_like(*shape, side):
   }
 
 
-@pytest.mark.parametrize(('minibatches', 'bn_group'), [(3, 0), (3, 4), (32, 0)])
-def test_minibatches_that_do_not_divide_are_refused(minibatches, bn_group):
-  game = real_game(run__microbatches=minibatches, model__bn_group=bn_group, model__dtype='float32')
+@pytest.mark.parametrize(('microbatches', 'bn_group'), [(3, 0), (3, 4), (32, 0)])
+def test_microbatches_that_do_not_divide_are_refused(microbatches, bn_group):
+  game = real_game(run__microbatches=microbatches, model__bn_group=bn_group, model__dtype='float32')
   state, batch = jax.eval_shape(game.init, jax.random.key(0)), batch_like(2, 16, side=8)
-  with pytest.raises(errors.UserError, match=f'run.microbatches is {minibatches}, which does not'):
-    jax.eval_shape(lambda s, b: game.step(s, b, game.stage(0)), state, batch)
+  with pytest.raises(errors.UserError, match=f'run.microbatches is {microbatches}, which does not'):
+    jax.eval_shape(lambda s, b: game.step(s, b, only_stage(game)), state, batch)
 
 
 @pytest.mark.parametrize('bn_group', [0, 1])
-def test_minibatches_of_one_example_per_device_are_refused(bn_group):
+def test_microbatches_of_one_example_per_device_are_refused(bn_group):
   config = changed(
     optim__batch_size=8, optim__d_steps=1, run__microbatches=2, model__bn_group=bn_group
   )
   program = make_program(config)
-  step = lambda s, b: program.algorithm.step(s, b, program.algorithm.stage(0))
+  step = lambda s, b: program.algorithm.step(s, b, program.stage(0))
   with (
     jax.set_mesh(program.mesh),
     pytest.raises(errors.UserError, match='which does not divide the 1 examples of each device'),
@@ -622,7 +635,7 @@ def test_a_step_on_eight_devices_is_that_on_one():
   for num in (1, 8):
     with jax.set_mesh(parallel.make_mesh(jax.devices()[:num])):
       step = jax.jit(game.step, static_argnums=2)
-      after, metrics = step(state, batch, contract.Stage(SIDE, (1, 16)))
+      after, metrics = step(state, batch, stage_of((1, 16)))
       results.append((plain(after), jax.device_get(metrics)))
   (one, one_metrics), (many, metrics) = results
   for name, value in one_metrics.items():
@@ -650,7 +663,7 @@ def everything():
     'label': rng.integers(0, CLASSES, (1, 16)).astype(np.int32),
   }
   state = jax.device_put(state, parallel.sliced(program.mesh, state))
-  state, metrics = program.step(state, batch, program.algorithm.stage(0))
+  state, metrics = program.step(state, batch)
   return jax.device_get(metrics), before, plain(state)
 
 
@@ -692,7 +705,7 @@ def test_probe_reports_three_singular_values_of_every_normalised_tensor():
     'image': np.zeros((2, 16, 16, 16, 1), np.uint8),
     'label': np.zeros((2, 16), np.int32),
   }
-  signs = jax.device_get(program.probe(state, batch, batch))
+  signs = jax.device_get(program.probe(state, batch, batch, program.stage(0)))
   assert {name for name in signs if name.startswith('sigma')} == {
     name for name in want if name.startswith('sigma')
   }

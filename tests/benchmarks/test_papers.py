@@ -75,13 +75,13 @@ def test_cost_counts_penalties():
     if leaf.ndim >= 2 and path != 'shared/embedding':
       rows, columns = math.prod(leaf.shape[:-1]), leaf.shape[-1]
       want += 4 * rows * columns * min(rows, columns)
-  assert step_cost.step_flops(config)(0) - step_cost.model_flops(config) == want
+  assert step_cost.run_flops(config)(0) - step_cost.model_flops(config) == want
 
 
 @pytest.mark.parametrize('patch', [{'optim.d_steps': 1}, {'optim.batch_size': 16, 'model.ch': 8}])
 def test_other_configs_get_other_steps(patch, unit):
   config = configs.changed(configs.read('digits'), patch)
-  other = papers.System('other', 'other', config, step_cost.step_flops(config))
+  other = papers.System('other', 'other', config, step_cost.run_flops(config))
   steps = other.steps(unit)
   assert steps > 800
   assert abs(steps * step_cost.model_flops(config, without=()) / unit - 1) < 0.01

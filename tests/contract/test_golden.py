@@ -19,6 +19,7 @@ from bigjax.nn import augment, latents, layers, optim, regularizers, spectral_no
 from bigjax.sampling.importers import biggan_pytorch
 
 from golden_files import NAMES, golden, under
+from vectors import vectors_in
 
 
 class Nets:
@@ -40,8 +41,8 @@ class Nets:
     )
     self.params = {'gen': wide(gen), 'disc': wide(disc)}
     self.vectors = {
-      'gen': biggan_pytorch.vectors_in(self.params['gen'], wide(gen_u)),
-      'disc': biggan_pytorch.vectors_in(self.params['disc'], wide(disc_u)),
+      'gen': vectors_in(self.params['gen'], wide(gen_u)),
+      'disc': vectors_in(self.params['disc'], wide(disc_u)),
     }
     self.stats = wide(biggan_pytorch.stats_in(under(arrays, 'G/'), shapes['moments']))
     self.z, self.y = jnp.asarray(arrays['in/z'], dtype), jnp.asarray(arrays['in/y'], jnp.int32)
@@ -187,9 +188,8 @@ def trained():
   """Return (metrics of three iterations, states after the first and the third)."""
   arrays = golden('step_biggan32_ch8')
   nets, base = Nets('biggan32_ch8', jnp.float64), game()
-  step = jax.jit(
-    lambda state, *given: injected(base, given[1]).step(state, given[0], base.stage(0))
-  )
+  ((_, stage),) = base.stages(3)
+  step = jax.jit(lambda state, *given: injected(base, given[1]).step(state, given[0], stage))
   state, states, rows = golden_state(base, nets), [], []
   for i in range(3):
     penalty = base.penalty * regularizers.total(

@@ -15,7 +15,7 @@ from bigjax import data
 from bigjax.algorithms import biggan
 from bigjax.core import parallel
 from bigjax.data.reading import decode as decode_lib
-from bigjax.nn.latents import How
+from bigjax.nn.latents import SamplingSpec
 from bigjax.sampling.sampler import Sampler
 
 from pictures import encoded, noise, smooth, square
@@ -304,6 +304,6 @@ def test_all_levels_come_back(channels):
   assert seen.dtype == jnp.float32 and float(seen.min()) == -1 and float(seen.max()) == 1
   assert abs(np.diff(np.unique(seen)) - 2 / 255).max() < 1e-6
   sampler = Sampler(Mirror(), parallel.make_mesh(jax.devices()[:1]))
-  back = sampler.images({}, np.asarray(seen), np.zeros(1, np.int32), How())
+  back = sampler.images({}, np.asarray(seen), np.zeros(1, np.int32), SamplingSpec())
   assert back.dtype == np.uint8
   np.testing.assert_array_equal(back, np.repeat(levels[None, ..., None], channels, axis=-1))

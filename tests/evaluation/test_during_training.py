@@ -127,5 +127,5 @@ def test_mistakes_are_found_before_anything_is_read(scores, said, tmp_path):
 def test_off_asks_for_nothing():
   config = tiny(every=0, metrics='nonsense')
   assert during_training.check(config) == []
-  off = during_training.start(None, config, 'nowhere', {}, 0)
+  off = during_training.make_scorer(None, config, 'nowhere', {}, 0)
   assert not off.due(2) and not off.missing(2) and off.finished(wait_for=9) == []

@@ -18,6 +18,7 @@ from bigjax.models import biggan as models
 from bigjax.models import biggan_deep as deep
 from bigjax.nn import convolution, kernels, layers
 
+from counts import num_params
 from networks import (
   LABELS,
   assert_place_of_attention,
@@ -41,7 +42,7 @@ NETWORKS = {'biggan': models, 'biggan_deep': deep}
 def kept_for_backward(fn, params, batch):
   """Bytes per example of what the backward pass of `fn(params)` holds."""
   held = jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(fn, p)[1], params))
-  # Of minibatches, the parts lie along a leading axis.
+  # Of microbatches, the parts lie along a leading axis.
   examples = [leaf for leaf in held if leaf.shape and batch % leaf.shape[0] == 0]
   return sum(leaf.size * leaf.dtype.itemsize for leaf in examples) / batch
 
@@ -75,7 +76,7 @@ NO_SKIP = {'skip_z': False, 'z_dim': 128}
 )
 def test_generator_parameter_counts(resolution, fields, count):
   # T01
-  assert trees.num_params(gen_shapes(resolution, **fields)) == count
+  assert num_params(gen_shapes(resolution, **fields)) == count
 
 
 COMPARE_GAN_64 = (2, 4, 8, 16, 16)
@@ -101,7 +102,7 @@ STUDIOGAN_32 = (2, 2, 2, 2)
 )
 def test_discriminator_parameter_counts(resolution, fields, count):
   # T01
-  assert trees.num_params(disc_shapes(resolution, **fields)) == count
+  assert num_params(disc_shapes(resolution, **fields)) == count
 
 
 @pytest.mark.parametrize(('resolution', 'count'), [(256, 98_635_298), (512, 98_801_378)])
@@ -109,16 +110,16 @@ def test_compare_gan_lacks_the_shortcuts_of_equal_width(resolution, count):
   # Section 1.8: it has no 1x1 convolution where a block pools but keeps its width.
   shapes = disc_shapes(resolution)
   equal = [
-    trees.num_params(block['conv_sc'])
+    num_params(block['conv_sc'])
     for block in shapes.values()
     if 'conv_sc' in block and block['conv_sc']['kernel'].shape[2] == block['conv_sc']['bias'].size
   ]
   assert len(equal) == {256: 1, 512: 2}[resolution]
-  assert trees.num_params(shapes) - sum(equal) == count
+  assert num_params(shapes) - sum(equal) == count
 
 
 def outside_the_embedding(shapes):
-  return trees.num_params({name: part for name, part in shapes.items() if name != 'shared'})
+  return num_params({name: part for name, part in shapes.items() if name != 'shared'})
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def outside_the_embedding(shapes):
 def test_counts_of_table_1(rows, ch, fields, millions, printed):
   # T02: `Param (M)` is of both players, without the n x 128 embedding (section 1.7).
   total = outside_the_embedding(gen_shapes(128, ch=ch, **fields))
-  total += trees.num_params(disc_shapes(128, ch=ch))
+  total += num_params(disc_shapes(128, ch=ch))
   assert round(total / 1e6, 3) == millions and round(total / 1e6, 1) == printed
 
 
@@ -157,7 +158,7 @@ def test_counts_of_table_3_fit_one_number_of_classes(attention, num_classes, agr
     ]
     tables = [s for s in jax.tree.leaves(shapes) if s.shape[:1] == (base,)]  # a row per class
     more = sum(s.shape[1] for s in tables) - (128 if shared else 0)
-    total = outside_the_embedding(shapes[0]) + trees.num_params(shapes[1])
+    total = outside_the_embedding(shapes[0]) + num_params(shapes[1])
     totals[ch, shared] = (total + (num_classes - base) * more) / 1e6
   assert all(abs(totals[row] - JFT[row]) <= 0.05 for row in JFT) == agree, totals
 
@@ -254,7 +255,7 @@ def test_chunks_are_one_more_than_blocks(resolution, chunks):
 def test_latents_that_do_not_split_are_refused():
   # T04: of 120 numbers at 256 px BigGAN-PyTorch uses 7 x 17 = 119 without a word.
   floored = gen_shapes(256, z_dim=119, attention=(64,))
-  assert trees.num_params(floored) == 82_108_548
+  assert num_params(floored) == 82_108_548
   options = {'shared_dim': 128, 'skip_z': True}
   with pytest.raises(errors.UserError, match=r'120, .* 7 equal chunks; use a multiple of 7'):
     models.check_options(options, 120, 256)
@@ -284,7 +285,7 @@ def test_every_batchnorm_has_the_same_eps(network, fields, eps, monkeypatch):
 
 
 @pytest.mark.parametrize('network', NETWORKS.values(), ids=NETWORKS)
-def test_memory_of_minibatches_and_remat(network, monkeypatch):
+def test_memory_of_microbatches_and_remat(network, monkeypatch):
   # What they are for. Sizes only: nothing runs. With `remat`, D keeps its blocks' inputs. For
   # BigGAN-deep a network of four blocks, which no source has.
   monkeypatch.setitem(deep.GEN_WIDTHS, 16, (4, 2, 1))
@@ -299,7 +300,7 @@ def test_memory_of_minibatches_and_remat(network, monkeypatch):
     return kept_for_backward(lambda p: net.apply({'params': p}, z, y, train=True), params, batch)
 
   plain = gen()
-  assert gen(minibatches=4) < 0.5 * plain
+  assert gen(microbatches=4) < 0.5 * plain
   assert gen(remat=True) < 0.4 * plain
 
   params = disc_shapes(**fields, network=network)
@@ -530,24 +531,24 @@ ORACLE = {
 @pytest.mark.parametrize(
   ('num_devices', 'rolled', 'how'),
   [
-    (None, False, {'minibatches': 2}),
-    (None, True, {'minibatches': 4, 'remat': True}),
+    (None, False, {'microbatches': 2}),
+    (None, True, {'microbatches': 4, 'remat': True}),
     (None, True, {'remat': True}),
-    (8, True, {'minibatches': 2}),
+    (8, True, {'microbatches': 2}),
   ],
 )
-def test_minibatches_and_remat_change_no_gradient(x64, num_devices, rolled, how):
+def test_microbatches_and_remat_change_no_gradient(x64, num_devices, rolled, how):
   got = loss_and_gradients(num_devices=num_devices, rolled=rolled, **ORACLE, **how)
   want = loss_and_gradients(num_devices=None, rolled=True, **ORACLE)
   assert_same_gradients(got, want, rtol=1e-10)
 
 
-def test_minibatches_of_groups_change_no_gradient_but_groups_do(x64):
+def test_microbatches_of_groups_change_no_gradient_but_groups_do(x64):
   # BatchNorm over half the batch is another network: the test above has teeth. Parts of four
   # examples within groups of eight are that other network.
   whole, half, parts = (
     loss_and_gradients(num_devices=None, rolled=True, **ORACLE, **how)
-    for how in ({}, {'bn_group': 8}, {'bn_group': 8, 'minibatches': 4})
+    for how in ({}, {'bn_group': 8}, {'bn_group': 8, 'microbatches': 4})
   )
   assert abs(half[0] / whole[0] - 1) > 1e-3
   for path, grad in whole[1].items():
@@ -557,10 +558,10 @@ def test_minibatches_of_groups_change_no_gradient_but_groups_do(x64):
 
 
 @pytest.mark.parametrize(('num', 'size'), [(3, 4), (2, 1)])
-def test_minibatches_that_do_not_divide_the_batch_are_refused(num, size):
+def test_microbatches_that_do_not_divide_the_batch_are_refused(num, size):
   net, params = small_gen()
   z, y = f32(size, 9), jax.ShapeDtypeStruct((size,), jnp.int32)
-  run = lambda p, z, y: net.clone(minibatches=num).apply({'params': p}, z, y, train=True)
+  run = lambda p, z, y: net.clone(microbatches=num).apply({'params': p}, z, y, train=True)
   with pytest.raises(errors.UserError, match=f'{num}, which does not divide the {size} examples'):
     jax.eval_shape(run, params, z, y)
 
@@ -577,11 +578,11 @@ def reductions(jaxpr, looped=False):
           yield from reductions(inner, looped or eqn.primitive.name == 'scan')
 
 
-def test_minibatches_repeat_no_collective(monkeypatch):
+def test_microbatches_repeat_no_collective(monkeypatch):
   # BatchNorm's moments, and their cotangents, travel once per update and not once per part.
   monkeypatch.setattr(microbatches, 'scan', jax.lax.scan)
   net, params = small_gen()
-  net = net.clone(minibatches=2)
+  net = net.clone(microbatches=2)
   loss = lambda p, shared, z: (
     jnp.square(net.apply({'params': p}, z, jnp.zeros((4,), jnp.int32), train=True)).mean(),
     {},

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.core import errors, trees
+from bigjax.core import errors
 from bigjax.models import biggan_deep as models
 from bigjax.nn import spectral_norm
 
 import networks as shared
+from counts import num_params
 from plain import f32
 
 gen_shapes = functools.partial(shared.gen_shapes, network=models)
@@ -36,7 +37,7 @@ disc_shapes = functools.partial(shared.disc_shapes, network=models)
 )
 def test_generator_parameter_counts(resolution, fields, count):
   # T01
-  assert trees.num_params(gen_shapes(resolution, **fields)) == count
+  assert num_params(gen_shapes(resolution, **fields)) == count
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_generator_parameter_counts(resolution, fields, count):
 )
 def test_discriminator_parameter_counts(resolution, fields, count):
   # T01
-  assert trees.num_params(disc_shapes(resolution, **fields)) == count
+  assert num_params(disc_shapes(resolution, **fields)) == count
 
 
 def test_counts_of_each_part_of_biggan_deep_128():
@@ -181,7 +182,7 @@ def gen_block(cin, features, up, residual=1.0):
 
   `residual` scales the last convolution, and so what is not the shortcut.
   """
-  how = {'bn_group': None, 'bn_eps': 1e-4, 'minibatches': 1, 'forms': models.FAST}
+  how = {'bn_group': None, 'bn_eps': 1e-4, 'microbatches': 1, 'forms': models.FAST}
   block = models.GenBlock(cin, features, up, **how, dtype=jnp.float64)
   rng = np.random.default_rng(0)
   x, c = jnp.asarray(rng.normal(size=(3, 4, 4, cin))), jnp.asarray(rng.normal(size=(3, 6)))
@@ -405,12 +406,12 @@ ORACLE = {'network': models, 'resolution': 8, 'rgb_filters': 5, **SMALL}
 @pytest.mark.parametrize(
   ('num_devices', 'how'),
   [
-    (None, {'minibatches': 2}),
-    (None, {'minibatches': 4, 'remat': True}),
-    (8, {'minibatches': 2}),
+    (None, {'microbatches': 2}),
+    (None, {'microbatches': 4, 'remat': True}),
+    (8, {'microbatches': 2}),
   ],
 )
-def test_minibatches_and_remat_change_no_gradient(x64, num_devices, how):
+def test_microbatches_and_remat_change_no_gradient(x64, num_devices, how):
   got = shared.loss_and_gradients(num_devices=num_devices, rolled=True, **ORACLE, **how)
   want = shared.loss_and_gradients(num_devices=None, rolled=True, **ORACLE)
   shared.assert_same_gradients(got, want, rtol=1e-10)

@@ -13,9 +13,8 @@ from bigjax.algorithms import biggan
 from bigjax.algorithms.base import configs
 from bigjax.core import errors, parallel
 from bigjax.nn import latents
-from bigjax.nn.latents import How
+from bigjax.nn.latents import SamplingSpec
 from bigjax.sampling import sampler
-from bigjax.training import loop
 
 NORMAL = latents.LAWS['normal']
 DIM, NUM = 100, 4000  # 400,000 numbers: the std of their std is 1.1e-3 of it
@@ -27,7 +26,7 @@ def keys():
 
 
 def sample(keys, t, dialect):
-  z = np.asarray(jax.jit(NORMAL.draw, static_argnums=1)(keys, DIM, How(t, dialect)))
+  z = np.asarray(jax.jit(NORMAL.draw, static_argnums=1)(keys, DIM, SamplingSpec(t, dialect)))
   assert z.shape == (len(keys), DIM) and z.dtype == np.float32
   return z.astype(np.float64)
 
@@ -84,7 +83,7 @@ def test_untruncated_is_normal_in_every_dialect(keys, dialect):
 
 @pytest.mark.parametrize('dialect', list(latents.DIALECTS))
 def test_a_sample_depends_on_its_own_key_alone(keys, dialect):
-  draw = jax.jit(lambda keys: NORMAL.draw(keys, 8, How(0.7, dialect)))
+  draw = jax.jit(lambda keys: NORMAL.draw(keys, 8, SamplingSpec(0.7, dialect)))
   some = draw(keys[:5])
   np.testing.assert_array_equal(draw(keys[2:4]), some[2:4])
   assert len(np.unique(np.asarray(some), axis=0)) == 5
@@ -93,17 +92,19 @@ def test_a_sample_depends_on_its_own_key_alone(keys, dialect):
 @pytest.mark.parametrize('dialect', list(latents.DIALECTS))
 def test_a_sweep_compiles_once(keys, dialect):
   # The truncation is traced, inf included; as a constant it gives the same numbers.
-  draw = jax.jit(lambda keys, how: NORMAL.draw(keys, 8, how))
-  constant = jax.jit(lambda keys: NORMAL.draw(keys, 8, How(0.3, dialect)))
-  np.testing.assert_allclose(draw(keys[:3], How(0.3, dialect)), constant(keys[:3]), rtol=1e-6)
+  draw = jax.jit(lambda keys, spec: NORMAL.draw(keys, 8, spec))
+  constant = jax.jit(lambda keys: NORMAL.draw(keys, 8, SamplingSpec(0.3, dialect)))
+  np.testing.assert_allclose(
+    draw(keys[:3], SamplingSpec(0.3, dialect)), constant(keys[:3]), rtol=1e-6
+  )
   for t in (1.7, math.inf):
-    assert np.isfinite(draw(keys[:3], How(t, dialect))).all()
+    assert np.isfinite(draw(keys[:3], SamplingSpec(t, dialect))).all()
   assert draw._cache_size() == 1
 
 
 @pytest.mark.parametrize('dialect', ['truncnorm', 'scale', 'clamp'])
 def test_zero_is_the_mode_where_it_has_a_meaning(keys, dialect):
-  assert not np.any(NORMAL.draw(keys[:2], 4, How(0.0, dialect)))
+  assert not np.any(NORMAL.draw(keys[:2], 4, SamplingSpec(0.0, dialect)))
 
 
 # Appendix E's laws: name -> (mean, variance, support), by hand. E max(n, 0) = phi(0), E max(n, 0)^2
@@ -136,7 +137,7 @@ def drawn(train):
     one = lambda law, key: law.train(key, (NUM // 8, 8), DIM, STEP).reshape(NUM, DIM)
     keys = jax.random.key(1)
   else:
-    one = lambda law, keys: law.draw(keys, DIM, How())
+    one = lambda law, keys: law.draw(keys, DIM, SamplingSpec())
     keys = jax.random.split(jax.random.key(0), NUM)
   z = jax.jit(lambda keys: {name: one(law, keys) for name, law in laws.items()})(keys)
   assert {(x.shape, x.dtype.name) for x in z.values()} == {((NUM, DIM), 'float32')}
@@ -194,7 +195,9 @@ def test_variable_normal_has_a_uniform_deviation_per_vector(train):
   if train:
     z = jax.jit(lambda key: law.train(key, (num,), dim, STEP))(jax.random.key(0))
   else:
-    z = jax.jit(lambda keys: law.draw(keys, dim, How()))(jax.random.split(jax.random.key(0), num))
+    z = jax.jit(lambda keys: law.draw(keys, dim, SamplingSpec()))(
+      jax.random.split(jax.random.key(0), num)
+    )
   z = np.asarray(z, np.float64)
   std = z.std(1)  # to 1.3 %
   assert stats.kstest(std, 'uniform', (0.5, 1.5)).pvalue > 1e-3
@@ -211,13 +214,17 @@ def test_annealed_normal_narrows_from_two_to_one():
     np.testing.assert_allclose(train(jnp.int32(step)), factor * plain, rtol=1e-6)
   assert train._cache_size() == 1  # the step is traced
   keys = jax.random.split(jax.random.key(3), 4)
-  for how in (How(), How(0.5), How(0.5, 'scale')):  # sampling is from what training ends with
+  for how in (
+    SamplingSpec(),
+    SamplingSpec(0.5),
+    SamplingSpec(0.5, 'scale'),
+  ):  # sampling is from what training ends with
     np.testing.assert_array_equal(law.draw(keys, 9, how), NORMAL.draw(keys, 9, how))
 
 
 def test_the_normal_law_is_the_plain_normal():
   key, keys = jax.random.key(2), jax.random.split(jax.random.key(0), 6)
-  np.testing.assert_array_equal(NORMAL.draw(keys, 9, How()), latents.normal(keys, 9))
+  np.testing.assert_array_equal(NORMAL.draw(keys, 9, SamplingSpec()), latents.normal(keys, 9))
   np.testing.assert_array_equal(latents.normal(keys, 9)[4], jax.random.normal(keys[4], (9,)))
   np.testing.assert_array_equal(
     NORMAL.train(key, (2, 3), 9, STEP), jax.random.normal(key, (2, 3, 9))
@@ -228,8 +235,8 @@ def test_a_vector_of_any_law_depends_on_its_own_key_alone():
   @jax.jit
   def draw(keys):
     laws = [latents.law(name) for name in CLOSED]
-    hows = [How(0.7, law.dialects[0]) if law.dialects else How() for law in laws]
-    return [law.draw(keys, 16, how) for law, how in zip(laws, hows, strict=True)]
+    of = lambda law: SamplingSpec(0.7, law.dialects[0]) if law.dialects else SamplingSpec()
+    return [law.draw(keys, 16, of(law)) for law in laws]
 
   keys = jax.random.split(jax.random.key(5), 9)
   for name, whole, part in zip(CLOSED, draw(keys), draw(keys[2:6]), strict=True):
@@ -252,18 +259,19 @@ def test_dialects_of_each_law(name):
 def test_scale_is_a_factor(name, t):
   law, keys = latents.law(name), jax.random.split(jax.random.key(0), 5)
   factor = 1 if t == math.inf else t
-  whole = law.draw(keys, 12, How())
-  np.testing.assert_allclose(law.draw(keys, 12, How(t, 'scale')), factor * whole, rtol=1e-6)
+  whole = law.draw(keys, 12, SamplingSpec())
+  np.testing.assert_allclose(
+    law.draw(keys, 12, SamplingSpec(t, 'scale')), factor * whole, rtol=1e-6
+  )
 
 
 @pytest.mark.parametrize('t', [0.4, 1.5])
 @pytest.mark.parametrize('dialect', ['resample', 'truncnorm', 'clamp'])
 def test_other_truncations_are_of_the_normals_in_a_law(dialect, t):
   keys, dim = jax.random.split(jax.random.key(0), 50), 12
-  draw = lambda name: np.asarray(latents.law(name).draw(keys, dim, How(t, dialect)))
-  n, u = (
-    np.asarray(x) for x in (latents.DIALECTS[dialect](keys, dim, t), latents.uniform(keys, dim))
-  )
+  draw = lambda name: np.asarray(latents.law(name).draw(keys, dim, SamplingSpec(t, dialect)))
+  n = np.asarray(latents.DIALECTS[dialect].draw(keys, dim, t))
+  u = np.asarray(latents.uniform(keys, dim))
   coin = u < 0.5
   np.testing.assert_array_equal(draw('normal'), n)
   np.testing.assert_array_equal(draw('annealed_normal:9'), n)
@@ -277,48 +285,52 @@ def test_other_truncations_are_of_the_normals_in_a_law(dialect, t):
 
 
 def generator_of(latent):
-  """digits:tiny's generator with latents of this law, and what samples it."""
+  """digits:tiny's generator with latents of this law, what samples it, and its card's settings."""
   config = configs.read('digits:tiny')
   config.model.latent = latent
-  generator = biggan.make_generator(biggan.make(config).architecture())
-  return sampler.Sampler(generator, parallel.make_mesh(jax.devices()[:1])), config
+  game = biggan.make(config)
+  ((_, stage),) = game.stages(1)
+  generator = biggan.make_generator(game.architecture(stage))
+  return sampler.Sampler(generator, parallel.make_mesh(jax.devices()[:1])), game.sampling()
 
 
 @pytest.mark.parametrize('name', ['uniform', *DISCRETE])
 def test_a_truncation_that_means_nothing_is_refused_in_one_sentence(name):
-  sampler, config = generator_of(name)
-  dialects = sampler.generator.dialects
-  assert sampler.latents(0, 3, How()).shape == (3, 12)
-  config.export.truncations = ('none', '0.5')
+  sampler, sampling = generator_of(name)
+  generator, dialects = sampler.generator, sampler.generator.law.dialects
+  whole = generator.spec(sampling)
+  assert whole.truncation == math.inf and sampler.latents(0, 3, whole).shape == (3, 12)
+  assert generator.spec(sampling, {'truncation': 'none'}) == whole
   refused = [
-    lambda: sampler.latents(0, 3, How(0.5)),
-    lambda: sampler.calibrate({}, 0, How(0.5, 'clamp')),
-    lambda: loop.export_truncations(config, dialects),
-    lambda: latents.check_truncation(How(2.0, 'truncnorm'), dialects),
+    lambda: generator.spec(sampling, {'truncation': '0.5'}),
+    lambda: generator.spec(sampling, {'truncation': '0.5:clamp'}),
+    lambda: generator.prepared({**sampling, 'truncations': ['none', '0.5']}),
+    lambda: latents.check_truncation(SamplingSpec(2.0, 'truncnorm'), dialects),
   ]
   if name != 'uniform':
-    refused.append(lambda: sampler.latents(0, 3, How(0.5, 'scale')))
+    refused.append(lambda: generator.spec(sampling, {'truncation': '0.5:scale'}))
+    refused.append(lambda: generator.spec({**sampling, 'dialect': 'scale'}, {'truncation': '0.5'}))
   for refuse in refused:
     with pytest.raises(errors.UserError, match='means nothing for the latents') as error:
       refuse()
     assert str(error.value).endswith('use none.') and '\n' not in str(error.value)
-  config.export.truncations = ('none',)
-  assert loop.export_truncations(config, dialects) == ['none']
+  assert generator.prepared({**sampling, 'truncations': ['none']}) == [whole]
 
 
 def test_a_truncation_that_means_something_is_not_refused():
-  sampler, config = generator_of('uniform')
-  config.export.update({'truncations': ('0.5', 'none'), 'dialect': 'scale'})
-  assert loop.export_truncations(config, sampler.generator.dialects) == ['0.5', 'none']
-  z = sampler.latents(0, 3, How(0.5, 'scale'))
-  np.testing.assert_allclose(z, 0.5 * sampler.latents(0, 3, How()), rtol=1e-6)
-  assert set(generator_of('normal')[0].generator.dialects) == set(latents.DIALECTS)
+  sampler, sampling = generator_of('uniform')
+  sampling |= {'truncations': ['0.5', 'none'], 'dialect': 'scale'}
+  half, whole = sampler.generator.prepared(sampling)
+  assert (half.truncation, half.dialect, whole.truncation) == (0.5, 'scale', math.inf)
+  z = sampler.latents(0, 3, half)
+  np.testing.assert_allclose(z, 0.5 * sampler.latents(0, 3, whole), rtol=1e-6)
+  assert set(generator_of('normal')[0].generator.law.dialects) == set(latents.DIALECTS)
 
 
 def test_first_latents_do_not_depend_on_their_number():
   generator = generator_of('variable_normal:0.5:2')[0].generator
   key = jax.random.key(4)
-  few, many = (generator.latents(key, num, How()) for num in (3, 7))
+  few, many = (generator.latents(key, num, SamplingSpec()) for num in (3, 7))
   np.testing.assert_array_equal(few, many[:3])
   assert len(np.unique(np.asarray(many), axis=0)) == 7
 
@@ -348,31 +360,31 @@ def test_a_misspelt_law_is_guessed():
 
 
 @pytest.mark.parametrize(
-  ('text', 'how'),
+  ('text', 'spec'),
   [
-    ('0.5', How(0.5, 'resample')),
-    ('2', How(2.0, 'resample')),
-    ('1:scale', How(1.0, 'scale')),
-    ('0.4:truncnorm', How(0.4, 'truncnorm')),
-    ('none', How(math.inf)),
-    ('inf', How(math.inf)),
-    ('0:scale', How(0.0, 'scale')),
+    ('0.5', SamplingSpec(0.5, 'resample')),
+    ('2', SamplingSpec(2.0, 'resample')),
+    ('1:scale', SamplingSpec(1.0, 'scale')),
+    ('0.4:truncnorm', SamplingSpec(0.4, 'truncnorm')),
+    ('none', SamplingSpec(math.inf)),
+    ('inf', SamplingSpec(math.inf)),
+    ('0:scale', SamplingSpec(0.0, 'scale')),
   ],
 )
-def test_parse(text, how):
-  assert latents.parse(text) == how
+def test_parse(text, spec):
+  assert latents.parse(text) == spec
 
 
 def test_parse_takes_the_dialect_that_is_meant_where_none_is_named():
-  assert latents.parse('0.5', 'truncnorm') == How(0.5, 'truncnorm')
-  assert latents.parse('0.5:clamp', 'truncnorm') == How(0.5, 'clamp')
+  assert latents.parse('0.5', 'truncnorm') == SamplingSpec(0.5, 'truncnorm')
+  assert latents.parse('0.5:clamp', 'truncnorm') == SamplingSpec(0.5, 'clamp')
 
 
 def test_printed_truncation_names_its_law():
   # T51: "truncation 0.5" alone means two different things.
   for dialect in latents.DIALECTS:
-    assert '0.5' in str(How(0.5, dialect)) and dialect in str(How(0.5, dialect))
-  assert str(How()) == 'untruncated'
+    assert '0.5' in str(SamplingSpec(0.5, dialect)) and dialect in str(SamplingSpec(0.5, dialect))
+  assert str(SamplingSpec()) == 'untruncated'
 
 
 @pytest.mark.parametrize('text', ['', 'half', '0.5;scale', ':scale'])
@@ -430,3 +442,32 @@ def test_knot_weights_interpolate_linearly():
     np.testing.assert_allclose(weights.sum(), 1, atol=1e-6)
     np.testing.assert_allclose(weights @ np.asarray(knots), t, atol=1e-6)
     assert (weights >= 0).all()
+
+
+# The code that goes with an exported program.
+
+ALL_LAWS = [*latents.LAWS, 'annealed_normal:10', 'variable_normal:0.5:1.5']
+
+
+def test_recipes_draw_our_latents():
+  """Of every law, in every dialect that means something for it; compiled together, to save time."""
+  specs = {d: SamplingSpec(0.7, d) for d in latents.DIALECTS} | {'none': SamplingSpec()}
+  laws = [latents.law(name) for name in ALL_LAWS]
+  cases = [(law, specs[d]) for law in laws for d in ('none', *law.dialects)]
+
+  def drawn(law, spec):
+    scope, code = {}, latents.recipe(law, 7, spec)
+    assert 'bigjax' not in code.replace('the z of bigjax sample', '')
+    exec(code, scope)
+    return scope['latents'](5, 3)
+
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(5), i))(np.arange(3))
+  ours, theirs = jax.jit(
+    lambda: (
+      [law.draw(keys, 7, spec) for law, spec in cases],
+      [drawn(law, spec) for law, spec in cases],
+    )
+  )()
+  for (law, spec), our, their in zip(cases, ours, theirs, strict=True):
+    assert their.dtype == np.float32
+    np.testing.assert_allclose(their, our, rtol=1e-6, atol=1e-7, err_msg=f'{law.name}, {spec}')

@@ -215,7 +215,7 @@ def test_standing_statistics_get_the_same_affine(conditional):
 
 def test_sampling_without_statistics_is_refused():
   # T16
-  with pytest.raises(ValueError, match='standing statistics: calibrate'):
+  with pytest.raises(ValueError, match='standing statistics: prepare'):
     layers.Moments().apply({}, jnp.ones((2, 2, 2, 3)), train=False)
 
 
@@ -410,7 +410,7 @@ def test_scores_are_float32_under_bfloat16(head):
 
 
 @pytest.mark.parametrize('rows', [1, 6])
-def test_minibatches_of_a_module_share_moments_of_the_whole_batch(rows, x64):
+def test_microbatches_of_a_module_share_moments_of_the_whole_batch(rows, x64):
   # Moments of one row serve all parts; those of several rows are split like the examples.
   x = jnp.asarray(rand(6, 4, 4, 3))
   params = {'gain': jnp.asarray(rand(3)), 'bias': jnp.asarray(rand(3, seed=1))}
@@ -418,7 +418,7 @@ def test_minibatches_of_a_module_share_moments_of_the_whole_batch(rows, x64):
 
   def run(params, num):
     def norm(m, x):
-      return layers.in_minibatches(num, m, layers.BatchNorm.__call__, x, m.moments(x, True))
+      return layers.in_microbatches(num, m, layers.BatchNorm.__call__, x, m.moments(x, True))
 
     out = module.apply({'params': params}, x, method=norm)
     return jnp.sin(out).sum(), out
@@ -431,10 +431,10 @@ def test_minibatches_of_a_module_share_moments_of_the_whole_batch(rows, x64):
     np.testing.assert_allclose(got_grads[name], grad, rtol=1e-12)
 
 
-def test_minibatches_that_do_not_divide_are_refused():
+def test_microbatches_that_do_not_divide_are_refused():
   x, moments = jnp.ones((6, 2, 2, 3)), jnp.ones((1, 2, 3))
   module = layers.BatchNorm(3)
   params = {'gain': jnp.ones((3,)), 'bias': jnp.ones((3,))}
-  norm = lambda m, x: layers.in_minibatches(4, m, layers.BatchNorm.__call__, x, moments)
+  norm = lambda m, x: layers.in_microbatches(4, m, layers.BatchNorm.__call__, x, moments)
   with pytest.raises(errors.UserError, match='microbatches is 4, which does not divide the 6 exam'):
     module.apply({'params': params}, x, method=norm)

@@ -18,6 +18,8 @@ from bigjax.models import biggan as models
 from bigjax.models import biggan_deep as deep
 from bigjax.nn import optim, spectral_norm
 
+from counts import num_params
+
 KERNELS = spectral_norm.spec()
 
 
@@ -427,8 +429,8 @@ def test_vectors_are_no_trainable_leaves(dtype):
         path.endswith(name) and leaf.shape == params[name].shape for name in params
       ), path
     assert sum(leaf.size for leaf in slots.values() if leaf.ndim) in (
-      trees.num_params(params),
-      2 * trees.num_params(params),
+      num_params(params),
+      2 * num_params(params),
     )  # nu, or mu and nu, of params alone
     vectors = spectral_norm.vectors(player['opt'])
     for path, u in trees.flat(vectors.sn_u).items():

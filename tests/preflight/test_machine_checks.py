@@ -70,11 +70,11 @@ def test_a_bucket_is_written_to(config, program):
   only(machine_checks.disk(config, program, 'abfs://a/b'), 'fail', 'not installed')
 
 
-def test_too_little_memory(config, source, monkeypatch):
-  only(machine_checks.memory(config, source), 'ok', 'are free')
+def test_too_little_memory(source, program, monkeypatch):
+  only(machine_checks.memory(source, program), 'ok', 'are free')
   sizes = {'SC_PAGE_SIZE': 1, 'SC_AVPHYS_PAGES': 1000}
   monkeypatch.setattr(machine_checks.os, 'sysconf', sizes.get)
-  only(machine_checks.memory(config, source), 'fail', 'smaller batch')
+  only(machine_checks.memory(source, program), 'fail', 'smaller batch')
 
 
 def test_copies_are_counted(source):

@@ -24,10 +24,8 @@ CARD = {
   'algorithm': 'biggan',
   'architecture': {'ch': 8},
   'class_names': ['été', 'b'],
-  'dialect': 'resample',
-  'standing_passes': 2,
-  'standing_batch': 16,
-  'truncations': ['none', '0.5'],
+  'player': 'gen',
+  'sampling': {'dialect': 'resample'},
 }
 ARRAYS = {'params/conv/kernel': np.ones((2, 3), np.float32), 'knots': np.arange(3.0)}
 HUGE = b'[' * 100_000
@@ -129,7 +127,7 @@ def refusal(call, *given):
 @pytest.mark.parametrize('kind', ['safetensors', 'npz'])
 def test_what_was_written_is_read(tmp_path, kind):
   gen, card = cards.load(str(write(tmp_path) / f'g.{kind}'))
-  assert card == CARD and set(gen) == {'stats', 'params', 'knots'}
+  assert card == CARD and set(gen) == {'params', 'knots'}
   np.testing.assert_array_equal(gen['params']['conv']['kernel'], np.ones((2, 3)))
 
 
@@ -151,11 +149,9 @@ WRONG = {
   'algorithm': (7, None, ['biggan']),
   'architecture': ('x', [], None),
   'class_names': ('ab', [1], {'a': 1}, None),
-  'dialect': (1, None),
-  'standing_passes': (0, -1, 1.5, '2', True, None),
-  'standing_batch': (0, 2**0.5, []),
-  'truncations': ('none', [0.5], [None]),
-  'format': ('2', 3, None, [], True, 2.0),
+  'player': (0, ['gen'], None),
+  'sampling': ('none', ['0.5'], 1, None),
+  'format': (str(cards.FORMAT), cards.FORMAT - 1, cards.FORMAT + 1, None, [], True, 3.0),
 }
 
 

@@ -10,7 +10,9 @@ import pytest
 from bigjax.core import microbatches, parallel, trees
 from bigjax.models import biggan as models
 
-CHANGE_NO_PARAMETER = ('minibatches', 'remat', 'bn_group', 'bn_eps')
+from counts import num_params
+
+CHANGE_NO_PARAMETER = ('microbatches', 'remat', 'bn_group', 'bn_eps')
 
 
 def f32(*shape):
@@ -59,7 +61,7 @@ def pictures(num, side, channels=3, seed=0):
 
 def count_of_each(tree):
   """Parameters by the name of the top-level module."""
-  return {name: trees.num_params(part) for name, part in tree.items()}
+  return {name: num_params(part) for name, part in tree.items()}
 
 
 def generate(net, params, z, y, **kwargs):

@@ -10,7 +10,7 @@ import pytest
 
 from bigjax.algorithms.base import configs
 from bigjax.core import device
-from bigjax.training.program import batch_shapes, make_program
+from bigjax.training.program import make_program
 
 cudnn = pytest.importorskip('jax._src.cudnn.fused_attention_stablehlo')
 
@@ -35,10 +35,9 @@ def test_attention_is_cudnns_on_eight_devices(gpu, r1_gamma):
   config, *_ = configs.parse('train', [*words, f'--config.optim.r1_gamma={r1_gamma}'], {}, {})
   program = make_program(config)
   assert program.mesh.size == 8
-  stage = program.algorithm.stage(0)
-  batch = batch_shapes(stage, config.data.channels)
+  stage = program.stage(0)
   with jax.set_mesh(program.mesh):
-    step = program.step.__wrapped__.trace(program.shapes(), batch, stage)
+    step = program.jitted_step.trace(program.shapes(), stage.shapes(), stage, program.due(0))
     text = step.lower(lowering_platforms=('cuda',)).as_text()
   calls = re.findall(r'__cudnn\$(\w+)', text)
   # Backward: D's step, and both networks in G's; each contains its forward pass again, which XLA

@@ -16,6 +16,7 @@ from bigjax.nn import linalg, spectral_norm
 from bigjax.training.program import make_program
 
 import tpu_hlo
+from counts import num_params
 
 pytest.importorskip('libtpu', reason='compiling for TPUs needs libtpu: pip install "jax[tpu]"')
 
@@ -45,7 +46,7 @@ def abstract(tree, sharding):
 def compile_step(devices, config) -> tpu_hlo.Program:
   """Compile the step that training runs, for these devices."""
   program = make_program(config, devices)
-  lowered = program.lower(config.data.channels)
+  lowered = program.lower(program.stage(0))
   players = program.shapes()['players']
   tensors = [
     jax.eval_shape(
@@ -58,7 +59,7 @@ def compile_step(devices, config) -> tpu_hlo.Program:
   gains = [
     leaf.shape[-1] for path, leaf in trees.flat(players['gen']['params']).items() if '/gain' in path
   ]
-  num_weights = sum(trees.num_params(player['params']) for player in players.values())
+  num_weights = sum(num_params(player['params']) for player in players.values())
   return tpu_hlo.Program(
     ops=tpu_hlo.parse_compiled(lowered.compile().as_text()),
     dots=tpu_hlo.parse_lowered(lowered.as_text()),

@@ -1,7 +1,6 @@
 """What a run was from which step on: changes, seeds, positions, roll-backs, and what is refused."""
 
 import json
-import types
 
 import jax
 import pytest
@@ -24,8 +23,9 @@ def workdir(tmp_path, config, history=None):
   return str(tmp_path)
 
 
-def algorithm(batch):
-  return types.SimpleNamespace(position=lambda step: step * batch)
+def position(batch):
+  """Images before a step, of steps that all take as many."""
+  return lambda step: step * batch
 
 
 def test_the_last_change_holds():
@@ -47,8 +47,8 @@ def test_going_back_forgets_what_came_after():
 
 def test_positions_add_up_over_batch_sizes():
   history = histories.changed(histories.begin(0), 10, 0, {'optim.batch_size': 8}, 160, 'asked for')
-  assert histories.position_at(history, 15, algorithm(8)) == 160 + 5 * 8
-  assert histories.position_at(histories.begin(0), 15, algorithm(16)) == 240
+  assert histories.position_at(history, 15, position(8)) == 160 + 5 * 8
+  assert histories.position_at(histories.begin(0), 15, position(16)) == 240
 
 
 def test_the_key_is_the_checkpoints_until_the_seed_changes():

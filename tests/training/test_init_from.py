@@ -22,6 +22,8 @@ from bigjax.sampling import generator_file as cards
 from bigjax.training import batches, init_from, loop, workdir
 from bigjax.training.program import make_program
 
+from counts import num_params
+
 DIGITS = tuple('0123456789')
 CLASSES = tuple(f'class {i}' for i in range(10))
 WORDS = ('--config=digits:tiny', '--config.seed=1', '--config.optim.d_steps=1')  # as `workdir`'s
@@ -305,8 +307,8 @@ def test_table_says_that_everything_was_loaded(begun, workdir, program):
   _, said = begun
   assert said.startswith(f'weights of {workdir}:\n')
   shapes = program.shapes()
-  num = sum(trees.num_params(player['params']) for player in shapes['players'].values())
-  num += trees.num_params(shapes['ema'])
+  num = sum(num_params(player['params']) for player in shapes['players'].values())
+  num += num_params(shapes['ema'])
   assert sums(said.partition('\n')[2]) == ([num, 0, 0], [num, 0, 0])
 
 

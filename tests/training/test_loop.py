@@ -125,13 +125,6 @@ def test_a_workdir_of_another_config_is_refused_even_without_its_history(uninter
     loop.train(config, str(copy))
 
 
-@pytest.mark.parametrize('given', [('0.5,none',), (0.5, 1.0), ('0.5', ' none')])
-def test_export_truncations_may_be_written_in_many_ways(given):
-  config = tiny()
-  config.export = {'truncations': given, 'dialect': 'resample'}
-  assert loop.export_truncations(config, ('resample',))[0] == '0.5'
-
-
 def test_a_bad_export_truncation_is_refused_before_training(tmp_path):
   config = tiny()
   config.export.truncations = ('0.5', 'much')
@@ -145,7 +138,7 @@ def step_on(num_devices, config, plain, batch):
   program = make_program(config, jax.devices()[:num_devices])
   state = checkpoint.from_plain(trees.nest(plain), program.shapes())
   state = jax.device_put(state, parallel.sliced(program.mesh, state))
-  state, metrics = program.step(state, batch, program.algorithm.stage(0))
+  state, metrics = program.step(state, batch)
   return trees.flat(jax.device_get(checkpoint.to_plain(state))), jax.device_get(metrics)
 
 
@@ -164,11 +157,10 @@ def fresh(config):
   """Return (state at step 0, random batch) of a config."""
   program = make_program(config, jax.devices()[:1])
   plain = trees.flat(jax.device_get(checkpoint.to_plain(program.init(jax.random.key(0), {}))))
-  shape, rng = program.algorithm.stage(0).batch, np.random.RandomState(0)
-  size = (config.data.resolution, config.data.resolution, config.data.channels)
+  shapes, rng = program.stage(0).shapes(), np.random.RandomState(0)
   return plain, {
-    'image': rng.randint(0, 256, (*shape, *size)).astype(np.uint8),
-    'label': rng.randint(0, config.data.num_classes, shape).astype(np.int32),
+    'image': rng.randint(0, 256, shapes['image'].shape).astype(np.uint8),
+    'label': rng.randint(0, config.data.num_classes, shapes['label'].shape).astype(np.int32),
   }
 
 

@@ -62,12 +62,13 @@ def test_a_warning_changes_nothing(workdir, tmp_path, trouble, capsys):
 def test_stop_ends_in_a_sentence_and_is_in_the_picture(workdir, tmp_path, trouble, monkeypatch):
   trouble.append(1)
   drawn = []
-  keep = lambda path, rows, clock, events, title: drawn.append((title, events))
+  keep = lambda path, rows, clock, events, title, player: drawn.append((title, events, player))
   monkeypatch.setattr(plots, 'vital_signs', keep)
   with pytest.raises(errors.UserError, match=r'the watchdog ends this run: d_loss is 99.*--change'):
     run(tiny(policy='stop'), at_step_two(workdir, tmp_path / 'run'))
-  title, ((step, words),) = drawn[-1]
+  title, ((step, words),), player = drawn[-1]
   assert title.endswith('step 3') and step == 3 and 'd_loss is 99' in words
+  assert player == 'gen'
 
 
 def test_rolling_back_goes_on_with_another_seed_and_config(workdir, tmp_path, trouble, capsys):

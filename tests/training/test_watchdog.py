@@ -38,9 +38,9 @@ def rows(num=12, **changes):
   return found
 
 
-def alarms(found, best='coverage', **changes):
+def alarms(found, best='coverage', sampled='gen', **changes):
   given = ml_collections.ConfigDict({**WATCH.to_dict(), **changes})
-  dog = watchdog.Watchdog(given, best)
+  dog = watchdog.Watchdog(given, best, sampled)
   return [alarm for row in found for alarm in dog.see(row)]
 
 
@@ -72,6 +72,12 @@ def test_trouble_is_seen_with_its_onset(changes, signal, step):
   assert first.onset == (100 if signal == 'still' else 90)
   assert first.words and not others  # once per streak
   assert alarms(rows(**changes), **{signal: 0}) == []  # off
+
+
+def test_kernels_of_the_sampled_player_alone_are_watched():
+  found = rows(**{'sigma0_gen/linear/kernel': 40.0})
+  assert [alarm.signal for alarm in alarms(found)] == ['sigma']
+  assert alarms(found, sampled='ge') == alarms(found, sampled='disc') == []
 
 
 def test_one_value_out_of_bounds_is_no_streak():

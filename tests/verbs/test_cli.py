@@ -11,6 +11,8 @@ from bigjax.core import config as core_config
 from bigjax.core import trees
 from bigjax.training import program
 
+from counts import num_params
+
 TRAIN = ('train', '--config=digits:tiny')
 
 
@@ -112,7 +114,7 @@ def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch
   assert set(players) == {'gen', 'disc'}
   for name, player in players.items():
     table = out.split(f'player {name}\n')[1].split('\nplayer')[0]
-    assert f'Total: {trees.num_params(player["params"]):,}' in table
+    assert f'Total: {num_params(player["params"]):,}' in table
     assert all(path in table for path in trees.flat(player['params']))
   assert '12 steps in 1 stage(s)' in out and '16 px, 2 x 16 images' in out
   assert not list(tmp_path.iterdir())

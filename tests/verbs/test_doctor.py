@@ -10,6 +10,7 @@ from PIL import Image
 
 from bigjax import data
 from bigjax.algorithms.base import configs
+from bigjax.algorithms.base.contract import Stage, image_inputs
 from bigjax.core import errors
 from bigjax.preflight import data_checks
 
@@ -248,5 +249,5 @@ def test_counts_of_classes(counts, level, words):
 
 @pytest.mark.parametrize(('num', 'level'), [(15, 'fail'), (16, 'ok')])
 def test_a_batch(num, level):
-  found, sentence = data_checks.of_batch(num, 16, 1)
+  found, sentence = data_checks.of_batch(num, Stage(2, 16, image_inputs(16, 1)), 1)
   assert found == level and 'batches of 16 on 1 device' in sentence

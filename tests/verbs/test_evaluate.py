@@ -18,7 +18,7 @@ from bigjax.evaluation.reference import read_statistics
 from bigjax.models.pretrained import registry as networks
 from bigjax.preflight import tpu_slices
 from bigjax.sampling import generator_file as cards
-from bigjax.sampling.sampler import from_card, uncalibrated
+from bigjax.sampling.sampler import from_card
 
 import tpu_hlo
 
@@ -91,7 +91,9 @@ def test_scores_of_a_run(workdir, bigjax, tmp_path):
   assert protocol['reference'] == 'digits/train' and protocol['reference_num'] == 1347
   assert protocol['network'] == 'classifier' and len(protocol['network_digest']) == 16
   assert (protocol['num'], protocol['seeds'], protocol['step']) == (60, [0, 1], 4)
-  assert (protocol['dialect'], protocol['standing_passes']) == ('resample', 2)
+  assert protocol['sampling'] == {
+    'truncation': 'none', 'dialect': 'resample', 'standing_passes': 2, 'standing_batch': 16,
+  }  # fmt: skip
   assert '±' in out and 'real images' in out and 'to itself: ' in err
   itself = float(err.split('to itself: ')[1].split()[0])
   assert abs(itself) < 1e-6
@@ -111,23 +113,23 @@ def test_a_sweep_draws_what_truncation_trades(params, bigjax, tmp_path):
   )  # fmt: skip
   assert status == 0, err
   half, whole = rows_of(tmp_path)
-  assert half['protocol']['truncation'] == '0.5 (resample)'
-  assert whole['protocol']['truncation'] == 'untruncated'
+  assert half['protocol']['sampling']['truncation'] == '0.5:resample'
+  assert whole['protocol']['sampling']['truncation'] == 'none'
   assert half['scores']['fd40_train_classifier']['std'] is None
   Image.open(tmp_path / 'truncation.png').verify()
 
 
 def test_devices_do_not_change_scores(params):
   gen, card = cards.load(str(params))
-  how = cards.how(card, 'none')
   found = []
   for devices in (jax.devices()[:1], jax.devices()):
     sampler, placed, _ = from_card(gen, card, devices)
     look = feature_pass.FeaturePass(
       pixels(), frozenset({'features'}), parallel.make_mesh(devices), 16
     )
-    ready = sampler.calibrate(uncalibrated(placed), 0, how)
-    found.append(look.samples(sampler, ready, how, 37, 10, seed=3))
+    spec = sampler.generator.spec(card['sampling'])
+    ready = sampler.prepare(sampler.generator.bare(placed), 0, spec)
+    found.append(look.samples(sampler, ready, spec, 37, seed=3))
   one, eight = found
   assert one.num == eight.num == len(one.features) == 37
   np.testing.assert_allclose(one.features, eight.features, atol=2e-2)  # a pixel may round over

@@ -12,7 +12,6 @@ import pytest
 
 from bigjax import export
 from bigjax.core import device, trees
-from bigjax.nn import latents
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling import stablehlo
 from bigjax.sampling.loaded import load
@@ -55,7 +54,7 @@ for word in sys.argv[2:]:
   name, truncation = word.split('=')
   ask = ['--params', sys.argv[1], '--truncation', truncation, '--seed', '3', '--num', '20']
   sample.main([*ask, '--out', name + '.npz'])
-  z = gen.sampler.latents(3, 20, gen.how(truncation))
+  z = gen.sampler.latents(3, 20, gen.spec(truncation))
   np.savez(name + '.npz', z=z, **np.load(name + '.npz'))
 """
 
@@ -102,7 +101,10 @@ def test_the_card_of_a_program(bigjax, params, tmp_path):
   card = json.loads((tmp_path / 'x.stablehlo.json').read_text())
   assert card['inputs']['z'] == 'float32 [b, 12]' and card['inputs']['y'].startswith('int32 [b], 0')
   assert card['output'] == 'uint8 [b, 16, 16, 1], for any b'
-  assert card['truncation'] == '0.5:resample' and card['platforms'] == ['cpu', 'cuda', 'tpu']
+  assert card['made_at'] == {
+    'truncation': '0.5:resample', 'dialect': 'resample', 'standing_passes': 2, 'standing_batch': 16,
+  }  # fmt: skip
+  assert card['platforms'] == ['cpu', 'cuda', 'tpu']
   assert card['program'] == 'x.stablehlo' and jax.__version__ in card['made_with']
   assert card['class_names'] == list('0123456789') and card['step'] == 4
   assert jax.export.deserialize(out.read_bytes()).platforms == ('cpu', 'cuda', 'tpu')
@@ -110,11 +112,11 @@ def test_the_card_of_a_program(bigjax, params, tmp_path):
 
 def test_a_program_is_the_same_whatever_device_it_is_made_on(params, monkeypatch):
   loaded = load(params)
-  how = loaded.how('0.5')
-  loaded.prepare(how)
+  spec = loaded.spec('0.5')
+  loaded.prepare(spec)
 
   def text():  # without lines that say where in which file it comes from
-    module = jax.export.deserialize(stablehlo.program(loaded, how)).mlir_module()
+    module = jax.export.deserialize(stablehlo.program(loaded, spec)).mlir_module()
     return [line for line in module.splitlines() if not line.startswith('#loc')]
 
   here = text()
@@ -124,37 +126,6 @@ def test_a_program_is_the_same_whatever_device_it_is_made_on(params, monkeypatch
   monkeypatch.setattr(device, 'device_kind', lambda: kinds.append(of_any()) or kinds[-1])
   assert text() == here
   assert set(kinds) == {'any'}  # else a program for CUDA, which runs nowhere else
-
-
-ALL_LAWS = [*latents.LAWS, 'annealed_normal:10', 'variable_normal:0.5:1.5']
-
-
-def test_recipes_draw_our_latents():
-  """Of every law, in every dialect that means something for it; compiled together, to save time."""
-  hows = {'none': latents.How()} | {d: latents.How(0.7, d) for d in latents.DIALECTS}
-  cases = [(n, hows[d]) for n in ALL_LAWS for d in ('none', *latents.law(n).dialects)]
-
-  def drawn(name, how):
-    scope, code = {}, stablehlo.recipe(name, 7, how)
-    assert 'bigjax' not in code.replace('the z of bigjax sample', '')
-    exec(code, scope)
-    return scope['latents'](5, 3)
-
-  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(5), i))(np.arange(3))
-  ours, theirs = jax.jit(
-    lambda: (
-      [latents.law(name).draw(keys, 7, how) for name, how in cases],
-      [drawn(name, how) for name, how in cases],
-    )
-  )()
-  for case, our, their in zip(cases, ours, theirs, strict=True):
-    assert their.dtype == np.float32
-    np.testing.assert_allclose(their, our, rtol=1e-6, atol=1e-7, err_msg=str(case))
-
-
-def test_there_is_a_recipe_for_every_law_and_dialect():
-  assert set(stablehlo.LAWS) == {name.partition(':')[0] for name in ALL_LAWS}
-  assert set(stablehlo.NORMALS) == set(latents.DIALECTS)
 
 
 def test_npz_holds_the_same_generator(bigjax, params, tmp_path):

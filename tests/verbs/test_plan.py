@@ -8,9 +8,10 @@ import pytest
 
 from bigjax.__main__ import main
 from bigjax.algorithms.base import configs
-from bigjax.core import trees
 from bigjax.preflight import plan_search, plan_tables, step_cost, tpu_slices
 from bigjax.training import program
+
+from counts import num_params
 
 REFUSAL = 'Ran out of memory in memory space hbm. Used 23.61G of 15.48G hbm. Exceeded by 8.13G.'
 needs_libtpu = pytest.mark.usefixtures('libtpu')
@@ -68,13 +69,13 @@ def test_parts_are_named(planned):
 def test_gradients_of_both_players_are_on_the_wire(planned):
   config = tiny()
   shapes = program.make_program(config, jax.devices()[:1]).shapes()
-  disc, gen = (trees.num_params(shapes['players'][name]['params']) for name in ('disc', 'gen'))
+  disc, gen = (num_params(shapes['players'][name]['params']) for name in ('disc', 'gen'))
   weights = 4 * (config.optim.d_steps * disc + gen)
   assert weights <= planned['collectives']['all-reduce']['bytes'] < 1.2 * weights
 
 
 def test_what_does_not_fit_says_how_much_is_needed(monkeypatch, libtpu):
-  def refuse(config, devices):
+  def refuse(program, pair):
     raise jax.errors.JaxRuntimeError(REFUSAL)
 
   monkeypatch.setattr(step_cost, 'compile_step', refuse)
@@ -184,8 +185,9 @@ def test_the_program_planned_is_the_one_that_train_logs(tmp_path, capfd):
   config = tiny(**{'run.steps': 1, 'eval.name': 'none', 'run.best': ''})
   train.train(config, str(tmp_path), jax.devices()[:1])
   logged = re.search(r'program ([0-9a-f]{16})', capfd.readouterr().err)[1]
-  digest = lambda config: program.program_digest(
-    program.make_program(config, jax.devices()[:1]).lower(1)
-  )
-  assert step_cost.compile_step(config, jax.devices()[:1])[1] == logged == digest(config)
-  assert digest(tiny(**{'optim.gen_lr': 1e-3})) != logged
+  made = lambda config: program.make_program(config, jax.devices()[:1])
+  (pair,) = made(config).pairs(0, 1)
+  lowered = made(config).lower(*pair)
+  assert step_cost.compile_step(made(config), pair)[1] == program.program_digest(lowered) == logged
+  other = made(tiny(**{'optim.gen_lr': 1e-3})).lower(*pair)
+  assert program.program_digest(other) != logged

@@ -33,14 +33,10 @@ def loaded(original):
   return copy.copy(original)
 
 
-def how(loaded, text='none'):
-  return generator_file.how(loaded.card, text)
-
-
 def plain(loaded, labels, seed=0, text='none', first=0):
   """Samples number first, first + 1, ... of a seed, with these labels."""
-  z = loaded.sampler.latents(seed, first + len(labels), how(loaded, text))[first:]
-  return loaded.images(z, np.array(labels, np.int32), how(loaded, text))
+  z = loaded.sampler.latents(seed, first + len(labels), loaded.spec(text))[first:]
+  return loaded.images(z, np.array(labels, np.int32), loaded.spec(text))
 
 
 def assert_same_images(a, b):
@@ -110,14 +106,14 @@ def test_slerp_between_parallel_latents():
 
 
 def test_first_samples_do_not_depend_on_their_number(loaded):
-  z = loaded.sampler.latents(3, 70, how(loaded))
+  z = loaded.sampler.latents(3, 70, loaded.spec())
   assert len(np.unique(z, axis=0)) == 70
   for num in (1, 9, 64):
-    np.testing.assert_array_equal(loaded.sampler.latents(3, num, how(loaded)), z[:num])
+    np.testing.assert_array_equal(loaded.sampler.latents(3, num, loaded.spec()), z[:num])
   y = np.arange(70, dtype=np.int32) % 10
-  images = loaded.images(z, y, how(loaded))
+  images = loaded.images(z, y, loaded.spec())
   assert images.shape == (70, 16, 16, 1)
-  assert_same_images(loaded.images(z[:9], y[:9], how(loaded)), images[:9])
+  assert_same_images(loaded.images(z[:9], y[:9], loaded.spec()), images[:9])
 
 
 def test_seed_decides(loaded):
@@ -129,11 +125,11 @@ def test_seed_decides(loaded):
 
 def test_label_decides(loaded):
   """The class reaches the image (four steps of training: faintly)."""
-  z = np.repeat(loaded.sampler.latents(0, 1, how(loaded)), 10, 0)
-  images = loaded.images(z, np.arange(10, dtype=np.int32), how(loaded))
+  z = np.repeat(loaded.sampler.latents(0, 1, loaded.spec()), 10, 0)
+  images = loaded.images(z, np.arange(10, dtype=np.int32), loaded.spec())
   assert len(np.unique(images.reshape(10, -1), axis=0)) == 10
   weights = np.eye(10, dtype=np.float32)
-  assert_same_images(loaded.images(z, weights, how(loaded)), images)
+  assert_same_images(loaded.images(z, weights, loaded.spec()), images)
 
 
 # --- grids and files
@@ -196,7 +192,7 @@ def test_sweep_has_a_row_for_each_truncation(bigjax, params, loaded, tmp_path):
 @pytest.mark.parametrize('kind', ['z', 'class', 'both'])
 def test_interpolation_ends_are_plain_samples(loaded, kind):
   labels, columns = np.array([3, 8], np.int32), 5
-  images = interpolation.interpolation(loaded, kind, labels, columns, 1, how(loaded))
+  images = interpolation.interpolation(loaded, kind, labels, columns, 1, loaded.spec())
   rows = images.reshape(2, columns, 16, 16, 1)
   for i, row in enumerate(rows):
     start, following = labels[i], labels[(i + 1) % 2]
@@ -209,12 +205,12 @@ def test_interpolation_ends_are_plain_samples(loaded, kind):
 
 def test_interpolation_between_classes_weighs_them(loaded):
   images = interpolation.interpolation(
-    loaded, 'class', np.array([3, 8], np.int32), 5, 1, how(loaded)
+    loaded, 'class', np.array([3, 8], np.int32), 5, 1, loaded.spec()
   )
-  z = loaded.sampler.latents(1, 1, how(loaded))
+  z = loaded.sampler.latents(1, 1, loaded.spec())
   weights = np.zeros((1, 10), np.float32)
   weights[0, [3, 8]] = 0.75, 0.25
-  assert_same_images(images[1:2], loaded.images(z, weights, how(loaded)))
+  assert_same_images(images[1:2], loaded.images(z, weights, loaded.spec()))
 
 
 @pytest.mark.parametrize('kind', ['z', 'class', 'both'])
@@ -302,10 +298,10 @@ def test_images_are_written_as_they_are_made(bigjax, params, tmp_path, monkeypat
   """Never more than one batch of them is held."""
   make, seen = Loaded.one_batch, []
 
-  def watched(self, z, y, how, batch, start):
+  def watched(self, z, y, spec, batch, start):
     files = len(os.listdir(tmp_path / 'folder')) if (tmp_path / 'folder').exists() else 0
     seen.append((start, files))
-    return make(self, z, y, how, batch, start)
+    return make(self, z, y, spec, batch, start)
 
   monkeypatch.setattr(Loaded, 'one_batch', watched)
   ask = ('sample', '--params', params, '--num', 40, '--batch', 16, '--out', tmp_path / 'folder')
@@ -441,14 +437,14 @@ def test_a_truncation_that_means_nothing_for_the_latents(loaded):
 @pytest.mark.parametrize('text', ['0.5', '1', '2', 'none', '1:resample', 'none:scale'])
 def test_stored_statistics_are_used_without_a_word(loaded, capsys, text):
   before = loaded.gen
-  loaded.prepare(how(loaded, text))
+  loaded.prepare(loaded.spec(text))
   assert loaded.gen is before
   assert capsys.readouterr() == ('', '')
 
 
 def test_between_two_knots_is_interpolated_and_said(loaded, capsys):
   before = loaded.gen
-  loaded.prepare(how(loaded, '0.625'))
+  loaded.prepare(loaded.spec('0.625'))
   assert loaded.gen is before
   said = capsys.readouterr().err
   assert 'interpolated between those at 0.5 and 1' in said and '--recalibrate' in said
@@ -465,42 +461,42 @@ def test_between_two_knots_is_interpolated_and_said(loaded, capsys):
 
 @pytest.mark.parametrize('text', ['0.25', '3'])
 def test_beyond_the_knots_is_measured_and_said(loaded, capsys, text):
-  loaded.prepare(how(loaded, text))
+  loaded.prepare(loaded.spec(text))
   said = capsys.readouterr().err
   assert f'measuring standing statistics at {text} (resample)' in said
-  assert 'none are stored for it' in said and '2 passes of 16 samples' in said
+  assert '2 passes of 16 samples' in said
   knots = np.asarray(loaded.gen['knots']).tolist()
   assert knots == [float(text)]
-  loaded.prepare(how(loaded, text))
+  loaded.prepare(loaded.spec(text))
   assert capsys.readouterr().err == ''  # once is enough
-  loaded.prepare(how(loaded, '0.625'))  # measured ones never mix with those stored
+  loaded.prepare(loaded.spec('0.625'))  # measured ones never mix with those stored
   assert 'between those at 0.5 and 1' in capsys.readouterr().err
 
 
 def test_another_dialect_is_measured_and_said(loaded, capsys):
   """Statistics of two dialects never mix, there and back."""
   for truncation in (0.5, 1):
-    loaded.prepare(how(loaded, f'{truncation}:scale'))
+    loaded.prepare(loaded.spec(f'{truncation}:scale'))
     assert f'measuring standing statistics at {truncation} (scale)' in capsys.readouterr().err
     assert np.asarray(loaded.gen['knots']).tolist() == [truncation]
-  loaded.prepare(how(loaded, '0.5:resample'))
+  loaded.prepare(loaded.spec('0.5:resample'))
   assert capsys.readouterr().err == '' and loaded.gen is loaded.stored
 
 
 @pytest.mark.parametrize('truncation', [0.1, 0.4])
 def test_a_stored_knot_is_found_though_float32_rounds_it(loaded, capsys, truncation):
-  bare = {**loaded.stored, 'stats': {}, 'knots': np.zeros((0,), np.float32)}
-  asked = how(loaded, str(truncation))
-  again = Loaded(loaded.sampler, loaded.sampler.calibrate(bare, 0, asked), loaded.card)
+  bare = loaded.sampler.generator.bare(loaded.stored)
+  asked = loaded.spec(str(truncation))
+  again = Loaded(loaded.sampler, loaded.sampler.prepare(bare, 0, asked), loaded.card)
   again.prepare(asked)
   assert capsys.readouterr().err == ''
 
 
 @pytest.mark.parametrize('text', ['1', '0.75', 'none'])
 def test_recalibrate_measures_and_says_so(loaded, capsys, text):
-  loaded.prepare(how(loaded, text), recalibrate=True)
+  loaded.prepare(loaded.spec(text), anew=True)
   said = capsys.readouterr().err
-  assert 'measuring standing statistics' in said and 'as asked' in said
+  assert said.startswith('measuring standing statistics at ') and said.count('\n') == 1
   knots = np.asarray(loaded.gen['knots']).tolist()
   assert knots == [laws.parse(text).truncation]
 
@@ -606,8 +602,14 @@ def other_format(data):
   return json.dumps({**json.loads(data), 'format': 99}).encode()
 
 
+def without_player(data):
+  return json.dumps({k: v for k, v in json.loads(data).items() if k != 'player'}).encode()
+
+
 def without_dialect(data):
-  return json.dumps({k: v for k, v in json.loads(data).items() if k != 'dialect'}).encode()
+  card = json.loads(data)
+  del card['sampling']['dialect']
+  return json.dumps(card).encode()
 
 
 @pytest.mark.parametrize(
@@ -621,7 +623,8 @@ def without_dialect(data):
     ('.json', lambda data: data[:-20], ['gen', 'damaged']),
     ('.json', lambda data: b'[]', ['gen.json', 'not a card']),
     ('.json', other_format, ['gen.json', f'not a card of format {generator_file.FORMAT}']),
-    ('.json', without_dialect, ['gen.json', 'missing: dialect']),
+    ('.json', without_player, ['gen.json', 'missing: player']),
+    ('.json', without_dialect, ["the card's sampling.dialect is None", 'expected a str']),
   ],
 )
 def test_a_file_that_is_not_one(bigjax, params, tmp_path, name, change, words):

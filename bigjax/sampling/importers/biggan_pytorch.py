@@ -298,16 +298,6 @@ def stats_in(
   return trees.nest(found)
 
 
-def vectors_in(params: Any, us: Mapping[str, np.ndarray]) -> spectral_norm.SpectralState:
-  """Return the state of spectral norm that belongs to weights and stored vectors u."""
-  ws = trees.flat(params)
-  vs = {
-    p: spectral_norm.left(spectral_norm.kernel(p, jnp.asarray(ws[p])), jnp.asarray(u))
-    for p, u in us.items()
-  }
-  return spectral_norm.SpectralState(trees.nest(us), trees.nest(vs))
-
-
 def params_out(params: Any, vectors: spectral_norm.SpectralState | None = None) -> Arrays:
   """Return a network's parameters, and u and sigma of spectral norm, in BigGAN-PyTorch's layout."""
   arrays = {}
@@ -377,18 +367,13 @@ def generator_in(source: layout.Source, architecture: Architecture) -> tuple[Any
   """
   shapes = gen_shapes(architecture)
   params, us = plain_tables(*params_in(source.arrays, shapes['params'], source.names))
-  knots = source.knots
-  stats = stats_in(source.arrays, shapes['moments'], len(knots), source.names)
-  if stats is None:
-    stats, knots = {}, np.zeros((0,), np.float32)
+  gen = {'params': folded(params, us, source.norms)}
+  stats = stats_in(source.arrays, shapes['moments'], len(source.knots), source.names)
   # The epsilon of the last BatchNorm that is not ours goes into its variance.
   shift = np.float32(source.last_eps - architecture['bn_eps'])
   last = lambda path, s: s + shift if path.startswith('output/') and path.endswith('var') else s
-  gen = {
-    'params': folded(params, us, source.norms),
-    'stats': trees.map_paths(last, stats),
-    'knots': knots,
-  }
+  if stats is not None:
+    gen |= {'stats': trees.map_paths(last, stats), 'knots': source.knots}
   return gen, params, shapes
 
 

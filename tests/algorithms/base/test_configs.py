@@ -17,12 +17,13 @@ import pytest
 from bigjax import algorithms, data
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
-from bigjax.core import errors, trees
+from bigjax.core import errors
 from bigjax.core.config import Key
 from bigjax.evaluation import quick
 from bigjax.training import history, program, reference_curves
 
 import places
+from counts import num_params
 
 NAMES = sorted(core_config.builtin())
 IDENTITY = sorted(configs.identity(configs.read('digits:tiny')))
@@ -65,7 +66,7 @@ def made(given):
 def counts(given):
   """Parameters of (generator, discriminator)."""
   players = made(given)[1]
-  return tuple(trees.num_params(players[name]['params']) for name in ('gen', 'disc'))
+  return tuple(num_params(players[name]['params']) for name in ('gen', 'disc'))
 
 
 def changed(key, value='changed'):

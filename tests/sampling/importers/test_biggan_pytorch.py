@@ -13,13 +13,14 @@ from bigjax import convert
 from bigjax.algorithms import biggan as algorithm
 from bigjax.core import checkpoint, trees
 from bigjax.nn import spectral_norm
-from bigjax.nn.latents import How
+from bigjax.nn.latents import SamplingSpec
 from bigjax.sampling import generator_file
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.importers import biggan_pytorch
 from bigjax.sampling.sampler import from_card
 
 from golden_files import NAMES, golden, under
+from vectors import vectors_in
 from weight_files import write
 
 GOLDEN = 'biggan32_ch8'
@@ -42,7 +43,7 @@ def assert_equal(ours, theirs):
 def brought_in(arrays, shapes):
   """Return (parameters, state of spectral norm) of a network in BigGAN-PyTorch's layout."""
   params, us = biggan_pytorch.params_in(arrays, shapes)
-  return params, biggan_pytorch.vectors_in(params, us)
+  return params, vectors_in(params, us)
 
 
 # --- theirs -> ours -> theirs
@@ -139,7 +140,7 @@ def assert_there_and_back(shapes, which):
   back, us = biggan_pytorch.params_in(arrays, shapes)
   assert_equal(trees.flat(back), trees.flat(params))
   assert_equal(us, trees.flat(state.sn_u))
-  vs, wanted = (trees.flat(s.sn_v) for s in (biggan_pytorch.vectors_in(back, us), state))
+  vs, wanted = (trees.flat(s.sn_v) for s in (vectors_in(back, us), state))
   assert set(vs) == set(wanted)
   for path, want in wanted.items():
     np.testing.assert_allclose(vs[path], want, rtol=0, atol=1e-6, err_msg=path)
@@ -250,7 +251,7 @@ def float_images(path, **changes):
   card['architecture'] |= changes
   sampler, gen, _ = from_card(gen, card, jax.devices()[:1])
   z, y = golden(GOLDEN)['in/z'], golden(GOLDEN)['in/y'].astype(np.int32)
-  images = jax.jit(sampler.generator.generate)(gen, z, y, How())
+  images = jax.jit(sampler.generator.generate)(gen, z, y, SamplingSpec())
   return np.asarray(images).transpose(0, 3, 1, 2)
 
 
@@ -289,7 +290,10 @@ def test_card_says_what_was_converted(converted):
   cards.check(card, 'x.json')
   assert card['converted_from'] == 'G.npz' and card['algorithm'] == 'biggan'
   assert card['architecture'] == {**biggan_pytorch.gen_architecture(network('G')), 'bn_eps': 1e-4}
-  assert card['class_names'] == [str(i) for i in range(10)]
+  assert card['class_names'] == [str(i) for i in range(10)] and card['player'] == 'gen'
+  assert card['sampling'] == {
+    'dialect': 'resample', 'standing_passes': 100, 'standing_batch': 64, 'truncations': ['none'],
+  }  # fmt: skip
 
 
 def test_players_are_the_weights_as_they_were(converted):
@@ -304,7 +308,7 @@ def test_without_statistics_they_are_measured_when_sampled(bigjax, tmp_path):
   out = tmp_path / 'x.safetensors'
   assert bigjax('convert', '--gen', write(tmp_path / 'G.npz', gen), '--out', out)[0] == 0
   loaded, card = cards.load(str(out))
-  assert loaded['stats'] == {} and loaded['knots'].shape == (0,)
+  assert set(loaded) == {'params'}
   assert card['architecture']['bn_eps'] == 1e-5  # as BigGAN-PyTorch's scripts train with
   assert not os.path.exists(generator_file.players_path(str(out)))  # nothing to train on was given
 

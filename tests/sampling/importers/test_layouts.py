@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from bigjax import convert
 from bigjax.core import errors, trees
-from bigjax.nn.latents import How
+from bigjax.nn.latents import SamplingSpec
 from bigjax.sampling import generator_file
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.importers import biggan_pytorch, hugging_face, layout, tf_hub
@@ -70,7 +70,7 @@ def generate(path, name):
   run = jax.jit(sampler.generator.generate)
 
   def images(t):
-    x = np.asarray(run(gen, z, y, How(np.float32(t), card['dialect'])))
+    x = np.asarray(run(gen, z, y, SamplingSpec(np.float32(t), card['sampling']['dialect'])))
     b, h, w, c = x.shape
     places = recipe.places(golden(name)[OUT[name]].shape[-1], h, w)
     return x.reshape(b, h * w, c)[:, places].transpose(0, 2, 1)
@@ -126,15 +126,16 @@ def test_card_of_hugging_face(hf):
     'num_classes': 6, 'shared_dim': 16, 'channels': 3, 'attention': [64], 'z_dim': 16,
     'rgb_filters': 8,
   }  # fmt: skip
-  assert card['dialect'] == 'truncnorm' and card['converted_from'].endswith('BigGAN)')
-  assert len(card['truncations']) == 51 and card['truncations'][20] == '0.4'
+  assert card['sampling']['dialect'] == 'truncnorm' and card['converted_from'].endswith('BigGAN)')
+  truncations = card['sampling']['truncations']
+  assert len(truncations) == 51 and truncations[20] == '0.4'
   np.testing.assert_array_equal(gen['knots'], np.float32([float(f'{i / 50}') for i in range(51)]))
 
 
 def test_hugging_face_is_sampled_between_its_truncations(hf, capsys):
   loaded = load(str(hf))
   for t, said in (('0.4', ''), ('1', ''), ('0.405', 'interpolated between those at 0.4 and 0.42')):
-    loaded.prepare(cards.how(loaded.card, t))
+    loaded.prepare(loaded.spec(t))
     assert said in capsys.readouterr().err
     assert loaded.gen is loaded.stored  # nothing is measured
 
@@ -225,8 +226,8 @@ def test_hub_as_its_converter_has_it(hub):
     'num_classes': 5, 'shared_dim': 128, 'channels': 3, 'attention': [64], 'z_dim': 120,
     'skip_z': True,
   }  # fmt: skip
-  assert gen['knots'].tolist() == [1] and card['truncations'] == ['1']
-  assert card['dialect'] == 'truncnorm'
+  assert gen['knots'].tolist() == [1] and card['sampling']['truncations'] == ['1']
+  assert card['sampling']['dialect'] == 'truncnorm' and card['player'] == 'gen'
 
 
 @pytest.mark.slow
@@ -296,7 +297,7 @@ def test_what_the_hub_has_beside_a_generator_is_named(tmp_path, capsys):
   gen = cards.load(str(converted(tmp_path, {**arrays, 'module/seed:0': np.zeros(1)})))[0]
   said = capsys.readouterr().out
   assert 'left out: seed.' in said and 'no standing statistics' in said
-  assert gen['stats'] == {} and gen['knots'].shape == (0,)
+  assert set(gen) == {'params'}
 
 
 def test_the_hub_without_averages_or_vectors():
