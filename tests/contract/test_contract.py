@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toys
 
 from bigjax.algorithms import family
 from bigjax.algorithms.base import configs, contract
@@ -20,6 +19,8 @@ from bigjax.core import parallel, trees
 from bigjax.sampling import generator_file
 from bigjax.sampling.sampler import from_card
 from bigjax.training.program import make_program
+
+import toys
 
 
 def pair(name):

@@ -11,13 +11,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import toys
 
 from bigjax import sample
 from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, files, parallel, trees
 from bigjax.training import batches, loop
 from bigjax.training.program import make_program
+
+import toys
 
 NAMES = [path.rpartition('/')[2].removesuffix('.py') for path in toys.CONFIGS]
 
