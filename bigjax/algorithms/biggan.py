@@ -57,7 +57,8 @@ class BigGAN:
   dropout: float = 0.0  # of the discriminator's summed features
   microbatches: int = 1  # parts of a device's batch, one after the other
   label_weights: tuple[float, ...] | None = None  # of fake labels; None: uniform
-  card: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how it is sampled
+  # How it is sampled; a dict has no hash, and whatever is jitted by a game needs one.
+  card: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
   periods = {}  # noqa: RUF012 - nothing is lazy
   sampled = 'gen'

@@ -171,7 +171,7 @@ def test_number_of_classes_is_read_from_the_data(bigjax, tmp_path):
   own = tmp_path / 'own.py'
   given = photos(tmp_path / 'all', cat=20, dog=12).removeprefix('--config.data.')
   own.write_text(
-    'from bigjax.core import config as configs\n'
+    'from bigjax.algorithms.base import configs\n'
     'def get_config(variant=""):\n'
     '  config = configs.read("digits:tiny")\n'
     f'  config.data.update({{"source": "{given.partition("=")[2]}", "channels": 3}})\n'
