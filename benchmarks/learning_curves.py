@@ -33,7 +33,7 @@ def read(workdir):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('workdirs', nargs='+')
-  parser.add_argument('--out', default='docs/learning_curves.png')
+  parser.add_argument('--out', default='docs/images/learning_curves.png')
   args = parser.parse_args()
   runs = [read(workdir) for workdir in args.workdirs]
   figure = Figure(figsize=(11, 3.8), layout='constrained')

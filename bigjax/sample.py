@@ -28,6 +28,7 @@ from bigjax.sampling.loaded import (
   options,
   parse_classes,
 )
+from bigjax.sampling.loaded import load as load  # sample.load, as above
 
 SHOWN = 10  # samples whose neighbours are looked for, unless told
 

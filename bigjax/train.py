@@ -53,10 +53,11 @@ def classes_of(config: ml_collections.ConfigDict) -> tuple[ml_collections.Config
   return config, f'{absent} What follows assumes {ASSUMED_CLASSES} classes.'
 
 
-USAGE = """usage: bigjax train [--config NAME[:variant] | FILE.py[:variant]] [--workdir DIR]
+USAGE = """usage: bigjax train [--config NAME[:variant,...] | FILE.py[:variant,...]] [--workdir DIR]
                     [--dry_run] [--change] [--config.group.key=value ...]
 
 Trains from a config, or resumes the run that DIR holds (default: digits, in runs/NAME).
+Variants are composed from left to right; any config has `tiny` (seconds) and `digits` (minutes).
 --dry_run prints the config, the parameters of every player and the stages, and exits.
 --change goes on with other values than the run in DIR began with, and writes that in its history.
 Config files are Python and are executed: run only those you trust.

@@ -22,7 +22,7 @@ import pytest  # noqa: E402
 
 from bigjax.core import device  # noqa: E402
 
-pytest_plugins = ['tiny_run']
+pytest_plugins = ['tiny_run', 'toys']
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from bigjax.algorithms.base import configs, contract, player, standing_statistics
+from bigjax.algorithms.base import configs, contract, networks, player, standing_statistics
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
+from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law
 from bigjax.algorithms.base.player import Player, spectral, spectral_signs, to_float
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors, parallel
@@ -49,6 +50,7 @@ class BigGAN:
   disc: Player
   batch: tuple[int, int]  # (discriminator steps, examples of each)
   law: Law
+  labels: LabelLaw
   penalty: float  # beta of Eq. 3, reported; the gradient is in the generator's chain
   ema_decay: float
   ema_start: int
@@ -56,7 +58,6 @@ class BigGAN:
   r1: Callable[[Callable, Array], Array] = regularizers.no_r1  # (critic, real) -> [B]
   dropout: float = 0.0  # of the discriminator's summed features
   microbatches: int = 1  # parts of a device's batch, one after the other
-  label_weights: tuple[float, ...] | None = None  # of fake labels; None: uniform
   # How it is sampled; a dict has no hash, and whatever is jitted by a game needs one.
   card: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
@@ -89,17 +90,10 @@ class BigGAN:
     key_z, key_y, key_aug = jax.random.split(key, 3)
     inputs = {
       'z': self.law.train(key_z, shape, self.gen_net.z_dim, step),
-      'y': self.labels(key_y, shape),
+      'y': self.labels.draw(key_y, shape),
       'aug': jax.random.split(key_aug, shape),
     }
     return parallel.shard_examples(inputs, lead=len(shape) - 1)
-
-  def labels(self, key: Array, shape: tuple[int, ...]) -> Array:
-    """Draw fake labels, uniform over the classes or as frequent as in the data."""
-    if self.label_weights is None:
-      return jax.random.randint(key, shape, 0, self.gen_net.num_classes, jnp.int32)
-    logits = jnp.log(jnp.array(self.label_weights, jnp.float32))
-    return jax.random.categorical(key, logits, shape=shape).astype(jnp.int32)
 
   def images(self, weights: Any, z: Array, y: Array) -> Array:
     """The generator's images, in training mode, with no more in memory than need be.
@@ -167,7 +161,7 @@ class BigGAN:
     key = jax.random.fold_in(state['key'], state['step'])
     key_disc, key_gen, key_real = jax.random.split(key, 3)
     shape = stage.minibatches, stage.examples
-    aug_real = player.example_keys(key_real, shape)
+    aug_real = example_keys(key_real, shape)
     of_disc = {**batch, **self.fresh(key_disc, shape, state['step']), 'aug_real': aug_real}
     return of_disc, self.fresh(key_gen, shape[1:], state['step'])
 
@@ -371,41 +365,13 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   configs.check(config)
   network = NETWORKS[config.model.network]
-  data, model = config.data, config.model
-  if data.resolution not in network.GEN_WIDTHS:
+  networks.check(network, config)
+  if not 0 <= config.model.disc_dropout < 1:
     raise errors.UserError(
-      f'data.resolution is {data.resolution}; {model.network} has networks for '
-      f'{", ".join(map(str, network.GEN_WIDTHS))}.'
+      f'model.disc_dropout is {config.model.disc_dropout}; give the share of features to drop, '
+      'from 0 to below 1.'
     )
-  options = {key: model[key] for key in network.OPTIONS}
-  network.check_options(options, model.z_dim, data.resolution)
-  num_widths = network.num_disc_widths(data.resolution)
-  if len(model.disc_widths) not in (0, num_widths):
-    raise errors.UserError(
-      f'model.disc_widths has {len(model.disc_widths)} entries; at {data.resolution} px '
-      f"{model.network}'s discriminator has {num_widths} (or give () for the published ones)."
-    )
-  if not 0 <= model.disc_dropout < 1:
-    raise errors.UserError(
-      f'model.disc_dropout is {model.disc_dropout}; give the share of features to drop, from 0 '
-      'to below 1.'
-    )
-  check_tools(config.optim, num_widths)
-  for key, maps in (
-    ('gen_attention', network.gen_maps(data.resolution)),
-    ('disc_attention', network.disc_maps(data.resolution, tuple(model.disc_widths))),
-  ):
-    for at in model[key]:
-      if at not in maps:  # BigGAN-PyTorch then has silently no attention
-        raise errors.UserError(
-          f'model.{key} has {at}, but at {data.resolution} px blocks end at '
-          f'{", ".join(map(str, maps))}.'
-        )
-      if maps[at] * model.ch < 8:
-        raise errors.UserError(
-          f'model.{key} has {at}, where model.ch={model.ch} gives {maps[at] * model.ch} channels; '
-          'attention needs at least 8.'
-        )
+  check_tools(config.optim, network.num_disc_widths(config.data.resolution))
 
 
 def check_tools(opt: ml_collections.ConfigDict, num_blocks: int) -> None:
@@ -450,16 +416,6 @@ def sigma_tools(opt: ml_collections.ConfigDict) -> tuple[Any, Any]:
     ),
   }
   return errors.pick(opt.sigma_tool, tools, 'optim.sigma_tool')()
-
-
-def label_weights(
-  name: str, num_classes: int, class_counts: Callable[[], Sequence[int]] | None
-) -> tuple[float, ...] | None:
-  """Frequencies of fake labels, None for uniform; even ones too where no data is read."""
-  if name == 'uniform':
-    return None
-  counts = class_counts() if class_counts else [1] * num_classes
-  return tuple(count / sum(counts) for count in counts)
 
 
 def make(
@@ -520,6 +476,7 @@ def make(
     disc=disc,
     batch=(opt.d_steps, opt.batch_size),
     law=law(model.latent),
+    labels=label_law(model.fake_labels, data.num_classes, class_counts),
     penalty=opt.ortho_beta,
     ema_decay=opt.ema_decay,
     ema_start=opt.ema_start,
@@ -527,6 +484,5 @@ def make(
     r1=r1,
     dropout=model.disc_dropout,
     microbatches=run.microbatches,
-    label_weights=label_weights(model.fake_labels, data.num_classes, class_counts),
     card=standing_statistics.card(config),
   )

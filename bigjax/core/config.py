@@ -50,14 +50,14 @@ class Key:
   where: tuple[str, str] | None = None
 
   @property
-  def type(self) -> type:
+  def value_type(self) -> type:
     return self.kind or type(self.default)
 
   def like(self, value: Any = None) -> str:
     """What fits, for an error; `value` is an example."""
     words = {int: 'a whole number', float: 'a number', bool: 'True or False', tuple: 'a tuple'}
-    such_as = '' if value is None or self.type is bool else f', such as {value!r}'
-    return words.get(self.type, 'a word') + (' or None' if self.kind else '') + such_as
+    such_as = '' if value is None or self.value_type is bool else f', such as {value!r}'
+    return words.get(self.value_type, 'a word') + (' or None' if self.kind else '') + such_as
 
 
 Keys = Mapping[str, Key]
@@ -88,7 +88,7 @@ SHARED: Keys = {
   'run.checkpoint_every': Key(1000, 'steps between two checkpoints'),
   'run.keep': Key(3, 'newest checkpoints that stay', least=1),
   'run.keep_every': Key(10_000, 'checkpoints at multiples of so many steps stay, too; 0: none'),
-  'run.best': Key('', 'score whose best checkpoint stays (-NAME: lower is better), or none'),
+  'run.best': Key('', "score whose best checkpoint stays (-NAME: lower is better); '': none"),
   'run.max_skipped': Key(10, 'non-finite updates in a row after which a run stops'),
   'run.microbatches': Key(
     1, "parts of each device's batch, one after the other: memory for time, same numbers", least=1
@@ -101,6 +101,7 @@ SHARED: Keys = {
   'data.data_dir': Key('', "where TFDS' prepared sets lie; '': TFDS' own place"),
   'data.resolution': Key(128, 'of square images, in pixels'),
   'data.channels': Key(3, '3: colour, 1: grey'),
+  'data.frames': Key(0, 'of clips, for sources that have them; 0: still images', since=1, least=0),
   'data.num_classes': Key(None, 'classes; None: as many as the data has', kind=int),
   'data.held_out': Key(0.05, 'share of each class held out, of data without a test split'),
   'data.fraction': Key(1.0, 'share of the training images that is trained on'),
@@ -111,7 +112,7 @@ SHARED: Keys = {
   'eval.name': Key('none', 'what scores a run: pixels (small images), classifier, none'),
   'eval.num_samples': Key(512, 'samples of each evaluation', least=1),
   'eval.grid_columns': Key(10, 'columns of the grids of samples', least=1),
-  'eval.published': Key('', 'published learning curve that is drawn beside, or none'),
+  'eval.published': Key('', "published learning curve that is drawn beside; '': none"),
   # Scores by published protocols.
   'scores.every': Key(0, 'steps between two scorings, a multiple of run.eval_every; 0: never'),
   'scores.metrics': Key('fid,is', 'separated by commas: fid, kid, is, pr, dc, intra_fid, ...'),
@@ -249,7 +250,7 @@ def completed(values: Mapping[str, Any], keys: Keys) -> Values:
   """`values` with defaults where they state nothing, numbers and tuples as their keys have them."""
   found = {name: key.default for name, key in existing(keys, values).items()}
   for name, value in values.items():
-    kind = keys[name].type if name in keys else None
+    kind = keys[name].value_type if name in keys else None
     if kind is float and type(value) is int:
       value = float(value)
     elif kind is tuple and isinstance(value, list):
@@ -262,9 +263,9 @@ def fits(key: Key, value: Any) -> bool:
   """Whether a value has the type of a key."""
   if value is None:
     return key.kind is not None
-  if isinstance(value, bool) or key.type is bool:
-    return isinstance(value, bool) and key.type is bool
-  allowed = {float: (int, float), tuple: (tuple, list)}.get(key.type, key.type)
+  if isinstance(value, bool) or key.value_type is bool:
+    return isinstance(value, bool) and key.value_type is bool
+  allowed = {float: (int, float), tuple: (tuple, list)}.get(key.value_type, key.value_type)
   return isinstance(value, allowed)
 
 
@@ -278,7 +279,7 @@ def require(values: Mapping[str, Any], keys: Keys) -> None:
     UserError: names the first such key.
   """
   for name, key in keys.items():
-    if key.choices and name in values:
+    if key.choices and isinstance(values.get(name), str):
       errors.pick(values[name], dict.fromkeys(key.choices), name)
   here = existing(keys, values)
   for name in here:
@@ -329,18 +330,18 @@ def parse_value(key: Key, text: str) -> Any:
   """
   if key.kind and text == 'None':
     return None
-  if key.type is bool:
+  if key.value_type is bool:
     words = {'true': True, '1': True, 'false': False, '0': False}
     if text.lower() not in words:
       raise ValueError(text)
     return words[text.lower()]
-  if key.type is tuple:
+  if key.value_type is tuple:
     try:
       value = ast.literal_eval(text)
     except SyntaxError:
       raise ValueError(text) from None
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-  return key.type(text)
+  return key.value_type(text)
 
 
 # --- Of a complete config

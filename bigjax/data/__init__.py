@@ -135,7 +135,12 @@ def load(config: ml_collections.ConfigDict) -> Source:
     raise errors.UserError(
       f'data.source is {config.source!r}{hint}; expected one of: {", ".join(known)}.'
     )
-  source = importlib.import_module(f'{sources.__name__}.{name}').load(config, argument)
+  module = importlib.import_module(f'{sources.__name__}.{name}')
+  if config.frames and not getattr(module, 'CLIPS', False):
+    raise errors.UserError(
+      f'data.frames is {config.frames}, but {config.source!r} has still images; set data.frames=0.'
+    )
+  source = module.load(config, argument)
   num = len(source.class_names)
   if config.num_classes is not None and num != config.num_classes:
     raise errors.UserError(
@@ -279,7 +284,7 @@ def check_memory(num: int, config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: `num` images of the config's size exceed MOST_GIB.
   """
-  gib = num * config.resolution**2 * config.channels / 2**30
+  gib = num * config.resolution**2 * config.channels * max(config.frames, 1) / 2**30
   if gib > MOST_GIB:
     raise errors.UserError(
       f'{config.source!r} has {num:,} images, {gib:.1f} GiB at this data.resolution, but is held '

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,11 +71,31 @@ def step_flops(program: Program, pair: Pair, without: tuple[str, ...] = OPTIMIZA
   return flops.needed(step, state, stage.shapes(), without=without)
 
 
-def model_flops(config: ml_collections.ConfigDict) -> float:
+def model_flops(
+  config: ml_collections.ConfigDict, without: tuple[str, ...] = OPTIMIZATION
+) -> float:
   """FLOPs of a step's networks, the mean over the steps of a run; see `step_flops`."""
+  program, steps = fewest(config), config.run.steps
+  pairs = program.pairs(0, steps)
+  return sum(num * step_flops(program, pair, without) for pair, num in pairs.items()) / steps
+
+
+def run_flops(config: ml_collections.ConfigDict) -> Callable[[int], int]:
+  """Counts the FLOPs of any step of a run, penalties, spectral norm and all: step -> FLOPs.
+
+  Each program is traced once, so that sums over steps count lazy terms as often as they run, and
+  growing networks at each of their sizes.
+  """
   program = fewest(config)
-  pairs = program.pairs(0, config.run.steps)
-  return sum(num * step_flops(program, pair) for pair, num in pairs.items()) / config.run.steps
+  known: dict[Pair, int] = {}
+
+  def count(step: int) -> int:
+    pair = program.stage(step), program.due(step)
+    if pair not in known:
+      known[pair] = step_flops(program, pair, without=())
+    return known[pair]
+
+  return count
 
 
 def part(op_name: str) -> str:

@@ -125,6 +125,17 @@ class Loaded:
     """uint8 images [n, H, W, C]; call `prepare(spec)` first."""
     return self.sampler.images(self.gen, z, y, spec, batch)
 
+  def encode(self, images: np.ndarray) -> np.ndarray:
+    """Latents [n, ...] of uint8 images [n, ...], by the encoder of this generator.
+
+    Raises:
+      UserError: it has none.
+    """
+    encode = getattr(self.sampler.generator, 'encode', None)
+    if encode is None:
+      raise errors.UserError(f'a generator of {self.card["algorithm"]!r} has no encoder.')
+    return np.asarray(encode(self.stored, images.astype(np.float32) / 127.5 - 1))
+
   def one_batch(
     self, z: np.ndarray, y: np.ndarray, spec: Spec, batch: int, start: int
   ) -> np.ndarray:

@@ -167,8 +167,8 @@ def read_patch(text: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
     if not equals or key not in known or key.startswith((*FIXED, *core_config.FREE)):
       can = [k for k in known if not k.startswith((*FIXED, *core_config.FREE))]
       raise errors.UserError(
-        f'watch.patch has {part!r}{errors.did_you_mean(key, can)}; give KEY=VALUE of keys that may '
-        'change, such as optim.r1_gamma=1.'
+        f'watch.patch has {part!r}{core_config.suggestion(key, can)}; give KEY=VALUE of keys that '
+        'may change, such as optim.r1_gamma=1.'
       )
     kind = type(known[key])
     try:

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import os
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ import ml_collections
 import bigjax
 from bigjax import data
 from bigjax.algorithms.base import configs
+from bigjax.algorithms.base.contract import Stage
 from bigjax.core import buckets, checkpoint, errors, files, processes, progress
 from bigjax.evaluation import during_training
 from bigjax.sampling import generator_file as cards
@@ -26,7 +26,7 @@ from bigjax.training import history as histories
 from bigjax.training import init_from, reference_curves, rollback, watchdog
 from bigjax.training.batches import Batches, check_data, held_out_batch, load_data
 from bigjax.training.logs import Log, Profile, Say
-from bigjax.training.program import Program, make_program
+from bigjax.training.program import Compiler, Program, make_program
 from bigjax.training.quick_evaluation import Evaluation
 from bigjax.training.workdir import (
   about_data,
@@ -146,7 +146,7 @@ def train(
         ready = make_ready(now, source, devices)
       ready.card['config_hash'] = configs.digest(base)
       try:
-        return run(ready, workdir, history, given, notice, say, began)
+        return loop(ready, workdir, history, given, notice, say, began)
       except rollback.RollBack as back:
         history = rollback.go_back(workdir, now, history, back.alarm, say)
       except Exception as error:
@@ -159,35 +159,147 @@ def train(
         ) from error
 
 
-class Compiler:
-  """Compiles the programs of each stage before its first step, and the next stage's meanwhile.
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run under one history, and everything that feeds its steps or looks at them.
 
-  Args:
-    program: of the run.
-    first, last: the steps between which this process works.
-    say: prints a line.
+  Attributes:
+    ready: what its config decides.
+    workdir: where it lives.
+    history: seeds, changes, roll-backs.
+    first: the step that this process begins or goes on at.
+    frozen: digest of the weights that no one trains.
+    others: as named.
   """
 
-  def __init__(self, program: Program, first: int, last: int, say: Say):
-    self._program, self._say = program, say
-    self._spans = program.spans(first, last)
-    self._next: threading.Thread | None = None
+  ready: Ready
+  workdir: str
+  history: histories.History
+  first: int
+  frozen: str
+  checkpoints: checkpoint.Checkpoints
+  stream: Batches
+  log: Log
+  alarms: rollback.AlarmHandler
+  scorer: during_training.Scoring | during_training.Off
+  profile: Profile
+  copies: buckets.Copies
+  compiler: Compiler
+  say: Say
 
-  def enter(self, step: int) -> None:
-    """See to everything that the stage of this step needs; then begin with the next stage's."""
-    if self._next is not None:
-      self._next.join()
-    (start, end, stage), *later = [span for span in self._spans if span[1] > step]
-    digests = [self._program.compiled(*pair)[1] for pair in self._program.pairs(start, end)]
-    self._say(f'{stage}: program{"s" if len(digests) > 1 else ""} {", ".join(digests)}')
-    if later:
-      ahead = self._program.pairs(*later[0][:2])
-      work = lambda: [self._program.compiled(*pair) for pair in ahead]
-      self._next = threading.Thread(target=work, daemon=True)
-      self._next.start()
+  def draw(self, done: int) -> None:
+    """Draw curves and vital signs."""
+    ready = self.ready
+    title = f'{ready.config.algorithm} on {ready.config.data.source}, step {done}'
+    marks = histories.events(self.history, self.alarms.events())
+    curve = reference_curves.get(ready.config.eval.published)
+    player = ready.program.algorithm.sampled
+    self.log.draw(ready.evaluation.floor, curve, marks, title, player)
+
+  def check_alarms(self, done: int, row: Mapping[str, float]) -> None:
+    """Let the watchdog see a row; what ends the run is in the picture.
+
+    Raises:
+      RollBack, UserError: see rollback.AlarmHandler.see.
+    """
+    try:
+      self.alarms.see(done, row)
+    except (rollback.RollBack, errors.UserError):
+      self.draw(done)
+      raise
+
+  def evaluate(
+    self, state: Any, batch: Any, held_out: Any, stage: Stage, done: int
+  ) -> tuple[Any, dict[str, float]]:
+    """Vital signs, samples and scores after a step: (the prepared generator, scores)."""
+    program, config = self.ready.program, self.ready.config
+    signs = jax.device_get(program.probe(state, batch, held_out, stage))
+    gen, scores = self.ready.evaluation(state, stage, self.workdir, done, self.scorer)
+    signs = {name: float(value) for name, value in sorted(signs.items())}
+    # A last step off the periods leaves no row: a run that goes on has none there.
+    if progress.due(done, config.run.eval_every):
+      self.log.write(done, {**signs, **scores})
+    self.say(f'step {done}: ' + '  '.join(f'{k} {v:.3f}' for k, v in scores.items()))
+    curve = reference_curves.get(config.eval.published)
+    if alarm := reference_curves.far_off(curve, done, scores):
+      self.say(f'warning: {alarm}')
+    self.check_alarms(done, {**signs, **scores})
+    self.draw(done)
+    return gen, scores
+
+  def save(self, state: Any, gen: Any, done: int, scores: Mapping[str, float] | None) -> None:
+    """Write a checkpoint."""
+    self.copies.push()
+    meta = {
+      'config_hash': self.ready.card['config_hash'],
+      'position': histories.position_at(self.history, done, self.ready.program.position),
+      'frozen': self.frozen,
+    }
+    self.checkpoints.save(done, thawed(state), gen, meta, scores)
+
+  def log_scores(self, wait_for: int | None) -> None:
+    """Show the scores by protocol that have come in; see Scoring.finished."""
+    for scored_at, found in self.scorer.finished(wait_for=wait_for):
+      self.log.scores(scored_at, found)
 
 
-def run(
+def begin(
+  ready: Ready,
+  workdir: str,
+  history: histories.History,
+  given: tuple[init_from.Weights, str],
+  say: Say,
+  stack: contextlib.ExitStack,
+) -> tuple[Any, Run]:
+  """(The state to go on from, the run): from the newest checkpoint, or freshly drawn."""
+  config, program, card = ready.config, ready.program, ready.card
+  main = jax.process_index() == 0
+  if main:
+    files.write_json(os.path.join(workdir, 'card.json'), card)
+  keep = config.run.keep, config.run.keep_every, config.run.best
+  checkpoints = closing(stack, checkpoint.Checkpoints(workdir, *keep))
+  restored = restore(program, checkpoints, card['config_hash'], say)
+  if restored is None:
+    weights, table = given
+    if table:
+      say(table)
+    restored = program.init(jax.random.key(histories.seed_at(history, 0)), weights), 0
+  state, first = restored
+  state = {**state, 'key': histories.key_at(history, first, state['key'])}
+  stage, last = program.stage(first), config.run.steps
+  run = Run(
+    ready=ready,
+    workdir=workdir,
+    history=history,
+    first=first,
+    frozen=frozen_digest(state),
+    checkpoints=checkpoints,
+    stream=Batches(program, ready.source, config, history, first),
+    log=closing(stack, Log(workdir, first, last, stage.num_images)),
+    alarms=closing(
+      stack, rollback.AlarmHandler(config, program.algorithm, workdir, history, first, say)
+    ),
+    scorer=closing(
+      stack, during_training.make_scorer(program.sampler(stage), config, workdir, card, first)
+    ),
+    profile=closing(stack, Profile(workdir, first, config.run.profile_steps if main else 0, say)),
+    copies=buckets.Copies(workdir if main else '', say),
+    compiler=Compiler(program, first, last, say),
+    say=say,
+  )
+  if run.scorer.missing(first):
+    ready.evaluation.catch_up(state, stage, first, run.scorer)
+  run.copies.push()
+  return state, run
+
+
+def closing(stack: contextlib.ExitStack, thing: Any) -> Any:
+  """The thing, which the stack will close."""
+  stack.callback(thing.close)
+  return thing
+
+
+def loop(
   ready: Ready,
   workdir: str,
   history: histories.History,
@@ -201,148 +313,78 @@ def run(
   Raises:
     RollBack: to be run again, with another history.
   """
-  config, source, program, evaluation = (
-    ready.config, ready.source, ready.program, ready.evaluation,
-  )  # fmt: skip
-  card, run, curve = ready.card, config.run, reference_curves.get(config.eval.published)
-  main = jax.process_index() == 0
-  if main:
-    files.write_json(os.path.join(workdir, 'card.json'), card)
+  config, program = ready.config, ready.program
+  periods = config.run
   with contextlib.ExitStack() as stack:
-    # State: from the newest checkpoint, or freshly drawn.
-    checkpoints = checkpoint.Checkpoints(workdir, run.keep, run.keep_every, run.best)
-    stack.callback(checkpoints.close)
-    restored = restore(program, checkpoints, card['config_hash'], say)
-    if restored is None:
-      weights, table = given
-      if table:
-        say(table)
-      restored = program.init(jax.random.key(histories.seed_at(history, 0)), weights), 0
-    state, first = restored
-    state = {**state, 'key': histories.key_at(history, first, state['key'])}
-    frozen = frozen_digest(state)
-    # What feeds the steps, and what looks at them.
-    stage = program.stage(first)
-    stream = Batches(program, source, config, history, first)
-    held_out = held_out_batch(program, source, stage)
-    log = Log(workdir, first, run.steps, stage.num_images)
-    stack.callback(log.close)
-    alarms = rollback.AlarmHandler(config, program.algorithm, workdir, history, first, say)
-    stack.callback(alarms.close)
-    scorer = during_training.make_scorer(program.sampler(stage), config, workdir, card, first)
-    stack.callback(scorer.close)
-    if scorer.missing(first):
-      evaluation.catch_up(state, stage, first, scorer)
-    profile = Profile(workdir, first, run.profile_steps if main else 0, say)
-    stack.callback(profile.close)
-    copies = buckets.Copies(workdir, say) if main else buckets.Copies('', say)
-    copies.push()
-    compiler = Compiler(program, first, run.steps, say)
+    state, run = begin(ready, workdir, history, given, say, stack)
+    stage, held_out, gen = None, None, None
     metrics: Any = ()
     scores: dict[str, float] = {}
-    if first >= run.steps:
-      say(f'{workdir} is at step {first} already; a larger --config.run.steps trains on')
-      _, scores = evaluation(state, stage, workdir, first, during_training.Off())
+    if run.first >= periods.steps:
+      say(f'{workdir} is at step {run.first} already; a larger --config.run.steps trains on')
+      now = program.stage(run.first)
+      _, scores = ready.evaluation(state, now, workdir, run.first, during_training.Off())
 
-    def draw(done: int) -> None:
-      title = f'{config.algorithm} on {config.data.source}, step {done}'
-      marks = histories.events(history, alarms.events())
-      log.draw(evaluation.floor, curve, marks, title, program.algorithm.sampled)
-
-    def check_alarms(done: int, row: Mapping[str, float]) -> None:
-      try:
-        alarms.see(done, row)
-      except (rollback.RollBack, errors.UserError):
-        draw(done)  # what ends the run is in the picture
-        raise
-
-    for step in range(first, run.steps):
+    for step in range(run.first, periods.steps):
       # Stage: another one has programs, sizes and a held-out batch of its own.
-      new_stage = step == first or program.stage(step) != stage
+      new_stage = program.stage(step) != stage
       if new_stage:
+        jax.block_until_ready(state)  # the last steps of the stage before are no pause
         pause = time.monotonic()
-        if program.stage(step) != stage:
-          jax.block_until_ready(state)  # the last steps of the stage before are not a pause
-          pause = time.monotonic()
-          stage = program.stage(step)
-          held_out = held_out_batch(program, source, stage)
-        compiler.enter(step)
-        log.skip(time.monotonic() - pause)
+        stage = program.stage(step)
+        held_out = held_out_batch(program, ready.source, stage)
+        run.compiler.enter(step)
+        run.log.skip(time.monotonic() - pause)
       # Step.
-      batch = stream.next(metrics)
-      profile.before(step)
+      batch = run.stream.next(metrics)
+      run.profile.before(step)
       state, metrics = program.step(state, batch, step)
       done = step + 1
       if new_stage:
         jax.block_until_ready(state)
-        if step == first:
+        if step == run.first:
           spent = progress.duration(time.monotonic() - began)
           say(f'first step after {spent} (data and compilation)')
-        stream.waited()
-        log.restart(done, stage.num_images)
+        run.stream.waited()
+        run.log.restart(done, stage.num_images)
       # Log.
-      if progress.due(done, run.log_every):
+      if progress.due(done, periods.log_every):
         row = metrics | program.batch_statistics(batch)
-        check_alarms(done, log.metrics(done, row, stream.waited()))
-        refuse_non_finite(metrics, done, run.max_skipped)
-      # A last step off the periods is evaluated and kept, but leaves no row: a run that goes on has
-      # none there.
-      preempted = notice.reached(done) and done < run.steps
-      evaluated = (progress.due(done, run.eval_every) or done == run.steps) and not preempted
-      save_now = progress.due(done, run.checkpoint_every) or done == run.steps or preempted
+        run.check_alarms(done, run.log.metrics(done, row, run.stream.waited()))
+        refuse_non_finite(metrics, done, periods.max_skipped)
+      last = done == periods.steps
+      preempted = notice.reached(done) and not last
+      evaluated = (progress.due(done, periods.eval_every) or last) and not preempted
+      save_now = progress.due(done, periods.checkpoint_every) or last or preempted
       if evaluated or save_now:
-        refuse_non_finite(metrics, done, run.max_skipped)  # waits for the step, too
+        refuse_non_finite(metrics, done, periods.max_skipped)  # waits for the step, too
       pause = time.monotonic()
-      profile.after(done, state)
-      # Evaluation: vital signs, samples, scores.
+      run.profile.after(done, state)
+      # Evaluation.
       if evaluated:
-        signs = jax.device_get(program.probe(state, batch, held_out, stage))
-        gen, scores = evaluation(state, stage, workdir, done, scorer)
-        signs = {name: float(value) for name, value in sorted(signs.items())}
-        if progress.due(done, run.eval_every):
-          log.write(done, {**signs, **scores})
-        say(f'step {done}: ' + '  '.join(f'{k} {v:.3f}' for k, v in scores.items()))
-        if alarm := reference_curves.far_off(curve, done, scores):
-          say(f'warning: {alarm}')
-        check_alarms(done, {**signs, **scores})
-        draw(done)
+        gen, scores = run.evaluate(state, batch, held_out, stage, done)
       # What is before a checkpoint would not be scored again by a run that goes on from it.
-      for scored_at, found in scorer.finished(wait_for=done if save_now else None):
-        log.scores(scored_at, found)
+      run.log_scores(wait_for=done if save_now else None)
       # Checkpoint.
       if save_now:
-        copies.push()
         gen = gen if evaluated else program.gen(state, stage)
-        meta = {
-          'config_hash': card['config_hash'],
-          'position': histories.position_at(history, done, program.position),
-          'frozen': frozen,
-        }
-        checkpoints.save(done, thawed(state), gen, meta, scores if evaluated else None)
-      log.skip(time.monotonic() - pause)
+        run.save(state, gen, done, scores if evaluated else None)
+      run.log.skip(time.monotonic() - pause)
       if preempted:
         say(f'told to end: saved step {done}; the same command goes on from there')
         break
-    for scored_at, found in scorer.finished(wait_for=run.steps + 1):
-      log.scores(scored_at, found)
-  if int(state['step']) < run.steps:
-    copies.finish()
-    return {}
-  summary = finish(program, evaluation, state, card, workdir, scores, began)
-  copies.finish()
+    run.log_scores(wait_for=periods.steps + 1)
+  ended = int(state['step']) >= periods.steps
+  summary = finish(ready, state, workdir, scores, began) if ended else {}
+  run.copies.finish()
   return summary
 
 
 def finish(
-  program: Program,
-  evaluation: Evaluation,
-  state: Any,
-  card: dict[str, Any],
-  workdir: str,
-  scores: dict[str, float],
-  began: float,
+  ready: Ready, state: Any, workdir: str, scores: dict[str, float], began: float
 ) -> dict[str, Any]:
   """Export the generator, write summary.json and print the scores beside those of real images."""
+  program, evaluation, card = ready.program, ready.evaluation, ready.card
   step = int(state['step'])
   stage = program.stage(max(step - 1, 0))
   card = {

@@ -233,3 +233,31 @@ def make_program(
     make_generator=module.make_generator,
     **{name: on_mesh(mesh, jax.jit(fn, **shard[name])) for name, fn in functions.items()},
   )
+
+
+class Compiler:
+  """Compiles the programs of each stage before its first step, and the next stage's meanwhile.
+
+  Args:
+    program: of the run.
+    first, last: the steps between which this process works.
+    say: prints a line.
+  """
+
+  def __init__(self, program: Program, first: int, last: int, say: Callable[[str], None]):
+    self._program, self._say = program, say
+    self._spans = program.spans(first, last)
+    self._next: threading.Thread | None = None
+
+  def enter(self, step: int) -> None:
+    """See to everything that the stage of this step needs; then begin with the next stage's."""
+    if self._next is not None:
+      self._next.join()
+    (start, end, stage), *later = [span for span in self._spans if span[1] > step]
+    digests = [self._program.compiled(*pair)[1] for pair in self._program.pairs(start, end)]
+    self._say(f'{stage}: program{"s" if len(digests) > 1 else ""} {", ".join(digests)}')
+    if later:
+      ahead = self._program.pairs(*later[0][:2])
+      work = lambda: [self._program.compiled(*pair) for pair in ahead]
+      self._next = threading.Thread(target=work, daemon=True)
+      self._next.start()

@@ -1,44 +1,77 @@
-"""The contract of algorithms/base.py, over every built-in config's ':tiny'; names no family."""
+"""The contract of algorithms/base/contract.py, over every family there is; names none.
+
+Of each pair of an algorithm and networks, the built-in config of the smallest images stands for
+all: a new family is found by its config. One compiled step serves all tests of a family.
+"""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.algorithms.base import configs
+from bigjax.algorithms import family
+from bigjax.algorithms.base import configs, contract
 from bigjax.core import config as core_config
 from bigjax.core import parallel, trees
-from bigjax.nn.latents import How
 from bigjax.sampling import generator_file
 from bigjax.sampling.sampler import from_card
 from bigjax.training.program import make_program
 
-# Networks of one algorithm share its game: one config of each pair, the cheapest.
-CONFIGS = ['digits', pytest.param('imagenet128_deep', marks=pytest.mark.slow)]
-GAMES = ['digits']  # one config of each algorithm
-HOW = How(passes=2, batch=16)
+import toys
 
 
-def batch_for(program, seed=0):
-  """Return random images in the shape of the first stage's batch."""
-  algorithm, rng = program.algorithm, np.random.RandomState(seed)
-  stage, arch = algorithm.stage(0), algorithm.architecture()
-  side = stage.resolution
-  return {
-    'image': rng.randint(0, 256, (*stage.batch, side, side, arch['channels'])).astype(np.uint8),
-    'label': rng.randint(0, arch['num_classes'], stage.batch).astype(np.int32),
-  }
+def pair(name):
+  """What a config trains: (algorithm, networks)."""
+  config = configs.read(f'{name}:tiny')
+  return config.algorithm, config.model.get('network', '')
 
 
 @functools.cache
-def made(name):
-  """Return (program on one device, state before and after one step as NumPy, metrics)."""
-  program = make_program(configs.read(f'{name}:tiny'), jax.devices()[:1])
-  state = program.init(jax.random.key(0))
+def cheapest():
+  """{pair: its config of the smallest images}."""
+  size = lambda name: configs.read(f'{name}:tiny').data.resolution
+  names = sorted([*core_config.builtin(), *toys.CONFIGS], key=lambda name: (-size(name), name))
+  return {pair(name): name for name in names}
+
+
+def slowest_last():
+  """Every pair, those of networks that another pair of the same game makes for less marked slow."""
+  names, seen = [], set()
+  for (algorithm, network), name in sorted(cheapest().items(), key=lambda item: len(item[0][1])):
+    marks = [pytest.mark.slow] if algorithm in seen else []
+    names.append(pytest.param(name, marks=marks, id=f'{algorithm}-{network}'.strip('-')))
+    seen.add(algorithm)
+  return names
+
+
+CONFIGS = slowest_last()
+GAMES = [name for name in CONFIGS if not name.marks]
+
+
+def batch_for(program, stage, seed=0):
+  """Random examples in the shape of a stage's batch."""
+  rng, classes = np.random.RandomState(seed), generator_of(program, stage).num_classes
+  draw = {
+    'uint8': lambda shape: rng.randint(0, 256, shape),
+    'int32': lambda shape: rng.randint(0, classes, shape),
+  }
+  return {name: draw[str(x.dtype)](x.shape).astype(x.dtype) for name, x in stage.shapes().items()}
+
+
+def generator_of(program, stage):
+  return program.sampler(stage).generator
+
+
+@functools.cache
+def made(name, num_devices=1):
+  """(Program, state before and after the first step as NumPy, metrics)."""
+  program = make_program(configs.read(f'{name}:tiny'), jax.devices()[:num_devices])
+  state = program.init(jax.random.key(0), {})
   before = to_numpy(state)
-  state, metrics = program.step(state, batch_for(program), program.algorithm.stage(0))
+  state, metrics = program.step(state, batch_for(program, program.stage(0)))
   return program, before, to_numpy(state), jax.device_get(metrics)
 
 
@@ -54,12 +87,42 @@ def on_device(program, state):
   return jax.device_put(state, parallel.sliced(program.mesh, state))
 
 
+def prepared(name):
+  """(Program, its sampler, a generator after one step, prepared, settings)."""
+  program, _, after, _ = made(name)
+  stage = program.stage(0)
+  sampler, sampling = program.sampler(stage), small(program.algorithm.sampling())
+  spec = sampler.generator.spec(sampling)
+  gen = sampler.prepare(program.gen(on_device(program, after), stage), 0, spec)
+  return program, sampler, gen, spec
+
+
+def small(sampling):
+  """A card's `sampling` with few passes, where it has any."""
+  return {
+    **sampling,
+    **{k: v for k, v in (('standing_passes', 2), ('standing_batch', 8)) if k in sampling},
+  }
+
+
+def some_labels(sampler, num):
+  return np.arange(num, dtype=np.int32) % sampler.generator.num_classes
+
+
+def test_every_family_is_found():
+  names = {name.values[0] for name in CONFIGS}
+  assert {pair(name) for name in names} == {pair(name) for name in core_config.builtin()} | {
+    pair(name) for name in toys.CONFIGS
+  }
+  assert {pair(name.values[0])[0] for name in GAMES} == {at[0] for at in cheapest()}
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_state_has_the_fixed_keys(name):
   _, before, _, _ = made(name)
   assert set(before) == {'step', 'key', 'players', 'ema', 'aux', 'frozen'}
   for player in before['players'].values():
-    assert set(player) == {'params', 'opt', 'stats'}
+    assert set(player) == {'params', 'opt'}
   assert set(before['aux']['skipped']) == set(before['players'])
 
 
@@ -69,7 +132,7 @@ def test_step_keeps_tree_shapes_and_dtypes(name):
   describe = lambda tree: {k: (v.shape, v.dtype) for k, v in trees.flat(tree).items()}
   assert describe(before) == describe(after)
   assert all(np.isfinite(v) and v.shape == () for v in metrics.values())
-  assert metrics['skipped'] == 0
+  assert metrics['skipped'] == 0 and metrics['refused'] == 0
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -91,198 +154,160 @@ def test_parameters_are_float32_and_no_buffer_is_shared(name):
   program, before, _, _ = made(name)
   for player in before['players'].values():
     assert {leaf.dtype for leaf in jax.tree.leaves(player['params'])} == {np.dtype(np.float32)}
-  state = program.init(jax.random.key(1))
+  state = program.init(jax.random.key(1), {})
   pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state) if x.size > 4]
-  keyless = [p for p in pointers if p is not None]
-  assert len(set(keyless)) == len(keyless)  # a donated state must not alias itself
+  assert len(set(pointers)) == len(pointers)  # a donated state must not alias itself
 
 
-def test_the_configs_here_stand_for_all():
-  """Every built-in config has an algorithm and networks that are tested here."""
-  kind = lambda name: (lambda c: (c.algorithm, c.model.get('network')))(
-    configs.read(f'{name}:tiny')
-  )
-  here = {kind(getattr(name, 'values', [name])[0]) for name in CONFIGS}
-  assert {kind(name) for name in core_config.builtin()} == here
-  assert {kind(name)[0] for name in GAMES} == {algorithm for algorithm, _ in here}
-
-
-@pytest.mark.parametrize('name', GAMES)
-def test_players_do_not_touch_each_other(name):
-  """With one player's optimizer at rest, the other one's weights still move, its own do not."""
-  config = configs.read(f'{name}:tiny')
-  rates = [key for key in config.optim if key.endswith('_lr')]
-  assert len(rates) == len(made(name)[0].shapes()['players'])
-  for rate in rates:
-    frozen = config.copy_and_resolve_references()
-    frozen.optim[rate] = 0.0
-    program = make_program(frozen, jax.devices()[:1])
-    state = program.init(jax.random.key(0))
-    before = to_numpy(state)
-    after = to_numpy(program.step(state, batch_for(program), program.algorithm.stage(0))[0])
-    still = {
-      player: all(
-        (a == b).all()
-        for a, b in zip(
-          jax.tree.leaves(before['players'][player]['params']),
-          jax.tree.leaves(after['players'][player]['params']),
-          strict=True,
-        )
-      )
-      for player in before['players']
-    }
-    assert still == {player: player == rate.removesuffix('_lr') for player in still}
+@pytest.mark.parametrize('name', CONFIGS)
+def test_frozen_weights_do_not_depend_on_the_key_and_stay(name):
+  program, before, after, _ = made(name)
+  other = to_numpy(program.init(jax.random.key(5), {}))
+  for state in (after, other):
+    for path, leaf in trees.flat(before['frozen']).items():
+      np.testing.assert_array_equal(trees.flat(state['frozen'])[path], leaf, err_msg=path)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_step_is_a_function_of_state_and_batch(name):
   program, before, after, _ = made(name)
-  again, _ = program.step(
-    on_device(program, before), batch_for(program), program.algorithm.stage(0)
-  )
+  again, _ = program.step(on_device(program, before), batch_for(program, program.stage(0)))
   for path, leaf in trees.flat(to_numpy(again)).items():
     np.testing.assert_array_equal(leaf, trees.flat(after)[path], err_msg=path)
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_one_compilation_per_stage(name):
-  program, before, _, _ = made(name)
-  stages = [program.algorithm.stage(step) for step in range(configs.read(f'{name}:tiny').run.steps)]
-  state = on_device(program, before)
-  for step, stage in enumerate(stages):
-    state, _ = program.step(state, batch_for(program, step), stage)
-  assert program.step.__wrapped__._cache_size() == len(set(stages))
+@pytest.mark.parametrize('name', GAMES)
+def test_losses_are_what_the_step_differentiates(name):
+  """A small step of each player against its gradient lowers its loss as much as that says.
+
+  And the loss is the one that the step reports, where the step has one minibatch and the player is
+  the first to move.
+  """
+  program, before, _, metrics = made(name)
+  stage = program.stage(0)
+  state, batch = on_device(program, before), batch_for(program, stage)
+  losses = program.algorithm.losses(state, batch, stage)
+  assert set(losses) == set(before['players'])
+  reported = []
+  for player, loss in losses.items():
+    params = state['players'][player]['params']
+    (value, seen), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    norm = float(jnp.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(grads))))
+    assert norm > 0
+    step = 1e-3 / norm
+    there = jax.tree.map(lambda p, g: p - step * g, params, grads)  # noqa: B023
+    np.testing.assert_allclose(value - loss(there)[0], step * norm**2, rtol=0.2, err_msg=player)
+    if stage.minibatches == 1:
+      reported += [np.isclose(metrics[key], x, rtol=1e-5) for key, x in seen.items()]
+  assert any(reported) or stage.minibatches > 1
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_position_counts_real_images_beyond_32_bits(name):
-  program, *_ = made(name)
-  algorithm = program.algorithm
-  per_step = int(np.prod(algorithm.stage(0).batch))
-  assert algorithm.position(0) == 0
-  assert algorithm.position(1) == per_step
-  assert algorithm.position(10**9) == 10**9 * per_step
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-@pytest.mark.parametrize('poisoned', [0, -1])
-def test_a_non_finite_update_never_enters_the_state(name, poisoned):
-  """A NaN weight in one player makes every loss non-finite: nothing but the count moves."""
-  program, before, _, _ = made(name)
-  state = jax.tree.map(np.copy, before)
-  player = sorted(state['players'])[poisoned]
-  for leaf in jax.tree.leaves(state['players'][player]['params']):
-    leaf[...] = np.nan
-  after, metrics = program.step(
-    on_device(program, state), batch_for(program), program.algorithm.stage(0)
-  )
-  once = int(metrics['skipped'])
-  after = to_numpy(after)
-  for key in ('players', 'ema'):
-    for path, leaf in trees.flat(after[key]).items():
-      np.testing.assert_array_equal(leaf, trees.flat(state[key])[path], err_msg=path)
-  assert after['step'] == before['step'] + 1
-  _, metrics = program.step(
-    on_device(program, after), batch_for(program), program.algorithm.stage(0)
-  )
-  assert once >= 1
-  assert metrics['skipped'] == 2 * once  # it counts updates in a row
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_a_finite_gradient_that_overflows_the_optimizer_is_refused(name):
-  """Squares of gradients of 1e20 do not fit float32: a second moment of inf would stop a weight."""
-  program, before, _, _ = made(name)
-  state = jax.tree.map(np.copy, before)
-  for player in state['players'].values():
-    for path, leaf in trees.flat(player['params']).items():
-      if path.endswith(
-        'kernel'
-      ):  # scores and gradients far beyond the square root of float32's end
-        leaf *= 1e15
-  after, metrics = program.step(
-    on_device(program, state), batch_for(program), program.algorithm.stage(0)
-  )
-  assert metrics['skipped'] >= 1
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(to_numpy(after)))
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_probe_changes_nothing(name):
+@pytest.mark.parametrize('name', GAMES)
+def test_a_broken_step_changes_nothing_and_is_counted(name):
+  """A NaN never enters the state, whatever the family's chain of links is."""
   program, before, _, _ = made(name)
   state = on_device(program, before)
-  signs = program.probe(state, batch_for(program), batch_for(program, 1))
-  assert all(np.isfinite(v) and v.shape == () for v in jax.device_get(signs).values())
-  for path, leaf in trees.flat(to_numpy(state)).items():
-    np.testing.assert_array_equal(leaf, trees.flat(before)[path], err_msg=path)
+  nan = lambda tree: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), tree)
+  players = state['players']
+  for player in list(players):
+    broken = {
+      **state,
+      'players': {**players, player: {**players[player], 'params': nan(players[player]['params'])}},
+    }
+    after, metrics = program.step(
+      jax.tree.map(jnp.copy, broken), batch_for(program, program.stage(0))
+    )
+    assert metrics['skipped'] == 1 and metrics['refused'] >= 1
+    for other in players:
+      if other != player:  # a loss with the broken player's weights in it is refused, too
+        for leaf in jax.tree.leaves(after['players'][other]['params']):
+          assert np.isfinite(leaf).all()
+    for leaf in jax.tree.leaves(after['ema']):
+      assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize('name', GAMES)
+def test_two_devices_make_the_step_of_one(name):
+  _, _, one, metrics = made(name)
+  _, _, two, other = made(name, 2)
+  for key, value in metrics.items():
+    np.testing.assert_allclose(other[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
+  for path, leaf in trees.flat(one['aux']).items():
+    np.testing.assert_allclose(trees.flat(two['aux'])[path], leaf, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_generator_round_trips_through_export(name, tmp_path):
-  program, _, after, _ = made(name)
-  sampler, classes = program.sampler, program.algorithm.architecture()['num_classes']
-  gen = sampler.calibrate(program.gen(on_device(program, after)), 0, HOW)
-  z, y = sampler.latents(3, 8, HOW), np.arange(8, dtype=np.int32) % classes
-  images = sampler.images(gen, z, y, HOW)
+  program, sampler, gen, spec = prepared(name)
+  generator, stage = sampler.generator, program.stage(0)
+  z, y = sampler.latents(3, 8, spec), some_labels(sampler, 8)
+  images = sampler.images(gen, z, y, spec)
+  assert images.shape == (8, *generator.shape) and z.shape == (8, *generator.latent_shape)
   described = {
-    'format': generator_file.FORMAT, 'algorithm': configs.read(name).algorithm,
-    'architecture': program.algorithm.architecture(),
-    'class_names': [str(c) for c in range(classes)],
-    'dialect': 'resample', 'standing_passes': 2, 'standing_batch': 16, 'truncations': ['none'],
-    'step': 1,
+    'format': generator_file.FORMAT, 'algorithm': configs.read(f'{name}:tiny').algorithm,
+    'architecture': program.algorithm.architecture(stage), 'player': program.algorithm.sampled,
+    'class_names': [str(c) for c in range(generator.num_classes)],
+    'sampling': program.algorithm.sampling(), 'step': 1,
   }  # fmt: skip
   path = str(tmp_path / 'generator.safetensors')
   generator_file.save(path, gen, described)
   again, loaded, read = from_card(*generator_file.load(path), jax.devices()[:1])
-  assert read == described
-  np.testing.assert_array_equal(again.images(loaded, z, y, HOW), images)
+  assert read == json.loads(json.dumps(described))
+  np.testing.assert_array_equal(again.images(loaded, z, y, spec), images)
   # weights over classes serve as well as labels
-  one_hot = np.eye(classes, dtype=np.float32)[y]
-  assert np.abs(again.images(loaded, z, one_hot, HOW).astype(int) - images).max() <= 1
+  one_hot = np.eye(generator.num_classes, dtype=np.float32)[y]
+  assert np.abs(again.images(loaded, z, one_hot, spec).astype(int) - images).max() <= 1
+  # what init_from takes of it is what the sampled player is made of
+  wanted = trees.flat(program.shapes()['players'][program.algorithm.sampled]['params'])
+  assert {p: x.shape for p, x in trees.flat(generator.weights(loaded)).items()} == {
+    p: x.shape for p, x in wanted.items()
+  }
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_images_do_not_depend_on_their_batch(name):
-  """T15: with standing statistics a sample does not see its neighbours."""
-  program, _, after, _ = made(name)
-  sampler, classes = program.sampler, program.algorithm.architecture()['num_classes']
-  gen = sampler.calibrate(program.gen(on_device(program, after)), 0, HOW)
-  y = np.arange(12, dtype=np.int32) % classes
-  whole = sampler.images(gen, sampler.latents(0, 12, HOW), y, HOW)
-  part = sampler.images(gen, sampler.latents(0, 5, HOW), y[:5], HOW, batch=4)
+  """T15: a sample does not see its neighbours."""
+  _, sampler, gen, spec = prepared(name)
+  y = some_labels(sampler, 12)
+  whole = sampler.images(gen, sampler.latents(0, 12, spec), y, spec)
+  part = sampler.images(gen, sampler.latents(0, 5, spec), y[:5], spec, batch=4)
   assert np.abs(whole[:5].astype(int) - part).max() <= 1
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_sampling_without_standing_statistics_is_refused(name):
-  """T16."""
-  program, _, after, _ = made(name)
-  gen = program.gen(on_device(program, after))
-  z = program.sampler.latents(0, 2, HOW)
-  with pytest.raises(ValueError, match='calibrate'):
-    program.sampler.images(gen, z, np.zeros(2, np.int32), HOW)
+def test_preparing_and_its_provenance(name):
+  """A bare generator says what it lacks, a prepared one nothing; preparing it changes nothing."""
+  program, sampler, gen, spec = prepared(name)
+  generator, sampling = sampler.generator, small(program.algorithm.sampling())
+  ready, words = generator.provenance(generator.bare(gen), spec, sampling)
+  assert (
+    ready == (not words) == (len(jax.tree.leaves(gen)) == len(jax.tree.leaves(generator.bare(gen))))
+  )
+  assert generator.provenance(gen, spec, sampling) == (True, '')
+  again = sampler.prepare(gen, 0, spec)
+  for path, leaf in trees.flat(gen).items():
+    np.testing.assert_array_equal(trees.flat(again)[path], leaf, err_msg=path)
+  for one in generator.prepared(sampling):
+    assert hash(one) is not None and str(one) and json.dumps(one.described())
+  with pytest.raises(Exception, match='no sampling option'):
+    generator.spec(sampling, {'no_such_option': '1'})
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_standing_statistics_are_means_over_passes(name):
-  """T17: against the moments of each pass, taken one by one."""
-  program, _, after, _ = made(name)
-  gen, generator = program.gen(on_device(program, after)), program.sampler.generator
-  calibrated = program.sampler.calibrate(gen, 5, HOW)
-  keys = jax.random.split(jax.random.key(5), HOW.passes)
-  passes = [trees.flat(generator.moments(gen['params'], key, HOW)) for key in keys]
-  for path, stats in trees.flat(calibrated['stats']).items():
-    by_hand = np.mean([np.asarray(p[path], np.float64) for p in passes], axis=0)
-    np.testing.assert_allclose(stats[0], by_hand, rtol=2e-5, atol=1e-6, err_msg=path)
-  assert calibrated['knots'].tolist() == [np.inf]
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_calibrating_again_replaces_one_knot(name):
-  program, _, after, _ = made(name)
-  sampler = program.sampler
-  gen = program.gen(on_device(program, after))
-  for t in (1.0, np.inf, 0.5, 1.0):
-    gen = sampler.calibrate(gen, 0, How(t, passes=1, batch=8))
-  assert gen['knots'].tolist() == [0.5, 1.0, np.inf]
-  assert {s.shape[0] for s in jax.tree.leaves(gen['stats'])} == {3}
+def test_stages_agree_with_what_shared_code_asks(name):
+  config = configs.read(f'{name}:tiny')
+  program, _, _, _ = made(name)
+  stages = program.algorithm.stages(config.run.steps)
+  assert stages[0][0] == 0 and [first for first, _ in stages] == sorted({f for f, _ in stages})
+  assert stages == list(program.algorithm.stages(1000 * config.run.steps))[: len(stages)]
+  images = 0
+  for step in range(config.run.steps):
+    assert program.position(step) == images
+    images += program.stage(step).num_images
+    assert (program.stage(step), program.due(step)) in program.pairs(step, step + 1)
+  assert sum(program.pairs(0, config.run.steps).values()) == config.run.steps
+  module = family(config.algorithm)
+  assert module.BATCH_KEY in core_config.flatten(config)
+  for _, stage in stages:
+    shape = generator_of(program, stage).shape
+    assert shape == stage.image and hash(stage) == hash(contract.stage_at([(0, stage)], 5))

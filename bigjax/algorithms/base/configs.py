@@ -157,7 +157,9 @@ def _split(verb: str, argv: list[str], given: dict[str, Any]) -> dict[str, str |
     if not equals and not isinstance(given.get(flag), bool):
       followed = words and not words[0].startswith('--')
       text = words.pop(0) if followed else None
-      if text is None and key == flag:
+      if text is None and flag == 'config':
+        text = ''  # what there is, is said below
+      elif text is None and key == flag:
         raise errors.UserError(f'--{flag} needs a value: --{flag}=...; see {_help(verb)}.')
     if key != flag:
       overrides[key] = text
@@ -206,9 +208,9 @@ def _overridden(values: Values, overrides: Mapping[str, str | None]) -> Values:
   for name, text in overrides.items():
     if name not in known:
       wrong = core_config.unknown(name, known)
-      raise errors.UserError(f'--config.{name}: {name} {wrong}; bigjax train --dry_run lists them.')
+      raise errors.UserError(f'--config.{name} {wrong}; bigjax train --dry_run lists them.')
     key = known[name]
-    if text is None and key.type is bool:
+    if text is None and key.value_type is bool:
       text = 'True'
     try:
       found[name] = core_config.parse_value(key, text or '')

@@ -211,6 +211,8 @@ class Spec(Protocol):
 class Generator(Protocol):
   """Everything after training: sample, evaluate, export and plan see only this.
 
+  One with an encoder also has `encode(gen, images [B, ...] in [-1, 1]) -> latents`.
+
   Attributes:
     shape: of a sample, (H, W, C) or (T, H, W, C).
     latent_shape: of one sample's latents, of any rank.

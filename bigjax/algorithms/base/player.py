@@ -214,8 +214,3 @@ def spectral_signs(name: str, player: dict[str, Any]) -> Metrics:
 def to_float(image: Array) -> Array:
   """uint8 images in [0, 255] as float32 in [-1, 1]; floats are in [-1, 1] already."""
   return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
-
-
-def example_keys(key: Array, shape: tuple[int, ...]) -> Array:
-  """One PRNG key per example: what is drawn from it does not depend on the number of devices."""
-  return parallel.shard_examples(jax.random.split(key, shape), lead=len(shape) - 1)

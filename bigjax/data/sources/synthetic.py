@@ -1,6 +1,7 @@
 """Images made from a seed: any config can be tried, planned or timed without its data.
 
 `synthetic[:NUM]`. Each class has a smooth colour pattern of its own, each image a variation of it.
+With `data.frames`, each is a clip in which the pattern moves to the right, one pixel a frame.
 """
 
 import ml_collections
@@ -9,6 +10,7 @@ import numpy as np
 from bigjax import data
 from bigjax.core import errors
 
+CLIPS = True  # knows data.frames
 NUM = 256
 CLASSES = 10  # where the config says None
 KNOTS = 4  # of a pattern, along each side
@@ -37,6 +39,8 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     of_class = knots(label, config.channels)
     of_image = knots(classes + i, config.channels)  # seeds that follow the classes'
     images[i] = enlarge(3 * of_class + of_image, config.resolution) // 4
+  if config.frames:
+    images = np.stack([np.roll(images, t, axis=2) for t in range(config.frames)], axis=1)
   held_out = data.held_out_mask(labels, config.held_out)
   return data.in_memory(
     (images[~held_out], labels[~held_out]),

@@ -1,0 +1,53 @@
+"""What is drawn for a batch of fakes: per example, so that devices and batches change nothing."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from bigjax.core import parallel
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelLaw:
+  """The law of fake labels.
+
+  Attributes:
+    num_classes: labels are below it.
+    frequencies: of each class, 1 in all; None: uniform.
+  """
+
+  num_classes: int
+  frequencies: tuple[float, ...] | None = None
+
+  def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+    """int32 labels of this shape."""
+    if self.frequencies is None:
+      return jax.random.randint(key, shape, 0, self.num_classes, jnp.int32)
+    logits = jnp.log(jnp.array(self.frequencies, jnp.float32))
+    return jax.random.categorical(key, logits, shape=shape).astype(jnp.int32)
+
+
+def label_law(
+  name: str, num_classes: int, class_counts: Callable[[], Sequence[int]] | None
+) -> LabelLaw:
+  """The law that a config names.
+
+  Args:
+    name: 'uniform', or 'data': as frequent as among the training images (long tails).
+    num_classes: labels are below it.
+    class_counts: () -> training images of each class; None where the data is not read: then they
+      count as even, in a program of the same shapes.
+  """
+  if name == 'uniform':
+    return LabelLaw(num_classes)
+  counts = class_counts() if class_counts else [1] * num_classes
+  return LabelLaw(num_classes, tuple(count / sum(counts) for count in counts))
+
+
+def example_keys(key: Array, shape: tuple[int, ...]) -> Array:
+  """One PRNG key per example, sharded over them."""
+  return parallel.shard_examples(jax.random.split(key, shape), lead=len(shape) - 1)

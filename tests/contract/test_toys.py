@@ -1,0 +1,306 @@
+"""Two toy families through every verb: what BigGAN has not, nothing shared may need.
+
+A (toy_denoiser): one player, no BatchNorm, no spectral norm, no augmentation, two stages of other
+resolution and batch, latents like images. B (toy_video): clips, a frozen network, a term due every
+two steps, a further input, a generator of two scales, two critics, `encode`.
+"""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from bigjax import sample
+from bigjax.algorithms.base import configs
+from bigjax.core import checkpoint, errors, files, parallel, trees
+from bigjax.training import batches, loop
+from bigjax.training.program import make_program
+
+import toys
+
+NAMES = [path.rpartition('/')[2].removesuffix('.py') for path in toys.CONFIGS]
+
+
+def config_of(name, **changes):
+  config = configs.read(f'{toys.CONFIGS[NAMES.index(name)]}:tiny')
+  for key, value in changes.items():
+    group, _, key = key.partition('__')
+    config[group][key] = value
+  return config
+
+
+@pytest.fixture(scope='module', params=NAMES)
+def run(request, tmp_path_factory):
+  """(Name, workdir of a whole run of four steps, what it said)."""
+  workdir = str(tmp_path_factory.mktemp(request.param) / 'run')
+  loop.train(config_of(request.param), workdir, jax.devices()[:2])
+  return request.param, workdir
+
+
+def test_a_run_writes_what_it_has(run):
+  name, workdir = run
+  rows = files.read_rows(f'{workdir}/metrics.jsonl')
+  assert [row['step'] for row in rows if 'skipped' in row] == [1, 2, 3, 4]
+  config = config_of(name)
+  losses = {key for key in rows[0] if key.endswith('_loss')}
+  assert losses == (
+    {'net_loss'} if name == 'toy_denoiser' else {'gen_loss', 'whole_loss', 'small_loss'}
+  )
+  card = files.read_json(f'{workdir}/card.json')
+  assert card['sampling'] == {} and card['algorithm'] == config.algorithm
+  assert not {'standing_passes', 'dialect', 'truncations'} & set(card)
+
+
+@pytest.mark.parametrize('at', [1, 2, 3])
+def test_resuming_equals_going_on(run, at, tmp_path):
+  """In either stage, at the border, and between two steps with a lazy term."""
+  name, workdir = run
+  other = str(tmp_path / 'run')
+  loop.train(config_of(name, run__steps=at), other, jax.devices()[:2])
+  loop.train(config_of(name), other, jax.devices()[:2])
+  for step in range(at, 5):
+    one, two = (
+      checkpoint.restore_part(place, step, lambda path: True) for place in (workdir, other)
+    )
+    assert one.keys() == two.keys() and not any(path.startswith('frozen') for path in one)
+    for path, leaf in one.items():
+      np.testing.assert_array_equal(leaf, two[path], err_msg=f'{step} {path}')
+  rows = lambda place: [r for r in files.read_rows(f'{place}/metrics.jsonl') if 'skipped' in r]
+  assert rows(workdir) == rows(other)
+
+
+def test_stages_reach_data_programs_held_out_batch_and_clock(monkeypatch, tmp_path):
+  """C1 to C4: all of a step is sized by its stage, and a stage's compilation is no stepping."""
+  seen, held = [], []
+  step, make = loop.Program.step, batches.held_out_batch
+  monkeypatch.setattr(
+    loop.Program, 'step',
+    lambda self, state, batch, at=0: (
+      seen.append(jax.tree.map(lambda x: x.shape, dict(batch))), step(self, state, batch, at)
+    )[1],
+  )  # fmt: skip
+  monkeypatch.setattr(
+    loop, 'held_out_batch', lambda *args: (held.append(args[-1].image), make(*args))[1]
+  )
+  said = []
+  monkeypatch.setattr(loop.progress.Progress, 'say', lambda self, text, **_: said.append(text))
+  loop.train(config_of('toy_denoiser'), str(tmp_path / 'run'), jax.devices()[:1])
+  shapes = [shape['image'] for shape in seen]
+  assert shapes == [(1, 16, 8, 8, 1)] * 2 + [(1, 8, 16, 16, 1)] * 2
+  assert held == [(8, 8, 1), (16, 16, 1)]
+  programs = [text for text in said if 'program' in text]
+  assert [text.partition(',')[0] for text in programs] == ['8 px', '16 px']
+  clock = files.read_rows(str(tmp_path / 'run' / 'timing.jsonl'))
+  assert clock[-1]['images_per_second'] > 0  # of the second stage's second step
+
+
+def test_the_small_stage_is_the_mean_of_the_large_one(tmp_path):
+  config = config_of('toy_denoiser', data__source='synthetic:80')
+  config, source = batches.load_data(config)
+  program = make_program(config, jax.devices()[:1])
+  history = [{'from_step': 0, 'seed': 0, 'patch': {}, 'position': 0, 'reason': 'start'}]
+  stream = batches._placed(program, source, False, history, 0)
+  small = np.asarray(next(stream)['image'])[0]
+  images, _ = source.train()
+  means = images.reshape(-1, 8, 2, 8, 2, 1).astype(np.float32).mean((2, 4))
+  distances = np.abs(small[:, None].astype(np.float32) - means[None]).max((2, 3, 4)).min(1)
+  assert small.shape == (16, 8, 8, 1) and distances.max() <= 0.5
+
+
+def test_programs_are_compiled_per_stage_and_due_before_the_stage(monkeypatch, tmp_path):
+  events = []
+  lower, step = loop.Program.lower, loop.Program.step
+  monkeypatch.setattr(
+    loop.Program, 'lower',
+    lambda self, stage, due=frozenset(): (
+      events.append(('compile', stage.image, sorted(due))), lower(self, stage, due)
+    )[1],
+  )  # fmt: skip
+  monkeypatch.setattr(
+    loop.Program,
+    'step',
+    lambda self, state, batch, at=0: (events.append(('step', at)), step(self, state, batch, at))[1],
+  )
+  loop.train(config_of('toy_video'), str(tmp_path / 'run'), jax.devices()[:1])
+  assert events[:2] == [
+    ('compile', (3, 8, 8, 1), ['gradient_penalty']), ('compile', (3, 8, 8, 1), []),
+  ]  # fmt: skip
+  assert events[2:] == [('step', i) for i in range(4)]
+
+
+def test_the_lazy_term_runs_when_it_is_due(tmp_path):
+  program = make_program(config_of('toy_video'), jax.devices()[:1])
+  assert [sorted(program.due(step)) for step in range(3)] == [
+    ['gradient_penalty'], [], ['gradient_penalty'],
+  ]  # fmt: skip
+  stage = program.stage(0)
+  rng = np.random.RandomState(0)
+  batch = {
+    'image': rng.randint(0, 256, (1, 8, 3, 8, 8, 1)).astype(np.uint8),
+    'small': rng.randint(0, 256, (1, 8, 3, 4, 4, 1)).astype(np.uint8),
+    'label': np.zeros((1, 8), np.int32),
+  }
+  with_it, without = (
+    program.step(program.init(jax.random.key(0), {}), batch, at)[1] for at in (0, 1)
+  )
+  assert with_it['small_loss'] > without['small_loss']
+  assert with_it['gen_loss'] == without['gen_loss'] and stage.image == (3, 8, 8, 1)
+
+
+def test_stages_that_do_not_fit_get_a_sentence(tmp_path):
+  with pytest.raises(errors.UserError, match='6 examples from step 2 on cannot be split over 4'):
+    make_program(config_of('toy_denoiser', optim__batch_size=12), jax.devices()[:4])
+  workdir = str(tmp_path / 'run')
+  with pytest.raises(errors.UserError, match='fewer than one batch of 128'):
+    loop.train(config_of('toy_denoiser', optim__batch_size=128), workdir, jax.devices()[:1])
+  config = config_of('toy_denoiser', data__resolution=10, optim__grow_at=1)
+  config, source = batches.load_data(config)
+  program = make_program(config, jax.devices()[:1])
+  big = config_of('toy_denoiser')
+  with pytest.raises(errors.UserError, match='cannot be averaged down'):
+    batches.check_data(batches.load_data(config_of('toy_denoiser', data__resolution=24))[1],
+                       make_program(big, jax.devices()[:1]))  # fmt: skip
+  batches.check_data(source, program)
+
+
+def test_other_frozen_weights_are_refused(run, tmp_path, monkeypatch):
+  name, workdir = run
+  if name != 'toy_video':
+    pytest.skip('has no frozen weights')
+  other = tmp_path / 'run'
+  shutil.copytree(workdir, other)
+  make = loop.make_program
+
+  def changed(*args):
+    program = make(*args)
+    frozen = type(program.algorithm).frozen
+    monkeypatch.setattr(
+      type(program.algorithm), 'frozen',
+      lambda self: jax.tree.map(lambda x: 2 * x, frozen(self)),
+    )  # fmt: skip
+    return make(*args)
+
+  monkeypatch.setattr(loop, 'make_program', changed)
+  with pytest.raises(errors.UserError, match='other frozen weights'):
+    loop.train(config_of(name, run__steps=5), str(other), jax.devices()[:2])
+
+
+def test_samples_of_both(run, bigjax, tmp_path):
+  _name, workdir = run
+  gen = sample.load(f'{workdir}/export/generator.safetensors')
+  images = gen(num=4, seed=3)
+  assert images.shape == (4, *gen.shape) and images.dtype == np.uint8
+  np.testing.assert_array_equal(gen(num=2, seed=3, labels=[0, 0])[0], images[0])
+  with pytest.raises(errors.UserError, match="no sampling option 'truncation'; it has none"):
+    gen(num=2, truncation=0.5)
+  out = tmp_path / 'grid.png'
+  status, said, err = bigjax('sample', '--workdir', workdir, '--num', 5, '--out', out)
+  assert status == 0 and out.exists() and 'standing' not in said + err
+  status, *_ = bigjax('sample', '--workdir', workdir, '--interpolate', 'z', '--out', out)
+  assert status == 0
+  status, _, err = bigjax('sample', '--workdir', workdir, '--truncation', 0.5, '--out', out)
+  assert status == 2 and 'no sampling option' in err
+  status, *_ = bigjax('sample', '--workdir', workdir, '--num', 3, '--out', tmp_path / 'x.npz')
+  with np.load(tmp_path / 'x.npz') as file:
+    assert status == 0 and file['images'].shape == (3, *gen.shape)
+
+
+def test_an_encoder_is_part_of_what_is_exported(run):
+  name, workdir = run
+  gen = sample.load(workdir)
+  images = gen(num=3)
+  if name == 'toy_video':
+    assert gen.encode(images).shape == (3, *gen.sampler.generator.latent_shape)
+  else:
+    with pytest.raises(errors.UserError, match='no encoder'):
+      gen.encode(images)
+
+
+def test_export_of_both(run, bigjax, tmp_path):
+  from jax import export
+
+  _name, workdir = run
+  out = tmp_path / 'program.stablehlo'
+  status, said, err = bigjax('export', '--workdir', workdir, '--out', out)
+  assert status == 0, err
+  assert 'standing' not in said + err
+  gen = sample.load(workdir)
+  z, y = gen.sampler.latents(0, 3, gen.spec()), np.zeros(3, np.int32)
+  program = export.deserialize(out.read_bytes())
+  made = np.asarray(jax.jit(program.call)(z, y)).astype(int)
+  assert np.abs(made - gen.images(z, y, gen.spec())).max() <= 1
+  card = json.loads((tmp_path / 'program.stablehlo.json').read_text())
+  assert card['made_at'] == {} and card['latents'] is None
+
+
+def test_evaluation_of_both(run, bigjax, tmp_path):
+  _, workdir = run
+  status, _said, err = bigjax(
+    'evaluate', '--workdir', workdir, '--checkpoints', 'all', '--metrics', 'fid,pr', '--features',
+    'classifier', '--num', 30, '--seeds', '0', '--batch', 16, '--out', tmp_path,
+  )  # fmt: skip
+  assert status == 0, err
+  rows = [json.loads(line) for line in (tmp_path / 'scores.jsonl').read_text().splitlines()]
+  assert len(rows) == 4 and all(row['protocol']['sampling'] == {} for row in rows)
+  assert all(name.startswith(('fd30', 'precision30', 'recall30')) for name in rows[0]['scores'])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_both_can_be_planned(name, bigjax, libtpu, tmp_path):
+  plan = tmp_path / 'plan.json'
+  config = toys.CONFIGS[NAMES.index(name)] + ':tiny'
+  status, _said, err = bigjax(
+    'plan', '--config', config, '--topology', 'v5litepod-4', '--json', plan, '--png',
+    tmp_path / 'plan.png',
+  )  # fmt: skip
+  assert status == 0, err
+  (found,) = json.loads(plan.read_text())['plans']
+  assert [one['steps'] for one in found['programs']] == [2, 2]
+  assert found['fits'] and found['step_seconds'] > 0
+  assert found['peak_bytes'] == max(one['peak_bytes'] for one in found['programs'])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_dry_run_and_doctor_know_all_stages(name, bigjax):
+  config = toys.CONFIGS[NAMES.index(name)] + ':tiny'
+  status, said, err = bigjax('train', '--config', config, '--dry_run')
+  assert status == 0, err
+  if name == 'toy_denoiser':
+    assert 'from step 0: 8 px, 1 x 16 images each' in said
+    assert 'from step 2: 16 px, 1 x 8 images each' in said
+  else:
+    assert 'from step 0: 8 px, 3 frames, 1 x 8 clips each, gradient_penalty in 2 of them' in said
+  status, said, err = bigjax('doctor', '--config', config)
+  assert status == 0, said + err
+  assert said.count('batches of') == (2 if name == 'toy_denoiser' else 1)
+
+
+def test_fewer_devices_make_the_same_first_step():
+  for name in NAMES:
+    results = []
+    for devices in (jax.devices()[:1], jax.devices()[:4]):
+      program = make_program(config_of(name), devices)
+      stage, rng = program.stage(0), np.random.RandomState(0)
+      batch = {
+        key: rng.randint(0, 5 if key == 'label' else 256, x.shape).astype(x.dtype)
+        for key, x in stage.shapes().items()
+      }
+      state = program.init(jax.random.key(0), {})
+      batch = parallel.to_global(program.mesh, batch)
+      results.append(program.step(state, batch)[1])
+    for key, value in results[0].items():
+      np.testing.assert_allclose(results[1][key], value, rtol=2e-5, atol=1e-6, err_msg=key)
+
+
+def test_weights_of_one_run_begin_another(run, tmp_path):
+  name, workdir = run
+  for source in (workdir, f'{workdir}/export/generator.safetensors'):
+    config = config_of(name, run__steps=1)
+    config.init_from = source
+    other = str(tmp_path / source.replace('/', '_'))
+    loop.train(config, other, jax.devices()[:1])
+    card = files.read_json(f'{other}/card.json')
+    start = checkpoint.restore_part(workdir, 4, lambda path: path.startswith('ema/'))
+    assert card['player'] in ('net', 'gen') and trees.nest(start)
