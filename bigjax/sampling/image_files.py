@@ -171,9 +171,8 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
     grid(images, wanted.columns).save(out)
     return f'{out}: {num} images, {wanted.columns} in a row'
   first = next(made)
-  height, width, channels = first.shape[1:]
   adm = layout == 'adm'
-  shape = (num, height, width, 3 if adm else channels)
+  shape = (num, *first.shape[1:-1], 3 if adm else first.shape[-1])
   parts = (
     np.broadcast_to(part, (*part.shape[:-1], shape[-1]))
     for rest in ((first,), made)
