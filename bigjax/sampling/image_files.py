@@ -106,7 +106,9 @@ def write_npz(
 
 
 def save_png(image: np.ndarray, path: str) -> None:
-  """Write one uint8 image [H, W, C], whole or not at all."""
+  """Write one uint8 image [H, W, C], or the frames [T, H, W, C] of a clip, whole or not at all."""
+  if image.ndim == 4:
+    image = np.concatenate(list(image), axis=1)  # side by side
   picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
   picture.save(path + '.partial', format='png')
   os.replace(path + '.partial', path)
