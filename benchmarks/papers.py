@@ -40,7 +40,8 @@ import numpy as np
 
 import bigjax
 from bigjax import data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
 from bigjax.core import device, errors, files, progress
 from bigjax.preflight import step_cost
 from bigjax.sampling import loaded
@@ -145,7 +146,7 @@ def system(paper: str, given: str) -> System:
 
 def systems() -> list[System]:
   """Finds all systems, BigGAN's first."""
-  found = [(name, offered(name)) for name in sorted(configs.builtin())]
+  found = [(name, offered(name)) for name in sorted(core_config.builtin())]
   offers = [(name, of[0], paper_of(name, of[1])) for name, of in found if of]
   return [system(paper, given) for paper, given in chosen(offers).items()]
 
