@@ -28,6 +28,7 @@ from bigjax.sampling.importers.biggan_pytorch import (
   Arrays,
   disc_architecture,
   disc_shapes,
+  from_biggan_pytorch,
   gen_architecture,
   generator_in,
   leading_vectors,
@@ -84,7 +85,7 @@ def read_class_names(path: str, num: int) -> list[str]:
   return names
 
 
-def read_generator(path: str) -> layout.Source:
+def read_generator(path: str) -> layout.PublishedGenerator:
   """Return a generator of any layout.
 
   Raises:
@@ -97,7 +98,7 @@ def read_generator(path: str) -> layout.Source:
     case layout.TF_HUB:
       source = tf_hub.from_hub(arrays)
     case _:
-      source = layout.from_torch(arrays)
+      source = from_biggan_pytorch(arrays)
   return source._replace(notes=notes + source.notes)
 
 

@@ -19,7 +19,7 @@ from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
 from bigjax.evaluation import image_sets, plots
 from bigjax.evaluation.feature_pass import FeaturePass, over_frames
-from bigjax.evaluation.image_sets import Images
+from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.metrics.registry import METRICS
 from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, refuse, scored, warn
@@ -95,8 +95,8 @@ def overview(rows: Sequence[Mapping[str, Any]], floor: Mapping[str, float], num:
   lines = ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
   for name in names:
     cells = [cell(row['scores'][name]) if name in row['scores'] else '' for row in rows]
-    kind = registry.kind(name)
-    real_ones = [f'{v:.4g}' for n, v in floor.items() if registry.kind(n) == kind][:1]
+    kind = registry.without_num(name)
+    real_ones = [f'{v:.4g}' for n, v in floor.items() if registry.without_num(n) == kind][:1]
     lines.append('| ' + ' | '.join([name, *cells, *(real_ones or [''] if floor else [])]) + ' |')
   return '\n'.join(lines)
 
@@ -149,7 +149,7 @@ def specs(args: Any, loaded: Loaded) -> list[Spec]:
   return [loaded.spec(text and text.strip(), **given) for text in truncations]
 
 
-def of_images(args: Any, images: Images, look: FeaturePass, reference: Any) -> list[Generated]:
+def of_images(args: Any, images: ImageSet, look: FeaturePass, reference: Any) -> list[Generated]:
   """Score a set of images as it is."""
   num = min(args.num or images.num, images.num)
   kept = np.arange(images.num) < num
@@ -232,7 +232,7 @@ def parse(argv: list[str]) -> Any:
   return args
 
 
-def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, Images | None]:
+def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, ImageSet | None]:
   """(How to read each generator that is scored, the first of them; or images to be scored)."""
   if args.images:
     images = image_sets.open_files(args.images)
@@ -248,7 +248,7 @@ def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, Images 
   return [lambda: first, *readers[1:]], first, None
 
 
-def find_real(args: Any, size: tuple[int, ...]) -> tuple[Images | None, dict[str, Images], str]:
+def find_real(args: Any, size: tuple[int, ...]) -> tuple[ImageSet | None, dict[str, ImageSet], str]:
   """Return (the reference's images, all splits of its source, a file of statistics or '')."""
   given, known = args.reference, {}
   if args.workdir:

@@ -23,7 +23,7 @@ from bigjax.sampling.loaded import (
   LISTED,
   Loaded,
   add_sampling,
-  digest,
+  generator_digest,
   of_options,
   options,
   parse_classes,
@@ -255,7 +255,7 @@ def main(argv: list[str]) -> None:
       'sampling',
       'recalibrate',
     )
-    ask = {'generator': digest(loaded), **{key: getattr(args, key) for key in keys}}
+    ask = {'generator': generator_digest(loaded), **{key: getattr(args, key) for key in keys}}
     print(write(wanted, batch, args.out, args.layout, ask))
   except OSError as error:
     raise errors.UserError(f'--out={args.out} cannot be written ({error.strerror}).') from None

@@ -21,7 +21,7 @@ from bigjax.core import errors, files, progress
 from bigjax.evaluation import image_sets
 from bigjax.evaluation.quick import classifier
 
-Features = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, C] -> float32 [n, d]
+FeatureFn = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, C] -> float32 [n, d]
 
 BLOCK_BYTES = 2**26  # of images looked at together
 USUAL = 500  # training images that the usual distance is measured on, fewer where they are large
@@ -125,14 +125,14 @@ def pixels(images: np.ndarray) -> np.ndarray:
   return images.reshape(len(images), -1).astype(np.float32) / 255 - np.float32(0.5)
 
 
-def of_classifier(source: data.Source) -> Features:
+def of_classifier(source: data.Source) -> FeatureFn:
   """Return the features of the evaluators' classifier, which is trained on `source` once."""
   trained, _ = classifier.trained_on(functools.partial(data.labelled, source.train))
   return lambda images: trained.look(images)[1]
 
 
 def search(
-  samples: np.ndarray, source: data.Source, spaces: Mapping[str, Features], k: int
+  samples: np.ndarray, source: data.Source, spaces: Mapping[str, FeatureFn], k: int
 ) -> list[Found]:
   """Return the `k` nearest training images of each sample, in each space.
 
@@ -144,7 +144,7 @@ def search(
   """
   size, num = samples[0].nbytes, source.num_train
   k = min(k, num - 1)
-  usual = data.spread(num, max(2, min(USUAL, USUAL_BYTES // (4 * size))))
+  usual = data.subset(num, max(2, min(USUAL, USUAL_BYTES // (4 * size))))
   queries = np.concatenate([samples, data.read(source.lookup, usual)[0]])
   own = np.concatenate([np.full(len(samples), -1), usual])
   nearest = {name: Nearest(features(queries), k, own) for name, features in spaces.items()}

@@ -285,7 +285,7 @@ def read_labels(labels: Labels, class_names: list[str], num: int | None) -> np.n
   return labels if num is None else labels[np.arange(num) % len(labels)]
 
 
-def digest(loaded: Loaded) -> str:
+def generator_digest(loaded: Loaded) -> str:
   """Return 16 hexadecimal digits of a generator's weights and stored statistics."""
   told = hashlib.sha256()
   for path, leaf in trees.flat(loaded.stored).items():

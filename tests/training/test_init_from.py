@@ -129,13 +129,13 @@ def sums(table):
 
 def test_table_adds_up():
   _, rows = init_from.match(THEIRS, OURS, False)
-  text = init_from.table(rows)
+  text = init_from.summary(rows)
   assert text.splitlines()[0].split() == ['loaded', 'new', 'dropped']
   assert sums(text) == ([15, 45, 53], [15, 45, 53])
   loaded, new, dropped = sums(text)[0]
   assert loaded + new == sum(a.size for player in OURS.values() for a in player.values())
   assert loaded + dropped == sum(a.size for player in THEIRS.values() for a in player.values())
-  big = init_from.table([init_from.Row('gen/linear', 1_234_567, 0, 0, 'why')])
+  big = init_from.summary([init_from.Row('gen/linear', 1_234_567, 0, 0, 'why')])
   assert big.splitlines()[1].split() == ['gen/linear', '1,234,567', '0', '0', 'why']
 
 

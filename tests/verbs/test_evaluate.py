@@ -44,7 +44,7 @@ def pixels(dim=12):
     return {'features': seen, 'logits': seen}
 
   weights = np.random.RandomState(0).randn(16 * 16, dim).astype(np.float32)
-  return networks.Features('pixels', '0' * 16, 'none', dim, dim, weights, apply)
+  return networks.FeatureNetwork('pixels', '0' * 16, 'none', dim, dim, weights, apply)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def pixels(dim=12):
 def test_names_carry_the_protocol(short, metric, num, network, want):
   name = registry.full_name(short, registry.METRICS[metric], num, 'train', network)
   assert name == want
-  assert registry.kind(name) == registry.kind(
+  assert registry.without_num(name) == registry.without_num(
     registry.full_name(short, registry.METRICS[metric], 7, 'train', network)
   )
 

@@ -144,7 +144,7 @@ def full_name(short: str, metric: Metric, num: int, split: str, network: str) ->
   return '_'.join(words)
 
 
-def kind(name: str) -> str:
+def without_num(name: str) -> str:
   """Return a full name without the number of samples: two of one kind differ in that alone."""
   return re.sub(r'(?<=[a-z])\d+k?(?=_|$)', '', name, count=1)
 

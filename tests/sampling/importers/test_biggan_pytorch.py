@@ -220,10 +220,10 @@ def test_the_first_layer_goes_from_channels_first_to_channels_last():
 
 def test_element_by_element_of_the_first_layer():
   w = np.arange(32, dtype=np.float32)[:, None]  # channel 0 is 0..15, channel 1 is 16..31
-  ours = biggan_pytorch.from_torch('linear/kernel', w)
+  ours = biggan_pytorch.leaf_in('linear/kernel', w)
   np.testing.assert_array_equal(ours[0], np.arange(32).reshape(2, 16).T.reshape(-1))
   assert ours[0, :4].tolist() == [0, 16, 1, 17]
-  np.testing.assert_array_equal(biggan_pytorch.to_torch('linear/kernel', ours), w)
+  np.testing.assert_array_equal(biggan_pytorch.leaf_out('linear/kernel', ours), w)
 
 
 # --- the verb, in
@@ -385,7 +385,7 @@ def test_averaged_generator_that_went_out_has_exact_norms_and_statistics(taken_o
   for path, u in us.items():
     m = trees.flat(params)[path].reshape(-1, len(u))
     values = np.linalg.svd(m.astype(np.float64), compute_uv=False)
-    name = biggan_pytorch.torch_name(path).rpartition('.')[0]
+    name = biggan_pytorch.their_name(path).rpartition('.')[0]
     np.testing.assert_allclose(arrays[f'{name}.sv0'], values[:1], rtol=1e-4, err_msg=path)
     np.testing.assert_allclose(np.linalg.norm(m @ u), values[0], rtol=1e-4, err_msg=path)
     np.testing.assert_allclose(np.linalg.norm(u), 1, rtol=1e-5, err_msg=path)
@@ -433,7 +433,7 @@ def test_an_earlier_checkpoint_goes_out(workdir, bigjax, quick, tmp_path):
   assert status == 0 and 'step 2' in out
   path = 'players/gen/params/linear/kernel'
   wanted = checkpoint.restore_part(str(workdir), 2, lambda p: p == path)[path]
-  found = biggan_pytorch.from_torch('linear/kernel', read(tmp_path / 'G.npz')['linear.weight'])
+  found = biggan_pytorch.leaf_in('linear/kernel', read(tmp_path / 'G.npz')['linear.weight'])
   np.testing.assert_array_equal(found, wanted)
 
 
