@@ -112,16 +112,3 @@ def fitted(
     else:
       low = middle + 1
   return best
-
-
-def joined(argv: Sequence[str], option: str) -> list[str]:
-  """Return the words of a command line with a repeated option given once, with commas."""
-  values, rest, words = [], [], iter(argv)
-  for word in words:
-    if word == f'--{option}':
-      values.append(next(words, ''))
-    elif word.startswith(f'--{option}='):
-      values.append(word.partition('=')[2])
-    else:
-      rest.append(word)
-  return rest + ([f'--{option}={",".join(values)}'] if values else [])

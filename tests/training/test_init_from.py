@@ -13,12 +13,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bigjax import convert
 from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, trees
 from bigjax.nn import linalg, spectral_norm
 from bigjax.sampling import generator_file
 from bigjax.sampling import generator_file as cards
+from bigjax.sampling.importers import conversion
 from bigjax.training import batches, init_from, loop, workdir
 from bigjax.training.program import make_program
 
@@ -153,7 +153,7 @@ def saved(workdir):
 def weights_of(saved):
   """Return the weights in a saved state as `transfer.read` names them."""
   players = {name: f'players/{name}/params/' for name in ('gen', 'disc')}
-  return {name: convert.below(saved, at) for name, at in {**players, 'ema': 'ema/'}.items()}
+  return {name: conversion.below(saved, at) for name, at in {**players, 'ema': 'ema/'}.items()}
 
 
 @pytest.fixture

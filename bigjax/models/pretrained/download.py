@@ -1,7 +1,6 @@
 """Files of published weights: found on disk, or fetched, checked and kept."""
 
 import contextlib
-import dataclasses
 import hashlib
 import http.client
 import os
@@ -10,18 +9,10 @@ import time
 import urllib.request
 
 from bigjax.core import errors, files, progress
+from bigjax.models.pretrained.published import PublishedFile
 
 BLOCK = 1 << 20  # bytes read at once
 PATIENCE = 20.0  # seconds without an answer or a byte
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedFile:
-  """A published file: its name, how its SHA-256 begins, and where it is, if it can be fetched."""
-
-  file: str
-  sha256: str
-  url: str | None = None
 
 
 def file_sha256(path: str) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 
 from bigjax.core import errors, torch_pickle, trees
 from bigjax.models.pretrained import cifar_resnet, inception
-from bigjax.models.pretrained.download import PublishedFile, file_sha256, find
+from bigjax.models.pretrained.download import file_sha256, find
+from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 from bigjax.models.pretrained.torch_layout import from_torch, shapes
 
 Array = jax.Array
@@ -62,30 +63,20 @@ class Network:
   unused: tuple[str, ...] = ()  # beginnings of tensors' names that the file may have for nothing
 
 
-FID_WEIGHTS = PublishedFile(
-  'pt_inception-2015-12-05-6726825d.pth',
-  '6726825d',
-  'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'
-  'pt_inception-2015-12-05-6726825d.pth',
-)
 NETWORKS = {
-  'inception': Network(inception.RECIPES['fid'], FID_WEIGHTS, 'tf1_bilinear_299'),
+  'inception': Network(inception.RECIPES['fid'], PUBLISHED['inception'], 'tf1_bilinear_299'),
   'inception_pytorch_fid': Network(
-    inception.RECIPES['pytorch_fid'], FID_WEIGHTS, 'torch_bilinear_299'
+    inception.RECIPES['pytorch_fid'], PUBLISHED['inception_pytorch_fid'], 'torch_bilinear_299'
   ),
   'inception_torchvision': Network(
     inception.RECIPES['torchvision'],
-    PublishedFile(
-      'inception_v3_google-0cc3c7bd.pth',
-      '0cc3c7bd',
-      'https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth',
-    ),
+    PUBLISHED['inception_torchvision'],
     'torch_bilinear_corners_299',
     unused=('AuxLogits.',),
   ),
   'cifar_resnet56': Network(
     cifar_resnet.NETWORKS['resnet56'],
-    PublishedFile('resnet56_cifar10.npz', ''),
+    PUBLISHED['cifar_resnet56'],
     'none_32',
     side=cifar_resnet.SIDE,
   ),
