@@ -58,7 +58,8 @@ class BigGAN:
   r1: Callable[[Callable, Array], Array] = regularizers.no_r1  # (critic, real) -> [B]
   dropout: float = 0.0  # of the discriminator's summed features
   microbatches: int = 1  # parts of a device's batch, one after the other
-  card: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how it is sampled
+  # How it is sampled; a dict has no hash, and whatever is jitted by a game needs one.
+  card: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
   periods = {}  # noqa: RUF012 - nothing is lazy
   sampled = 'gen'

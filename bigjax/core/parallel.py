@@ -136,6 +136,16 @@ def global_mean(x: jax.Array) -> jax.Array:
   return lax.pmean(mean, DATA) if _in_shard_map() else mean
 
 
+def gather_examples(x: jax.Array) -> jax.Array:
+  """All examples of the global batch, in their order: [b, ...] -> [B, ...].
+
+  For losses that compare every example with all others (contrastive ones, relativistic averages):
+  a loss that is a mean over this device's examples, each against all, has the gradient of the whole
+  under `value_and_grad`, because what others make of these examples flows back to them.
+  """
+  return lax.all_gather(x, DATA, axis=0, tiled=True) if _in_shard_map() else x
+
+
 def group_mean(x: jax.Array, size: int | None) -> jax.Array:
   """Return for each example the mean over its group of `size` consecutive examples.
 

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from bigjax import sample
+from bigjax import evaluate, sample
 from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, files, parallel, trees
+from bigjax.models.pretrained import registry
 from bigjax.training import batches, loop
 from bigjax.training.program import make_program
 
@@ -235,16 +236,30 @@ def test_export_of_both(run, bigjax, tmp_path):
   assert card['made_at'] == {} and card['latents'] is None
 
 
-def test_evaluation_of_both(run, bigjax, tmp_path):
-  _, workdir = run
-  status, _said, err = bigjax(
-    'evaluate', '--workdir', workdir, '--checkpoints', 'all', '--metrics', 'fid,pr', '--features',
-    'classifier', '--num', 30, '--seeds', '0', '--batch', 16, '--out', tmp_path,
+def projection():
+  """A stand-in for a network: eight random projections of the pixels of an image."""
+
+  def apply(variables, images):
+    pixels = images.reshape(images.shape[0], -1).astype(np.float32)
+    return {'features': pixels @ variables[: pixels.shape[1]]}
+
+  variables = np.random.RandomState(0).normal(size=(16 * 16, 8)).astype(np.float32)
+  return registry.Features('projection', 'digest', 'none', 8, 0, variables, apply)
+
+
+def test_evaluation_of_both(run, bigjax, tmp_path, monkeypatch):
+  """Clips are looked at frame by frame: a clip's features are the mean of its frames'."""
+  name, workdir = run
+  monkeypatch.setattr(evaluate, 'open_network', lambda *_: projection())
+  status, _, err = bigjax(
+    'evaluate', '--workdir', workdir, '--checkpoints', '2,4', '--metrics', 'fid,pr',
+    '--num', 30, '--seeds', '0', '--batch', 16, '--out', tmp_path,
   )  # fmt: skip
   assert status == 0, err
   rows = [json.loads(line) for line in (tmp_path / 'scores.jsonl').read_text().splitlines()]
-  assert len(rows) == 4 and all(row['protocol']['sampling'] == {} for row in rows)
-  assert all(name.startswith(('fd30', 'precision30', 'recall30')) for name in rows[0]['scores'])
+  assert len(rows) == 2 and all(row['protocol']['sampling'] == {} for row in rows)
+  ending = 'projection_frame_mean' if name == 'toy_video' else 'projection'
+  assert f'fd30_train_{ending}' in rows[0]['scores']
 
 
 @pytest.mark.parametrize('name', NAMES)

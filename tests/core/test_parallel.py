@@ -116,6 +116,28 @@ def groups_reference(x, size):
 
 
 # 4 examples per device: groups inside a device, one per device, over two devices, over all.
+@pytest.mark.parametrize('num_devices', [1, 2, 8])
+def test_a_contrastive_loss_sees_all_examples(num_devices):
+  """InfoNCE over the global batch: value and gradient on any number of devices, T11."""
+
+  def loss(params, shared, batch):
+    mine = jnp.tanh(batch['x'] @ params['w'])
+    everyone = parallel.gather_examples(mine)
+    targets = parallel.gather_examples(batch['t'])
+    logits = mine @ everyone.T
+    own = (batch['t'][:, None] == targets[None, :]).astype(logits.dtype)
+    value = -(jax.nn.log_softmax(logits, axis=1) * own).sum(1).mean()
+    return value, {'loss': value}
+
+  params, batch = {'w': rand(5, 3)}, {'x': rand(B, 5, seed=1), 't': np.arange(B, dtype=np.int32)}
+  (want, _), grads = jax.value_and_grad(loss, has_aux=True)(params, {}, batch)
+  with on(num_devices):
+    (value, _), found = jax.jit(parallel.value_and_grad(loss))(params, {}, batch)
+  np.testing.assert_allclose(value, want, rtol=1e-5)
+  np.testing.assert_allclose(found['w'], grads['w'], rtol=2e-4, atol=1e-5)
+  assert np.abs(grads['w']).max() > 1e-2
+
+
 @pytest.mark.parametrize('size', [1, 2, 4, 8, 16, None])
 def test_group_mean_values(size):
   x = rand(B, 2, 3)

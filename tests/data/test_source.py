@@ -74,6 +74,28 @@ def labels(source, num_steps, seed=0, position=0, rows=ALL):
 
 
 # The last starts at an epoch above 2**31, and 3.7e10 images are ten 32-bit counters' worth.
+def test_further_sizes_are_means_of_the_same_images(source):
+  """As `shrunk` makes them of what the run sees at full size; a size need not be there itself."""
+  batches = lambda **asked: next(data.stream(source, 3, 10, BATCH, ALL, True, **asked))
+  whole, sized = batches(), batches(sizes={'image': 8, 'small': 4, 'large': 16})
+  assert set(sized) == {'image', 'small', 'large', 'label'}
+  np.testing.assert_array_equal(sized['large'], whole['image'])
+  np.testing.assert_array_equal(sized['label'], whole['label'])
+  for name, side in (('image', 8), ('small', 4)):
+    assert sized[name].shape == (2, 5, side, side, 1) and sized[name].dtype == np.uint8
+    np.testing.assert_array_equal(sized[name], data.shrunk(whole['image'], side))
+  clips = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4, 1)
+  want = clips.reshape(2, 3, 2, 2, 2, 2).astype(float).mean((3, 5))[..., None]
+  np.testing.assert_array_equal(data.shrunk(clips, 2), np.rint(want))
+
+
+@pytest.mark.parametrize('wanted', [3, 32])
+def test_a_size_that_is_no_mean_is_refused(wanted):
+  data.check_size(16, 8, 'a stage')
+  with pytest.raises(errors.UserError, match=f'a stage has {wanted} px.*a multiple of {wanted}'):
+    data.check_size(16, wanted, 'a stage')
+
+
 @pytest.mark.parametrize('position', [0, 10 * NUM, 10 * NUM * 10**8, 10 * NUM * 2**31])
 def test_every_epoch_is_a_permutation(counted, position):
   epochs = labels(counted, NUM, position=position).reshape(10, NUM)

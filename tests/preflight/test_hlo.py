@@ -7,7 +7,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from bigjax.core import parallel
-from bigjax.preflight import hlo, tpu_slices
+from bigjax.preflight import flops, hlo, tpu_slices
 
 LOOP = """HloModule test
 
@@ -167,7 +167,6 @@ def test_scanned_and_unrolled_loops_agree(mesh):
 )
 def test_flops_of_compiled_programs_are_those_traced(mesh, of):
   """Whatever the compiler makes of a convolution: dilated, reversed, turned into another."""
-  from bigjax import flops
 
   def conv(x, w, stride=1):
     return lax.conv_general_dilated(

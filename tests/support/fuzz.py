@@ -210,8 +210,9 @@ def images(rng, folder, seeds):
   import ml_collections
   import numpy as np
 
-  from bigjax import data, utils
-  from bigjax.data import folder as folders
+  from bigjax import data
+  from bigjax.core import errors
+  from bigjax.data.sources import folder as folders
 
   for i in range(TOGETHER):
     (folder / f'{i:02d}{rng.choice((".png", ".jpg", ".webp"))}').write_bytes(
@@ -222,7 +223,7 @@ def images(rng, folder, seeds):
   )
   try:
     known = folders.examine(str(folder), [], given)
-  except utils.UserError:
+  except errors.UserError:
     return TOGETHER
   lookup = data.from_pictures(folders.picture_of(known), given, known['paths'].__getitem__)
   found, _ = data.read(lookup, np.arange(len(known['paths'])))  # what was surveyed can be read
@@ -295,17 +296,21 @@ def cards(rng, folder, _):
   """Try a card, a safetensors file, an .npz and the files of a workdir."""
   import numpy as np
 
-  from bigjax import card, report, utils
+  from bigjax.core import errors, files
+  from bigjax.sampling import generator_file
 
   about = {
-    'format': 2,
+    'format': generator_file.FORMAT,
     'algorithm': 'biggan',
-    'architecture': {'ch': 8, 'attention': [8], 'model': 'biggan', 'hier': True, 'bn_eps': 1e-4},
+    'architecture': {'ch': 8, 'attention': [8], 'network': 'biggan', 'skip_z': True},
     'class_names': ['a', 'b'],
-    'dialect': 'resample',
-    'standing_passes': 2,
-    'standing_batch': 16,
-    'truncations': ['none', '0.5'],
+    'player': 'gen',
+    'sampling': {
+      'dialect': 'resample',
+      'standing_passes': 2,
+      'standing_batch': 16,
+      'truncations': ['none', '0.5'],
+    },
     'step': 2,
   }
   arrays = {
@@ -336,16 +341,16 @@ def cards(rng, folder, _):
   (folder / 'history.json').write_bytes(mangle_json(rng, [{'step': 0, 'seed': 1, 'why': 'x'}]))
   (folder / 'card.json').write_bytes(text())
   tries = (
-    (card.load, folder / 'g.safetensors'),
-    (card.load, folder / 'g.npz'),
-    (card.load_workdir, folder),
-    (report.read_json, folder / 'history.json'),
-    (report.read_rows, folder / 'metrics.jsonl'),
+    (generator_file.load, folder / 'g.safetensors'),
+    (generator_file.load, folder / 'g.npz'),
+    (generator_file.load_workdir, folder),
+    (files.read_json, folder / 'history.json'),
+    (files.read_rows, folder / 'metrics.jsonl'),
   )
   for call, path in tries:
     try:
       call(str(path))
-    except utils.UserError as error:
+    except errors.UserError as error:
       said = str(error)
       assert len(said.splitlines()) == 1, f'of several lines: {said!r}'
     except Exception as error:

@@ -107,6 +107,7 @@ class StandingStatistics:
     return dataclasses.replace(asked, **numbers)
 
   def prepared(self, sampling: Mapping[str, Any]) -> Sequence[SamplingSpec]:
+    self.spec(sampling)  # refuses what is no list
     return [self.spec(sampling, {'truncation': str(t)}) for t in sampling['truncations']]
 
   def latents(self, key: Array, num: int, spec: SamplingSpec) -> Array:

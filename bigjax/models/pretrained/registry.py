@@ -37,8 +37,9 @@ class FeatureNetwork:
     dim: of the features.
     num_logits: classes that the network tells apart.
     variables: NumPy arrays, as `apply` takes them.
-    apply: (variables, images uint8 [B, H, W, 1 or 3]) -> {'features': float32 [B, dim], 'logits':
-      float32 [B, num_logits]}, pure; grey images are repeated in three channels. The logits are
+    apply: (variables, images [B, H, W, 1 or 3]) -> {'features': float32 [B, dim], 'logits':
+      float32 [B, num_logits]}, pure; images are uint8, or floats in [-1, 1], to which gradients
+      flow; grey images are repeated in three channels. The logits are
       those that the network's reference computes the Inception score of. UserError: the images
       have another size or number of channels than the network takes.
   """
@@ -122,8 +123,10 @@ def _note_if_not_published(path: str, weights: PublishedFile) -> None:
 
 def _applied(name: str, network: Network, module: nn.Module) -> Callable:
   def apply(variables: Any, images: Array) -> dict[str, Array]:
-    if images.dtype != jnp.uint8:
-      raise TypeError(f'images are {images.dtype}; expected uint8.')
+    if jnp.issubdtype(images.dtype, jnp.floating):
+      images = (images + 1) * 127.5  # a generator's, unrounded: gradients flow through
+    elif images.dtype != jnp.uint8:
+      raise TypeError(f'images are {images.dtype}; expected uint8, or floats in [-1, 1].')
     _, h, w, channels = images.shape
     if network.side not in (None, h) or network.side not in (None, w):
       raise errors.UserError(

@@ -200,10 +200,18 @@ def test_images_that_do_not_fit_are_refused(shape, words, published):
     assert word in str(caught.value)
 
 
-def test_images_in_floats_are_a_mistake_of_the_program(published):
+def test_images_in_floats_are_a_generators_and_gradients_reach_them(published):
+  """A critic on frozen features needs d features / d image; the values are those of uint8."""
   network = registry.load(NAME, published)
-  with pytest.raises(TypeError, match='uint8'):
-    network.apply(network.variables, np.zeros((1, 32, 32, 3), np.float32))
+  images = np.random.RandomState(0).randint(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+  floats = images.astype(np.float32) / 127.5 - 1
+  seen = [network.apply(network.variables, x)['features'] for x in (images, floats)]
+  np.testing.assert_allclose(*seen, rtol=1e-4, atol=1e-4)
+  total = lambda x: network.apply(network.variables, x)['features'].sum()
+  grads = np.asarray(jax.grad(total)(floats))
+  assert np.isfinite(grads).all() and (np.abs(grads).max((1, 2, 3)) > 0).all()
+  with pytest.raises(TypeError, match='expected uint8, or floats'):
+    network.apply(network.variables, images.astype(np.int32))
 
 
 SLOW = ('inception_pytorch_fid',)  # but for the resize, inception
