@@ -10,7 +10,8 @@ step that does not fit is an error of the compiler, which names what it would ne
 import argparse
 
 from bigjax.algorithms.base import configs
-from bigjax.preflight import plan_search, step_cost, tpu_slices
+from bigjax.core.progress import size
+from bigjax.preflight import plan_search, tpu_slices
 
 
 def main():
@@ -23,7 +24,7 @@ def main():
   args = parser.parse_args()
   of = tpu_slices.find(args.slice)
   print(f'{args.config}, batch {args.batch_size} on {of.num_devices} devices of {of.name}')
-  print('| microbatches | remat | GiB per device | of | compiled in |\n|---|---|---|---|---|')
+  print('| microbatches | remat | per device | of | compiled in |\n|---|---|---|---|---|')
   run = plan_search.watched()
   for remat in args.remat.split(','):
     for num in args.microbatches.split(','):
@@ -31,8 +32,8 @@ def main():
       config.optim.batch_size = args.batch_size
       config.run.update({'microbatches': int(num), 'remat': remat == '1'})
       found = run(config, of)
-      needs = step_cost.gib(found['peak_bytes']) + ('' if found['fits'] else ', does not fit')
-      usable, seconds = step_cost.gib(found['usable_bytes']), found['compile_seconds']
+      needs = size(found['peak_bytes']) + ('' if found['fits'] else ', does not fit')
+      usable, seconds = size(found['usable_bytes']), found['compile_seconds']
       print(f'| {num} | {remat} | {needs} | {usable} | {seconds:.0f} s |', flush=True)
 
 

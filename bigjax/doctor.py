@@ -4,12 +4,13 @@ One line per check, and a contact sheet of what the networks will really see, wi
 """
 
 import json
+from typing import Any
+
+import ml_collections
 
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
-from bigjax.core import errors, processes
-from bigjax.preflight import machine_checks
-from bigjax.preflight.data_checks import draw_sheet, examine
+from bigjax.core import errors
 
 USAGE = """usage: bigjax doctor [--config NAME[:variant] | FILE.py[:variant]] [--workdir DIR]
                      [--topology NAME] [--sheet FILE.png] [--json] [--config.group.key=value ...]
@@ -26,7 +27,6 @@ OPTIONS = {
   'topology': 'a TPU slice it would run on',
 }
 SWITCHES = {'json': 'print one JSON object instead of lines'}
-LEVELS = ('ok', 'warning', 'fail')
 
 
 def main(argv: list[str]) -> int:
@@ -35,6 +35,15 @@ def main(argv: list[str]) -> int:
     print(USAGE + '\nconfigs: ' + ', '.join(sorted(core_config.builtin())))
     return 0
   config, _, given = configs.parse('doctor', argv, OPTIONS, SWITCHES)
+  return run(config, given)
+
+
+def run(config: ml_collections.ConfigDict, given: dict[str, Any]) -> int:
+  """Check what the options name, and print what was found; returns the exit status."""
+  from bigjax.core import processes
+  from bigjax.preflight import machine_checks
+  from bigjax.preflight.data_checks import draw_sheet, examine
+
   processes.connect()
   found, counts, source = examine(config, given['workdir'], given['topology'])
   found += machine_checks.versions() + machine_checks.devices() + machine_checks.clocks()

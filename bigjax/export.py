@@ -14,13 +14,10 @@ promises to read such programs for six months only: keep the tensors too.
 
 import argparse
 import os
+from collections.abc import Mapping
 
-import jax
-
-from bigjax.core import buckets, errors
-from bigjax.sampling import generator_file as cards
-from bigjax.sampling.loaded import add_sampling, of_options, options
-from bigjax.sampling.stablehlo import write_program
+from bigjax.core import errors
+from bigjax.sampling import options
 
 FORMATS = ('safetensors', 'npz', 'stablehlo')
 
@@ -51,22 +48,13 @@ def places(
   return found
 
 
-def main(argv: list[str]) -> None:
-  """`bigjax export`."""
+def arguments() -> errors.Arguments:
   parser = errors.Arguments(prog='bigjax export', description=__doc__.splitlines()[0])
-  source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument('--workdir', help='of a run')
-  source.add_argument('--params', help='an exported or converted generator')
-  parser.add_argument('--checkpoint', help='of the workdir: last (default), best or a step')
+  options.add_generator(parser)
   parser.add_argument(
     '--format', help=f'{", ".join(FORMATS)}, or several with commas (default: safetensors)'
   )
-  parser.add_argument(
-    '--truncation',
-    metavar='t[:dialect]',
-    help='of a stablehlo program (default: none)',
-  )
-  add_sampling(parser)
+  options.add_sampling(parser)
   parser.add_argument(
     '--labels',
     choices=('numbers', 'weights'),
@@ -75,9 +63,18 @@ def main(argv: list[str]) -> None:
   parser.add_argument(
     '--out', help='the file (default: generator.FORMAT in WORKDIR/export, or beside --params)'
   )
-  args = parser.parse_args(argv)
-  with buckets.copied(args.workdir) as args.workdir:
-    run(args)
+  return parser
+
+
+def main(argv: list[str]) -> None:
+  """`bigjax export`."""
+  args = arguments().parse_args(argv)
+  options.check_generator(args)
+  options.parse_sampling(args.sampling)
+  paths = places(args.out, args.format, args.workdir, args.params)
+  if 'stablehlo' not in paths and (args.truncation or args.sampling or args.labels):
+    raise errors.UserError('--truncation, --sampling and --labels are for --format=stablehlo.')
+  run(args)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -86,11 +83,22 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     UserError: that cannot be done.
   """
-  paths = places(args.out, args.format, args.workdir, args.params)
-  if 'stablehlo' not in paths and (args.truncation or args.sampling or args.labels):
-    raise errors.UserError('--truncation, --sampling and --labels are for --format=stablehlo.')
+  from bigjax.core import buckets
+
+  with buckets.copied(args.workdir) as args.workdir:
+    write(args, places(args.out, args.format, args.workdir, args.params))
+
+
+def write(args: argparse.Namespace, paths: Mapping[str, str]) -> None:
+  """Write the generator in every format asked for."""
+  import jax
+
+  from bigjax.sampling import generator_file as cards
+  from bigjax.sampling.loaded import of_options
+  from bigjax.sampling.stablehlo import write_program
+
   loaded = of_options(args)
-  spec = loaded.spec(args.truncation, **options(args.sampling))
+  spec = loaded.spec(args.truncation, **options.parse_sampling(args.sampling))
   try:
     for name, path in paths.items():
       os.makedirs(os.path.dirname(path) or '.', exist_ok=True)

@@ -7,15 +7,14 @@ least. Nothing runs: these are estimates, and no host, data or waiting is in the
 
 import sys
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax
+import ml_collections
 
-from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.core import errors, files
-from bigjax.preflight import plots, tpu_slices
-from bigjax.preflight.plan_search import batch_of, fitted, joined, scaled, watched
-from bigjax.preflight.plan_tables import FORMULA, bars, details, on_the_wire, overview
+from bigjax.preflight import tpu_slices
 
 USAGE = """usage: bigjax plan [--config NAME[:variant] | FILE.py[:variant]]
                    --topology v3-128 [--topology v5p-128 ...]
@@ -48,27 +47,77 @@ def main(argv: list[str]) -> int:
     slices = textwrap.wrap('slices: ' + ', '.join(tpu_slices.names()), 100, break_on_hyphens=False)
     print('\n'.join([USAGE, *slices]))
     return 0
-  config, _, given = configs.parse('plan', joined(argv, 'topology'), OPTIONS, {})
+  config, _, given = configs.parse('plan', joined(argv, 'topology'), OPTIONS, {}, check)
+  return run(config, given)
+
+
+def joined(argv: Sequence[str], option: str) -> list[str]:
+  """Return the words of a command line with a repeated option given once, with commas."""
+  values, rest, words = [], [], iter(argv)
+  for word in words:
+    if word == f'--{option}':
+      values.append(next(words, ''))
+    elif word.startswith(f'--{option}='):
+      values.append(word.partition('=')[2])
+    else:
+      rest.append(word)
+  return rest + ([f'--{option}={",".join(values)}'] if values else [])
+
+
+def mode_of(given: Mapping[str, Any]) -> str:
+  """Which of its three questions plan is asked.
+
+  Raises:
+    UserError: none, or several.
+  """
   modes = [mode for mode in ('topology', 'scale', 'fit') if given[mode]]
   if len(modes) != 1:
     raise errors.UserError(
       'give one of --topology, --scale and --fit, for example --topology v3-128.'
     )
-  slices = [tpu_slices.find(name) for name in given[modes[0]].split(',') if name]
+  return modes[0]
+
+
+def check(given: Mapping[str, Any]) -> None:
+  """Refuse options that mean nothing together, and slices that there are not.
+
+  Raises:
+    UserError: names them.
+  """
+  mode = mode_of(given)
+  for name in given[mode].split(','):
+    if name:
+      tpu_slices.find(name)
+  per_device = given['per_device']
+  if per_device is not None and not (per_device.isdecimal() and int(per_device)):
+    raise errors.UserError(f'--per_device={per_device}: give a whole number, 1 or more.')
+
+
+def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
+  """Compile and print what the options ask for; returns the exit status."""
+  import jax
+
+  from bigjax import data
+  from bigjax.preflight import plots
+  from bigjax.preflight.plan_search import batch_of, fitted, scaled, watched
+  from bigjax.preflight.plan_tables import FORMULA, bars, details, on_the_wire, overview
+
+  mode = mode_of(given)
+  slices = [tpu_slices.find(name) for name in given[mode].split(',') if name]
   if config.data.get('num_classes') is None:
     config.data.num_classes = len(data.load(config.data).class_names)
   configs.check(config)
   jax.config.update('jax_platforms', 'cpu')
   run, say = watched(), lambda text: print(text, file=sys.stderr, flush=True)
   say(CAVEAT)
-  if modes == ['scale']:
+  if mode == 'scale':
     per_device = int(given['per_device'] or 16)
     found = scaled(config, slices, per_device, run)
     for kind, plans in found.items():
       fixed = f'{per_device} examples per device' if kind == 'weak' else 'fixed batch'
       print(f'\n{kind} scaling, {fixed}\n\n{overview(plans)}\n\n{on_the_wire(plans)}')
     shown = found['weak'] + found['strong']
-  elif modes == ['fit']:
+  elif mode == 'fit':
     best = fitted(config, slices[0], run, say)
     if best is None:
       print(

@@ -3,17 +3,18 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import jax
+from typing import Any, TextIO
 
 
 def say(text: str) -> None:
   """Print a line on stderr, from one process of all."""
-  Progress(0, 0, 0, _out()).say(text)
+  Progress(0, 0, 0, out()).say(text)
 
 
-def _out() -> Any:
+def out() -> TextIO | None:
+  """Where people read: stderr in the first of all processes, None in the others."""
+  import jax  # only where something is said, so that a verb's --help need not wait for it
+
   return sys.stderr if jax.process_index() == 0 else None
 
 
@@ -91,3 +92,8 @@ def counted(items: Sequence[Any], what: str, patience: float = 3.0) -> Iterator[
       left = duration((now - began) * (len(items) - i) / i)
       print(f'{what}: {i:,} of {len(items):,}, {left} left', file=sys.stderr, flush=True)
     yield item
+
+
+def size(num_bytes: float) -> str:
+  """A number of bytes for people: '3.25 GiB', '41 MiB'."""
+  return f'{num_bytes / 2**30:.2f} GiB' if num_bytes >= 2**30 else f'{num_bytes / 2**20:.0f} MiB'

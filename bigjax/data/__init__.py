@@ -34,6 +34,7 @@ from bigjax.data.reading.random_access import (
 from bigjax.data.reading.stream import check_size, shrunk, sizes, stream
 
 __all__ = [
+  'Finding',
   'Labelled',
   'Lookup',
   'Named',
@@ -57,11 +58,13 @@ __all__ = [
   'shrunk',
   'sizes',
   'small_images',
-  'spread',
   'stream',
+  'subset',
   'survey',
   'tensorflow',
 ]  # fmt: skip
+Finding = tuple[str, str]  # ('ok', 'warning' or 'fail', a sentence for people)
+
 SEEN = 256  # images whose labels are looked at before training
 MOST_GIB = 4  # of a set held in memory (twice while it is streamed: NumPy's and TensorFlow's)
 
@@ -92,7 +95,7 @@ class Source:
     held_out_lookup: as `lookup`, of those.
     digest: of what is trained on; another where an image, a label or their order is another.
     held_out_digest: the same of the held-out images.
-    findings: (level, sentence) about the data, level 'ok' or 'warning'.
+    findings: about the data, 'ok' or 'warning'.
     name: what the config calls it.
     size: pixels a side of its images.
   """
@@ -110,7 +113,7 @@ class Source:
   held_out_lookup: Lookup
   digest: str
   held_out_digest: str
-  findings: tuple[tuple[str, str], ...] = ()
+  findings: tuple[Finding, ...] = ()
   name: str = 'a source without a name'
   size: int = 0
 
@@ -208,7 +211,7 @@ def limit(source: Source, config: ml_collections.ConfigDict) -> Source:
     num_train=len(keep),
     lookup=lookup,
     labels=lambda: source.labels()[keep],
-    train=lambda most=None: read(lookup, spread(len(keep), most)),
+    train=lambda most=None: read(lookup, subset(len(keep), most)),
     digest=_digest(np.frombuffer(source.digest.encode(), np.uint8), keep),
   )
 
@@ -255,7 +258,7 @@ def held_out_mask(labels: np.ndarray, share: float, order: np.ndarray | None = N
   return mask
 
 
-def spread(num: int, most: int | None) -> np.ndarray:
+def subset(num: int, most: int | None) -> np.ndarray:
   """Return `most` of the numbers below `num` (all for None), ascending, always the same ones.
 
   Chosen at random: evenly spaced ones would miss classes that alternate.
@@ -265,7 +268,7 @@ def spread(num: int, most: int | None) -> np.ndarray:
   return np.sort(np.random.RandomState(0).permutation(num)[:most])
 
 
-def small_images(sizes: np.ndarray, resolution: int) -> tuple[str, str]:
+def small_images(sizes: np.ndarray, resolution: int) -> Finding:
   """Return the finding about images of these heights and widths, int [n, 2]."""
   shorter = sizes.min(1)
   at = int(shorter.argmin())
@@ -317,7 +320,7 @@ def in_memory(
   license: str,
   digest: str = '',
   held_out_digest: str = '',
-  findings: tuple[tuple[str, str], ...] = (),
+  findings: tuple[Finding, ...] = (),
 ) -> Source:
   """Return a source over arrays: uint8 [n, H, W, C], and int32 [n] or [n, m] padded with -1.
 
@@ -349,7 +352,7 @@ def in_memory(
     return lookup
 
   def some(arrays, most=None):
-    pick = spread(len(arrays[0]), most)
+    pick = subset(len(arrays[0]), most)
     return arrays if len(pick) == len(arrays[0]) else tuple(array[pick] for array in arrays)
 
   return Source(
@@ -386,7 +389,7 @@ def by_number(
   labels_known: bool,
   digest: str,
   held_out_digest: str,
-  findings: tuple[tuple[str, str], ...] = (),
+  findings: tuple[Finding, ...] = (),
 ) -> Source:
   """Return a source that reads an image at every visit.
 
@@ -400,7 +403,7 @@ def by_number(
     _refuse_none(what, len(numbers))
 
   def some(lookup, numbers, most=None):
-    return read(lookup, numbers[spread(len(numbers), most)])
+    return read(lookup, numbers[subset(len(numbers), most)])
 
   return Source(
     num_train=len(train[1]),

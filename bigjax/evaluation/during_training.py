@@ -16,7 +16,7 @@ from bigjax.core import errors, files, parallel, progress
 from bigjax.core.progress import say
 from bigjax.evaluation import image_sets, plots
 from bigjax.evaluation.feature_pass import FeaturePass, over_frames
-from bigjax.evaluation.image_sets import Labelled
+from bigjax.evaluation.image_sets import ImageBatch
 from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
 from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, scored, warn
 from bigjax.evaluation.reference import cached_reference, open_network
@@ -100,7 +100,7 @@ class Scoring:
     """Return whether a run that goes on here ended before it had the scores of this step."""
     return step > 0 and self.due(step) and parallel.agreed(step not in self._steps)
 
-  def begin(self, batches: Iterator[Labelled], step: int) -> None:
+  def begin(self, batches: Iterator[ImageBatch], step: int) -> None:
     """Look at samples, and leave the rest to the thread.
 
     Args:

@@ -11,9 +11,9 @@ import numpy as np
 
 from bigjax.algorithms.base.contract import Spec
 from bigjax.core import parallel
-from bigjax.core.progress import Progress, _out
+from bigjax.core.progress import Progress, out
 from bigjax.evaluation import samples
-from bigjax.evaluation.image_sets import Labelled
+from bigjax.evaluation.image_sets import ImageBatch
 from bigjax.evaluation.metrics import frechet
 from bigjax.evaluation.metrics.registry import FeatureStats
 from bigjax.models.pretrained import registry as networks
@@ -27,7 +27,11 @@ class FeaturePass:
   """
 
   def __init__(
-    self, network: networks.Features, keeps: frozenset[str], mesh: jax.sharding.Mesh, batch: int
+    self,
+    network: networks.FeatureNetwork,
+    keeps: frozenset[str],
+    mesh: jax.sharding.Mesh,
+    batch: int,
   ):
     self.network, self.mesh = network, mesh
     self.batch = samples.whole_batches(batch, mesh.size)
@@ -63,7 +67,7 @@ class FeaturePass:
     return seen | ({'images': images} if 'images' in self._keeps else {})
 
   def __call__(
-    self, batches: Iterator[Labelled], total: int, what: str, kept: np.ndarray | None = None
+    self, batches: Iterator[ImageBatch], total: int, what: str, kept: np.ndarray | None = None
   ) -> FeatureStats:
     """Return what is known of all images together.
 
@@ -77,7 +81,7 @@ class FeaturePass:
     moments, shift = frechet.Moments(self.network.dim), np.zeros(self.network.dim, np.float32)
     parts = {name: [] for name in ('features', 'logits', 'images', 'labels')}
     done = 0
-    progress = Progress(0, -(-total // self.batch), self.batch, _out())
+    progress = Progress(0, -(-total // self.batch), self.batch, out())
     progress.say(f'{what}: {total:,} images')
     for i, (images, labels) in enumerate(batches):
       num = len(images) if labels is None else len(labels)
@@ -106,7 +110,7 @@ class FeaturePass:
     arrays = {name: np.concatenate(part) for name, part in parts.items() if part}
     return FeatureStats(done, moments, **arrays)
 
-  def timed(self, batches: Iterator[Labelled]) -> Iterator[Labelled]:
+  def timed(self, batches: Iterator[ImageBatch]) -> Iterator[ImageBatch]:
     """Yields the same batches, and counts the time that they take to be made."""
     while True:
       began = time.monotonic()
@@ -122,7 +126,7 @@ class FeaturePass:
     return self(batches, num, f'seed {seed}, {spec}')
 
 
-def over_frames(network: networks.Features) -> networks.Features:
+def over_frames(network: networks.FeatureNetwork) -> networks.FeatureNetwork:
   """The network of clips [b, T, H, W, C] whose features and logits are the means over frames."""
 
   def apply(variables, clips):

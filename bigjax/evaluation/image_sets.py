@@ -18,13 +18,13 @@ from PIL import Image
 from bigjax import data
 from bigjax.core import errors
 
-Labelled = tuple[np.ndarray, np.ndarray | None]
+ImageBatch = tuple[np.ndarray, np.ndarray | None]  # uint8 images, labels int [b] if they have any
 SPLITS = ('train', 'test', 'all')
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class ImageSet:
   """A set of images of one size.
 
   Attributes:
@@ -45,8 +45,8 @@ class Images:
   size: tuple[int, ...]
   num_classes: int
   digest: str
-  batches: Callable[[int], Iterator[Labelled]]
-  some: Callable[[int], Labelled] | None = None
+  batches: Callable[[int], Iterator[ImageBatch]]
+  some: Callable[[int], ImageBatch] | None = None
 
 
 def split_of(given: str) -> tuple[str, str]:
@@ -88,7 +88,7 @@ def config_of(
 
 def open_source(
   given: str, size: tuple[int, ...], data_dir: str, known: Mapping[str, object]
-) -> dict[str, Images]:
+) -> dict[str, ImageSet]:
   """Return the splits of a source of images, cut and resized as for training.
 
   Args:
@@ -101,14 +101,14 @@ def open_source(
   """
   source = data.load(config_of(given, size, data_dir, known))
 
-  def batches(lookup: data.Lookup, num: int, size: int) -> Iterator[Labelled]:
+  def batches(lookup: data.Lookup, num: int, size: int) -> Iterator[ImageBatch]:
     for images, labels in data.in_batches(lookup, np.arange(num), size):
       yield images, data.one_label(labels)
 
   train = functools.partial(batches, source.lookup, source.num_train)
   test = functools.partial(batches, source.held_out_lookup, source.num_held_out)
 
-  def both(size: int) -> Iterator[Labelled]:
+  def both(size: int) -> Iterator[ImageBatch]:
     return rebatched(itertools.chain(train(size), test(size)), size)
 
   words = f'{source.digest} {source.held_out_digest} {source.num_train} {source.num_held_out}'
@@ -119,24 +119,24 @@ def open_source(
     'all': (source.num_train + source.num_held_out, both),
   }
   splits = {
-    split: Images(given, split, num, size, len(source.class_names), f'{digest}-{split}', batches)
+    split: ImageSet(given, split, num, size, len(source.class_names), f'{digest}-{split}', batches)
     for split, (num, batches) in found.items()
   }
 
-  def some(most: int) -> Labelled:  # of clips, their frames
+  def some(most: int) -> ImageBatch:  # of clips, their frames
     images, labels = data.labelled(source.train, most)
     return images.reshape(-1, *size[-3:]), np.repeat(labels, images[0].size // math.prod(size[-3:]))
 
   return {**splits, 'train': dataclasses.replace(splits['train'], some=some)}
 
 
-def in_batches(images: np.ndarray, labels: np.ndarray | None, size: int) -> Iterator[Labelled]:
+def in_batches(images: np.ndarray, labels: np.ndarray | None, size: int) -> Iterator[ImageBatch]:
   """Yield parts of arrays."""
   for i in range(0, len(images), size):
     yield images[i : i + size], None if labels is None else labels[i : i + size]
 
 
-def rebatched(batches: Iterator[Labelled], size: int) -> Iterator[Labelled]:
+def rebatched(batches: Iterator[ImageBatch], size: int) -> Iterator[ImageBatch]:
   """Yield the same labelled images, all batches but the last of this size."""
   images, labels = [], []
   for some, their in batches:
@@ -150,7 +150,7 @@ def rebatched(batches: Iterator[Labelled], size: int) -> Iterator[Labelled]:
     yield np.concatenate(images), np.concatenate(labels)
 
 
-def open_files(path: str) -> Images:
+def open_files(path: str) -> ImageSet:
   """Return the images of a folder, its subfolders' too, or of an .npz, as they are.
 
   Of an .npz, the array `images`, `arr_0` (the layout of ADM's evaluator) or the only one.
@@ -175,7 +175,7 @@ def open_files(path: str) -> Images:
     )
   digest = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()[:16]
   num_classes = 0 if labels is None else int(labels.max()) + 1
-  return Images(
+  return ImageSet(
     path,
     'all',
     len(images),
@@ -186,7 +186,7 @@ def open_files(path: str) -> Images:
   )
 
 
-def _open_folder(path: str) -> Images:
+def _open_folder(path: str) -> ImageSet:
   names = sorted(
     os.path.join(folder, name)
     for folder, _, files in os.walk(path)
@@ -202,7 +202,7 @@ def _open_folder(path: str) -> Images:
     with open(name, 'rb') as file:
       told.update(hashlib.file_digest(file, 'sha256').digest())
 
-  def batches(size: int) -> Iterator[Labelled]:
+  def batches(size: int) -> Iterator[ImageBatch]:
     for i in range(0, len(names), size):
       images = []
       for name in names[i : i + size]:
@@ -216,7 +216,7 @@ def _open_folder(path: str) -> Images:
         images.append(image)
       yield np.stack(images), None
 
-  return Images(path, 'all', len(names), first.shape, 0, told.hexdigest()[:16], batches)
+  return ImageSet(path, 'all', len(names), first.shape, 0, told.hexdigest()[:16], batches)
 
 
 def decode(path: str) -> np.ndarray:

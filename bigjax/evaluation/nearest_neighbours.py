@@ -21,12 +21,13 @@ from bigjax.core import errors, files, progress
 from bigjax.evaluation import image_sets
 from bigjax.evaluation.quick import classifier
 
-Features = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, C] -> float32 [n, d]
+FeatureFn = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, C] -> float32 [n, d]
 
 BLOCK_BYTES = 2**26  # of images looked at together
 USUAL = 500  # training images that the usual distance is measured on, fewer where they are large
 USUAL_BYTES = 2**27  # of their pixels, as float32
 CLOSE = 0.5  # times the usual distance: worth a look
+LISTED = 20  # samples, by line
 SIDE, STRIP, GAP = 48, 14, 4  # pixels: of a cell at least, of the words below, between
 
 
@@ -125,14 +126,14 @@ def pixels(images: np.ndarray) -> np.ndarray:
   return images.reshape(len(images), -1).astype(np.float32) / 255 - np.float32(0.5)
 
 
-def of_classifier(source: data.Source) -> Features:
+def of_classifier(source: data.Source) -> FeatureFn:
   """Return the features of the evaluators' classifier, which is trained on `source` once."""
   trained, _ = classifier.trained_on(functools.partial(data.labelled, source.train))
   return lambda images: trained.look(images)[1]
 
 
 def search(
-  samples: np.ndarray, source: data.Source, spaces: Mapping[str, Features], k: int
+  samples: np.ndarray, source: data.Source, spaces: Mapping[str, FeatureFn], k: int
 ) -> list[Found]:
   """Return the `k` nearest training images of each sample, in each space.
 
@@ -144,7 +145,7 @@ def search(
   """
   size, num = samples[0].nbytes, source.num_train
   k = min(k, num - 1)
-  usual = data.spread(num, max(2, min(USUAL, USUAL_BYTES // (4 * size))))
+  usual = data.subset(num, max(2, min(USUAL, USUAL_BYTES // (4 * size))))
   queries = np.concatenate([samples, data.read(source.lookup, usual)[0]])
   own = np.concatenate([np.full(len(samples), -1), usual])
   nearest = {name: Nearest(features(queries), k, own) for name, features in spaces.items()}
@@ -213,3 +214,35 @@ def draw(samples: np.ndarray, names: Sequence[str], found: Sequence[Found]) -> I
         colour = 'red' if ratio < CLOSE else 'gray'
         put(image, left + j * across, top, f'{ratio:.2f}', colour)
   return sheet
+
+
+def report(
+  samples: np.ndarray, names: Sequence[str], source: data.Source, nearest: int, path: str
+) -> str:
+  """Draws samples beside the training images nearest to them into a PNG.
+
+  Args:
+    samples: uint8 [n, H, W, C].
+    names: of their classes, [n].
+    source: whose training images have that shape.
+    nearest: how many of each sample.
+    path: of the picture.
+  Returns:
+    What is to be said of them, in lines.
+  """
+  found = search(samples, source, {'pixels': pixels, 'features': of_classifier(source)}, nearest)
+  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+  draw(samples, names, found).save(path)
+  return '\n'.join([f'{path}: {words(source, found)}', *distances(names, found)])
+
+
+def distances(names: Sequence[str], found: Sequence[Found]) -> list[str]:
+  """A line per sample, of LISTED at most: its class, and how near its nearest training image is."""
+  if len(names) > LISTED:
+    return []
+  width = max(len('class'), *(len(name) for name in names)) + 2
+  head = f'{"sample":8}{"class":{width}}' + ''.join(f'{one.space:>10}' for one in found)
+  return [head] + [
+    f'{i:<8}{name:{width}}' + ''.join(f'{one.ratios[i, 0]:10.2f}' for one in found)
+    for i, name in enumerate(names)
+  ]

@@ -40,9 +40,9 @@ def scores(
       some = [point for point in points if point['at'] == at and name in point['scores']]
       steps = [point['step'] for point in some]
       values = [point['scores'][name]['value'] for point in some]
-      spread = [point['scores'][name]['std'] or 0 for point in some]
+      stds = [point['scores'][name]['std'] or 0 for point in some]
       label = None if at is None or math.isinf(at) else f'truncation {at:g}'
-      axis.errorbar(steps, values, spread, marker='o', markersize=3, capsize=2, label=label)
+      axis.errorbar(steps, values, stds, marker='o', markersize=3, capsize=2, label=label)
     for other, value in floor.items():
       if _kind(other) == _kind(name):
         axis.axhline(value, color='0.4', linestyle='--', linewidth=0.8)
@@ -68,14 +68,14 @@ def truncation(
   points = sorted(points, key=lambda point: point['at'])
   words = ['none' if math.isinf(point['at']) else f'{point["at"]:g}' for point in points]
   value = lambda name: [point['scores'][name]['value'] for point in points]
-  spread = lambda name: [point['scores'][name]['std'] or 0 for point in points]
+  stds = lambda name: [point['scores'][name]['std'] or 0 for point in points]
   num = len(pairs) + len(shown)
   figure = Figure(figsize=(15, 4 if num <= 3 else 8), layout='constrained')
   axes = iter(plotting.panels(figure, num))
   for left, right in pairs:
     axis = next(axes)
     axis.errorbar(
-      value(right), value(left), spread(left), spread(right), marker='o', markersize=4, capsize=2
+      value(right), value(left), stds(left), stds(right), marker='o', markersize=4, capsize=2
     )
     for x, y, word in zip(value(right), value(left), words, strict=True):
       axis.annotate(word, (x, y), textcoords='offset points', xytext=(5, 4), fontsize=8)
@@ -84,9 +84,7 @@ def truncation(
     axis.xaxis.set_major_formatter('{x:g}')
   for name in shown:
     axis = next(axes)
-    axis.errorbar(
-      range(len(points)), value(name), spread(name), marker='o', markersize=4, capsize=2
-    )
+    axis.errorbar(range(len(points)), value(name), stds(name), marker='o', markersize=4, capsize=2)
     for other, height in floor.items():
       if _kind(other) == _kind(name):
         axis.axhline(height, color='0.4', linestyle='--', linewidth=0.8)

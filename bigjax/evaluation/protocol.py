@@ -11,7 +11,7 @@ from bigjax.algorithms.base.contract import Spec
 from bigjax.core import errors
 from bigjax.core.progress import say
 from bigjax.evaluation.feature_pass import FeaturePass
-from bigjax.evaluation.image_sets import Images
+from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import registry
 from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
 from bigjax.evaluation.reference import Reference, chosen
@@ -80,13 +80,13 @@ def over_seeds(each: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]
 
 
 def floor_of(
-  look: FeaturePass, other: Images, reference: Reference, metrics: Sequence[str], num: int
+  look: FeaturePass, other: ImageSet, reference: Reference, metrics: Sequence[str], num: int
 ) -> tuple[dict[str, float], int]:
   """Return the scores of real images that are not in the reference, and their number.
 
   No generator need be better; `fid` of the reference and itself is there, too, and is 0.
   """
-  kept = np.isin(np.arange(other.num), data.spread(other.num, num))
+  kept = np.isin(np.arange(other.num), data.subset(other.num, num))
   most = min(num, other.num)
   batches = chosen(other.batches(look.batch), kept, look.batch)
   seen = look(batches, most, f'floor: {other.name}/{other.split}')

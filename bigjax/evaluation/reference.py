@@ -15,18 +15,18 @@ from bigjax.core import errors, files, parallel
 from bigjax.core.progress import say
 from bigjax.evaluation import image_sets
 from bigjax.evaluation.feature_pass import FeaturePass
-from bigjax.evaluation.image_sets import Images, Labelled
+from bigjax.evaluation.image_sets import ImageBatch, ImageSet
 from bigjax.evaluation.metrics import frechet
 from bigjax.evaluation.metrics.registry import FeatureStats
 from bigjax.evaluation.quick import classifier
 from bigjax.models.pretrained import registry as networks
 
 
-def open_network(name: str, weights: str | None, train: Images | None) -> networks.Features:
+def open_network(name: str, weights: str | None, train: ImageSet | None) -> networks.FeatureNetwork:
   """Return the network in whose features scores are computed.
 
   Args:
-    name: of features.NETWORKS, or 'classifier': the small one that is trained on the reference's
+    name: of registry.NETWORKS, or 'classifier': the small one that is trained on the reference's
       images, for sets that have none.
     weights: a file, or None for where they are usually kept.
     train: the training images of the reference, for 'classifier'.
@@ -42,7 +42,7 @@ def open_network(name: str, weights: str | None, train: Images | None) -> networ
       'tfds:cifar10 or digits.'
     )
   trained, _ = classifier.trained_on(train.some)
-  return networks.Features(
+  return networks.FeatureNetwork(
     name=name,
     digest=trained.digest,
     resizer='none',
@@ -64,7 +64,7 @@ class Reference:
 
 
 def cached_reference(
-  look: FeaturePass, images: Images, keeps: frozenset[str], num: int
+  look: FeaturePass, images: ImageSet, keeps: frozenset[str], num: int
 ) -> Reference:
   """Return what the network sees in real images: moments of all, the rest of at most `num`.
 
@@ -75,7 +75,7 @@ def cached_reference(
   path = os.path.join(files.cache_dir(), 'references', f'{key}.npz')
   seen = None if 'images' in keeps else read_reference(path)
   if not parallel.agreed(seen is not None):  # all look, or none: there are collectives in it
-    kept = np.isin(np.arange(images.num), data.spread(images.num, num))
+    kept = np.isin(np.arange(images.num), data.subset(images.num, num))
     words = f'reference {images.name}/{images.split}'
     seen = look(images.batches(look.batch), images.num, words, kept)
     if 'images' not in keeps:
@@ -133,7 +133,7 @@ def read_statistics(path: str, dim: int) -> Reference:
   return Reference(path, 'stats', digest, FeatureStats(0, frechet.Gaussian(mean, cov)))
 
 
-def chosen(batches: Iterator[Labelled], kept: np.ndarray, size: int) -> Iterator[Labelled]:
+def chosen(batches: Iterator[ImageBatch], kept: np.ndarray, size: int) -> Iterator[ImageBatch]:
   """Yield those of the images that are kept, in full batches."""
 
   def parts():

@@ -38,7 +38,7 @@ def draw(
     some, y = z[i : i + batch], labels[i : i + batch]
     missing = batch - len(y)
     padded = np.pad(some, ((0, missing), *[(0, 0)] * (z.ndim - 1)))
-    images = sampler.spread(gen, padded, np.pad(y, (0, missing)), spec)
+    images = sampler.sharded(gen, padded, np.pad(y, (0, missing)), spec)
     # In turn: programs with collectives may not run side by side on CPU devices.
     yield jax.block_until_ready(images), y
 

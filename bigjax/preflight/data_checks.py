@@ -11,6 +11,7 @@ from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.contract import Stage
 from bigjax.core import errors
+from bigjax.data import Finding
 from bigjax.evaluation import during_training
 from bigjax.preflight import machine_checks
 from bigjax.training import history as histories
@@ -21,8 +22,6 @@ from bigjax.training.program import make_program
 SHOWN = 40  # images on the contact sheet
 CELL = 96  # pixels of each, at least
 UNEVEN = 20  # times as many images in the largest class as in the smallest
-
-Finding = tuple[str, str]  # (one of LEVELS, sentence)
 
 
 def examine(

@@ -19,6 +19,8 @@ from jax.experimental import multihost_utils
 from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.core import buckets, checkpoint, errors, files
+from bigjax.core.progress import size
+from bigjax.data import Finding
 from bigjax.evaluation.reference import open_network
 from bigjax.models.pretrained import download
 from bigjax.models.pretrained.registry import NETWORKS
@@ -26,15 +28,10 @@ from bigjax.preflight import plan_search, tpu_slices
 from bigjax.training import history as histories
 from bigjax.training.program import Program
 
-Finding = tuple[str, str]
 PACKAGES = ('bigjax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow')
 LOOKED_AT = 2000  # images, for duplicates
 MOST_APART = 1.0  # seconds between the clocks of two hosts
 ROOM = 1.2  # times the bytes that checkpoints will take
-
-
-def gib(num_bytes: float) -> str:
-  return f'{num_bytes / 2**30:.1f} GiB' if num_bytes >= 2**30 else f'{num_bytes / 2**20:.0f} MiB'
 
 
 def versions() -> list[Finding]:
@@ -88,10 +85,10 @@ def clocks() -> list[Finding]:
 def state_bytes(program: Program) -> int:
   """Return the bytes of a checkpoint: the state, and the generator once more."""
   shapes = program.shapes()
-  size = lambda tree: sum(
+  num_bytes = lambda tree: sum(
     x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(checkpoint.to_plain, tree))
   )
-  return size(shapes) + size(shapes['ema'])
+  return num_bytes(shapes) + num_bytes(shapes['ema'])
 
 
 def disk(config: ml_collections.ConfigDict, program: Program, workdir: str) -> list[Finding]:
@@ -107,7 +104,7 @@ def disk(config: ml_collections.ConfigDict, program: Program, workdir: str) -> l
   periodic = run.steps // run.keep_every if run.keep_every else 0
   num = run.keep + 1 + periodic + bool(run.best)  # one more is written before one goes
   free = shutil.disk_usage(folder).free
-  words = f'{num} checkpoints of {gib(one)} at most; {gib(free)} are free in {folder!r}'
+  words = f'{num} checkpoints of {size(one)} at most; {size(free)} are free in {folder!r}'
   if ROOM * num * one > free:
     return [('fail', f'{words}: make room, or lower run.keep, or raise run.keep_every')]
   return [('ok', words)]
@@ -133,7 +130,7 @@ def memory(source: data.Source, program: Program) -> list[Finding]:
   image = math.prod((source.size, source.size, largest.image[-1], *largest.image[:-3]))
   held = image * (source.num_train + source.num_held_out) if source.at_once else 0
   steps = 6 * nbytes(largest) // jax.process_count()
-  words = f'{gib(held + steps)} of images in host memory; {gib(available)} are free'
+  words = f'{size(held + steps)} of images in host memory; {size(available)} are free'
   if held + steps > available:
     return [('fail', f'{words}: use a smaller batch, or a machine with more memory')]
   return [('ok', words)]
@@ -205,7 +202,7 @@ def hbm(config: ml_collections.ConfigDict, topology: str) -> list[Finding]:
   except errors.UserError as error:
     return [('fail', str(error))]
   words = (
-    f'{topology}: {gib(found["peak_bytes"])} of {gib(found["usable_bytes"])} per device, by the '
+    f'{topology}: {size(found["peak_bytes"])} of {size(found["usable_bytes"])} per device, by the '
     'TPU compiler'
   )
   if not found['fits']:

@@ -12,8 +12,9 @@ import ml_collections
 from bigjax import algorithms
 from bigjax.core import config as core_config
 from bigjax.core import errors
+from bigjax.core.progress import size
 from bigjax.preflight import tpu_slices
-from bigjax.preflight.step_cost import gib, plan
+from bigjax.preflight.step_cost import plan
 
 
 @contextmanager
@@ -105,22 +106,9 @@ def fitted(
     config.run.microbatches, config.run.remat = tried[middle]
     found = run(config, of)
     words = f'run.microbatches={tried[middle][0]} run.remat={tried[middle][1]}'
-    say(f'{words}: {gib(found["peak_bytes"])} of {gib(found["usable_bytes"])} GiB')
+    say(f'{words}: {size(found["peak_bytes"])} of {size(found["usable_bytes"])}')
     if found['fits']:
       best, high = found, middle - 1
     else:
       low = middle + 1
   return best
-
-
-def joined(argv: Sequence[str], option: str) -> list[str]:
-  """Return the words of a command line with a repeated option given once, with commas."""
-  values, rest, words = [], [], iter(argv)
-  for word in words:
-    if word == f'--{option}':
-      values.append(next(words, ''))
-    elif word.startswith(f'--{option}='):
-      values.append(word.partition('=')[2])
-    else:
-      rest.append(word)
-  return rest + ([f'--{option}={",".join(values)}'] if values else [])

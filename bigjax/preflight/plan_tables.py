@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigjax.preflight.step_cost import gib
+from bigjax.core.progress import size
 
 FORMULA = 'MFU = model FLOPs / (devices x peak FLOP/s x seconds of a step)'
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
   """Return rows, the first of them the heading, as a Markdown table."""
   lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
   return '\n'.join([lines[0], '|' + '---|' * len(rows[0]), *lines[1:]])
@@ -20,7 +20,7 @@ def overview(plans: Sequence[Mapping[str, Any]]) -> str:
     (
       'slice',
       'batch',
-      'GiB per device',
+      'per device',
       'usable',
       'ms per step',
       'compute',
@@ -33,8 +33,8 @@ def overview(plans: Sequence[Mapping[str, Any]]) -> str:
     )
   ]
   for found in plans:
-    row = [found['slice'], str(found['batch_size']), gib(found['peak_bytes'])]
-    row.append(gib(found['usable_bytes']) + ('' if found['fits'] else ': does not fit'))
+    row = [found['slice'], str(found['batch_size']), size(found['peak_bytes'])]
+    row.append(size(found['usable_bytes']) + ('' if found['fits'] else ': does not fit'))
     if 'step_seconds' in found:
       row += [
         f'{found["step_seconds"] * 1e3:.1f}',
@@ -47,14 +47,14 @@ def overview(plans: Sequence[Mapping[str, Any]]) -> str:
         f'{found["chip_hours"]:,.0f}',
       ]
     rows.append((*row, *[''] * (len(rows[0]) - len(row))))
-  return table(rows)
+  return markdown(rows)
 
 
 def details(found: Mapping[str, Any]) -> str:
   """Return where a slice's step goes: parts, collectives, the dearest instructions."""
   if 'step_seconds' not in found:
     short = found['peak_bytes'] - found['usable_bytes']
-    return f'{found["slice"]}: {gib(short)} GiB per device are missing; try --fit {found["slice"]}'
+    return f'{found["slice"]}: {size(short)} per device are missing; try --fit {found["slice"]}'
   step = found['step_seconds']
   share = lambda seconds: (f'{seconds * 1e3:.2f}', f'{seconds / step:.1%}')
   rows = [('part', 'ms', 'share')]
@@ -76,12 +76,12 @@ def details(found: Mapping[str, Any]) -> str:
     f'per device and step: {found["executed_flops"] / 1e12:.3g} TFLOP executed, '
     f'{found["model_flops"] / found["devices"] / 1e12:.3g} TFLOP of the model, '
     f'{found["hbm_bytes"] / 1e9:.3g} GB to and from memory, {found["cycles"] / 1e6:.4g} Mcycles; '
-    f'{gib(found["argument_bytes"])} GiB of arguments, {gib(found["temporary_bytes"])} temporary',
+    f'{size(found["argument_bytes"])} of arguments, {size(found["temporary_bytes"])} temporary',
     f'{FORMULA} = {found["model_flops"]:.3g} / ({found["devices"]} x {found["peak_flops"]:.3g} x '
     f'{step:.4f}) = {found["mfu"]:.2f}',
-    table(rows),
-    table(wires),
-    table(dear),
+    markdown(rows),
+    markdown(wires),
+    markdown(dear),
     f'{found["unestimated_share"]:.2%} of the time is of instructions without an estimate: their '
     'bytes over the bandwidth of the memory',
   ]
@@ -94,7 +94,7 @@ def on_the_wire(plans: Sequence[Mapping[str, Any]]) -> str:
   for found in plans:
     for kind, total in found.get('collectives', {}).items():
       rows.append((found['slice'], kind, str(total['count']), f'{total["bytes"] / 1e6:,.1f}'))
-  return table(rows)
+  return markdown(rows)
 
 
 def bars(plans: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -304,7 +304,3 @@ def described(line: Line) -> dict[str, Any]:
     ),
     'op_name': op.op_name,
   }
-
-
-def gib(num_bytes: float) -> str:
-  return f'{num_bytes / 2**30:.2f}'

@@ -18,7 +18,6 @@ from bigjax.sampling import generator_file as cards
 from bigjax.sampling.image_files import BATCH
 from bigjax.sampling.sampler import Sampler, from_card
 
-LISTED = 20  # of them, by line
 Labels = int | str | Sequence[int | str] | np.ndarray | None
 
 
@@ -181,47 +180,16 @@ def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
 
 
 def of_options(args: argparse.Namespace) -> Loaded:
-  """Return the generator that --workdir and --checkpoint, or --params, name.
+  """The generator that --workdir and --checkpoint, or --params, name.
 
   Raises:
     UserError: there is none.
   """
-  if args.params and args.checkpoint:
-    raise errors.UserError(
-      '--checkpoint chooses one of a --workdir; --params has only one generator.'
-    )
   if args.workdir:
     read = cards.load_workdir(args.workdir, args.checkpoint or 'last')
   else:
     read = cards.load(args.params)
   return Loaded(*from_card(*read))
-
-
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-  """Add `--sampling name=value` to a verb, for the options that only some generators have."""
-  parser.add_argument(
-    '--sampling',
-    action='append',
-    default=[],
-    metavar='NAME=VALUE',
-    help='another sampling option of this generator, such as standing_passes=16; a wrong name '
-    'lists those that it has',
-  )
-
-
-def options(words: Sequence[str]) -> dict[str, str]:
-  """What --sampling was given, by name.
-
-  Raises:
-    UserError: a word is not NAME=VALUE.
-  """
-  found = {}
-  for word in words:
-    name, equals, value = word.partition('=')
-    if not (name and equals and value):
-      raise errors.UserError(f'--sampling={word}: give NAME=VALUE, such as standing_passes=16.')
-    found[name] = value
-  return found
 
 
 def find_class(word: str, class_names: Sequence[str]) -> int:
@@ -285,7 +253,7 @@ def read_labels(labels: Labels, class_names: list[str], num: int | None) -> np.n
   return labels if num is None else labels[np.arange(num) % len(labels)]
 
 
-def digest(loaded: Loaded) -> str:
+def generator_digest(loaded: Loaded) -> str:
   """Return 16 hexadecimal digits of a generator's weights and stored statistics."""
   told = hashlib.sha256()
   for path, leaf in trees.flat(loaded.stored).items():

@@ -46,16 +46,16 @@ class Sampler:
     return self._generate(parallel.replicated(self.mesh))
 
   @functools.cached_property
-  def _spread(self):
+  def _to_each(self):
     return self._generate(parallel.batched(self.mesh))
 
-  def spread(self, gen: Gen, z: np.ndarray, y: np.ndarray, spec: Spec) -> jax.Array:
+  def sharded(self, gen: Gen, z: np.ndarray, y: np.ndarray, spec: Spec) -> jax.Array:
     """uint8 images [n, H, W, C], or clips [n, T, H, W, C], that stay on the devices.
 
     n must be a multiple of the number of devices.
     """
     with jax.set_mesh(self.mesh):
-      return self._spread(gen, *parallel.place(self.mesh, (z, y)), spec)
+      return self._to_each(gen, *parallel.place(self.mesh, (z, y)), spec)
 
   def latents(self, seed: int, num: int, spec: Spec) -> np.ndarray:
     """Latents [num, ...]; the first n do not depend on `num`."""

@@ -15,7 +15,7 @@ from bigjax.core import buckets, checkpoint, errors, trees
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.generator_file import is_weight, players_path
 
-Weights = dict[str, dict[str, Any]]  # {player or 'ema': {path: array}}
+WeightsByPlayer = dict[str, dict[str, Any]]  # {player or 'ema': {path: array}}
 
 
 class Row(NamedTuple):
@@ -28,7 +28,7 @@ class Row(NamedTuple):
   why: str
 
 
-def read(path: str) -> tuple[Weights, list[str]]:
+def read(path: str) -> tuple[WeightsByPlayer, list[str]]:
   """Return the weights and class names at a workdir or an exported .safetensors file.
 
   An export alone has the averaged generator with its norms folded in, which serves as the
@@ -40,7 +40,7 @@ def read(path: str) -> tuple[Weights, list[str]]:
   if os.path.isdir(path) or buckets.is_url(path):
     path = buckets.local(path)
     _, card = cards.load_workdir(path)
-    weights: Weights = {}
+    weights: WeightsByPlayer = {}
     for name, value in checkpoint.restore_part(path, card['step'], is_weight).items():
       player, _, leaf = name.removeprefix('players/').replace('/params/', '/', 1).partition('/')
       weights.setdefault(player, {})[leaf] = value
@@ -60,7 +60,9 @@ def read(path: str) -> tuple[Weights, list[str]]:
   return weights, card['class_names']
 
 
-def match(weights: Weights, wanted: Weights, same_classes: bool) -> tuple[Weights, list[Row]]:
+def match(
+  weights: WeightsByPlayer, wanted: WeightsByPlayer, same_classes: bool
+) -> tuple[WeightsByPlayer, list[Row]]:
   """Return the weights that fit a freshly made state, and what became of each module.
 
   Args:
@@ -68,7 +70,7 @@ def match(weights: Weights, wanted: Weights, same_classes: bool) -> tuple[Weight
     wanted: arrays or shapes of the new run, by player and path.
     same_classes: whether a class index means the same in both.
   """
-  given: Weights = {}
+  given: WeightsByPlayer = {}
   rows: dict[str, Row] = {}
   for player in wanted:
     theirs = weights.get(player, {})
@@ -95,7 +97,7 @@ def match(weights: Weights, wanted: Weights, same_classes: bool) -> tuple[Weight
   return given, list(rows.values())
 
 
-def table(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[Row]) -> str:
   """Return the rows as text, with sums."""
   lines = [f'{"":24}{"loaded":>12}{"new":>12}{"dropped":>12}']
   for row in rows:
@@ -107,7 +109,9 @@ def table(rows: Sequence[Row]) -> str:
   return '\n'.join(lines)
 
 
-def begin(path: str, state: Mapping[str, Any], class_names: Sequence[str]) -> tuple[Weights, str]:
+def begin(
+  path: str, state: Mapping[str, Any], class_names: Sequence[str]
+) -> tuple[WeightsByPlayer, str]:
   """Return (weights to begin with, the table for people) for a run whose state is `state`.
 
   Args:
@@ -128,4 +132,4 @@ def begin(path: str, state: Mapping[str, Any], class_names: Sequence[str]) -> tu
       f'init_from={path}: none of its kernels has the name and shape of one in this network; '
       'give the weights of a network of the same kind, width and resolution.'
     )
-  return given, table(rows)
+  return given, summary(rows)

@@ -247,7 +247,7 @@ def begin(
   ready: Ready,
   workdir: str,
   history: histories.History,
-  given: tuple[init_from.Weights, str],
+  given: tuple[init_from.WeightsByPlayer, str],
   say: Say,
   stack: contextlib.ExitStack,
 ) -> tuple[Any, Run]:
@@ -303,7 +303,7 @@ def loop(
   ready: Ready,
   workdir: str,
   history: histories.History,
-  given: tuple[init_from.Weights, str],
+  given: tuple[init_from.WeightsByPlayer, str],
   notice: processes.Notice,
   say: Say,
   began: float,

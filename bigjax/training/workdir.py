@@ -14,7 +14,7 @@ from bigjax import data
 from bigjax.core import checkpoint, errors, files, processes, trees
 from bigjax.core import config as core_config
 from bigjax.training import history as histories
-from bigjax.training.init_from import Weights, begin
+from bigjax.training.init_from import WeightsByPlayer, begin
 from bigjax.training.logs import Say
 from bigjax.training.program import Program
 
@@ -93,7 +93,7 @@ def refuse_other_data(workdir: str, about: Mapping[str, Any]) -> None:
 
 def given_weights(
   program: Program, workdir: str, init_from: str, class_names: Sequence[str]
-) -> tuple[Weights, str]:
+) -> tuple[WeightsByPlayer, str]:
   """Return the weights to begin with and a table of them; none where the workdir has checkpoints.
 
   Raises:

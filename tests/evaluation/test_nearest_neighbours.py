@@ -40,7 +40,7 @@ def test_the_nearest_of_all_blocks(monkeypatch):
   np.testing.assert_array_equal(in_pixels.numbers, order)
   np.testing.assert_array_equal(in_pixels.images, images[order])
   among = by_hand(images, images) + np.where(np.eye(60), np.inf, 0)
-  usual = np.median(among.min(1)[data.spread(60, 20)])
+  usual = np.median(among.min(1)[data.subset(60, 20)])
   np.testing.assert_allclose(in_pixels.usual, usual, rtol=1e-4)
   nearest = np.take_along_axis(distances, order, 1)
   np.testing.assert_allclose(in_pixels.ratios, nearest / usual, rtol=1e-4)

@@ -2,7 +2,8 @@
 
 import numpy as np
 import safetensors.numpy
-import test_pth
+
+import pickles
 
 
 def write(path, arrays):
@@ -12,7 +13,7 @@ def write(path, arrays):
   elif path.suffix == '.safetensors':
     safetensors.numpy.save_file({k: np.array(a, order='C') for k, a in arrays.items()}, path)
   else:
-    path.write_bytes(test_pth.in_zip(*as_pickle(arrays)))
+    path.write_bytes(pickles.in_zip(*as_pickle(arrays)))
   return path
 
 
@@ -21,7 +22,7 @@ def as_pickle(arrays):
   tensors = {}
   for i, (name, a) in enumerate(arrays.items()):
     strides = [stride // a.itemsize for stride in np.array(a, order='C').strides]
-    stored = test_pth.storage(str(i), a.size)
-    tensors[name] = test_pth.tensor(a.shape, strides, stored=stored)
+    stored = pickles.storage(str(i), a.size)
+    tensors[name] = pickles.tensor(a.shape, strides, stored=stored)
   data = {str(i): np.array(a, order='C').tobytes() for i, a in enumerate(arrays.values())}
-  return test_pth.dict_of(**tensors), data
+  return pickles.dict_of(**tensors), data

@@ -13,12 +13,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bigjax import convert
 from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, trees
 from bigjax.nn import linalg, spectral_norm
 from bigjax.sampling import generator_file
 from bigjax.sampling import generator_file as cards
+from bigjax.sampling.importers import conversion
 from bigjax.training import batches, init_from, loop, workdir
 from bigjax.training.program import make_program
 
@@ -129,13 +129,13 @@ def sums(table):
 
 def test_table_adds_up():
   _, rows = init_from.match(THEIRS, OURS, False)
-  text = init_from.table(rows)
+  text = init_from.summary(rows)
   assert text.splitlines()[0].split() == ['loaded', 'new', 'dropped']
   assert sums(text) == ([15, 45, 53], [15, 45, 53])
   loaded, new, dropped = sums(text)[0]
   assert loaded + new == sum(a.size for player in OURS.values() for a in player.values())
   assert loaded + dropped == sum(a.size for player in THEIRS.values() for a in player.values())
-  big = init_from.table([init_from.Row('gen/linear', 1_234_567, 0, 0, 'why')])
+  big = init_from.summary([init_from.Row('gen/linear', 1_234_567, 0, 0, 'why')])
   assert big.splitlines()[1].split() == ['gen/linear', '1,234,567', '0', '0', 'why']
 
 
@@ -153,7 +153,7 @@ def saved(workdir):
 def weights_of(saved):
   """Return the weights in a saved state as `transfer.read` names them."""
   players = {name: f'players/{name}/params/' for name in ('gen', 'disc')}
-  return {name: convert.below(saved, at) for name, at in {**players, 'ema': 'ema/'}.items()}
+  return {name: conversion.below(saved, at) for name, at in {**players, 'ema': 'ema/'}.items()}
 
 
 @pytest.fixture

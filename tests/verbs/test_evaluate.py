@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigjax import evaluate
 from bigjax.core import errors, parallel
-from bigjax.evaluation import feature_pass, image_sets
+from bigjax.evaluation import feature_pass, image_sets, protocol
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.quick import classifier
 from bigjax.evaluation.reference import read_statistics
@@ -44,7 +43,7 @@ def pixels(dim=12):
     return {'features': seen, 'logits': seen}
 
   weights = np.random.RandomState(0).randn(16 * 16, dim).astype(np.float32)
-  return networks.Features('pixels', '0' * 16, 'none', dim, dim, weights, apply)
+  return networks.FeatureNetwork('pixels', '0' * 16, 'none', dim, dim, weights, apply)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def pixels(dim=12):
 def test_names_carry_the_protocol(short, metric, num, network, want):
   name = registry.full_name(short, registry.METRICS[metric], num, 'train', network)
   assert name == want
-  assert registry.kind(name) == registry.kind(
+  assert registry.without_num(name) == registry.without_num(
     registry.full_name(short, registry.METRICS[metric], 7, 'train', network)
   )
 
@@ -217,8 +216,8 @@ def test_statistics_of_other_features_are_refused(tmp_path):
     read_statistics(str(stats(tmp_path / 's.npz', 5)), 12)
   reference = read_statistics(str(stats(tmp_path / 's.npz', 12)), 12)
   with pytest.raises(errors.UserError, match='only their mean and covariance'):
-    evaluate.refuse(['kid'], reference.split, 10)
-  evaluate.refuse(['fid'], reference.split, 10)
+    protocol.refuse(['kid'], reference.split, 10)
+  protocol.refuse(['fid'], reference.split, 10)
   shifted = frechet.Gaussian(np.full(12, 2.0), np.eye(12))
   assert frechet.frechet(shifted, reference.seen.moments) == pytest.approx(48)
 

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigjax import sample
 from bigjax.core import errors, trees
 from bigjax.nn import latents as laws
-from bigjax.sampling import generator_file, image_files, interpolation, sampler
+from bigjax.sampling import generator_file, image_files, interpolation, options, sampler
 from bigjax.sampling.loaded import Loaded, load, parse_classes, read_labels
 
 NAMES = ['cat', 'dog', '0', 'bird']
@@ -227,13 +226,13 @@ def test_interpolation_is_a_row_per_class(bigjax, params, tmp_path, kind):
   ('text', 'seeds'), [('0-3', [0, 1, 2, 3]), ('7', [7]), ('5,1,2-3', [5, 1, 2, 3]), ('4-4', [4])]
 )
 def test_parse_seeds(text, seeds):
-  assert sample.parse_seeds(text) == seeds
+  assert options.parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize('text', ['', 'a', '3-1', '1,', '-1', '1-', '0-2-4', '1.5'])
 def test_seeds_that_are_none(text):
   with pytest.raises(errors.UserError, match='is no seed and no range'):
-    sample.parse_seeds(text)
+    options.parse_seeds(text)
 
 
 def test_a_row_per_class_and_a_column_per_seed(bigjax, params, loaded, tmp_path):

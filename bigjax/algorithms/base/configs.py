@@ -6,7 +6,7 @@ completing a config does, with the module of its family.
 
 import os
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -118,7 +118,11 @@ def later(config: ml_collections.ConfigDict) -> Values:
 
 
 def parse(
-  verb: str, argv: list[str], options: Mapping[str, str], switches: Mapping[str, str]
+  verb: str,
+  argv: list[str],
+  options: Mapping[str, str],
+  switches: Mapping[str, str],
+  refuse: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> tuple[ml_collections.ConfigDict, str, dict[str, Any]]:
   """Parse a command line: (complete config, its name, {option: word or None, switch: bool}).
 
@@ -129,6 +133,7 @@ def parse(
     argv: the words after the verb.
     options: {name: help} of flags that take a word, beside --config.
     switches: {name: help} of those that take none.
+    refuse: raises a UserError for flags that mean nothing together.
   Raises:
     UserError: an unknown flag, config, variant or config key, or a value of the wrong type.
   """
@@ -136,7 +141,10 @@ def parse(
   given |= dict.fromkeys(switches, False)
   overrides = _split(verb, argv, given)
   name = given.pop('config')
-  layers = core_config.layers(name)  # what is wrong with it is said before JAX is imported
+  layers = core_config.layers(name)
+  if refuse is not None:
+    refuse(given)
+  # Whatever is wrong with the words themselves has been said before the family imports JAX.
   values = _overridden(_merged(layers), overrides)
   path, variants = core_config.find(name)
   name = '-'.join([os.path.basename(path).removesuffix('.py'), *variants])

@@ -153,7 +153,7 @@ def refuse_other_number(path: str, num: int, expected: int) -> None:
     )
 
 
-def digest(builder: Any, split: str) -> str:
+def split_digest(builder: Any, split: str) -> str:
   """Return a digest of a split's name, version and sizes: the same wherever its files lie."""
   info = builder.info.splits[split]
   words = f'{builder.info.full_name} {split} {list(info.shard_lengths)} {info.num_bytes}'

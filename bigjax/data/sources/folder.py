@@ -58,8 +58,8 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     license='that of the photos, which their owner knows',
     labels=lambda: labels,
     labels_known=True,
-    digest=digest(train, kept, classes),
-    held_out_digest=digest(unseen, held_out, classes),
+    digest=files_digest(train, kept, classes),
+    held_out_digest=files_digest(unseen, held_out, classes),
     findings=findings(train_dir, train, unseen_dir, unseen, config.resolution, classes),
   )
 
@@ -206,7 +206,7 @@ def picture_of(known: dict[str, np.ndarray]) -> data.Picture:
   return picture
 
 
-def digest(known: dict[str, np.ndarray], kept: np.ndarray, classes: list[str]) -> str:
+def files_digest(known: dict[str, np.ndarray], kept: np.ndarray, classes: list[str]) -> str:
   """Return a digest of some of the images: names, classes, sizes in pixels and bytes."""
   words = hashlib.blake2b(digest_size=12)
   for name in ('names', 'labels', 'sizes', 'bytes'):
@@ -228,7 +228,7 @@ def findings(
   unseen: dict[str, np.ndarray],
   resolution: int,
   classes: list[str],
-) -> tuple[tuple[str, str], ...]:
+) -> tuple[data.Finding, ...]:
   """Return what the owner of the photos should know."""
   found = [of_files(root, known)]
   if unseen_dir:
@@ -256,7 +256,7 @@ def findings(
   return tuple(found)
 
 
-def of_files(root: str, known: dict[str, np.ndarray]) -> tuple[str, str]:
+def of_files(root: str, known: dict[str, np.ndarray]) -> data.Finding:
   """Return whether all images of a folder can be read, naming those that cannot."""
   bad = known['unreadable']
   total = len(known['names']) + len(bad)

@@ -56,21 +56,21 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
   picture = upright(tfrecord.open_split(tf, builder, 'train'))
   lookup = data.from_pictures(picture, config, tfrecord.place_of(builder, 'train'))
   everything = np.arange(counts['train'])
-  looked_at = data.survey(picture, data.spread(counts['train'], LOOKED_AT), 'looking at images')
+  looked_at = data.survey(picture, data.subset(counts['train'], LOOKED_AT), 'looking at images')
   if len(looked_at) < min(counts['train'], LOOKED_AT):
-    data.read(lookup, data.spread(counts['train'], LOOKED_AT))  # says which
+    data.read(lookup, data.subset(counts['train'], LOOKED_AT))  # says which
   common = {
     'class_names': tuple(builder.info.features['label'].names),
     'license': f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
-    'digest': tfrecord.digest(builder, 'train'),
-    'held_out_digest': tfrecord.digest(builder, unseen or 'train'),
+    'digest': tfrecord.split_digest(builder, 'train'),
+    'held_out_digest': tfrecord.split_digest(builder, unseen or 'train'),
     'findings': (data.small_images(looked_at[:, 1:3], config.resolution),),
   }
 
   @functools.cache
   def labels():
     read = lambda: {'labels': data.read_labels(picture, everything, lookup.name_of)}
-    return tfrecord.cached('labels', tfrecord.digest(builder, 'train'), read)['labels']
+    return tfrecord.cached('labels', tfrecord.split_digest(builder, 'train'), read)['labels']
 
   if unseen:
     other = upright(tfrecord.open_split(tf, builder, unseen))
@@ -197,7 +197,7 @@ def labelled(tf: Any, builder: Any, split: str) -> bool:
     return True  # which is refused
   picture = upright(tfrecord.open_split(tf, builder, split))
   return (
-    data.read_labels(picture, data.spread(num, 8), tfrecord.place_of(builder, split)).min() >= 0
+    data.read_labels(picture, data.subset(num, 8), tfrecord.place_of(builder, split)).min() >= 0
   )
 
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from bigjax.core import errors
-from bigjax.evaluation.quick import Labelled, classifier
+from bigjax.data import Labelled
+from bigjax.evaluation.quick import classifier
 
 
 def accuracy(samples: Labelled, real: Labelled) -> float:

@@ -118,8 +118,8 @@ def frechet(a: Gaussian | Moments, b: Gaussian | Moments) -> float:
       _enough(side.num)
   _comparable(a.mean, b.mean)
   cov_a, cov_b = [np.asarray(side.cov, np.float64) for side in (a, b)]
-  gap, spread = a.mean - b.mean, np.trace(cov_a) + np.trace(cov_b)
-  return float(max(gap @ gap + spread - 2 * root_trace(cov_a, cov_b), 0))
+  gap, traces = a.mean - b.mean, np.trace(cov_a) + np.trace(cov_b)
+  return float(max(gap @ gap + traces - 2 * root_trace(cov_a, cov_b), 0))
 
 
 def frechet_of_rows(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,25 +1,21 @@
 """The scores that can be asked for: what each needs to know of the images, and its full name.
 
 A score is named by its protocol: fid50k_train_inception is the Frechet distance of 50,000 samples
-to the training split in the features of the FID Inception. Nothing else is called FID.
+to the training split in the features of the FID Inception. Nothing else is called FID. What needs
+JAX is imported by the score that it computes, so that a verb's --help can list them all.
 """
 
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bigjax.evaluation.metrics import (
-  classification_accuracy,
-  frechet,
-  inception_score,
-  intra_fid,
-  kid,
-  ms_ssim,
-  precision_recall,
-  swd,
-)
+from bigjax.evaluation.metrics import inception_score, kid, ms_ssim, swd
+
+if TYPE_CHECKING:
+  from bigjax.evaluation.metrics import frechet
 
 SWD_IMAGES = 16_384  # as in the PGGAN paper
 FID_NETWORKS = ('inception', 'inception_pytorch_fid')  # one network, two ways to resize
@@ -30,7 +26,7 @@ class FeatureStats:
   """What is known of a set of images: whatever the metrics asked for, the rest empty."""
 
   num: int  # of images in the moments; the rest may be of fewer
-  moments: frechet.Moments | frechet.Gaussian
+  moments: 'frechet.Moments | frechet.Gaussian'
   features: np.ndarray | None = None  # float32 [n, d]
   logits: np.ndarray | None = None  # float32 [n, k]
   images: np.ndarray | None = None  # uint8 [n, H, W, C]
@@ -57,6 +53,8 @@ class Metric:
 
 
 def _fid(samples, real, seed):
+  from bigjax.evaluation.metrics import frechet
+
   del seed
   return {'fid': frechet.frechet(samples.moments, real.moments)}
 
@@ -74,18 +72,24 @@ def _is(samples, real, seed):
 
 
 def _pr(samples, real, seed):
+  from bigjax.evaluation.metrics import precision_recall
+
   del seed
   precision, recall = precision_recall.precision_recall(samples.features, real.features)
   return {'precision': precision, 'recall': recall}
 
 
 def _dc(samples, real, seed):
+  from bigjax.evaluation.metrics import precision_recall
+
   del seed
   density, coverage = precision_recall.density_coverage(samples.features, real.features)
   return {'density': density, 'coverage': coverage}
 
 
 def _intra(samples, real, seed):
+  from bigjax.evaluation.metrics import intra_fid
+
   del seed
   return {
     'intra_fid': intra_fid.intra_fid(samples.features, samples.labels, real.features, real.labels)
@@ -103,6 +107,8 @@ def _ms_ssim(samples, real, seed):
 
 
 def _cas(samples, real, seed):
+  from bigjax.evaluation.metrics import classification_accuracy
+
   del seed
   return {
     'cas': classification_accuracy.accuracy(
@@ -144,7 +150,7 @@ def full_name(short: str, metric: Metric, num: int, split: str, network: str) ->
   return '_'.join(words)
 
 
-def kind(name: str) -> str:
+def without_num(name: str) -> str:
   """Return a full name without the number of samples: two of one kind differ in that alone."""
   return re.sub(r'(?<=[a-z])\d+k?(?=_|$)', '', name, count=1)
 
@@ -153,6 +159,8 @@ def warnings(
   samples: FeatureStats, reference: FeatureStats | None, metrics: Sequence[str]
 ) -> list[str]:
   """Return what makes these scores doubtful: too few images."""
+  from bigjax.evaluation.metrics import frechet, intra_fid
+
   found = []
   if 'fid' in metrics:
     found.append(frechet.warning(samples.num, len(samples.moments.mean)))

@@ -80,9 +80,9 @@ def halve(x: np.ndarray) -> np.ndarray:
 def double(x: np.ndarray) -> np.ndarray:
   """Return images [..., H, W] at twice the size: zeros in between, blurred, times 4."""
   *rest, h, w = x.shape
-  spread = np.zeros((*rest, 2 * h, 2 * w), x.dtype)
-  spread[..., ::2, ::2] = 4 * x
-  return _blur(spread)
+  stretched = np.zeros((*rest, 2 * h, 2 * w), x.dtype)
+  stretched[..., ::2, ::2] = 4 * x
+  return _blur(stretched)
 
 
 def _blur(x):

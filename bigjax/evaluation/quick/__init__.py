@@ -4,16 +4,16 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-import numpy as np
-
 from bigjax.core import errors
+from bigjax.data import Labelled
 
-Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n]
 Scores = dict[str, float]
-Images = Callable[[int], Labelled]  # at most so many real images, evenly chosen
+RealImages = Callable[[int], Labelled]  # at most so many real images, evenly chosen
 
 
-def load(name: str, train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores], Scores]:
+def load(
+  name: str, train: RealImages, held_out: RealImages
+) -> tuple[Callable[[Labelled], Scores], Scores]:
   """Return the evaluator bigjax/evaluators/NAME.py: (score samples, their real-against-real floor).
 
   Raises:

@@ -23,7 +23,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,10 +32,11 @@ import jax
 import numpy as np
 import optax
 
-from bigjax.core import files, progress, trees
-from bigjax.core.progress import Progress
+from bigjax.core import files, trees
+from bigjax.core.progress import Progress, out, say
+from bigjax.data import Labelled
 from bigjax.evaluation.metrics import frechet
-from bigjax.evaluation.quick import Images, Labelled, Scores, pixels
+from bigjax.evaluation.quick import RealImages, Scores, pixels
 from bigjax.models.pretrained import small_classifier as models
 
 TRAINED_ON = 20_000
@@ -153,7 +153,7 @@ def fit(
       updates, opt = optimizer.update(gradients, opt, variables['params'])
     return {'params': optax.apply_updates(variables['params'], updates), **stats}, opt, value
 
-  progress = Progress(0, steps, batch, _out())
+  progress = Progress(0, steps, batch, out())
   progress.say(
     f'training a classifier on {num:,} {what} for the scores, once: '
     f'{steps:,} steps of {batch} images at {images.shape[1]} px'
@@ -176,16 +176,7 @@ def fit(
   return jax.device_get(variables)
 
 
-def say(text: str) -> None:
-  """Print a line on stderr, from one process of all."""
-  progress.Progress(0, 0, 0, _out()).say(text)
-
-
-def _out() -> Any:
-  return sys.stderr if jax.process_index() == 0 else None
-
-
-def digest(images: np.ndarray, classes: np.ndarray) -> str:
+def training_digest(images: np.ndarray, classes: np.ndarray) -> str:
   """Return 16 hexadecimal digits of the recipe and of all pixels and classes."""
   told = hashlib.sha256(f'{RECIPE} {images.shape}'.encode())
   told.update(np.ascontiguousarray(images))
@@ -223,7 +214,7 @@ def write(path: str, variables: Any) -> None:
 
 def cached(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Any:
   """Return what `fit` does, from the cache folder where that holds it."""
-  path = os.path.join(files.cache_dir(), 'classifiers', digest(images, classes) + '.npz')
+  path = os.path.join(files.cache_dir(), 'classifiers', training_digest(images, classes) + '.npz')
   init = lambda: network(num_classes).init(jax.random.key(0), images[:1], False)
   variables = read(path, jax.eval_shape(init))
   if variables is None:
@@ -248,11 +239,11 @@ def std_ratio(samples: Labelled, real: Labelled) -> float:
   twice = lambda labels: {c for c in np.unique(labels) if (labels == c).sum() > 1}
   common = sorted(twice(samples[1]) & twice(real[1]))
 
-  def spread(features, labels):
+  def deviation(features, labels):
     groups = [features[labels == c] for c in common] or [features]
     return np.mean([np.sqrt(np.trace(moments(group)[1])) for group in groups])
 
-  return float(spread(*samples) / max(spread(*real), 1e-9))
+  return float(deviation(*samples) / max(deviation(*real), 1e-9))
 
 
 def precision_coverage(samples: Labelled, real: Labelled) -> Scores:
@@ -272,7 +263,7 @@ def agreements(predicted: np.ndarray, labels: np.ndarray) -> Scores:
   return {'agreement': float(hits.mean()), 'worst_class': float(worst)}
 
 
-def take(images: Images, most: int) -> Labelled:
+def take(images: RealImages, most: int) -> Labelled:
   """Return at most so many real images, reduced, and their labels; fewer where they are large."""
   size = images(1)[0].nbytes
   some, labels = images(max(1, min(most, MOST_BYTES // size)))
@@ -317,16 +308,16 @@ class Trained:
     return logits, features
 
 
-def trained_on(images: Images) -> tuple[Trained, Labelled]:
+def trained_on(images: RealImages) -> tuple[Trained, Labelled]:
   """Return the classifier of real images, from the cache where it is there, and those it learnt."""
   some, labels = take(images, TRAINED_ON)
   known, classes = np.unique(labels, return_inverse=True)
   variables = cached(some, classes, len(known))
-  trained = Trained(network(len(known)), variables, known, digest(some, classes))
+  trained = Trained(network(len(known)), variables, known, training_digest(some, classes))
   return trained, (some, labels)
 
 
-def make(train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores], Scores]:
+def make(train: RealImages, held_out: RealImages) -> tuple[Callable[[Labelled], Scores], Scores]:
   """Return (score, floor): `score((images, labels))`, and what real images get.
 
   The floor's agreement and worst class are those of the held-out images. Its other scores are those

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bigjax.core import errors
-from bigjax.evaluation.quick import Images, Labelled, Scores
+from bigjax.data import Labelled
+from bigjax.evaluation.quick import RealImages, Scores
 
 NEIGHBOURS = 3
 MOST = 4000
@@ -46,7 +47,7 @@ def class_std(rows: np.ndarray, labels: np.ndarray) -> float:
   return float(np.mean([np.sqrt(rows[labels == c].var(0).mean()) for c in np.unique(labels)]))
 
 
-def make(train: Images, held_out: Images) -> tuple[Callable[[Labelled], Scores], Scores]:
+def make(train: RealImages, held_out: RealImages) -> tuple[Callable[[Labelled], Scores], Scores]:
   """Return (score, floor): `score((images, labels))`, and what real images get.
 
   The floor's precision and coverage are those of the training images; for `nearest_ratio`, the

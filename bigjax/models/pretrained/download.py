@@ -1,7 +1,6 @@
 """Files of published weights: found on disk, or fetched, checked and kept."""
 
 import contextlib
-import dataclasses
 import hashlib
 import http.client
 import os
@@ -10,18 +9,10 @@ import time
 import urllib.request
 
 from bigjax.core import errors, files, progress
+from bigjax.models.pretrained.published import PublishedFile
 
 BLOCK = 1 << 20  # bytes read at once
 PATIENCE = 20.0  # seconds without an answer or a byte
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-  """A published file: its name, how its SHA-256 begins, and where it is, if it can be fetched."""
-
-  file: str
-  sha256: str
-  url: str | None = None
 
 
 def file_sha256(path: str) -> str:
@@ -79,7 +70,7 @@ def _receive(url: str, path: str) -> tuple[int, int | None, str]:
   return done, total, sha256.hexdigest()
 
 
-def download(weights: Weights, path: str) -> None:
+def download(weights: PublishedFile, path: str) -> None:
   """Fetch published weights; the file is there whole, with the right checksum, or not at all.
 
   Raises:
@@ -113,13 +104,13 @@ def download(weights: Weights, path: str) -> None:
       os.remove(partial)
 
 
-def _places(weights: Weights) -> list[str]:
+def _places(weights: PublishedFile) -> list[str]:
   """Return where published weights may lie: in $BIGJAX_WEIGHTS, else in the cache."""
   folders = [os.environ.get('BIGJAX_WEIGHTS', ''), os.path.join(files.cache_dir(), 'weights')]
   return [os.path.join(folder, weights.file) for folder in folders if folder]
 
 
-def find_here(weights: Weights) -> str | None:
+def find_here(weights: PublishedFile) -> str | None:
   """Return where published weights lie on this machine, None for nowhere.
 
   Raises:
@@ -137,7 +128,7 @@ def find_here(weights: Weights) -> str | None:
   return None
 
 
-def find(name: str, weights: Weights) -> str:
+def find(name: str, weights: PublishedFile) -> str:
   """Return where published weights lie: on this machine, or in the cache after a download.
 
   Raises:

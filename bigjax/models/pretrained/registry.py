@@ -19,14 +19,15 @@ import numpy as np
 
 from bigjax.core import errors, torch_pickle, trees
 from bigjax.models.pretrained import cifar_resnet, inception
-from bigjax.models.pretrained.download import Weights, file_sha256, find
+from bigjax.models.pretrained.download import file_sha256, find
+from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 from bigjax.models.pretrained.torch_layout import from_torch, shapes
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Features:
+class FeatureNetwork:
   """A network with its weights. Where its values are compared, all of this must be the same.
 
   Attributes:
@@ -57,43 +58,33 @@ class Network:
   """What `load` knows by name."""
 
   make: Callable[[], Any]  # -> a linen module
-  weights: Weights
+  weights: PublishedFile
   resizer: str
   side: int | None = None  # the only size it takes
   unused: tuple[str, ...] = ()  # beginnings of tensors' names that the file may have for nothing
 
 
-FID_WEIGHTS = Weights(
-  'pt_inception-2015-12-05-6726825d.pth',
-  '6726825d',
-  'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'
-  'pt_inception-2015-12-05-6726825d.pth',
-)
 NETWORKS = {
-  'inception': Network(inception.RECIPES['fid'], FID_WEIGHTS, 'tf1_bilinear_299'),
+  'inception': Network(inception.RECIPES['fid'], PUBLISHED['inception'], 'tf1_bilinear_299'),
   'inception_pytorch_fid': Network(
-    inception.RECIPES['pytorch_fid'], FID_WEIGHTS, 'torch_bilinear_299'
+    inception.RECIPES['pytorch_fid'], PUBLISHED['inception_pytorch_fid'], 'torch_bilinear_299'
   ),
   'inception_torchvision': Network(
     inception.RECIPES['torchvision'],
-    Weights(
-      'inception_v3_google-0cc3c7bd.pth',
-      '0cc3c7bd',
-      'https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth',
-    ),
+    PUBLISHED['inception_torchvision'],
     'torch_bilinear_corners_299',
     unused=('AuxLogits.',),
   ),
   'cifar_resnet56': Network(
     cifar_resnet.NETWORKS['resnet56'],
-    Weights('resnet56_cifar10.npz', ''),
+    PUBLISHED['cifar_resnet56'],
     'none_32',
     side=cifar_resnet.SIDE,
   ),
 }
 
 
-def digest(variables: Any) -> str:
+def weights_digest(variables: Any) -> str:
   """Return 16 hex digits of the SHA-256 of names, shapes and values."""
   sha256 = hashlib.sha256()
   for path, leaf in sorted(trees.flat(variables).items()):
@@ -121,7 +112,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     raise errors.UserError(f'cannot read {path!r} ({why}); copy or download it again.') from None
 
 
-def _note_if_not_published(path: str, weights: Weights) -> None:
+def _note_if_not_published(path: str, weights: PublishedFile) -> None:
   if not file_sha256(path).startswith(weights.sha256):
     print(
       f'note: {path} is not the published file {weights.file}: scores in its features compare with '
@@ -152,7 +143,7 @@ def _applied(name: str, network: Network, module: nn.Module) -> Callable:
   return apply
 
 
-def load(name: str, path: str | None = None) -> Features:
+def load(name: str, path: str | None = None) -> FeatureNetwork:
   """Return a network of `NETWORKS` with its weights.
 
   Args:
@@ -178,9 +169,9 @@ def load(name: str, path: str | None = None) -> Features:
     raise errors.UserError(
       f'{path!r} is no file of weights for {name!r}: it {error}; give {network.weights.file}.'
     ) from None
-  return Features(
+  return FeatureNetwork(
     name=name,
-    digest=digest(variables),
+    digest=weights_digest(variables),
     resizer=network.resizer,
     dim=module.dim,
     num_logits=module.num_logits,

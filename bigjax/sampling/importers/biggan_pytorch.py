@@ -31,7 +31,7 @@ STATS = {'mean': ('stored_mean', 'running_mean'), 'var': ('stored_var', 'running
 # --- names and layouts ---------------------------------------------------------------------------
 
 
-def torch_module(path: str) -> str:
+def their_module(path: str) -> str:
   """Return BigGAN-PyTorch's name of one of our modules: 'blocks_3/bn1' -> 'blocks.3.0.bn1'."""
   path = re.sub(r'^(blocks|attention)_(\d+)_(\d+)', r'blocks.\2.\3', path)
   path = re.sub(r'^blocks_(\d+)', r'blocks.\1.0', path)
@@ -41,14 +41,14 @@ def torch_module(path: str) -> str:
   return path.replace('/', '.')
 
 
-def torch_name(path: str) -> str:
+def their_name(path: str) -> str:
   """Return BigGAN-PyTorch's name of one of our parameters."""
   module, _, leaf = path.rpartition('/')
   leaf = {'kernel': 'weight', 'embedding': 'weight'}.get(leaf, leaf)
-  return f'{torch_module(module)}.{leaf}'
+  return f'{their_module(module)}.{leaf}'
 
 
-def to_torch(path: str, w: np.ndarray) -> np.ndarray:
+def leaf_out(path: str, w: np.ndarray) -> np.ndarray:
   """Return one of our parameters in PyTorch's layout."""
   if path.endswith('kernel') and w.ndim == 4:
     return w.transpose(3, 2, 0, 1)  # HWIO -> OIHW
@@ -57,8 +57,8 @@ def to_torch(path: str, w: np.ndarray) -> np.ndarray:
   return _channel_major(path, w)
 
 
-def from_torch(path: str, w: np.ndarray) -> np.ndarray:
-  """Return a parameter in our layout: the inverse of `to_torch`."""
+def leaf_in(path: str, w: np.ndarray) -> np.ndarray:
+  """Return a parameter in our layout: the inverse of `leaf_out`."""
   if path.endswith('kernel') and w.ndim == 4:
     return w.transpose(2, 3, 1, 0)
   if path.endswith('kernel'):
@@ -229,12 +229,12 @@ def params_in(
   used, us = set(), {}
 
   def take(path, shape):
-    name = torch_name(path)
+    name = their_name(path)
     if name not in arrays:
       raise errors.UserError(f'the weights have no {name!r}, which this network needs.')
     used.add(name)
     w = np.asarray(arrays[name])
-    ours = from_torch(path, w) if w.ndim == shape.ndim else w
+    ours = leaf_in(path, w) if w.ndim == shape.ndim else w
     if ours.shape != shape.shape:
       raise errors.UserError(
         f'{names.get(name, name)!r} has shape {list(w.shape)} (in the layout of PyTorch); the '
@@ -281,7 +281,7 @@ def stats_in(
   found = {}
   for path, ours in trees.flat(moments).items():
     module, _, leaf = path.rpartition('/')
-    base = torch_module(module.removesuffix('/norm'))
+    base = their_module(module.removesuffix('/norm'))
     # Its own and its synchronised BatchNorms keep them in a submodule `bn`.
     candidates = [f'{base}{inner}.{stat}' for inner in ('', '.bn') for stat in STATS[leaf]]
     name = next((n for n in candidates if n in arrays), None)
@@ -302,11 +302,11 @@ def params_out(params: Any, vectors: spectral_norm.SpectralState | None = None) 
   """Return a network's parameters, and u and sigma of spectral norm, in BigGAN-PyTorch's layout."""
   arrays = {}
   for path, w in trees.flat(params).items():
-    arrays[torch_name(path)] = np.asarray(to_torch(path, np.asarray(w)), order='C')
+    arrays[their_name(path)] = np.asarray(leaf_out(path, np.asarray(w)), order='C')
   if vectors is not None:
     norms = spectral_norm.sigmas(params, vectors)
     for path, u in trees.flat(vectors.sn_u).items():
-      name = torch_name(path).rpartition('.')[0]
+      name = their_name(path).rpartition('.')[0]
       arrays[f'{name}.u0'] = _channel_major(path, np.asarray(u))[None]
       arrays[f'{name}.sv0'] = np.asarray(norms[path]).reshape(1)
   return arrays
@@ -317,7 +317,7 @@ def stats_out(stats: Any) -> Arrays:
   arrays = {}
   for path, value in trees.flat(stats).items():
     module, _, leaf = path.rpartition('/')
-    arrays[f'{torch_module(module.removesuffix("/norm"))}.stored_{leaf}'] = np.asarray(value)
+    arrays[f'{their_module(module.removesuffix("/norm"))}.stored_{leaf}'] = np.asarray(value)
   return arrays
 
 
@@ -349,7 +349,7 @@ def folded(params: Any, us: Mapping[str, np.ndarray], norms: Mapping[str, float]
   def fold(path, w):
     if not spectral_norm.spec()(path, w):
       return w
-    module = torch_name(path).rpartition('.')[0]
+    module = their_name(path).rpartition('.')[0]
     sigma = norms.get(module)
     if sigma is None:
       told = path in us and np.any(us[path])
@@ -359,7 +359,17 @@ def folded(params: Any, us: Mapping[str, np.ndarray], norms: Mapping[str, float]
   return trees.map_paths(fold, params)
 
 
-def generator_in(source: layout.Source, architecture: Architecture) -> tuple[Any, Any, Any]:
+def from_biggan_pytorch(arrays: Arrays) -> layout.PublishedGenerator:
+  """A generator of BigGAN-PyTorch as it is: its eps 1e-5 is what its scripts train with."""
+  return layout.PublishedGenerator(
+    layout.TORCH, arrays, {}, {}, {}, np.float32([np.inf]), 'resample', 1e-5, layout.LAST_EPS,
+    None, [],
+  )  # fmt: skip
+
+
+def generator_in(
+  source: layout.PublishedGenerator, architecture: Architecture
+) -> tuple[Any, Any, Any]:
   """Return (exported generator, its weights before the division by their norms, shapes).
 
   Raises:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from bigjax.core import errors
-from bigjax.sampling.importers.layout import HUGGING_FACE, Arrays, Source, _Reader
-from bigjax.sampling.importers.tf_hub import _grid, _reordered
+from bigjax.sampling.importers.layout import HUGGING_FACE, Arrays, PublishedGenerator, Reader
+from bigjax.sampling.importers.tf_hub import reordered, truncation_grid
 
 # --- pytorch-pretrained-BigGAN -------------------------------------------------------------------
 
@@ -65,7 +65,7 @@ def _hf_modules(num: int, attention: list[int]) -> Iterator[tuple[str, str, int,
   yield 'generator.conv_to_rgb', 'output_layer.2', 4, True
 
 
-def from_hugging_face(arrays: Arrays, config: Mapping[str, Any]) -> Source:
+def from_hugging_face(arrays: Arrays, config: Mapping[str, Any]) -> PublishedGenerator:
   """Return a generator of pytorch-pretrained-BigGAN.
 
   Its kernels are stored before the division by u^T W v (`weight_orig`, `weight_u`, `weight_v`) or
@@ -79,7 +79,7 @@ def from_hugging_face(arrays: Arrays, config: Mapping[str, Any]) -> Source:
   Raises:
     UserError: an array is missing, superfluous or of the wrong rank, or the two do not agree.
   """
-  read, out, norms = _Reader(arrays, 'a generator of pytorch-pretrained-BigGAN'), {}, {}
+  read, out, norms = Reader(arrays, 'a generator of pytorch-pretrained-BigGAN'), {}, {}
   places = {int(m[1]) for m in (re.match(r'generator\.layers\.(\d+)\.', n) for n in arrays) if m}
   attends = re.compile(r'generator\.layers\.(\d+)\.(?:gamma|snconv1x1_)')
   attention = sorted({int(m[1]) for m in map(attends.match, arrays) if m})
@@ -118,9 +118,9 @@ def from_hugging_face(arrays: Arrays, config: Mapping[str, Any]) -> Source:
   _check_config(config, out, num - len(attention))
   eps = config.get('eps', 1e-4)
   notes = [] if config else [f'no config.json is beside the weights: BatchNorm epsilon {eps:g}']
-  knots = _grid(len(out['output_layer.0.stored_mean']))
-  return Source(
-    HUGGING_FACE, _reordered(out, read.names), read.names, {}, norms, knots, 'truncnorm', eps, eps,
+  knots = truncation_grid(len(out['output_layer.0.stored_mean']))
+  return PublishedGenerator(
+    HUGGING_FACE, reordered(out, read.names), read.names, {}, norms, knots, 'truncnorm', eps, eps,
     3, notes,
   )  # fmt: skip
 

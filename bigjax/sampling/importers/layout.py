@@ -22,7 +22,7 @@ MARKS = {
 LAST_EPS = 1e-5  # of BigGAN-PyTorch's last BatchNorm, whatever its BN_eps is
 
 
-class Source(NamedTuple):
+class PublishedGenerator(NamedTuple):
   """A generator in BigGAN-PyTorch's layout, and what its arrays do not tell.
 
   Attributes:
@@ -102,11 +102,11 @@ def network(arrays: Arrays) -> tuple[Arrays, list[str]]:
     )
   (prefix,) = prefixes
   rest = [name for name in arrays if not name.startswith(prefix)]
-  notes = [_left_out(rest)] if rest else []
+  notes = [left_out(rest)] if rest else []
   return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}, notes
 
 
-def _left_out(names: list[str]) -> str:
+def left_out(names: list[str]) -> str:
   more = f' and {len(names) - 5} more' if len(names) > 5 else ''
   return f'left out: {", ".join(names[:5])}{more}'
 
@@ -114,7 +114,7 @@ def _left_out(names: list[str]) -> str:
 # --- shared by the two that come from TensorFlow -------------------------------------------------
 
 
-class _Reader:
+class Reader:
   """Takes arrays by the names they have, and remembers which."""
 
   def __init__(self, arrays: Arrays, what: str):
@@ -139,13 +139,3 @@ class _Reader:
     self.used.add(theirs)
     self.names[ours] = theirs
     return array
-
-
-# --- BigGAN-PyTorch ------------------------------------------------------------------------------
-
-
-def from_torch(arrays: Arrays) -> Source:
-  """Return a generator of BigGAN-PyTorch: its eps 1e-5 is what its scripts train with."""
-  return Source(
-    TORCH, arrays, {}, {}, {}, np.float32([np.inf]), 'resample', 1e-5, LAST_EPS, None, []
-  )

@@ -6,10 +6,17 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from bigjax.core import errors
-from bigjax.sampling.importers.layout import TF_HUB, Arrays, Source, _left_out, _Reader, hub_name
+from bigjax.sampling.importers.layout import (
+  TF_HUB,
+  Arrays,
+  PublishedGenerator,
+  Reader,
+  hub_name,
+  left_out,
+)
 
 
-def _reordered(arrays: Arrays, names: Mapping[str, str]) -> Arrays:
+def reordered(arrays: Arrays, names: Mapping[str, str]) -> Arrays:
   """Return conditions [z, E(y)] as [E(y), z], and the first layer's outputs H, W, C as C, H, W."""
   deep, shared_dim = 'blocks.0.0.conv3.weight' in arrays, arrays['shared.weight'].shape[1]
   found = dict(arrays)
@@ -29,7 +36,7 @@ def _reordered(arrays: Arrays, names: Mapping[str, str]) -> Arrays:
   return found
 
 
-def _grid(num: int) -> np.ndarray:
+def truncation_grid(num: int) -> np.ndarray:
   """Return the truncations 0, ..., 1 of `num` sets of statistics: 0, 0.02, ..., 1 for 51."""
   return (np.arange(num) / max(num - 1, 1)).astype(np.float32)
 
@@ -65,7 +72,7 @@ def _hub_norms(num: int, deep: bool) -> Iterator[tuple[str, str]]:
   yield f'Generator/{"BatchNorm" if deep else "ScaledCrossReplicaBNbn"}', 'output_layer.0'
 
 
-def _hub_weights(read: _Reader, num: int, deep: bool, ema: str) -> Arrays:
+def _hub_weights(read: Reader, num: int, deep: bool, ema: str) -> Arrays:
   """Return the weights with this ending ('/ema_0.9999', '/ema_b999900', or '' for raw ones)."""
   out: Arrays = {}
   for theirs, ours, rank, has_bias in _hub_modules(num, deep):
@@ -88,7 +95,7 @@ def _hub_weights(read: _Reader, num: int, deep: bool, ema: str) -> Arrays:
   place = _attention_place(out, num, deep)
   placed = lambda name: re.sub(r'^attention\.', f'blocks.{place}.1.', name)
   read.names |= {placed(ours): theirs for ours, theirs in read.names.items()}
-  return _reordered({placed(name): a for name, a in out.items()}, read.names)
+  return reordered({placed(name): a for name, a in out.items()}, read.names)
 
 
 def _attention_place(arrays: Arrays, num: int, deep: bool) -> int:
@@ -108,7 +115,7 @@ def _attention_place(arrays: Arrays, num: int, deep: bool) -> int:
   return found[0]
 
 
-def _hub_stats(read: _Reader, num: int, deep: bool) -> tuple[Arrays, np.ndarray]:
+def _hub_stats(read: Reader, num: int, deep: bool) -> tuple[Arrays, np.ndarray]:
   """Return (statistics by our names, their truncations): stacked ones before the variables.
 
   The public converters take `accumulated_mean` and `accumulated_var` as they are, and not, as their
@@ -128,7 +135,7 @@ def _hub_stats(read: _Reader, num: int, deep: bool) -> tuple[Arrays, np.ndarray]
       )
     names = [f'{ours}.stored_{stat}' for _, ours in norms for stat in ('mean', 'var')]
     out = {ours: read(theirs, ours, 2) for ours, (_, theirs) in zip(names, stacks, strict=True)}
-    return out, _grid(len(out[names[0]]))
+    return out, truncation_grid(len(out[names[0]]))
   if not any(name.endswith('/accumulated_mean') for name in read.arrays):
     return {}, np.zeros((0,), np.float32)
   out = {}
@@ -139,7 +146,7 @@ def _hub_stats(read: _Reader, num: int, deep: bool) -> tuple[Arrays, np.ndarray]
   return out, np.ones((1,), np.float32)
 
 
-def from_hub(arrays: Arrays) -> Source:
+def from_hub(arrays: Arrays) -> PublishedGenerator:
   """Return a generator of the TF-Hub modules biggan-{128,256,512} and biggan-deep-{128,256,512}.
 
   The averaged variables `.../ema_...` are the generator; those without the ending, where all are
@@ -155,25 +162,25 @@ def from_hub(arrays: Arrays) -> Source:
   """
   arrays = {hub_name(name): array for name, array in arrays.items()}
   deep = any(name.startswith('Generator/GenZ/') for name in arrays)
-  read = _Reader(arrays, f"TF-Hub's {'BigGAN-deep' if deep else 'BigGAN'}")
+  read = Reader(arrays, f"TF-Hub's {'BigGAN-deep' if deep else 'BigGAN'}")
   blocks = (re.match(r'Generator/GBlock(?:_(\d+))?/', name) for name in arrays)
   num = max((int(m[1] or 0) for m in blocks if m), default=-1) + 1
   emas = sorted({m[1] for m in (re.search(r'(/ema_[^/]+)$', name) for name in arrays) if m})
   ema = emas[-1] if emas else ''
   weights = _hub_weights(read, num, deep, ema)
   plain = {name.removesuffix(ema) for name in read.used if name.endswith(ema)} if ema else set()
-  raw = _hub_weights(_Reader(arrays, ''), num, deep, '') if ema and plain <= set(arrays) else {}
+  raw = _hub_weights(Reader(arrays, ''), num, deep, '') if ema and plain <= set(arrays) else {}
   stats, knots = _hub_stats(read, num, deep)
   rest = [
     name
     for name in arrays
     if name not in read.used | plain and not re.search(r'/(u[1-9]\d*|accumulation_counter)$', name)
   ]
-  notes = [_left_out(rest)] if rest else []
+  notes = [left_out(rest)] if rest else []
   if not ema:
     notes.append('there are no averaged variables (ema_...): the generator is the raw one')
   if not stats:
     notes.append('there are no standing statistics: they are measured when sampled')
-  return Source(
+  return PublishedGenerator(
     TF_HUB, weights | stats, read.names, raw, {}, knots, 'truncnorm', 1e-4, 1e-4, 3, notes
   )

@@ -366,17 +366,17 @@ def test_a_damaged_file_is_made_anew(no_cache, monkeypatch, damage):
 
 def test_what_changes_the_classifier_changes_the_digest(monkeypatch):
   picture, classes = TRAIN[0].copy(), TRAIN[1].astype(np.int64)
-  seen = [classifier.digest(picture, classes)]
-  assert classifier.digest(picture.copy(), classes.astype(np.int32)) == seen[0]
-  seen.append(classifier.digest(picture[:-1], classes[:-1]))
-  seen.append(classifier.digest(picture.reshape(400, 8, 32, 3), classes))
+  seen = [classifier.training_digest(picture, classes)]
+  assert classifier.training_digest(picture.copy(), classes.astype(np.int32)) == seen[0]
+  seen.append(classifier.training_digest(picture[:-1], classes[:-1]))
+  seen.append(classifier.training_digest(picture.reshape(400, 8, 32, 3), classes))
   picture[-1, -1, -1, -1] ^= 1
-  seen.append(classifier.digest(picture, classes))
+  seen.append(classifier.training_digest(picture, classes))
   classes[-1] ^= 1
-  seen.append(classifier.digest(picture, classes))
+  seen.append(classifier.training_digest(picture, classes))
   version = dataclasses.replace(classifier.RECIPE, version=classifier.RECIPE.version + 1)
   monkeypatch.setattr(classifier, 'RECIPE', version)
-  seen.append(classifier.digest(picture, classes))
+  seen.append(classifier.training_digest(picture, classes))
   assert len(set(seen)) == len(seen)
 
 

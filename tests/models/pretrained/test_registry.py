@@ -89,7 +89,7 @@ def fetched(monkeypatch, published):
     content = file.read()
 
   def publish(url):
-    weights = download.Weights('weights.npz', hashlib.sha256(content).hexdigest()[:8], url)
+    weights = published.PublishedFile('weights.npz', hashlib.sha256(content).hexdigest()[:8], url)
     network = dataclasses.replace(registry.NETWORKS[NAME], weights=weights)
     monkeypatch.setitem(registry.NETWORKS, NAME, network)
     return content

@@ -16,7 +16,7 @@ from bigjax.nn import spectral_norm
 from bigjax.nn.latents import SamplingSpec
 from bigjax.sampling import generator_file
 from bigjax.sampling import generator_file as cards
-from bigjax.sampling.importers import biggan_pytorch
+from bigjax.sampling.importers import biggan_pytorch, conversion
 from bigjax.sampling.sampler import from_card
 
 from golden_files import NAMES, golden, under
@@ -220,10 +220,10 @@ def test_the_first_layer_goes_from_channels_first_to_channels_last():
 
 def test_element_by_element_of_the_first_layer():
   w = np.arange(32, dtype=np.float32)[:, None]  # channel 0 is 0..15, channel 1 is 16..31
-  ours = biggan_pytorch.from_torch('linear/kernel', w)
+  ours = biggan_pytorch.leaf_in('linear/kernel', w)
   np.testing.assert_array_equal(ours[0], np.arange(32).reshape(2, 16).T.reshape(-1))
   assert ours[0, :4].tolist() == [0, 16, 1, 17]
-  np.testing.assert_array_equal(biggan_pytorch.to_torch('linear/kernel', ours), w)
+  np.testing.assert_array_equal(biggan_pytorch.leaf_out('linear/kernel', ours), w)
 
 
 # --- the verb, in
@@ -367,10 +367,10 @@ def test_networks_that_went_out_are_those_of_the_checkpoint(taken_out, saved, wo
   card = cards.load_workdir(str(workdir))[1]
   for name, player in (('G', 'gen'), ('D', 'disc')):
     arrays = read(taken_out / f'{name}.npz')
-    weights = convert.below(saved, f'players/{player}/params/')
+    weights = conversion.below(saved, f'players/{player}/params/')
     params, us = biggan_pytorch.params_in(arrays, random(trees.nest(weights)))
     assert_equal(trees.flat(params), weights)
-    assert_equal(us, convert.below(saved, f'players/{player}/opt/', 'sn_u/'))
+    assert_equal(us, conversion.below(saved, f'players/{player}/opt/', 'sn_u/'))
     norms = {key for key in arrays if key.endswith('.sv0')}
     assert norms == {f'{key[:-2]}sv0' for key in arrays if key.endswith('.u0')}
     assert len(norms) == len(us) > 5 and all(arrays[key].shape == (1,) for key in norms)
@@ -379,13 +379,13 @@ def test_networks_that_went_out_are_those_of_the_checkpoint(taken_out, saved, wo
 
 def test_averaged_generator_that_went_out_has_exact_norms_and_statistics(taken_out, saved, workdir):
   arrays = read(taken_out / 'G_ema.npz')
-  params, us = biggan_pytorch.params_in(arrays, random(trees.nest(convert.below(saved, 'ema/'))))
-  assert_equal(trees.flat(params), convert.below(saved, 'ema/'))
-  assert set(us) == set(convert.below(saved, 'players/gen/opt/', 'sn_u/'))
+  params, us = biggan_pytorch.params_in(arrays, random(trees.nest(conversion.below(saved, 'ema/'))))
+  assert_equal(trees.flat(params), conversion.below(saved, 'ema/'))
+  assert set(us) == set(conversion.below(saved, 'players/gen/opt/', 'sn_u/'))
   for path, u in us.items():
     m = trees.flat(params)[path].reshape(-1, len(u))
     values = np.linalg.svd(m.astype(np.float64), compute_uv=False)
-    name = biggan_pytorch.torch_name(path).rpartition('.')[0]
+    name = biggan_pytorch.their_name(path).rpartition('.')[0]
     np.testing.assert_allclose(arrays[f'{name}.sv0'], values[:1], rtol=1e-4, err_msg=path)
     np.testing.assert_allclose(np.linalg.norm(m @ u), values[0], rtol=1e-4, err_msg=path)
     np.testing.assert_allclose(np.linalg.norm(u), 1, rtol=1e-5, err_msg=path)
@@ -412,9 +412,9 @@ def test_a_run_that_went_out_comes_back_in(taken_out, saved, params, bigjax, tmp
   for path, want in exported.items():
     np.testing.assert_allclose(ours[path], want, rtol=0, atol=1e-6, err_msg=path)
   stored = safetensors.numpy.load_file(generator_file.players_path(str(back)))
-  wanted = {f'ema/{path}': a for path, a in convert.below(saved, 'ema/').items()}
+  wanted = {f'ema/{path}': a for path, a in conversion.below(saved, 'ema/').items()}
   for player in ('gen', 'disc'):
-    weights = convert.below(saved, f'players/{player}/params/')
+    weights = conversion.below(saved, f'players/{player}/params/')
     wanted |= {f'{player}/{path}': a for path, a in weights.items()}
   assert_equal(stored, wanted)
   assert any((wanted[f'gen/{p}'] != wanted[f'ema/{p}']).any() for p in ours)
@@ -433,7 +433,7 @@ def test_an_earlier_checkpoint_goes_out(workdir, bigjax, quick, tmp_path):
   assert status == 0 and 'step 2' in out
   path = 'players/gen/params/linear/kernel'
   wanted = checkpoint.restore_part(str(workdir), 2, lambda p: p == path)[path]
-  found = biggan_pytorch.from_torch('linear/kernel', read(tmp_path / 'G.npz')['linear.weight'])
+  found = biggan_pytorch.leaf_in('linear/kernel', read(tmp_path / 'G.npz')['linear.weight'])
   np.testing.assert_array_equal(found, wanted)
 
 

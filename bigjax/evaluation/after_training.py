@@ -1,0 +1,251 @@
+"""Scores of a run's checkpoints, of an exported generator, of any images: what evaluate prints.
+
+Samples are made and looked at on all devices, in one pass for all scores.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bigjax.algorithms.base.contract import Spec
+from bigjax.core import buckets, checkpoint, device, errors, files, parallel
+from bigjax.core.progress import say
+from bigjax.evaluation import image_sets, plots
+from bigjax.evaluation.feature_pass import FeaturePass, over_frames
+from bigjax.evaluation.image_sets import ImageSet
+from bigjax.evaluation.metrics import frechet, registry
+from bigjax.evaluation.metrics.registry import METRICS
+from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, refuse, scored, warn
+from bigjax.evaluation.reference import cached_reference, chosen, open_network, read_statistics
+from bigjax.sampling import options
+from bigjax.sampling.loaded import Loaded, load
+
+
+def cell(score: Mapping[str, Any]) -> str:
+  """Return '12.3 ± 0.2', or '12.3' of one seed."""
+  spread = '' if score['std'] is None else f' ± {score["std"]:.2g}'
+  return f'{score["value"]:.4g}{spread}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+  """One column of the table: a generator at one truncation, scored with every seed."""
+
+  what: str  # 'step 700', 'step 700, 0.5 (resample)'
+  step: int | None
+  spec: Spec | None
+  card: Mapping[str, Any]
+  scores: Mapping[str, Mapping[str, Any]]
+
+
+def write(folder: str, rows: Sequence[Mapping[str, Any]]) -> None:
+  """Add the rows to scores.jsonl, the protocol of each beside its scores.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  path = os.path.join(folder, 'scores.jsonl')
+  try:
+    os.makedirs(folder, exist_ok=True)
+    with open(path, 'a') as file:
+      for row in rows:
+        file.write(json.dumps(row) + '\n')
+  except OSError as error:
+    raise errors.UserError(
+      f'{path!r} cannot be written ({error.strerror}); give another folder with --out.'
+    ) from None
+
+
+def at(spec: Spec | None) -> float | None:
+  """The truncation of sampling settings, None where they have none."""
+  return None if spec is None else spec.described().get('truncation') and spec.truncation
+
+
+def draw(args: Any, rows: Sequence[Generated], floor: Mapping[str, float], title: str) -> None:
+  """Draw scores against steps where there are several, and what truncation trades for what."""
+  points = [{'step': row.step, 'at': at(row.spec), 'scores': row.scores} for row in rows]
+  if len({row.step for row in rows}) > 1:
+    path = os.path.join(args.out, 'scores.png')
+    plots.scores(path, points, floor, title)
+    say(f'{path}: scores against step')
+  if args.sweep:
+    path = os.path.join(args.out, 'truncation.png')
+    plots.truncation(path, points, floor, f'{title}, truncation by {rows[0].spec.dialect}')
+    say(f'{path}: what truncation trades for what')
+
+
+def shares(seconds: Mapping[str, float]) -> str:
+  """Return where the time went."""
+  total = max(sum(seconds.values()), 1e-9)
+  words = ', '.join(f'{name} {value / total:.0%}' for name, value in seconds.items())
+  return f'{total:.0f} s on the devices and with their results: {words}'
+
+
+def overview(rows: Sequence[Mapping[str, Any]], floor: Mapping[str, float], num: int) -> str:
+  """Return a Markdown table: a column per generator, a row per score, `num` real images last."""
+  names = list(dict.fromkeys(name for row in rows for name in row['scores']))
+  heads = ['score', *[row['what'] for row in rows], *([f'{num:,} real images'] if floor else [])]
+  lines = ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
+  for name in names:
+    cells = [cell(row['scores'][name]) if name in row['scores'] else '' for row in rows]
+    kind = registry.without_num(name)
+    real_ones = [f'{v:.4g}' for n, v in floor.items() if registry.without_num(n) == kind][:1]
+    lines.append('| ' + ' | '.join([name, *cells, *(real_ones or [''] if floor else [])]) + ' |')
+  return '\n'.join(lines)
+
+
+def checkpoints_of(workdir: str, which: str) -> list[str]:
+  """Return the checkpoints that --checkpoints asks for, as restore_generator takes them.
+
+  Raises:
+    UserError: the workdir has none.
+  """
+  if which != 'all':
+    return [word.strip() for word in which.split(',') if word.strip()]
+  steps = checkpoint.list_steps(workdir)
+  if not steps:
+    raise errors.UserError(f'{workdir!r} has no checkpoints; give the workdir of a run.')
+  return [str(step) for step in steps]
+
+
+def of_generators(
+  args: Any, readers: list[Callable[[], Loaded]], look: FeaturePass, reference: Any
+) -> list[Generated]:
+  """Score every generator at every truncation asked for; one of them is in memory at a time."""
+  found = []
+  while readers:
+    loaded = None  # gone before the next one is read
+    loaded = readers.pop(0)()
+    for spec in specs(args, loaded):
+      loaded.prepare(spec, anew=True)
+      each = []
+      for seed in args.seeds:
+        samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed)
+        if not (found or each):
+          warn(samples, reference, args.metrics)
+        each.append(scored(samples, reference, args.metrics, look.network.name, seed))
+      step = loaded.card.get('step')
+      what = 'exported' if step is None else f'step {step:,}'
+      what += f', {spec}' if args.sweep else ''
+      found.append(Generated(what, step, spec, loaded.card, over_seeds(each)))
+  return found
+
+
+def specs(args: Any, loaded: Loaded) -> list[Spec]:
+  """The sampling settings asked for: one, or one per truncation of a sweep.
+
+  Raises:
+    UserError: they mean nothing for this generator.
+  """
+  truncations = args.sweep.split(',') if args.sweep else [args.truncation]
+  given = options.parse_sampling(args.sampling)
+  return [loaded.spec(text and text.strip(), **given) for text in truncations]
+
+
+def of_images(args: Any, images: ImageSet, look: FeaturePass, reference: Any) -> list[Generated]:
+  """Score a set of images as it is."""
+  num = min(args.num or images.num, images.num)
+  kept = np.arange(images.num) < num
+  batches = (
+    chosen(images.batches(look.batch), kept, look.batch)
+    if num < images.num
+    else (images.batches(look.batch))
+  )
+  samples = look(batches, num, images.name)
+  warn(samples, reference, args.metrics)
+  each = [scored(samples, reference, args.metrics, look.network.name, args.seeds[0])]
+  return [
+    Generated(os.path.basename(os.path.normpath(images.name)), None, None, {}, over_seeds(each))
+  ]
+
+
+def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, ImageSet | None]:
+  """(How to read each generator that is scored, the first of them; or images to be scored)."""
+  if args.images:
+    images = image_sets.open_files(args.images)
+    args.num = min(args.num or images.num, images.num)
+    return [], None, images
+  if args.workdir:
+    which = checkpoints_of(args.workdir, args.checkpoint or 'last')
+    readers = [functools.partial(load, args.workdir, one) for one in which]
+  else:
+    readers = [functools.partial(load, args.params)]
+  first = readers[0]()
+  specs(args, first)  # refuses what means nothing, before anything is read or computed
+  return [lambda: first, *readers[1:]], first, None
+
+
+def find_real(args: Any, size: tuple[int, ...]) -> tuple[ImageSet | None, dict[str, ImageSet], str]:
+  """Return (the reference's images, all splits of its source, a file of statistics or '')."""
+  given, known = args.reference, {}
+  if args.workdir:
+    config = files.read_json(os.path.join(args.workdir, 'config.json'))
+    known = {k.removeprefix('data.'): v for k, v in config.items() if k.startswith('data.')}
+    given = given or f'{known["source"]}/train'
+  if given is None or given.endswith('.npz'):
+    return None, {}, given or ''
+  source, split = image_sets.split_of(given)
+  same = source == known.get('source')
+  data_dir = args.data_dir or (known.get('data_dir') if same else '') or ''
+  splits = image_sets.open_source(source, size, data_dir, known if same else {})
+  return splits[split], splits, ''
+
+
+def run(args: Any) -> None:
+  """Scores what the options of `bigjax evaluate` name.
+
+  Raises:
+    UserError: that cannot be done.
+  """
+  device.use_compilation_cache()
+  with buckets.copied(args.workdir) as args.workdir:
+    args.out = args.out or os.path.join(args.workdir or '', 'evaluation')
+    _run(args)
+
+
+def _run(args: Any) -> None:
+  readers, first, images = begin(args)
+  size = first.shape if first else images.size
+  real_images, splits, statistics = find_real(args, size)
+  split = real_images.split if real_images else 'stats' if statistics else ''
+  refuse(args.metrics, split, first.num_classes if first else images.num_classes)
+  network = open_network(args.features, args.weights, splits.get('train'))
+  keeps = frozenset(kept for name in args.metrics for kept in METRICS[name].keeps)
+  if len(size) == 4:
+    network = over_frames(network)
+  look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
+  reference = read_statistics(statistics, network.dim) if statistics else None
+  if real_images is not None:
+    reference = cached_reference(look, real_images, keeps, args.num)
+  floor, floor_num = {}, 0
+  if real_images is not None and not args.no_floor and real_images.split != 'all':
+    other = splits['test' if real_images.split == 'train' else 'train']
+    floor, floor_num = floor_of(look, other, reference, args.metrics, args.num)
+    itself = frechet.frechet(reference.seen.moments, reference.seen.moments)
+    say(
+      f'floor: {floor_num:,} real images of {other.name}/{other.split}; Frechet distance of the '
+      f'reference to itself: {itself:.2g}'
+    )
+  look.restart()
+  if first:
+    del first  # which its reader alone shall hold
+    rows = of_generators(args, readers, look, reference)
+  else:
+    rows = of_images(args, images, look, reference)
+  written = []
+  for row in rows:
+    record = {'what': row.what, 'scores': row.scores, 'floor': floor, 'floor_num': floor_num}
+    about = protocol(
+      look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
+    )
+    written.append({**record, 'protocol': about})
+  write(args.out, written)
+  name = os.path.basename(os.path.normpath(args.workdir or args.params or args.images))
+  draw(args, rows, floor, f'{name}, {args.num:,} samples')
+  print(overview(written, floor, floor_num))
+  print(shares(look.seconds))
