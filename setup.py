@@ -66,7 +66,7 @@ setup(
   description='BigGAN-family training on TPU pods in JAX, and sampling anywhere',
   long_description=for_package_index((ROOT / 'README.md').read_text(), URL),
   long_description_content_type='text/markdown',
-  url=URL,
+  url=URL or None,
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=[*find_packages(include=['bigjax', 'bigjax.*']), 'bigjax.configs'],

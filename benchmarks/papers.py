@@ -40,7 +40,8 @@ import numpy as np
 
 import bigjax
 from bigjax import data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
 from bigjax.core import device, errors, files, progress
 from bigjax.preflight import step_cost
 from bigjax.sampling import loaded
@@ -145,7 +146,7 @@ def system(paper: str, given: str) -> System:
 
 def systems() -> list[System]:
   """Finds all systems, BigGAN's first."""
-  found = [(name, offered(name)) for name in sorted(configs.builtin())]
+  found = [(name, offered(name)) for name in sorted(core_config.builtin())]
   offers = [(name, of[0], paper_of(name, of[1])) for name, of in found if of]
   return [system(paper, given) for paper, given in chosen(offers).items()]
 
@@ -245,12 +246,6 @@ def seconds(workdir: str, steps: int) -> float | None:
   return round(sum(ends) * steps / rows[-1]['step'], 1)
 
 
-def conditional(gen: loaded.Loaded) -> bool:
-  """Tells whether labels change what a generator makes of the same latents."""
-  zero, one = (gen([label] * 8, seed=0) for label in range(2))
-  return not np.array_equal(zero, one)
-
-
 def row_of(run: Run, folder: str, referee: Referee) -> Row | None:
   """Trains and scores a run; None where it was told to end. A failure is a row, too."""
   workdir = os.path.join(folder, run.name)
@@ -273,7 +268,8 @@ def row_of(run: Run, folder: str, referee: Referee) -> Row | None:
     gen = loaded.load(path)
     scores = referee.samples(lambda labels, seed: gen(labels, seed=seed))
     row |= {name: round(value, 4) for name, value in scores.items()}
-    row |= {'conditional': conditional(gen), 'seconds': seconds(workdir, run.steps)}
+    row['conditional'] = gen.sampler.generator.num_classes > 1
+    row['seconds'] = seconds(workdir, run.steps)
     if run.seed == 0:
       row['strip'] = encoded(gen(np.repeat(np.arange(gen.num_classes), SHOWN), seed=0))
   except Exception as error:  # whatever it is, the other systems go on

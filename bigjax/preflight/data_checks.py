@@ -129,7 +129,11 @@ def draw_sheet(source: data.Source, config: ml_collections.ConfigDict, path: str
 
 
 def enlarged(image: np.ndarray) -> Image.Image:
-  """Return uint8 [H, W, 1 or 3] as a colour picture of at least CELL pixels, in whole multiples."""
+  """uint8 [H, W, 1 or 3] as a colour picture of at least CELL pixels, in whole multiples.
+
+  Of a clip [T, H, W, 1 or 3], its frame in the middle.
+  """
+  image = image[len(image) // 2] if image.ndim == 4 else image
   picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
   times = -(-CELL // picture.width)
   return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)

@@ -106,7 +106,9 @@ def write_npz(
 
 
 def save_png(image: np.ndarray, path: str) -> None:
-  """Write one uint8 image [H, W, C], whole or not at all."""
+  """Write one uint8 image [H, W, C], or the frames [T, H, W, C] of a clip, whole or not at all."""
+  if image.ndim == 4:
+    image = np.concatenate(list(image), axis=1)  # side by side
   picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
   picture.save(path + '.partial', format='png')
   os.replace(path + '.partial', path)
@@ -171,9 +173,8 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
     grid(images, wanted.columns).save(out)
     return f'{out}: {num} images, {wanted.columns} in a row'
   first = next(made)
-  height, width, channels = first.shape[1:]
   adm = layout == 'adm'
-  shape = (num, height, width, 3 if adm else channels)
+  shape = (num, *first.shape[1:-1], 3 if adm else first.shape[-1])
   parts = (
     np.broadcast_to(part, (*part.shape[:-1], shape[-1]))
     for rest in ((first,), made)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bigjax import data
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
 from bigjax.core import files
 from bigjax.sampling import loaded
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bigjax import algorithms
-from bigjax.core import config as configs
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
 from bigjax.core import errors, files, trees
 from bigjax.preflight import step_cost
 
@@ -45,7 +46,7 @@ def test_biggan_comes_first_by_its_digits(systems):
 def test_every_config_on_the_digits_has_a_paper_with_a_system(systems):
   """By another way than the benchmark's: what is left out has its paper in the table."""
   papers_of = {of.paper for of in systems}
-  for name in configs.builtin():
+  for name in core_config.builtin():
     config = configs.read(name)
     if config.data.source == 'digits':
       assert papers.paper_of(name, config) in papers_of
@@ -80,7 +81,7 @@ def test_cost_counts_penalties():
 
 @pytest.mark.parametrize('patch', [{'optim.d_steps': 1}, {'optim.batch_size': 16, 'model.ch': 8}])
 def test_other_configs_get_other_steps(patch, unit):
-  config = configs.changed(configs.read('digits'), patch)
+  config = core_config.changed(configs.read('digits'), patch)
   other = papers.System('other', 'other', config, step_cost.run_flops(config))
   steps = other.steps(unit)
   assert steps > 800
@@ -124,10 +125,10 @@ def test_a_new_config_file_is_a_system(tmp_path, monkeypatch, systems):
   (tmp_path / 'newcomer.py').write_text(text)
   import bigjax.configs
 
-  known = configs.builtin()
+  known = core_config.builtin()
   monkeypatch.setattr(bigjax.configs, '__path__', [*bigjax.configs.__path__, str(tmp_path)])
   monkeypatch.setattr(
-    configs, 'builtin', lambda: known | {'newcomer': str(tmp_path / 'newcomer.py')}
+    core_config, 'builtin', lambda: known | {'newcomer': str(tmp_path / 'newcomer.py')}
   )
   found = papers.systems()
   assert [of.paper for of in found if of.paper == 'another'] == ['another']
@@ -178,7 +179,7 @@ def test_a_failed_run_is_a_row_that_says_so(tmp_path, systems, unit, monkeypatch
   run = papers.Run(systems[0], 1, 1, 700, unit)
   found = papers.row_of(run, str(tmp_path), Real())
   assert found['failed'] == 'UserError: updates were not finite'
-  other = configs.changed(systems[0].config, {'data.held_out': 0.5})
+  other = core_config.changed(systems[0].config, {'data.held_out': 0.5})
   run = papers.Run(papers.System('x', 'x', other, None), 1, 1, 700, unit)
   assert 'data.held_out' in papers.row_of(run, str(tmp_path), Real())['failed']
   monkeypatch.setattr(papers.loop, 'train', lambda config, workdir: {})  # told to end

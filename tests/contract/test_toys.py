@@ -14,7 +14,7 @@ import pytest
 
 from bigjax import evaluate, sample
 from bigjax.algorithms.base import configs
-from bigjax.core import checkpoint, errors, files, parallel, trees
+from bigjax.core import checkpoint, errors, files, trees
 from bigjax.models.pretrained import registry
 from bigjax.training import batches, loop
 from bigjax.training.program import make_program
@@ -54,14 +54,14 @@ def test_a_run_writes_what_it_has(run):
   assert not {'standing_passes', 'dialect', 'truncations'} & set(card)
 
 
-@pytest.mark.parametrize('at', [1, 2, 3])
+@pytest.mark.parametrize('at', [2, 3])
 def test_resuming_equals_going_on(run, at, tmp_path):
-  """In either stage, at the border, and between two steps with a lazy term."""
+  """At the border of two stages and within one; after a step with a lazy term and before one."""
   name, workdir = run
   other = str(tmp_path / 'run')
   loop.train(config_of(name, run__steps=at), other, jax.devices()[:2])
   loop.train(config_of(name), other, jax.devices()[:2])
-  for step in range(at, 5):
+  for step in range(max(at, 2), 5):  # three are kept
     one, two = (
       checkpoint.restore_part(place, step, lambda path: True) for place in (workdir, other)
     )
@@ -87,7 +87,7 @@ def test_stages_reach_data_programs_held_out_batch_and_clock(monkeypatch, tmp_pa
   )
   said = []
   monkeypatch.setattr(loop.progress.Progress, 'say', lambda self, text, **_: said.append(text))
-  loop.train(config_of('toy_denoiser'), str(tmp_path / 'run'), jax.devices()[:1])
+  loop.train(config_of('toy_denoiser'), str(tmp_path / 'run'), jax.devices()[:2])
   shapes = [shape['image'] for shape in seen]
   assert shapes == [(1, 16, 8, 8, 1)] * 2 + [(1, 8, 16, 16, 1)] * 2
   assert held == [(8, 8, 1), (16, 16, 1)]
@@ -100,7 +100,7 @@ def test_stages_reach_data_programs_held_out_batch_and_clock(monkeypatch, tmp_pa
 def test_the_small_stage_is_the_mean_of_the_large_one(tmp_path):
   config = config_of('toy_denoiser', data__source='synthetic:80')
   config, source = batches.load_data(config)
-  program = make_program(config, jax.devices()[:1])
+  program = make_program(config, jax.devices()[:2])
   history = [{'from_step': 0, 'seed': 0, 'patch': {}, 'position': 0, 'reason': 'start'}]
   stream = batches._placed(program, source, False, history, 0)
   small = np.asarray(next(stream)['image'])[0]
@@ -124,7 +124,7 @@ def test_programs_are_compiled_per_stage_and_due_before_the_stage(monkeypatch, t
     'step',
     lambda self, state, batch, at=0: (events.append(('step', at)), step(self, state, batch, at))[1],
   )
-  loop.train(config_of('toy_video'), str(tmp_path / 'run'), jax.devices()[:1])
+  loop.train(config_of('toy_video'), str(tmp_path / 'run'), jax.devices()[:2])
   assert events[:2] == [
     ('compile', (3, 8, 8, 1), ['gradient_penalty']), ('compile', (3, 8, 8, 1), []),
   ]  # fmt: skip
@@ -132,7 +132,7 @@ def test_programs_are_compiled_per_stage_and_due_before_the_stage(monkeypatch, t
 
 
 def test_the_lazy_term_runs_when_it_is_due(tmp_path):
-  program = make_program(config_of('toy_video'), jax.devices()[:1])
+  program = make_program(config_of('toy_video'), jax.devices()[:2])
   assert [sorted(program.due(step)) for step in range(3)] == [
     ['gradient_penalty'], [], ['gradient_penalty'],
   ]  # fmt: skip
@@ -155,14 +155,14 @@ def test_stages_that_do_not_fit_get_a_sentence(tmp_path):
     make_program(config_of('toy_denoiser', optim__batch_size=12), jax.devices()[:4])
   workdir = str(tmp_path / 'run')
   with pytest.raises(errors.UserError, match='fewer than one batch of 128'):
-    loop.train(config_of('toy_denoiser', optim__batch_size=128), workdir, jax.devices()[:1])
+    loop.train(config_of('toy_denoiser', optim__batch_size=128), workdir, jax.devices()[:2])
   config = config_of('toy_denoiser', data__resolution=10, optim__grow_at=1)
   config, source = batches.load_data(config)
-  program = make_program(config, jax.devices()[:1])
+  program = make_program(config, jax.devices()[:2])
   big = config_of('toy_denoiser')
   with pytest.raises(errors.UserError, match='cannot be averaged down'):
     batches.check_data(batches.load_data(config_of('toy_denoiser', data__resolution=24))[1],
-                       make_program(big, jax.devices()[:1]))  # fmt: skip
+                       make_program(big, jax.devices()[:2]))  # fmt: skip
   batches.check_data(source, program)
 
 
@@ -292,30 +292,13 @@ def test_dry_run_and_doctor_know_all_stages(name, bigjax):
   assert said.count('batches of') == (2 if name == 'toy_denoiser' else 1)
 
 
-def test_fewer_devices_make_the_same_first_step():
-  for name in NAMES:
-    results = []
-    for devices in (jax.devices()[:1], jax.devices()[:4]):
-      program = make_program(config_of(name), devices)
-      stage, rng = program.stage(0), np.random.RandomState(0)
-      batch = {
-        key: rng.randint(0, 5 if key == 'label' else 256, x.shape).astype(x.dtype)
-        for key, x in stage.shapes().items()
-      }
-      state = program.init(jax.random.key(0), {})
-      batch = parallel.to_global(program.mesh, batch)
-      results.append(program.step(state, batch)[1])
-    for key, value in results[0].items():
-      np.testing.assert_allclose(results[1][key], value, rtol=2e-5, atol=1e-6, err_msg=key)
-
-
 def test_weights_of_one_run_begin_another(run, tmp_path):
   name, workdir = run
   for source in (workdir, f'{workdir}/export/generator.safetensors'):
     config = config_of(name, run__steps=1)
     config.init_from = source
     other = str(tmp_path / source.replace('/', '_'))
-    loop.train(config, other, jax.devices()[:1])
+    loop.train(config, other, jax.devices()[:2])
     card = files.read_json(f'{other}/card.json')
     start = checkpoint.restore_part(workdir, 4, lambda path: path.startswith('ema/'))
     assert card['player'] in ('net', 'gen') and trees.nest(start)

@@ -41,3 +41,8 @@ def workdir(tmp_path_factory):
 def params(workdir):
   """The generator that the run exported."""
   return workdir / 'export' / 'generator.safetensors'
+
+
+@pytest.fixture(scope='session')
+def libtpu():
+  pytest.importorskip('libtpu', reason='compiling for TPUs needs libtpu: pip install "jax[tpu]"')

@@ -116,7 +116,7 @@ def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch
     table = out.split(f'player {name}\n')[1].split('\nplayer')[0]
     assert f'Total: {num_params(player["params"]):,}' in table
     assert all(path in table for path in trees.flat(player['params']))
-  assert '12 steps in 1 stage(s)' in out and '16 px, 2 x 16 images' in out
+  assert out.endswith('\n12 steps in 1 stage:\n  from step 0: 16 px, 2 x 16 images each\n')
   assert not list(tmp_path.iterdir())
 
 
@@ -134,7 +134,8 @@ def test_dry_run_goes_on_without_data(bigjax, tmp_path, monkeypatch, words, said
   assert status == 0 and err == ''
   (line,) = (line for line in out.splitlines() if line.startswith('data: '))
   assert line.startswith('data: absent: ') and said in line
-  assert 'config.optim.gen_lr' in out and out.count('Total: ') == 2 and 'stage(s)' in out
+  assert 'config.optim.gen_lr' in out and out.count('Total: ') == 2
+  assert ' steps in 1 stage:\n' in out
   assert bigjax('doctor', *words)[0] == 1
 
 

@@ -18,11 +18,6 @@ REFUSAL = 'Ran out of memory in memory space hbm. Used 23.61G of 15.48G hbm. Exc
 needs_libtpu = pytest.mark.usefixtures('libtpu')
 
 
-@pytest.fixture(scope='module')
-def libtpu():
-  pytest.importorskip('libtpu', reason='compiling for TPUs needs libtpu: pip install "jax[tpu]"')
-
-
 def tiny(**values):
   config = configs.read('digits:tiny')
   config.update_from_flattened_dict({'optim.batch_size': 64, **values})
