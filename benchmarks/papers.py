@@ -80,7 +80,7 @@ class System:
   @property
   def config_hash(self) -> str:
     """Of the config as it is given: the same for all seeds."""
-    return configs.digest(self.config)
+    return configs.config_hash(self.config)
 
   def flops(self, steps: int) -> int:
     """Sums what so many steps cost."""

@@ -24,7 +24,6 @@ from bigjax.evaluation import quick
 SETS = 8  # of samples, in each fold
 FIRST_SEED = 1000  # of the samples' latents; lower ones are for looking at
 
-Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n]
 Scores = dict[str, float]
 
 
@@ -85,7 +84,7 @@ class Referee:
       self.folds.append((functools.partial(self._score, judge, nearest), real))
 
   @staticmethod
-  def _score(judge: Callable, nearest: Callable, shown: Labelled) -> Scores:
+  def _score(judge: Callable, nearest: Callable, shown: data.Labelled) -> Scores:
     found = {**nearest(shown), **judge(shown)}  # of what both have, the classifier's counts
     return {name: float(found[name]) for name in FIGURES}
 

@@ -386,7 +386,7 @@ def identity(config: ml_collections.ConfigDict, keys: Keys) -> Values:
   }
 
 
-def digest(identity: Mapping[str, Any]) -> str:
+def identity_hash(identity: Mapping[str, Any]) -> str:
   """A short hash of an identity."""
   return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 

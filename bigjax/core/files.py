@@ -1,11 +1,15 @@
-"""What a run shows people: a progress line, metrics on disk, a grid of images."""
+"""Files of a run and of the cache: rows and values as JSON, arrays as .npz."""
 
+import contextlib
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from bigjax.core import errors
+import numpy as np
+
+from bigjax.core import errors, progress
 
 
 class JsonLines:
@@ -90,3 +94,39 @@ def cache_dir() -> str:
   """Return bigjax's cache folder: $BIGJAX_CACHE, $XDG_CACHE_HOME/bigjax or ~/.cache/bigjax."""
   base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   return os.environ.get('BIGJAX_CACHE') or os.path.join(base, 'bigjax')
+
+
+def read_cache(path: str) -> dict[str, np.ndarray] | None:
+  """The arrays that `write_cache` wrote, or None where the file is missing or damaged."""
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return {name: file[name] for name in file.files}  # checks the CRC of each
+  except Exception:  # zipfile has a dozen ways to say that a file is damaged
+    return None
+
+
+def write_cache(path: str, arrays: Mapping[str, np.ndarray], what: str = '') -> None:
+  """Write arrays as an .npz, whole or not at all; a cache that cannot be written is no error.
+
+  Args:
+    path: of the file; its folder is made.
+    arrays: by name.
+    what: they are, for the warning where they cannot be kept; '' for none.
+  """
+  folder = os.path.dirname(path)
+  partial = f'{path}.{secrets.token_hex(4)}.partial'  # hosts may write at once
+  try:
+    os.makedirs(folder, exist_ok=True)
+    try:
+      with open(partial, 'wb') as file:
+        np.savez(file, **arrays)
+      os.replace(partial, path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        os.remove(partial)
+      raise
+  except OSError as error:
+    if what:
+      progress.say(
+        f'warning: {what} cannot be kept in {folder!r} ({error.strerror}) and will be made again'
+      )

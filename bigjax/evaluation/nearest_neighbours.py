@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from bigjax import data
 from bigjax.core import errors, files, progress
 from bigjax.evaluation import image_sets
+from bigjax.evaluation.metrics.distances import squared_distances
 from bigjax.evaluation.quick import classifier
 
 FeatureFn = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, C] -> float32 [n, d]
@@ -67,11 +68,10 @@ class Nearest:
 
   def show(self, numbers: np.ndarray, rows: np.ndarray) -> None:
     """Look at rows float32 [m, d] with these numbers [m]."""
-    q = self._queries
-    squares = (q * q).sum(1)[:, None] + (rows * rows).sum(1)[None, :] - 2 * q @ rows.T
+    squares = np.array(squared_distances(self._queries, rows))
     squares[self._own[:, None] == numbers[None, :]] = np.inf
+    numbers = np.broadcast_to(numbers, squares.shape)
     squares = np.concatenate([self._squares, squares], axis=1)
-    numbers = np.broadcast_to(numbers, (len(q), len(numbers)))
     numbers = np.concatenate([self._numbers, numbers], axis=1)
     best = np.argsort(squares, axis=1, kind='stable')[:, : self._k]
     self._squares = np.take_along_axis(squares, best, 1)
@@ -79,7 +79,7 @@ class Nearest:
 
   def found(self) -> tuple[np.ndarray, np.ndarray]:
     """Return (distances [n, k], numbers [n, k]), nearest first."""
-    return np.sqrt(self._squares.clip(0)), self._numbers
+    return np.sqrt(self._squares), self._numbers
 
 
 def reference(

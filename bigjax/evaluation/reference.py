@@ -12,7 +12,6 @@ import numpy as np
 
 from bigjax import data
 from bigjax.core import errors, files, parallel
-from bigjax.core.progress import say
 from bigjax.evaluation import image_sets
 from bigjax.evaluation.feature_pass import FeaturePass
 from bigjax.evaluation.image_sets import ImageBatch, ImageSet
@@ -84,28 +83,20 @@ def cached_reference(
 
 
 def read_reference(path: str) -> FeatureStats | None:
-  """Return what `write_reference` wrote, or None where it is missing or damaged."""
-  try:
-    with np.load(path) as file:
-      arrays = {name: file[name] for name in file.files}
-  except Exception:  # zipfile has a dozen ways to say that a file is damaged
+  """What `write_reference` wrote, or None where it is missing or damaged."""
+  arrays = files.read_cache(path)
+  if arrays is None:
     return None
   moments = frechet.Moments.of(int(arrays.pop('num')), arrays.pop('mean'), arrays.pop('cov'))
   return FeatureStats(moments.num, moments, **arrays)
 
 
 def write_reference(path: str, seen: FeatureStats) -> None:
-  """Keep what is known of a reference; a cache that cannot be written is no error."""
+  """Keep what is known of a reference."""
   arrays = {name: getattr(seen, name) for name in ('features', 'logits', 'labels')}
+  arrays = {name: array for name, array in arrays.items() if array is not None}
   moments = {name: getattr(seen.moments, name) for name in ('num', 'mean', 'cov')}
-  try:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f'{path}.{os.getpid()}.partial'
-    with open(partial, 'wb') as file:
-      np.savez(file, **moments, **{k: v for k, v in arrays.items() if v is not None})
-    os.replace(partial, path)
-  except OSError as error:
-    say(f'the reference cannot be kept in {os.path.dirname(path)!r} ({error.strerror})')
+  files.write_cache(path, {**moments, **arrays}, 'the reference')
 
 
 def read_statistics(path: str, dim: int) -> Reference:

@@ -187,7 +187,7 @@ def workdir(given: str, config: ml_collections.ConfigDict, source: data.Source) 
     if not steps:
       return [('ok', f'{given!r} holds a run without checkpoints: it would begin anew')]
     meta = checkpoint.read_meta(given, steps[-1])
-    if meta['config_hash'] != configs.digest(base):
+    if meta['config_hash'] != configs.config_hash(base):
       return [('fail', f'checkpoint {steps[-1]} of {given!r} is of another config')]
     checkpoint.restore_generator(given)
   except errors.UserError as error:

@@ -33,7 +33,7 @@ def check_generator(args: argparse.Namespace) -> None:
   """
   if args.checkpoint and not args.workdir:
     raise errors.UserError(
-      f'{args.checkpoint!r} names a checkpoint of a --workdir; without one, leave it out.'
+      f'--checkpoint {args.checkpoint} is one of a --workdir; without a --workdir, leave it out.'
     )
 
 

@@ -59,7 +59,7 @@ def make_card(
     'class_names': list(source.class_names),
     'data': config.data.source,
     'license': f'data: {source.license}; weights: set by whoever publishes them',
-    'config_hash': configs.digest(config),
+    'config_hash': configs.config_hash(config),
     'sampling': sampling,
   }
 
@@ -142,9 +142,9 @@ def train(
   with processes.Notice() as notice:
     while True:
       now = histories.patched(base, history)
-      if configs.digest(now) != configs.digest(ready.config):
+      if configs.config_hash(now) != configs.config_hash(ready.config):
         ready = make_ready(now, source, devices)
-      ready.card['config_hash'] = configs.digest(base)
+      ready.card['config_hash'] = configs.config_hash(base)
       try:
         return loop(ready, workdir, history, given, notice, say, began)
       except rollback.RollBack as back:

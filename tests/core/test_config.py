@@ -249,13 +249,13 @@ def test_suggestions_are_near_in_meaning(given, meant):
 
 def digest(**values):
   config = core_config.nested(complete(**values))
-  return core_config.digest(core_config.identity(config, TABLE))
+  return core_config.identity_hash(core_config.identity(config, TABLE))
 
 
 def test_a_key_that_came_later_changes_no_identity_while_at_its_default():
   before = {name: key for name, key in TABLE.items() if not key.since}
   old = core_config.nested(core_config.completed({}, before))
-  assert core_config.digest(core_config.identity(old, before)) == digest()
+  assert core_config.identity_hash(core_config.identity(old, before)) == digest()
   assert digest(optim__warm=True) != digest()
   assert digest(optim__rate=0.6) != digest(optim__rate=0.5) == digest()
   assert digest(run__steps=3) == digest()  # free
@@ -275,7 +275,7 @@ def test_flatten_names_every_value():
 
 def test_digest_does_not_depend_on_the_order_of_keys():
   pairs = [('seed', 0), ('data.source', 'x'), ('model.ch', 4)]
-  assert core_config.digest(dict(pairs)) == core_config.digest(dict(pairs[::-1]))
+  assert core_config.identity_hash(dict(pairs)) == core_config.identity_hash(dict(pairs[::-1]))
 
 
 def test_differences_name_key_and_both_values():

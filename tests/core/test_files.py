@@ -207,3 +207,26 @@ def test_damaged_rows_get_a_sentence(tmp_path, line):
   path.write_bytes(b'[' * 100_000)
   with pytest.raises(errors.UserError, match='cannot be read'):
     files.read_json(str(path))
+
+
+def test_a_cache_is_whole_or_nothing(tmp_path, monkeypatch, capsys):
+  path, arrays = str(tmp_path / 'a' / 'x.npz'), {'p/q': np.arange(3), 'r': np.float32([[0.1]])}
+  assert files.read_cache(path) is None
+  files.write_cache(path, arrays, 'it')
+  found = files.read_cache(path)
+  assert set(found) == set(arrays) and capsys.readouterr().err == ''
+  assert all(found[k].dtype == a.dtype and (found[k] == a).all() for k, a in arrays.items())
+  before = (tmp_path / 'a' / 'x.npz').read_bytes()
+  monkeypatch.setattr(files.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'full')))
+  files.write_cache(path, {'other': np.zeros(9)}, 'it')
+  assert 'warning: it cannot be kept' in capsys.readouterr().err
+  files.write_cache(path, {'other': np.zeros(9)})
+  assert capsys.readouterr().err == ''
+  assert [p.name for p in (tmp_path / 'a').iterdir()] == ['x.npz']  # and nothing partial
+  assert (tmp_path / 'a' / 'x.npz').read_bytes() == before
+  (tmp_path / 'a' / 'x.npz').write_bytes(before[: len(before) // 2])
+  assert files.read_cache(path) is None
+
+
+def test_sizes_for_people():
+  assert progress.size(41 * 2**20) == '41 MiB' and progress.size(3.25 * 2**30) == '3.25 GiB'

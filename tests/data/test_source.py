@@ -452,9 +452,9 @@ def test_a_rare_class_is_none_too_few():
 
 
 def test_spread():
-  assert data.spread(10, None).tolist() == data.spread(10, 99).tolist() == list(range(10))
-  assert data.spread(10, 3).tolist() == [2, 4, 8]  # as in every process and session
-  assert data.spread(10, 0).tolist() == []
+  assert data.subset(10, None).tolist() == data.subset(10, 99).tolist() == list(range(10))
+  assert data.subset(10, 3).tolist() == [2, 4, 8]  # as in every process and session
+  assert data.subset(10, 0).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -552,11 +552,11 @@ def test_errors_of_synthetic_say_what_is_wrong(change, words):
 
 def test_some_of_many_hold_every_class():
   """Also where classes alternate, which evenly spaced images would miss."""
-  picked = data.spread(8000, 4000)
+  picked = data.subset(8000, 4000)
   assert len(set(picked)) == 4000 and (np.diff(picked) > 0).all()
   counts = np.bincount(picked % 10, minlength=10)
   assert (abs(counts - 400) < 5 * (400 * 0.9 * 0.5) ** 0.5).all()
-  np.testing.assert_array_equal(picked, data.spread(8000, 4000))
+  np.testing.assert_array_equal(picked, data.subset(8000, 4000))
 
 
 # Under load.

@@ -292,7 +292,7 @@ def test_the_number_of_classes_is_read_from_the_data():
   filled, source = load_data(config)
   assert filled.data.num_classes == 10 == len(source.class_names)
   assert config.data.num_classes is None  # the caller's is left alone
-  assert configs.digest(filled) == configs.digest(tiny())  # however it was found
+  assert configs.config_hash(filled) == configs.config_hash(tiny())  # however it was found
 
 
 class Ready:

@@ -98,7 +98,7 @@ def test_overrides_reach_the_config():
 def test_workdir_is_named_after_the_config(argv, workdir):
   config, found, given = train.parse(argv)
   assert found == workdir and not given['dry_run']
-  assert configs.digest(config) == configs.digest(configs.read('digits'))
+  assert configs.config_hash(config) == configs.config_hash(configs.read('digits'))
 
 
 def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch):

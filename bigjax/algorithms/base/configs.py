@@ -102,9 +102,9 @@ def identity(config: ml_collections.ConfigDict) -> Values:
   return core_config.identity(config, keys(core_config.flat(config)))
 
 
-def digest(config: ml_collections.ConfigDict) -> str:
+def config_hash(config: ml_collections.ConfigDict) -> str:
   """A short hash of the identity."""
-  return core_config.digest(identity(config))
+  return core_config.identity_hash(identity(config))
 
 
 def later(config: ml_collections.ConfigDict) -> Values:

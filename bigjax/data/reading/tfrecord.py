@@ -258,17 +258,8 @@ def cached(
   A cache that cannot be written or read costs time only.
   """
   path = os.path.join(files.cache_dir(), 'data', f'{kind}-{digest}.npz')
-  try:
-    with np.load(path, allow_pickle=False) as kept:
-      return dict(kept)
-  except Exception:  # absent, cut, or not ours: whatever it is, it is made again
+  arrays = files.read_cache(path)
+  if arrays is None:
     arrays = make()
-  try:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f'{path}.{os.getpid()}.partial'
-    with open(partial, 'wb') as f:
-      np.savez_compressed(f, **arrays)
-    os.replace(partial, path)
-  except OSError:
-    pass
+    files.write_cache(path, arrays)
   return arrays

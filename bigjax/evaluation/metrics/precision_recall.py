@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from bigjax.core import errors
-from bigjax.nn import linalg
+from bigjax.evaluation.metrics.distances import squared_distances
 
 ROWS = 2048  # of a block of distances
 COLUMNS = 8192  # the other way
@@ -49,6 +49,21 @@ def density_coverage(samples: np.ndarray, real: np.ndarray, *, k: int = 5) -> tu
   return float(within.mean() / k), float(holds.mean())
 
 
+def precision_coverage(samples: np.ndarray, real: np.ndarray, *, k: int = 3) -> tuple[float, float]:
+  """The two that need no ball around samples, of which there may be few: (precision, coverage).
+
+  Args:
+    samples, real: features [n, d] and [m, d].
+    k: which neighbour gives the radius.
+
+  Raises:
+    UserError: fewer than k + 1 real images, no samples, or features are of different lengths.
+  """
+  samples, real = _prepared(samples, real, k, 'precision and coverage', of_samples=1)
+  within, holds = balls(samples, real, radii(real, k))
+  return float((within > 0).mean()), float(holds.mean())
+
+
 def radii(x: np.ndarray, k: int) -> np.ndarray:
   """Return each row's squared distance to its k-th nearest other row, float32 [n]."""
   found = []
@@ -79,12 +94,6 @@ def balls(x: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> tuple[np.nda
   return within, holds
 
 
-def _squares(a, b):
-  """Return squared distances [r, c], not below 0."""
-  lengths = (a * a).sum(1)[:, None] + (b * b).sum(1)[None]
-  return jnp.maximum(lengths - 2 * linalg.dot(a, b.T), 0)
-
-
 @jax.jit
 def _nearest(nearest, some, others, same, num):
   """Return the k smallest [r, k] of those so far and of the distances to these others.
@@ -96,7 +105,8 @@ def _nearest(nearest, some, others, same, num):
     num: rows of `others` from here on do not count either.
   """
   rows, columns = jnp.arange(len(some))[:, None], jnp.arange(len(others))[None]
-  squares = jnp.where((columns == rows + same) | (columns >= num), jnp.inf, _squares(some, others))
+  left_out = (columns == rows + same) | (columns >= num)
+  squares = jnp.where(left_out, jnp.inf, squared_distances(some, others))
   smallest, _ = lax.top_k(-jnp.concatenate([nearest, squares], 1), nearest.shape[1])
   return -smallest
 
@@ -104,7 +114,7 @@ def _nearest(nearest, some, others, same, num):
 @jax.jit
 def _balls(some, middle, reach, num):
   """Return (balls that hold each row [r], whether each ball holds any of the first `num` [c])."""
-  inside = (_squares(some, middle) <= reach[None]) & (jnp.arange(len(some)) < num)[:, None]
+  inside = (squared_distances(some, middle) <= reach[None]) & (jnp.arange(len(some)) < num)[:, None]
   return inside.sum(1, dtype=jnp.int32), inside.any(0)
 
 

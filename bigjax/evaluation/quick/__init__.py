@@ -7,6 +7,8 @@ from collections.abc import Callable
 from bigjax.core import errors
 from bigjax.data import Labelled
 
+NEIGHBOURS = 3  # k of precision and coverage
+
 Scores = dict[str, float]
 RealImages = Callable[[int], Labelled]  # at most so many real images, evenly chosen
 

@@ -23,7 +23,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,8 +34,8 @@ import optax
 from bigjax.core import files, trees
 from bigjax.core.progress import Progress, out, say
 from bigjax.data import Labelled
-from bigjax.evaluation.metrics import frechet
-from bigjax.evaluation.quick import RealImages, Scores, pixels
+from bigjax.evaluation.metrics import frechet, precision_recall
+from bigjax.evaluation.quick import NEIGHBOURS, RealImages, Scores
 from bigjax.models.pretrained import small_classifier as models
 
 TRAINED_ON = 20_000
@@ -185,31 +184,12 @@ def training_digest(images: np.ndarray, classes: np.ndarray) -> str:
 
 
 def read(path: str, like: Any) -> Any:
-  """Return the variables in a file, or None where it is missing, damaged, or not shaped `like`."""
-  try:
-    with np.load(path) as file:
-      leaves = {name: file[name] for name in file.files}  # checks the CRC of each
-  except Exception:  # zipfile has a dozen ways to say that a file is damaged
-    return None
+  """The variables in a file, or None where it is missing, damaged, or not shaped `like`."""
+  leaves = files.read_cache(path)
   shapes = lambda tree: {name: (leaf.shape, leaf.dtype) for name, leaf in tree.items()}
-  return trees.nest(leaves) if shapes(leaves) == shapes(trees.flat(like)) else None
-
-
-def write(path: str, variables: Any) -> None:
-  """Write variables whole or not at all; a cache that cannot be written is no error."""
-  folder = os.path.dirname(path)
-  try:
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix='.partial', delete=False) as file:
-      try:
-        np.savez(file, **trees.flat(variables))
-        file.close()
-        os.replace(file.name, path)
-      except BaseException:
-        os.remove(file.name)
-        raise
-  except OSError as error:
-    say(f'the classifier cannot be kept in {folder!r} ({error.strerror}): resuming trains it again')
+  if leaves is None or shapes(leaves) != shapes(trees.flat(like)):
+    return None
+  return trees.nest(leaves)
 
 
 def cached(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Any:
@@ -219,7 +199,7 @@ def cached(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Any:
   variables = read(path, jax.eval_shape(init))
   if variables is None:
     variables = fit(images, classes, num_classes)
-    write(path, variables)
+    files.write_cache(path, trees.flat(variables), 'the classifier')
   return variables
 
 
@@ -248,11 +228,13 @@ def std_ratio(samples: Labelled, real: Labelled) -> float:
 
 def precision_coverage(samples: Labelled, real: Labelled) -> Scores:
   """Return both for as many samples as real images, PAIRS at most; none for too few real ones."""
-  if len(real[1]) <= pixels.NEIGHBOURS:
+  if len(real[1]) <= NEIGHBOURS:
     return {}
   num = min(len(samples[1]), len(real[1]), PAIRS)
-  reference = evenly(real, max(num, pixels.NEIGHBOURS + 1))[0]
-  precision, coverage = pixels.precision_coverage(evenly(samples, num)[0], reference)
+  reference = evenly(real, max(num, NEIGHBOURS + 1))[0]
+  precision, coverage = precision_recall.precision_coverage(
+    evenly(samples, num)[0], reference, k=NEIGHBOURS
+  )
   return {'precision': precision, 'coverage': coverage}
 
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from bigjax.core import errors
 from bigjax.data import Labelled
-from bigjax.evaluation.quick import RealImages, Scores
+from bigjax.evaluation.metrics.distances import squared_distances
+from bigjax.evaluation.metrics.precision_recall import precision_coverage
+from bigjax.evaluation.quick import NEIGHBOURS, RealImages, Scores
 
-NEIGHBOURS = 3
 MOST = 4000
 
 
@@ -25,21 +26,10 @@ def flatten(images: np.ndarray) -> np.ndarray:
   return images.reshape(len(images), -1).astype(np.float32) / 255
 
 
-def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Return Euclidean distances [n, m] between rows."""
-  squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2 * a @ b.T
-  return np.sqrt(np.maximum(squares, 0))
-
-
-def radii(reference: np.ndarray) -> np.ndarray:
-  """Return each row's distance to its NEIGHBOURS-th nearest other row."""
-  return np.sort(distances(reference, reference), axis=1)[:, NEIGHBOURS]  # column 0 is itself
-
-
-def precision_coverage(samples: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-  """Return (share of samples inside any reference ball, share of balls that hold a sample)."""
-  inside = distances(samples, reference) <= radii(reference)[None, :]
-  return float(inside.any(1).mean()), float(inside.any(0).mean())
+def nearest(a: np.ndarray, b: np.ndarray) -> float:
+  """The median Euclidean distance of rows of a to the nearest row of b."""
+  squares = np.asarray(squared_distances(a, b))
+  return float(np.median(np.sqrt(squares.min(1))))
 
 
 def class_std(rows: np.ndarray, labels: np.ndarray) -> float:
@@ -73,7 +63,7 @@ def make(train: RealImages, held_out: RealImages) -> tuple[Callable[[Labelled], 
     predict = SVC(C=10.0, gamma='scale').fit(real, real_labels).predict
   else:
     predict = lambda rows: np.repeat(real_labels[:1], len(rows))
-  nearest_real = float(np.median(distances(unseen, real).min(1)))
+  nearest_real = nearest(unseen, real)
   real_std = class_std(real, real_labels)
 
   def agreements(rows, labels):
@@ -83,18 +73,18 @@ def make(train: RealImages, held_out: RealImages) -> tuple[Callable[[Labelled], 
   def score(samples: Labelled) -> Scores:
     rows, labels = flatten(samples[0]), samples[1]
     agreement, worst = agreements(rows, labels)
-    precision, coverage = precision_coverage(rows, unseen)
+    precision, coverage = precision_coverage(rows, unseen, k=NEIGHBOURS)
     return {
       'agreement': agreement,
       'worst_class': worst,
       'std_ratio': class_std(rows, labels) / real_std,
       'precision': precision,
       'coverage': coverage,
-      'nearest_ratio': float(np.median(distances(rows, real).min(1))) / nearest_real,
+      'nearest_ratio': nearest(rows, real) / nearest_real,
     }
 
   agreement, worst = agreements(unseen, unseen_labels)
-  precision, coverage = precision_coverage(real, unseen)
+  precision, coverage = precision_coverage(real, unseen, k=NEIGHBOURS)
   floor = {
     'agreement': agreement,
     'worst_class': worst,

@@ -7,7 +7,7 @@ import pytest
 import sklearn.neighbors
 
 from bigjax.core import errors
-from bigjax.evaluation.metrics import precision_recall
+from bigjax.evaluation.metrics import distances, precision_recall
 
 
 def rows(seed, num, d=6, move=0.0, far=0.0):
@@ -51,6 +51,27 @@ def test_against_the_printed_formulas(num, of_real, k, small_blocks):
   for wrong in (k - 1, k + 1):  # the test would tell
     if wrong:
       assert (np.abs(np.subtract(both(samples, real, wrong), expected)) > 1e-3).sum() >= 3
+
+
+def test_squared_distances():
+  rng = np.random.RandomState(0)
+  a, b = rng.rand(7, 5).astype(np.float32), rng.rand(4, 5).astype(np.float32)
+  b[0] = a[0]
+  expected = ((a[:, None] - b[None]) ** 2).sum(-1)
+  found = np.asarray(distances.squared_distances(a, b))
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  assert found.min() >= 0
+
+
+@pytest.mark.parametrize('num', [1, 60])
+def test_precision_and_coverage_of_few_samples(num, small_blocks):
+  samples, real = rows(1, num, move=0.7), rows(2, 130)
+  found = precision_recall.precision_coverage(samples, real)
+  if num > 3:
+    assert found == (both(samples, real, 3)[0], both(samples, real, 3)[3])
+  else:
+    inside = as_printed(np.repeat(samples, 4, axis=0), real, 3)
+    assert found == (inside[0], inside[3])
 
 
 def test_far_from_0(small_blocks):
@@ -129,14 +150,14 @@ def test_memory_does_not_grow_with_both_numbers(monkeypatch):
   """4,000 x 4,000 distances would be 64 MB: at no time are there more than 500 x 1,000."""
   monkeypatch.setattr(precision_recall, 'ROWS', 500)
   monkeypatch.setattr(precision_recall, 'COLUMNS', 1000)
-  squares, shapes = precision_recall._squares, []
+  squares, shapes = precision_recall.squared_distances, []
 
   def seen(a, b):
     found = squares(a, b)
     shapes.append(found.shape)
     return found
 
-  monkeypatch.setattr(precision_recall, '_squares', seen)
+  monkeypatch.setattr(precision_recall, 'squared_distances', seen)
   samples, real = rows(1, 3900, 64, move=0.1), rows(2, 4000, 64)
   tracemalloc.start()
   found = precision_recall.precision_recall(samples, real)

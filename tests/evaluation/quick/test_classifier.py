@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from bigjax.core import files, trees
 from bigjax.evaluation import quick
 from bigjax.evaluation.metrics import frechet
 from bigjax.evaluation.quick import classifier
@@ -392,7 +393,7 @@ def test_a_write_that_fails_leaves_nothing_and_goes_on(no_cache, monkeypatch, ca
 
   monkeypatch.setattr(os, 'replace', full)
   variables = {'params': {'linear': {'bias': np.zeros(2, np.float32)}}}
-  classifier.write(str(no_cache / 'x.npz'), variables)
+  files.write_cache(str(no_cache / 'x.npz'), trees.flat(variables), 'the classifier')
   assert 'No space left' in capsys.readouterr().err
   assert os.listdir(no_cache) == []
 
