@@ -324,24 +324,16 @@ KEYS: Keys = {
   ),
   **standing_statistics.KEYS,
 }
-# Patches on any config of this family: seconds on a laptop, without data; the digits, in minutes.
+# What tiny and digits change beside the keys that all families share.
 TINY = {
-  'run.steps': 2, 'run.log_every': 1, 'run.eval_every': 2, 'run.checkpoint_every': 2,
-  'run.best': '', 'run.microbatches': 1,
-  'data.source': 'synthetic:64', 'data.resolution': 64, 'data.num_classes': 10,
+  'data.resolution': 64,
   'model.ch': 8, 'model.z_dim': 20, 'model.shared_dim': 8, 'model.gen_attention': (32,),
   'model.disc_attention': (32,), 'model.disc_widths': (), 'model.bn_group': 0,
   'model.dtype': 'float32',
   'optim.batch_size': 8, 'optim.d_steps': 1, 'optim.ema_start': 1, 'optim.freeze_disc': 0,
-  'eval.name': 'none', 'eval.num_samples': 20, 'eval.standing_passes': 2, 'eval.standing_batch': 8,
-  'eval.grid_columns': 2, 'eval.published': '', 'export.truncations': ('1', 'none'),
+  'eval.standing_passes': 2, 'eval.standing_batch': 8, 'export.truncations': ('1', 'none'),
 }
 DIGITS = {
-  'run.steps': 700, 'run.log_every': 25, 'run.eval_every': 175, 'run.checkpoint_every': 175,
-  'run.keep': 2, 'run.keep_every': 0, 'run.best': 'coverage', 'run.microbatches': 1,
-  'run.remat': False,
-  'data.source': 'digits', 'data.resolution': 16, 'data.channels': 1, 'data.num_classes': 10,
-  'data.held_out': 0.25, 'data.flip': False,
   'model.network': 'biggan', 'model.ch': 16, 'model.z_dim': 60, 'model.shared_dim': 32,
   'model.skip_z': True, 'model.gen_attention': (), 'model.disc_attention': (),
   'model.disc_widths': (), 'model.bn_group': 0, 'model.bn_eps': 1e-4, 'model.dtype': 'float32',
@@ -349,9 +341,7 @@ DIGITS = {
   'optim.disc_lr': 2e-3, 'optim.b1': 0.0, 'optim.b2': 0.99, 'optim.eps': 1e-8,
   'optim.ortho_beta': 1e-4, 'optim.spectral_eps': 1e-4, 'optim.ema_decay': 0.99,
   'optim.ema_start': 200, 'optim.freeze_disc': 0, 'augment.name': 'none',
-  'eval.name': 'pixels', 'eval.num_samples': 1000, 'eval.standing_passes': 16,
-  'eval.standing_batch': 128, 'eval.grid_columns': 10, 'eval.published': '',
-  'scores.num': 10_000, 'scores.features': 'classifier',
+  'eval.standing_passes': 16, 'eval.standing_batch': 128,
   'export.truncations': ('0.5', '1', '2', 'none'),
 }
 # fmt: on

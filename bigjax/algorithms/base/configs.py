@@ -40,10 +40,11 @@ def keys(values: Mapping[str, Any]) -> Keys:
 
 
 def patch(variant: str, values: Mapping[str, Any]) -> Values:
-  """These values with the family's patch for a variant in them; keys that it takes away are gone.
+  """These values with the patches for a variant in them; keys that these take away are gone.
 
   Args:
-    variant: one of core.config.VARIANTS_OF_ALL: the family's table of that name in capitals.
+    variant: one of core.config.VARIANTS_OF_ALL, the patch of shared keys; on top of it comes the
+      family's table of that name in capitals.
     values: {'group.key': value}, perhaps not of all keys.
   Raises:
     UserError: the family has no such patch.
@@ -52,7 +53,7 @@ def patch(variant: str, values: Mapping[str, Any]) -> Values:
   table = getattr(algorithms.family(values['algorithm']), variant.upper(), None)
   if table is None:
     raise errors.UserError(f'algorithm {values["algorithm"]} has no variant {variant!r}.')
-  patched = {**values, **table}
+  patched = {**values, **core_config.VARIANTS_OF_ALL[variant], **table}
   here = core_config.existing(known, patched)
   return {name: v for name, v in patched.items() if name in here or name not in known}
 

@@ -23,10 +23,8 @@ KEYS: Keys = {
   'optim.grow_at': Key(2, 'step at which the resolution doubles'),
 }
 TINY = {
-  'run.steps': 4, 'run.log_every': 1, 'run.eval_every': 2, 'run.checkpoint_every': 1,
-  'run.best': '', 'data.source': 'synthetic:80', 'data.resolution': 16, 'data.channels': 1,
-  'data.num_classes': 5,
-  'eval.name': 'none', 'eval.num_samples': 20, 'eval.grid_columns': 2,
+  'run.steps': 4, 'run.checkpoint_every': 1, 'data.source': 'synthetic:80', 'data.num_classes': 5,
+  'data.resolution': 16, 'data.channels': 1,
 }  # fmt: skip
 
 

@@ -26,10 +26,8 @@ KEYS: Keys = {
   'optim.lr': Key(1e-2, 'learning rate of every player'),
 }
 TINY = {
-  'run.steps': 4, 'run.log_every': 1, 'run.eval_every': 2, 'run.checkpoint_every': 1,
-  'run.best': '', 'data.source': 'synthetic:80', 'data.frames': 3, 'data.resolution': 8,
-  'data.num_classes': 5,
-  'data.channels': 1, 'eval.name': 'none', 'eval.num_samples': 20, 'eval.grid_columns': 2,
+  'run.steps': 4, 'run.checkpoint_every': 1, 'data.source': 'synthetic:80', 'data.num_classes': 5,
+  'data.frames': 3, 'data.resolution': 8, 'data.channels': 1,
 }  # fmt: skip
 
 
