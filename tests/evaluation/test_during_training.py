@@ -70,12 +70,15 @@ def test_a_run_that_goes_on_has_every_row_once(workdir, tmp_path):
 
 
 def test_the_steps_do_not_wait_for_the_thread(monkeypatch, tmp_path):
-  stepped, scored, order = threading.Event(), protocol.scored, []
+  stepped, done, scored, order = threading.Event(), threading.Event(), protocol.scored, []
 
   def slow(*args):
-    if threading.current_thread() is not threading.main_thread():  # which scores the floor
+    beside = threading.current_thread() is not threading.main_thread()  # which scores the floor
+    if beside:
       assert stepped.wait(60), 'the next step waited for the scores'
     order.append('scored')
+    if beside:
+      done.set()
     return scored(*args)
 
   metrics = logs.Log.metrics
@@ -84,6 +87,7 @@ def test_the_steps_do_not_wait_for_the_thread(monkeypatch, tmp_path):
     order.append(step)
     if step == 3:
       stepped.set()
+      assert done.wait(60), 'nothing was scored beside the step'
     return metrics(self, step, *args)
 
   monkeypatch.setattr(protocol, 'scored', slow)
