@@ -41,6 +41,7 @@ def settings(source: str, resolution: int, data_dir: str = '') -> ml_collections
       'data_dir': data_dir,
       'resolution': resolution,
       'channels': 3,
+      'frames': 0,
       'held_out': 0.05,
       'fraction': 1.0,
       'per_class': 0,

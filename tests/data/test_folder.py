@@ -31,6 +31,7 @@ def config(path, **changes):
     'data_dir': '',
     'resolution': 8,
     'channels': 3,
+    'frames': 0,
     'num_classes': None,
     'held_out': 0.25,
     'fraction': 1.0,

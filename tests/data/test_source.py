@@ -57,6 +57,7 @@ def config(**changes):
     'data_dir': '',
     'resolution': 4,
     'channels': 1,
+    'frames': 0,
     'num_classes': 2,
     'held_out': 0.25,
     'fraction': 1.0,

@@ -36,6 +36,7 @@ def config(name, folder, **changes):
     'data_dir': str(folder),
     'resolution': SIZE,
     'channels': 3,
+    'frames': 0,
     'num_classes': None,
     'held_out': 0.25,
     'fraction': 1.0,

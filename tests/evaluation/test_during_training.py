@@ -70,12 +70,13 @@ def test_a_run_that_goes_on_has_every_row_once(workdir, tmp_path):
 
 
 def test_the_steps_do_not_wait_for_the_thread(monkeypatch, tmp_path):
-  stepped, scored, order = threading.Event(), protocol.scored, []
+  stepped, done, scored, order = threading.Event(), threading.Event(), protocol.scored, []
 
   def slow(*args):
-    if threading.current_thread() is not threading.main_thread():  # which scores the floor
-      assert stepped.wait(60), 'the next step waited for the scores'
+    assert threading.current_thread() is not threading.main_thread()
+    assert stepped.wait(60), 'the next step waited for the scores'
     order.append('scored')
+    done.set()
     return scored(*args)
 
   metrics = logs.Log.metrics
@@ -84,25 +85,22 @@ def test_the_steps_do_not_wait_for_the_thread(monkeypatch, tmp_path):
     order.append(step)
     if step == 3:
       stepped.set()
+      assert done.wait(60), 'nothing was scored beside the step'
     return metrics(self, step, *args)
 
-  monkeypatch.setattr(protocol, 'scored', slow)
+  monkeypatch.setattr(during_training, 'scored', slow)
   monkeypatch.setattr(logs.Log, 'metrics', seen)
   rows = run(tiny(), tmp_path / 'run')
   assert [row['step'] for row in rows] == [2, 4]
-  assert order[:5] == ['scored', 1, 2, 3, 'scored'], order
+  assert order == [1, 2, 3, 'scored', 4, 'scored'], order
 
 
 @pytest.mark.slow
 def test_training_survives_a_score_that_fails(monkeypatch, tmp_path, capsys):
-  scored = protocol.scored
-
   def broken(*args):
-    if threading.current_thread() is not threading.main_thread():
-      raise MemoryError('no room')
-    return scored(*args)
+    raise MemoryError('no room')
 
-  monkeypatch.setattr(protocol, 'scored', broken)
+  monkeypatch.setattr(during_training, 'scored', broken)
   assert run(tiny(), tmp_path / 'run') == []
   assert 'warning: no scores of step 2: MemoryError: no room' in capsys.readouterr().err
   assert (tmp_path / 'run' / 'summary.json').exists()

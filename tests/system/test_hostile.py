@@ -130,7 +130,7 @@ SURVEY = """
 import json, os, resource, sys
 import ml_collections, numpy as np
 from bigjax import data
-from bigjax.data import folder
+from bigjax.data.sources import folder
 tf = data.tensorflow()
 tf.io.decode_png(open(sys.argv[2], 'rb').read())
 most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -257,7 +257,7 @@ UNSAFE_METHODS = {
   'exec_module', 'load_module', 'system', 'popen', 'extractall', 'unpack_archive', 'Unpickler',
   'read_pickle',
 }  # fmt: skip
-STATED = {'config.py': ['exec_module']}  # a config is a Python file, and is executed
+STATED = {'core/config.py': ['exec_module']}  # a config is a Python file, and is executed
 
 
 def unsafe(source):
