@@ -202,13 +202,14 @@ def vital_signs_figure(
   shown = [(heading, hint, drawn) for heading, hint, any_, drawn in panels if any_]
   height = -(-len(shown) // 3)
   figure = Figure(figsize=(18, 4 * height), layout='constrained')
-  axes = figure.subplots(height, 3, sharex=True, squeeze=False).flat
+  axes = list(figure.subplots(height, 3, sharex=True, squeeze=False).flat)
   for axis, (heading, hint, drawn) in zip(axes, shown, strict=False):
     drawn(axis)
     finish(axis, heading, hint)
+    axis.tick_params(labelbottom=True)
     axis.set_xlabel('step')
     _events(axis, events)
-  for axis in list(axes)[len(shown) :]:
+  for axis in axes[len(shown) :]:
     axis.remove()
   figure.suptitle(title)
   return figure

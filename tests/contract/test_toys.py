@@ -278,7 +278,7 @@ def test_both_can_be_planned(name, bigjax, libtpu, tmp_path):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_dry_run_and_doctor_know_all_stages(name, bigjax):
+def test_dry_run_and_doctor_know_all_stages(name, bigjax, tmp_path):
   config = toys.CONFIGS[NAMES.index(name)] + ':tiny'
   status, said, err = bigjax('train', '--config', config, '--dry_run')
   assert status == 0, err
@@ -287,7 +287,7 @@ def test_dry_run_and_doctor_know_all_stages(name, bigjax):
     assert 'from step 2: 16 px, 1 x 8 images each' in said
   else:
     assert 'from step 0: 8 px, 3 frames, 1 x 8 clips each, gradient_penalty in 2 of them' in said
-  status, said, err = bigjax('doctor', '--config', config)
+  status, said, err = bigjax('doctor', '--config', config, '--sheet', tmp_path / 'sheet.png')
   assert status == 0, said + err
   assert said.count('batches of') == (2 if name == 'toy_denoiser' else 1)
 

@@ -159,6 +159,7 @@ def vital_signs(rows, clock=(), events=()):
     warnings.simplefilter('error')
     figure = plots.vital_signs_figure(rows, clock, events, 'a title')
     figure.draw_without_rendering()
+  assert all(axis.get_title('left') for axis in figure.axes)  # no empty panel is left
   return types.SimpleNamespace(
     **{
       name: axis
