@@ -14,6 +14,7 @@ import pytest
 
 from bigjax.core import errors, trees
 from bigjax.models.pretrained import cifar_resnet, download, registry, torch_layout
+from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 
 from feature_networks import draw, pictures
 
@@ -89,7 +90,7 @@ def fetched(monkeypatch, published):
     content = file.read()
 
   def publish(url):
-    weights = published.PublishedFile('weights.npz', hashlib.sha256(content).hexdigest()[:8], url)
+    weights = PublishedFile('weights.npz', hashlib.sha256(content).hexdigest()[:8], url)
     network = dataclasses.replace(registry.NETWORKS[NAME], weights=weights)
     monkeypatch.setitem(registry.NETWORKS, NAME, network)
     return content
@@ -156,6 +157,11 @@ def test_a_torch_file_gives_what_its_npz_gives(tmp_path):
   with np.load(npz) as arrays:
     torch.save({name: torch.from_numpy(value) for name, value in arrays.items()}, pth)
   assert registry.load(NAME, pth).digest == registry.load(NAME, npz).digest
+
+
+def test_every_network_has_its_published_file():
+  """Which verbs list without importing a network."""
+  assert {name: network.weights for name, network in registry.NETWORKS.items()} == PUBLISHED
 
 
 @pytest.mark.parametrize('name', [n for n in registry.NETWORKS if n.startswith('inception')])
