@@ -25,7 +25,7 @@ FOREIGN = {
   'network': 'give --config=NAME, or --config.init_from=WORKDIR to begin from trained weights',
   'resume': 'give the same --workdir again, and the run goes on',
   'epochs': 'give --config.run.steps=NUMBER',
-  'lr': 'give --config.optim.gen_lr=NUMBER, and disc_lr for the discriminator',
+  'lr': 'learning rates are keys such as --config.optim.gen_lr=NUMBER; --dry_run lists all keys',
 }
 
 

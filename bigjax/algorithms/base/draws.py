@@ -51,3 +51,14 @@ def label_law(
 def example_keys(key: Array, shape: tuple[int, ...]) -> Array:
   """One PRNG key per example, sharded over them."""
   return parallel.shard_examples(jax.random.split(key, shape), lead=len(shape) - 1)
+
+
+def keys_of(z: Array) -> Array:
+  """One PRNG key per example of latents [B, ...], made of their bits: for samplers that draw noise.
+
+  `Generator.generate` is given no key: a sample follows from its latents, its label and the
+  settings, in whatever batch it is made. Here B may be symbolic, as it is in exported programs.
+  """
+  bits = jax.lax.bitcast_convert_type(z.astype(jnp.float32), jnp.uint32)
+  seeds = bits.sum(range(1, z.ndim), dtype=jnp.uint32)
+  return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(0), seed))(seeds)

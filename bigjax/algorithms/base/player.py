@@ -11,6 +11,7 @@ import optax
 from bigjax.algorithms.base.contract import Metrics, State
 from bigjax.algorithms.base.metrics import singular_value
 from bigjax.core import parallel, trees
+from bigjax.core.microbatches import scan
 from bigjax.nn import optim, singular_values, spectral_norm
 
 Array = jax.Array
@@ -95,6 +96,54 @@ class Player:
       lambda params: self.reparametrisation.weights(params, player['opt']), player['params']
     )
     return parallel.whole(weights, self.dtype), lambda grads: back(grads)[0]
+
+  def descend(
+    self,
+    player: dict[str, Any],
+    skipped: Array,
+    loss: Callable[[Any, Any, Any], tuple[Array, Metrics]],
+    shared: Any,
+    examples: Any,
+    grad_norm: str,
+    pulled: tuple[Any, Callable[[Any], Any]] | None = None,
+  ) -> tuple[dict[str, Any], Array, Array, Metrics]:
+    """One update down the gradient of a loss over the global batch.
+
+    Args:
+      player: its state.
+      skipped: its refused updates [in a row, in all].
+      loss: (weights, shared, examples) -> (scalar, {name: scalar}): see parallel.value_and_grad.
+      shared: what is not differentiated, such as other players' `weights`.
+      examples: [B, ...].
+      grad_norm: name of the gradient's norm among the metrics.
+      pulled: `pullback(player)`, where that is at hand already.
+    Returns:
+      (player, skipped, whether there was an update, metrics).
+    """
+    weights, back = pulled or self.pullback(player)
+    (value, metrics), grads = parallel.value_and_grad(loss)(weights, shared, examples)
+    grads = back(grads)
+    player, finite = self.update(player, grads, value)
+    metrics |= {grad_norm: jnp.sqrt(optim.squared_norm(grads))}
+    return player, count_skipped(skipped, finite), finite, metrics
+
+  def descend_each(
+    self,
+    player: dict[str, Any],
+    skipped: Array,
+    loss: Callable[[Any, Any, Any], tuple[Array, Metrics]],
+    shared: Any,
+    minibatches: Any,
+    grad_norm: str,
+  ) -> tuple[dict[str, Any], Array, Metrics]:
+    """`descend` on each of the minibatches [k, B, ...] in turn; the metrics are means over them."""
+
+    def one(carry, examples):
+      player, skipped, _, metrics = self.descend(*carry, loss, shared, examples, grad_norm)
+      return (player, skipped), metrics
+
+    (player, skipped), metrics = scan(one, (player, skipped), minibatches)
+    return player, skipped, jax.tree.map(lambda x: x.mean(), metrics)
 
   def loss(
     self, player: dict[str, Any], fn: Callable[..., tuple[Array, Metrics]], *others: Any

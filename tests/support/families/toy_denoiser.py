@@ -90,13 +90,11 @@ class Denoising:
   def step(self, state, batch, stage, due=contract.NONE_DUE):
     net, skipped = state['players']['net'], state['aux']['skipped']['net']
     examples = self.examples(state, batch, stage)
-    weights, back = self.net_player.pullback(net)
-    (loss, metrics), grads = parallel.value_and_grad(self.loss)(weights, {}, examples)
-    net, finite = self.net_player.update(net, back(grads), loss)
-    ema = player.averaged(state, net['params'], 0.5, 0, finite)
-    state, refused = player.advanced(
-      state, {'net': net}, ema, {'net': player.count_skipped(skipped, finite)}
+    net, skipped, finite, metrics = self.net_player.descend(
+      net, skipped, self.loss, {}, examples, 'net_grad_norm'
     )
+    ema = player.averaged(state, net['params'], 0.5, 0, finite)
+    state, refused = player.advanced(state, {'net': net}, ema, {'net': skipped})
     return state, metrics | refused
 
   def probe(self, state, batch, held_out, stage):

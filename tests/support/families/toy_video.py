@@ -170,10 +170,10 @@ class VideoGame:
     found, examples = self._losses(state, self.examples(state, batch, stage), due)
     players, skipped, metrics = {}, {}, {}
     for name, (fn, shared) in found.items():
-      weights, back = self.one.pullback(state['players'][name])
-      (loss, seen), grads = parallel.value_and_grad(fn)(weights, shared, examples)
-      players[name], finite = self.one.update(state['players'][name], back(grads), loss)
-      skipped[name] = player.count_skipped(state['aux']['skipped'][name], finite)
+      one, count = state['players'][name], state['aux']['skipped'][name]
+      players[name], skipped[name], finite, seen = self.one.descend(
+        one, count, fn, shared, examples, f'{name}_grad_norm'
+      )
       metrics |= seen
       if name == 'gen':
         ema = player.averaged(state, players['gen']['params'], 0.5, 0, finite)
