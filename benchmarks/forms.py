@@ -40,7 +40,7 @@ SHAPES = (
   ('conv', 128, 1, None),
   ('attention', 64, 1, 1),
 )
-FORMS = {
+KERNELS = {
   'up': {'plain': convolution.up_conv_plain, 'phases': convolution.up_conv_phases},
   'down': {'plain': convolution.down_conv_plain, 'strided': convolution.down_conv_strided},
   'conv': {
@@ -51,7 +51,7 @@ FORMS = {
   'attention': {'plain': attention.attend_plain, 'lean': attention.attend_lean},
 }
 if device.has_fused_attention():
-  FORMS['attention']['fused'] = attention.attend_fused
+  KERNELS['attention']['fused'] = attention.attend_fused
 
 
 def inputs(kind, side, before, after, dtype):
@@ -91,7 +91,7 @@ def main(argv):
     if ONLY.value not in name:
       continue
     time_of = functools.partial(milliseconds, args=inputs(kind, side, before, after, dtype))
-    figures = [f'{form} {time_of(fn):.2f}' for form, fn in FORMS[kind].items()]
+    figures = [f'{form} {time_of(fn):.2f}' for form, fn in KERNELS[kind].items()]
     print(f'{name}: {", ".join(figures)}', flush=True)
 
 

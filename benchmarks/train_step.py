@@ -117,10 +117,10 @@ def theirs(config):
     device='cuda' if jax.default_backend() == 'gpu' else 'cpu',
   )
   if setup.device == 'cuda':
-    forms = {'torch, channels_last, compiled': {'channels_last': True, 'compiled': True}}
+    kernels = {'torch, channels_last, compiled': {'channels_last': True, 'compiled': True}}
   else:
-    forms = {'torch': {}, 'torch, channels_last': {'channels_last': True}}
-  return {name: peer_torch.Step(dataclasses.replace(setup, **how)) for name, how in forms.items()}
+    kernels = {'torch': {}, 'torch, channels_last': {'channels_last': True}}
+  return {name: peer_torch.Step(dataclasses.replace(setup, **how)) for name, how in kernels.items()}
 
 
 def gib_at_peak(side):

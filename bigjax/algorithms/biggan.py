@@ -25,7 +25,7 @@ from bigjax.algorithms.base.player import Player, spectral, spectral_signs, to_f
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors, parallel
 from bigjax.core.config import Key, Keys
-from bigjax.core.microbatches import in_parts
+from bigjax.core.microbatches import microbatched
 from bigjax.models import biggan, biggan_deep
 from bigjax.nn import augment, kernels, losses, optim, regularizers, spectral_norm
 from bigjax.nn.latents import Law, law
@@ -104,7 +104,7 @@ class BigGAN:
     net = self.gen_net
     if net.bn_group and (len(z) // self.microbatches) % net.bn_group == 0:
       run = lambda part: net.apply({'params': weights}, part['z'], part['y'], train=True)
-      return in_parts(run, self.microbatches, {'z': z, 'y': y})
+      return microbatched(run, self.microbatches, {'z': z, 'y': y})
     net = net.clone(microbatches=self.microbatches)
     return net.apply({'params': weights}, z, y, train=True)
 
@@ -130,7 +130,7 @@ class BigGAN:
       return real_logits, fake_logits, r1
 
     fake = self.images(shared['gen'], batch['z'], batch['y'])
-    real_logits, fake_logits, r1 = in_parts(judge, self.microbatches, {**batch, 'fake': fake})
+    real_logits, fake_logits, r1 = microbatched(judge, self.microbatches, {**batch, 'fake': fake})
     loss_real, loss_fake = losses.hinge_disc(real_logits, fake_logits)
     metrics = {
       'd_loss': loss_real + loss_fake,
@@ -152,7 +152,7 @@ class BigGAN:
       return self.disc_net.apply({'params': shared['disc']}, fake, part['y'], mask)
 
     fake = self.images(weights, batch['z'], batch['y'])
-    logits = in_parts(judge, self.microbatches, {**batch, 'fake': fake})
+    logits = microbatched(judge, self.microbatches, {**batch, 'fake': fake})
     loss = losses.hinge_gen(logits)
     return loss, {'g_loss': loss}
 
@@ -201,7 +201,7 @@ class BigGAN:
     return state, metrics | disc_metrics | refused
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
-    players = parallel.whole(state['players'])
+    players = parallel.all_gather_weights(state['players'])
     gen, disc = players['gen'], players['disc']
     weights = {'gen': self.gen.weights(gen), 'disc': self.disc.weights(disc)}
     first = lambda tree: jax.tree.map(lambda x: x[0], tree)
@@ -212,7 +212,7 @@ class BigGAN:
     def accuracies(_, weights, examples):
       def score(image, y):
         judge = lambda part: self.disc_net.apply({'params': weights['disc']}, *part)
-        return in_parts(judge, self.microbatches, (image, y))
+        return microbatched(judge, self.microbatches, (image, y))
 
       share = lambda positive: positive.mean(dtype=jnp.float32)
       train, held_out, z, y = (examples[name] for name in ('train', 'held_out', 'z', 'y'))
@@ -235,7 +235,9 @@ class BigGAN:
 
   def generator(self, state: State, stage: Stage) -> Gen:
     del stage
-    return {'params': spectral_norm.fold(parallel.whole(state['ema']), spectral_norm.spec())}
+    return {
+      'params': spectral_norm.fold(parallel.all_gather_weights(state['ema']), spectral_norm.spec())
+    }
 
   def architecture(self, stage: Stage) -> dict[str, Any]:
     del stage
@@ -418,7 +420,7 @@ def make(
     'num_classes': data.num_classes,
     'ch': model.ch,
     'remat': run.remat,
-    'forms': errors.pick(run.forms, kernels.FORMS, 'run.forms'),
+    'kernels': errors.pick(run.kernels, kernels.KERNELS, 'run.kernels'),
     'dtype': errors.pick(model.dtype, DTYPES, 'model.dtype'),
   }
   adam = errors.pick(opt.name, optim.OPTIMIZERS, 'optim.name')

@@ -94,7 +94,7 @@ SHARED: Keys = {
     1, "parts of each device's batch, one after the other: memory for time, same numbers", least=1
   ),
   'run.remat': Key(False, 'recompute activations in the backward pass: memory for time'),
-  'run.forms': Key('fast', 'which of equal formulas a network computes: fast, plain, fewest'),
+  'run.kernels': Key('fast', 'which of equal formulas a network computes: fast, plain, fewest'),
   'run.profile_steps': Key(0, 'steps that the profiler records; 0: none'),
   # What is trained on.
   'data.source': Key('', 'NAME or NAME:ARGUMENT: digits, folder:DIR, tfds:NAME, synthetic:NUMBER'),
@@ -134,7 +134,7 @@ SHARED: Keys = {
   'watch.variance': Key(0.3, "samples' deviation within a class over that of real images"),
   'watch.score': Key(0.5, 'score run.best over its best value'),
 }
-RENAMED = {'run.minibatches': 'run.microbatches'}
+RENAMED = {'run.minibatches': 'run.microbatches', 'run.forms': 'run.kernels'}
 
 # Patches on any config, for the keys above; a family's tables of the same names (TINY, DIGITS) add
 # their own and have the last word. Seconds on a laptop, without data; the digits, in minutes.

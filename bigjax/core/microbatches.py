@@ -19,7 +19,7 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tu
   return lax.scan(step, carry, xs, unroll=kind == 'cpu')
 
 
-def in_parts(fn: Callable[[Any], Any], num: int, xs: Any) -> Any:
+def microbatched(fn: Callable[[Any], Any], num: int, xs: Any) -> Any:
   """Return `fn(xs)`, run on `num` equal parts of the leading axis, one after the other.
 
   For functions in which no example sees another. The backward pass runs each part again, so that

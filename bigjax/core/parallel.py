@@ -47,7 +47,7 @@ def _slice_spec(x: Any, slices: int) -> P:
   return P(*[None] * (x.ndim - 2), SLICE) if divides else P()
 
 
-def sliced(mesh: Mesh, tree: Any) -> Any:
+def zero_sharding(mesh: Mesh, tree: Any) -> Any:
   """Return the shardings of state: of large arrays, each device of a group holds one slice.
 
   What a step does with weights, gradients, moments and averages alone, each device then does with
@@ -57,7 +57,7 @@ def sliced(mesh: Mesh, tree: Any) -> Any:
   return jax.tree.map(lambda x: NamedSharding(mesh, _slice_spec(x, slices)), tree)
 
 
-def whole(tree: Any, dtype: Any = None) -> Any:
+def all_gather_weights(tree: Any, dtype: Any = None) -> Any:
   """Gather slices: every device gets all of every array.
 
   Args:
@@ -91,7 +91,7 @@ def to_global(mesh: Mesh, batch: Any) -> Any:
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def place(mesh: Mesh, batch: Any) -> Any:
+def shard_batch(mesh: Mesh, batch: Any) -> Any:
   """Place arrays [B, ...] that every process has all of, or that are on the devices already."""
 
   def one(x):
@@ -183,7 +183,7 @@ def group_mean(x: jax.Array, size: int | None) -> jax.Array:
   return means[lax.axis_index(DATA) // span][None]
 
 
-def own(x: jax.Array) -> jax.Array:
+def to_varying(x: jax.Array) -> jax.Array:
   """Let a value that is the same on all devices count as this device's own, for its gradient.
 
   The gradient is then summed over the devices once, here, and not wherever `x` is used.
@@ -231,7 +231,9 @@ def value_and_grad(loss: Callable[[Any, Any, Any], tuple[jax.Array, dict]]) -> C
   """
 
   def local(params, shared, batch):
-    params = jax.tree.map(own, params)  # the gradient stays local until the float32 mean below
+    params = jax.tree.map(
+      to_varying, params
+    )  # the gradient stays local until the float32 mean below
     return jax.value_and_grad(loss, has_aux=True)(params, shared, batch)
 
   def reduce(out):

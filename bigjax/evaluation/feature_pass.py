@@ -91,7 +91,7 @@ class FeaturePass:
         images = np.pad(images, ((0, missing), *[(0, 0)] * (images.ndim - 1)))
       mask = (np.arange(self.batch) < num).astype(np.float32)
       with jax.set_mesh(self.mesh):
-        placed = parallel.place(self.mesh, (images, mask))
+        placed = parallel.shard_batch(self.mesh, (images, mask))
         found = jax.device_get(self._look(self._variables, *placed, shift))
         if i == 0:  # float32 sums are exact enough only about the mean: once more
           shift = found['sums'].first / found['sums'].num

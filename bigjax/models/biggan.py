@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.core import errors
-from bigjax.nn.kernels import FAST, Forms
+from bigjax.nn.kernels import FAST, Kernels
 from bigjax.nn.layers import (
   Attention,
   ConditionalBatchNorm,
@@ -100,7 +100,7 @@ class GenBlock(nn.Module):
   bn_group: int | None
   bn_eps: float
   microbatches: int
-  forms: Forms
+  kernels: Kernels
   dtype: Any
 
   def setup(self):
@@ -108,7 +108,7 @@ class GenBlock(nn.Module):
       features, self.num_classes, self.bn_group, self.bn_eps, self.dtype
     )
     self.bn1, self.bn2 = norm(self.in_features), norm(self.features)
-    conv = functools.partial(Conv, forms=self.forms, dtype=self.dtype)
+    conv = functools.partial(Conv, kernels=self.kernels, dtype=self.dtype)
     self.conv1 = conv(self.features, resample='up')
     self.conv2 = conv(self.features)
     self.conv_sc = conv(self.features, 1, resample='up')
@@ -132,13 +132,13 @@ class DiscBlock(nn.Module):
   features: int
   down: bool
   first: bool
-  forms: Forms
+  kernels: Kernels
   dtype: Any
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     resample = 'down' if self.down else 'none'
-    conv = functools.partial(Conv, self.features, forms=self.forms, dtype=self.dtype)
+    conv = functools.partial(Conv, self.features, kernels=self.kernels, dtype=self.dtype)
     h = x if self.first else nn.relu(x)  # the shortcut below needs x before the ReLU
     h = conv(name='conv1')(h)
     h = conv(resample=resample, name='conv2')(nn.relu(h))
@@ -172,7 +172,7 @@ class Generator(nn.Module):
   bn_eps: float = 1e-4
   microbatches: int = 1
   remat: bool = False
-  forms: Forms = FAST
+  kernels: Kernels = FAST
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -187,11 +187,11 @@ class Generator(nn.Module):
     )
     h = Dense(4 * 4 * first, dtype=self.dtype, name='linear')(z).reshape(-1, 4, 4, first)
     per_class = None if self.shared_dim else self.num_classes
-    how = (self.bn_group, self.bn_eps, self.microbatches, self.forms, self.dtype)
+    how = (self.bn_group, self.bn_eps, self.microbatches, self.kernels, self.dtype)
     for i, (c, width) in enumerate(zip(conditions, widths, strict=True)):
       h = block(h.shape[-1], width, per_class, *how, name=f'blocks_{i}')(h, c, train)
       if h.shape[1] in self.attention:
-        attention = attend(self.forms, self.dtype, name=f'attention_{i}')
+        attention = attend(self.kernels, self.dtype, name=f'attention_{i}')
         h = in_microbatches(self.microbatches, attention, type(attention).__call__, h)
     return output(h.shape[-1], self.channels, self.channels, *how, name='output')(h, train)
 
@@ -210,7 +210,7 @@ class Discriminator(nn.Module):
   widths: tuple[int, ...] = ()
   attention: tuple[int, ...] = (64,)
   remat: bool = False
-  forms: Forms = FAST
+  kernels: Kernels = FAST
   dtype: Any = jnp.float32
 
   @property
@@ -222,10 +222,10 @@ class Discriminator(nn.Module):
   def __call__(self, x: Array, y: Array, mask: Array | None = None) -> Array:
     widths, num_down = DISC_WIDTHS[self.resolution]
     block, attend = remat(DiscBlock, self.remat), remat(Attention, self.remat)
-    how = (self.forms, self.dtype)
+    how = (self.kernels, self.dtype)
     h = x.astype(self.dtype)
     for i, width in enumerate(self.widths or widths):
       h = block(width * self.ch, i < num_down, i == 0, *how, name=f'blocks_{i}')(h)
       if i < num_down and h.shape[1] in self.attention:
-        h = attend(self.forms, self.dtype, name=f'attention_{i}')(h)
+        h = attend(self.kernels, self.dtype, name=f'attention_{i}')(h)
     return projection_score(h, y, self.num_classes, mask)

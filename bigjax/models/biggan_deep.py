@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from bigjax.core import errors
 from bigjax.nn.convolution import mean_pool, upsample
-from bigjax.nn.kernels import FAST, Forms
+from bigjax.nn.kernels import FAST, Kernels
 from bigjax.nn.layers import (
   Attention,
   ConditionalBatchNorm,
@@ -91,7 +91,7 @@ class GenBlock(nn.Module):
   bn_group: int | None
   bn_eps: float
   microbatches: int
-  forms: Forms
+  kernels: Kernels
   dtype: Any
 
   def setup(self):
@@ -100,7 +100,7 @@ class GenBlock(nn.Module):
     self.bn1, self.bn2, self.bn3, self.bn4 = (
       norm(n) for n in (self.in_features, hidden, hidden, hidden)
     )
-    conv = functools.partial(Conv, forms=self.forms, dtype=self.dtype)
+    conv = functools.partial(Conv, kernels=self.kernels, dtype=self.dtype)
     self.conv1 = conv(hidden, 1)
     self.conv2 = conv(hidden, resample='up' if self.up else 'none')
     self.conv3 = conv(hidden)
@@ -132,13 +132,13 @@ class DiscBlock(nn.Module):
 
   features: int
   down: bool
-  forms: Forms
+  kernels: Kernels
   dtype: Any
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     hidden = self.features // 4
-    conv = functools.partial(Conv, forms=self.forms, dtype=self.dtype)
+    conv = functools.partial(Conv, kernels=self.kernels, dtype=self.dtype)
     h = conv(hidden, 1, name='conv1')(nn.relu(x))
     h = conv(hidden, name='conv2')(nn.relu(h))
     h = nn.relu(conv(hidden, name='conv3')(nn.relu(h)))
@@ -172,7 +172,7 @@ class Generator(nn.Module):
   bn_eps: float = 1e-4
   microbatches: int = 1
   remat: bool = False
-  forms: Forms = FAST
+  kernels: Kernels = FAST
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -183,13 +183,13 @@ class Generator(nn.Module):
     c = Embed(self.num_classes, self.shared_dim, name='shared')(y)
     c = jnp.concatenate([c, z], axis=1)
     h = Dense(4 * 4 * first, dtype=self.dtype, name='linear')(c).reshape(-1, 4, 4, first)
-    how = (self.bn_group, self.bn_eps, self.microbatches, self.forms, self.dtype)
+    how = (self.bn_group, self.bn_eps, self.microbatches, self.kernels, self.dtype)
     for i, width in enumerate(widths):
       same = h.shape[-1]
       h = block(same, same, False, *how, name=f'blocks_{2 * i}')(h, c, train)
       h = block(same, width, True, *how, name=f'blocks_{2 * i + 1}')(h, c, train)
       if h.shape[1] in self.attention:
-        attention = attend(self.forms, self.dtype, name=f'attention_{2 * i + 1}')
+        attention = attend(self.kernels, self.dtype, name=f'attention_{2 * i + 1}')
         h = in_microbatches(self.microbatches, attention, type(attention).__call__, h)
     filters = self.rgb_filters or self.channels
     return output(h.shape[-1], filters, self.channels, *how, name='output')(h, train)
@@ -208,7 +208,7 @@ class Discriminator(nn.Module):
   widths: tuple[int, ...] = ()
   attention: tuple[int, ...] = (64,)
   remat: bool = False
-  forms: Forms = FAST
+  kernels: Kernels = FAST
   dtype: Any = jnp.float32
 
   @property
@@ -219,9 +219,9 @@ class Discriminator(nn.Module):
   @nn.compact
   def __call__(self, x: Array, y: Array, mask: Array | None = None) -> Array:
     block, attend = remat(DiscBlock, self.remat), remat(Attention, self.remat)
-    how = (self.forms, self.dtype)
+    how = (self.kernels, self.dtype)
     stem, *widths = [width * self.ch for width in self.widths or DISC_WIDTHS[self.resolution]]
-    h = Conv(stem, forms=self.forms, dtype=self.dtype, name='input_conv')(x.astype(self.dtype))
+    h = Conv(stem, kernels=self.kernels, dtype=self.dtype, name='input_conv')(x.astype(self.dtype))
     for i, width in enumerate(widths):
       h = block(width, True, *how, name=f'blocks_{i}_0')(h)
       h = block(width, False, *how, name=f'blocks_{i}_1')(h)

@@ -18,7 +18,7 @@ from bigjax.nn.convolution import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Forms:
+class Kernels:
   """Which of several equal formulas a network computes: exact algebra, chosen by measurement.
 
   benchmarks/README.md has the measurements. Derivatives are in reverse mode, of any order; PLAIN
@@ -31,7 +31,7 @@ class Forms:
   attend: Callable[[Array, Array, Array], Array]
 
 
-PLAIN = Forms(conv, up_conv_plain, down_conv_plain, attend_plain)
-FEWEST = Forms(conv, up_conv_phases, down_conv_strided, attend_plain)  # multiplications
-FAST = Forms(conv_fast, up_conv, down_conv, attend)
-FORMS = {'fast': FAST, 'plain': PLAIN, 'fewest': FEWEST}
+PLAIN = Kernels(conv, up_conv_plain, down_conv_plain, attend_plain)
+FEWEST = Kernels(conv, up_conv_phases, down_conv_strided, attend_plain)  # multiplications
+FAST = Kernels(conv_fast, up_conv, down_conv, attend)
+KERNELS = {'fast': FAST, 'plain': PLAIN, 'fewest': FEWEST}

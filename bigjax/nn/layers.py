@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bigjax.core import microbatches, parallel, trees
 from bigjax.nn.convolution import max_pool, mean_pool, upsample
-from bigjax.nn.kernels import FAST, Forms
+from bigjax.nn.kernels import FAST, Kernels
 
 Array = jax.Array
 orthogonal = nn.initializers.orthogonal()
@@ -32,7 +32,7 @@ class Conv(nn.Module):
   size: int = 3
   resample: str = 'none'  # none | up | down
   use_bias: bool = True
-  forms: Forms = FAST
+  kernels: Kernels = FAST
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -42,12 +42,12 @@ class Conv(nn.Module):
     x = x.astype(self.dtype)
     if self.size == 1:
       x = mean_pool(x) if self.resample == 'down' else x
-      x = self.forms.conv(x, kernel)
+      x = self.kernels.conv(x, kernel)
       x = upsample(x) if self.resample == 'up' else x
     else:
-      x = {'none': self.forms.conv, 'up': self.forms.up, 'down': self.forms.down}[self.resample](
-        x, kernel
-      )
+      x = {'none': self.kernels.conv, 'up': self.kernels.up, 'down': self.kernels.down}[
+        self.resample
+      ](x, kernel)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
       x = x + bias.astype(self.dtype)[None, None, None]
@@ -199,7 +199,7 @@ def in_microbatches(num: int, module: nn.Module, method: Callable[..., Array], *
   if num == 1:
     return method(module, *xs)
   unbound, variables = module.unbind()
-  xs = [parallel.own(x) for x in xs]  # else each part would sum the moments' gradients
+  xs = [parallel.to_varying(x) for x in xs]  # else each part would sum the moments' gradients
   size = max(x.shape[0] for x in xs)
   whole = [x.shape[0] != size for x in xs]
 
@@ -209,7 +209,7 @@ def in_microbatches(num: int, module: nn.Module, method: Callable[..., Array], *
     return unbound.apply(variables, *args, method=method)
 
   parts = [x for x, one in zip(xs, whole, strict=True) if not one]
-  return microbatches.in_parts(run, num, parts)
+  return microbatches.microbatched(run, num, parts)
 
 
 class Kernel(nn.Module):
@@ -229,7 +229,7 @@ class Attention(nn.Module):
   Keys and values are max-pooled 2x2 and there is no 1/sqrt(d), unlike in the SA-GAN paper.
   """
 
-  forms: Forms = FAST
+  kernels: Kernels = FAST
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -237,12 +237,14 @@ class Attention(nn.Module):
     b, h, w, c = x.shape
     widths = {'theta': c // 8, 'phi': c // 8, 'g': c // 2}
     kernels = [Kernel(c, width, name=name)() for name, width in widths.items()]
-    all_three = self.forms.conv(x.astype(self.dtype), jnp.concatenate(kernels, -1))
+    all_three = self.kernels.conv(x.astype(self.dtype), jnp.concatenate(kernels, -1))
     theta, phi_g = jnp.split(all_three, [c // 8], axis=-1)
     phi, g = jnp.split(max_pool(phi_g).reshape(b, h * w // 4, -1), [c // 8], axis=-1)
-    o = self.forms.attend(theta.reshape(b, h * w, -1), phi, g).reshape(b, h, w, c // 2)
+    o = self.kernels.attend(theta.reshape(b, h * w, -1), phi, g).reshape(b, h, w, c // 2)
     gamma = self.param('gamma', nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
-    return x + gamma * Conv(c, 1, use_bias=False, forms=self.forms, dtype=self.dtype, name='o')(o)
+    return x + gamma * Conv(c, 1, use_bias=False, kernels=self.kernels, dtype=self.dtype, name='o')(
+      o
+    )
 
 
 class ImageOutput(nn.Module):
@@ -257,12 +259,12 @@ class ImageOutput(nn.Module):
   bn_group: int | None = None
   bn_eps: float = 1e-4
   microbatches: int = 1
-  forms: Forms = FAST
+  kernels: Kernels = FAST
   dtype: Any = jnp.float32
 
   def setup(self):
     self.bn = BatchNorm(self.in_features, self.bn_group, self.bn_eps, self.dtype)
-    self.conv = Conv(self.filters, forms=self.forms, dtype=self.dtype)
+    self.conv = Conv(self.filters, kernels=self.kernels, dtype=self.dtype)
 
   def image(self, h: Array, moments: Array) -> Array:
     h = self.conv(nn.relu(self.bn(h, moments)))[..., : self.channels]

@@ -179,7 +179,7 @@ def workdir(given: str, config: ml_collections.ConfigDict, source: data.Source) 
     history = histories.read(given)
     if history is None:
       return [('ok', f'{given!r} holds no run: one would begin')]
-    base, _ = histories.reconcile(given, config, history, change=False)
+    base, _ = histories.match_run_config(given, config, history, change=False)
     about = files.read_json(os.path.join(given, 'data.json'))
     if about['digest'] != source.digest:
       return [('fail', f'{given!r} holds a run on other images')]

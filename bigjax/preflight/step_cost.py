@@ -55,7 +55,7 @@ def compile_step(program: Program, pair: Pair) -> tuple[Any, str]:
 def fewest(config: ml_collections.ConfigDict) -> Program:
   """The program of a config with the fewest multiplications known for each layer."""
   config = config.copy_and_resolve_references()
-  config.run.update({'microbatches': 1, 'remat': False, 'forms': 'fewest'})
+  config.run.update({'microbatches': 1, 'remat': False, 'kernels': 'fewest'})
   return make_program(config, jax.local_devices(backend='cpu')[:1])
 
 

@@ -55,7 +55,7 @@ class Sampler:
     n must be a multiple of the number of devices.
     """
     with jax.set_mesh(self.mesh):
-      return self._to_each(gen, *parallel.place(self.mesh, (z, y)), spec)
+      return self._to_each(gen, *parallel.shard_batch(self.mesh, (z, y)), spec)
 
   def latents(self, seed: int, num: int, spec: Spec) -> np.ndarray:
     """Latents [num, ...]; the first n do not depend on `num`."""
@@ -75,7 +75,7 @@ class Sampler:
     out = []
     with jax.set_mesh(self.mesh):
       for i in range(0, num + padding, batch):
-        part = parallel.place(self.mesh, (z[i : i + batch], y[i : i + batch]))
+        part = parallel.shard_batch(self.mesh, (z[i : i + batch], y[i : i + batch]))
         made = self._to_all(gen, *part, spec)
         out.append(np.asarray(made.addressable_data(0)))
     return np.concatenate(out)[:num]

@@ -85,7 +85,7 @@ def patched(config: ml_collections.ConfigDict, history: History) -> ml_collectio
   return core_config.changed(config, changes)
 
 
-def changed(
+def append_entry(
   history: History, step: int, seed: int, patch: Mapping[str, Any], position: int, reason: str
 ) -> History:
   """Return the history of a run that is another from a step on, and forgets what came after."""
@@ -99,7 +99,7 @@ def changed(
   return [*(before for before in history if before['from_step'] <= step), entry]
 
 
-def reconcile(
+def match_run_config(
   workdir: str, config: ml_collections.ConfigDict, history: History, change: bool
 ) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
   """Return (the config that the run of a workdir began with, what is asked to change in it).
@@ -150,7 +150,7 @@ def newest(history: History) -> int:
   return history[-1]['from_step']
 
 
-def words_of(patch: Mapping[str, Any]) -> str:
+def format_patch(patch: Mapping[str, Any]) -> str:
   """Return 'optim.gen_lr=0.0001, ...'."""
   return ', '.join(f'{key}={value}' for key, value in patch.items())
 

@@ -157,7 +157,7 @@ def state_shapes(algorithm: Algorithm, mesh: Mesh) -> Any:
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     shapes,
-    parallel.sliced(mesh, shapes),
+    parallel.zero_sharding(mesh, shapes),
   )
 
 

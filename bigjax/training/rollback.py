@@ -113,7 +113,7 @@ def go_back(
   seed = max(entry['seed'] for entry in history) + 1
   what = f' with {histories.words_of(patch)}' if patch else ''
   reason = f'{BACK} from {alarm.step} to {step}{what}: {alarm.signal}: {alarm.words}'
-  history = histories.changed(history, step, seed, patch, position, reason)
+  history = histories.append_entry(history, step, seed, patch, position, reason)
   if jax.process_index() == 0:
     histories.write(workdir, history)
   processes.wait('went back')

@@ -44,7 +44,7 @@ def prepare_workdir(
   if history is None:
     history = histories.begin(config.seed)
   else:
-    config, patch = histories.reconcile(workdir, config, history, change)
+    config, patch = histories.match_run_config(workdir, config, history, change)
     refuse_other_data(workdir, about)
     if patch:
       history = with_change(workdir, history, patch)
@@ -63,7 +63,7 @@ def with_change(
   position = checkpoint.read_meta(workdir, step)['position'] if step else 0
   seed = patch.get('seed', histories.seed_at(history, step))
   reason = f'asked for: {histories.words_of(patch)}'
-  return histories.changed(history, step, seed, patch, position, reason)
+  return histories.append_entry(history, step, seed, patch, position, reason)
 
 
 def about_data(source: data.Source) -> dict[str, Any]:

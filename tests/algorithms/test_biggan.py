@@ -662,7 +662,7 @@ def everything():
     'image': rng.integers(0, 256, (1, 16, 8, 8, 1)).astype(np.uint8),
     'label': rng.integers(0, CLASSES, (1, 16)).astype(np.int32),
   }
-  state = jax.device_put(state, parallel.sliced(program.mesh, state))
+  state = jax.device_put(state, parallel.zero_sharding(program.mesh, state))
   state, metrics = program.step(state, batch)
   return jax.device_get(metrics), before, plain(state)
 
@@ -700,7 +700,7 @@ def test_probe_reports_three_singular_values_of_every_normalised_tensor():
       want |= {f'sigma{i}_{name}/{path}': value for i, value in enumerate(values[:3])}
     want[f'sigma_max_{name}'] = max(want[f'sigma0_{name}/{path}'] for path in weights)
     want[f'weight_norm_{name}'] = norm(params)
-  state = jax.device_put(state, parallel.sliced(program.mesh, state))
+  state = jax.device_put(state, parallel.zero_sharding(program.mesh, state))
   batch = {
     'image': np.zeros((2, 16, 16, 16, 1), np.uint8),
     'label': np.zeros((2, 16), np.int32),

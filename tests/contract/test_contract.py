@@ -85,7 +85,7 @@ def to_numpy(state):
 
 def on_device(program, state):
   state = {**state, 'key': jax.random.wrap_key_data(state['key'])}
-  return jax.device_put(state, parallel.sliced(program.mesh, state))
+  return jax.device_put(state, parallel.zero_sharding(program.mesh, state))
 
 
 def prepared(name):

@@ -42,7 +42,7 @@ def on_devices(num, like):
   """Shapes with the shardings of a state on so many devices."""
   mesh = parallel.make_mesh(jax.devices()[:num])
   place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-  return jax.tree.map(place, like, parallel.sliced(mesh, like))
+  return jax.tree.map(place, like, parallel.zero_sharding(mesh, like))
 
 
 def small(value):
@@ -194,7 +194,7 @@ def test_only_the_latest_stay_by_default(tmp_path):
 
 @pytest.mark.parametrize('saved_on', [1, 8])
 def test_restore_on_other_numbers_of_devices(tmp_path, program, state, saved_on):
-  sharding = lambda n: parallel.sliced(parallel.make_mesh(jax.devices()[:n]), state)
+  sharding = lambda n: parallel.zero_sharding(parallel.make_mesh(jax.devices()[:n]), state)
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   checkpoints.save(3, jax.device_put(state, sharding(saved_on)), small(0)[1], {})
   checkpoints.close()

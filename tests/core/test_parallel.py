@@ -271,7 +271,7 @@ def parted_loss(num, fn=score):
   """A batch mean of what `num` parts of each device's examples give; `w` is closed over."""
 
   def loss(params, shared, batch):
-    out = microbatches.in_parts(functools.partial(fn, params), num, batch)
+    out = microbatches.microbatched(functools.partial(fn, params), num, batch)
     weighted = out['hidden'] * shared['shift'][None]
     return jnp.square(out['out']).mean() + weighted.sum(1).mean(), {'out': out['out'].mean()}
 
@@ -319,7 +319,7 @@ def test_parts_would_change_a_function_in_which_examples_see_each_other(x64):
 def test_parts_come_back_in_order():
   x = jnp.arange(12).reshape(6, 2)
   for num in (1, 2, 3, 6):
-    got = microbatches.in_parts(lambda x: {'double': 2 * x, 'sum': x.sum(1)}, num, x)
+    got = microbatches.microbatched(lambda x: {'double': 2 * x, 'sum': x.sum(1)}, num, x)
     np.testing.assert_array_equal(got['double'], 2 * x)
     np.testing.assert_array_equal(got['sum'], x.sum(1))
 
@@ -329,7 +329,7 @@ def test_parts_keep_only_inputs_and_outputs_for_the_backward_pass():
   def kept(num):
     def loss(w, x):
       fn = lambda x: jnp.tanh(jnp.tanh(x @ w) @ w.T).sum(1)
-      return microbatches.in_parts(fn, num, x).sum()
+      return microbatches.microbatched(fn, num, x).sum()
 
     shapes = jax.ShapeDtypeStruct((4, 64), jnp.float32), jax.ShapeDtypeStruct((B, 4), jnp.float32)
     backward = jax.eval_shape(lambda w, x: jax.vjp(loss, w, x)[1], *shapes)

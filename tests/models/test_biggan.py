@@ -375,7 +375,7 @@ def test_attention_is_placed_at_its_resolution():
 @functools.cache
 def latent_derivative():
   net, params = small_gen()
-  net = net.clone(forms=kernels.PLAIN)  # the fast ones have no derivative in forward mode
+  net = net.clone(kernels=kernels.PLAIN)  # the fast ones have no derivative in forward mode
   y = jnp.array([0, 1, 2, 0])
   return jax.jit(lambda z, t: jax.jvp(lambda z: generate(net, params, z, y), (z,), (t,))[1])
 

@@ -182,7 +182,7 @@ def gen_block(cin, features, up, residual=1.0):
 
   `residual` scales the last convolution, and so what is not the shortcut.
   """
-  how = {'bn_group': None, 'bn_eps': 1e-4, 'microbatches': 1, 'forms': models.FAST}
+  how = {'bn_group': None, 'bn_eps': 1e-4, 'microbatches': 1, 'kernels': models.FAST}
   block = models.GenBlock(cin, features, up, **how, dtype=jnp.float64)
   rng = np.random.default_rng(0)
   x, c = jnp.asarray(rng.normal(size=(3, 4, 4, cin))), jnp.asarray(rng.normal(size=(3, 6)))

@@ -383,7 +383,7 @@ def test_devices_share_the_penalty(shape):
   """Each computes its slice: the gradient is that of one device."""
   w = rand(*shape)
   mesh = parallel.make_mesh()
-  place = parallel.sliced(mesh, w)
+  place = parallel.zero_sharding(mesh, w)
   with jax.set_mesh(mesh):
     grad = jax.jit(optim.orthogonal_grad, in_shardings=place)
     text, shared = grad.lower(w).compile().as_text(), grad(w)

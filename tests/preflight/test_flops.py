@@ -70,7 +70,7 @@ def test_while_loops_that_hold_products_are_refused():
 @pytest.mark.parametrize(('form', 'times'), [('plain', 1), ('fewest', 2.25)])
 def test_resampling_forms_differ_by_nine_quarters(form, times):
   """Inside the image: borders, where taps meet padding, are left out by a large side."""
-  form, side = kernels.FORMS[form], 64
+  form, side = kernels.KERNELS[form], 64
   up = flops.needed(form.up, shape(1, side, side, 3), shape(3, 3, 3, 5))
   down = flops.needed(form.down, shape(1, side, side, 3), shape(3, 3, 3, 5))
   np.testing.assert_allclose(up * times, 2 * 9 * 15 * (2 * side) ** 2, rtol=0.03)

@@ -29,24 +29,30 @@ def position(batch):
 
 
 def test_the_last_change_holds():
-  history = histories.changed(histories.begin(0), 10, 1, {'optim.gen_lr': 1e-3}, 640, 'asked for')
-  history = histories.changed(history, 20, 2, {'optim.gen_lr': 1e-4}, 1280, 'rolled back')
+  history = histories.append_entry(
+    histories.begin(0), 10, 1, {'optim.gen_lr': 1e-3}, 640, 'asked for'
+  )
+  history = histories.append_entry(history, 20, 2, {'optim.gen_lr': 1e-4}, 1280, 'rolled back')
   assert histories.patched(tiny(), history).optim.gen_lr == 1e-4
   assert [histories.seed_at(history, step) for step in (0, 9, 10, 19, 20, 99)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_going_back_forgets_what_came_after():
-  history = histories.changed(histories.begin(0), 30, 0, {'optim.gen_lr': 1e-3}, 9, 'asked for')
-  history = histories.changed(history, 20, 1, {}, 6, 'rolled back')
+  history = histories.append_entry(
+    histories.begin(0), 30, 0, {'optim.gen_lr': 1e-3}, 9, 'asked for'
+  )
+  history = histories.append_entry(history, 20, 1, {}, 6, 'rolled back')
   assert [entry['from_step'] for entry in history] == [0, 20]
   assert histories.patched(tiny(), history).optim.gen_lr == tiny().optim.gen_lr
-  again = histories.changed(history, 20, 2, {}, 6, 'rolled back')  # how often counts
+  again = histories.append_entry(history, 20, 2, {}, 6, 'rolled back')  # how often counts
   assert [entry['seed'] for entry in again] == [0, 1, 2]
   assert histories.seed_at(again, 20) == 2
 
 
 def test_positions_add_up_over_batch_sizes():
-  history = histories.changed(histories.begin(0), 10, 0, {'optim.batch_size': 8}, 160, 'asked for')
+  history = histories.append_entry(
+    histories.begin(0), 10, 0, {'optim.batch_size': 8}, 160, 'asked for'
+  )
   assert histories.position_at(history, 15, position(8)) == 160 + 5 * 8
   assert histories.position_at(histories.begin(0), 15, position(16)) == 240
 
@@ -55,20 +61,20 @@ def test_the_key_is_the_checkpoints_until_the_seed_changes():
   key = jax.random.key(77)
   history = histories.begin(3)
   assert (histories.key_at(history, 5, key) == key).all()
-  history = histories.changed(history, 4, 9, {}, 0, 'rolled back')
+  history = histories.append_entry(history, 4, 9, {}, 0, 'rolled back')
   assert (histories.key_at(history, 5, key) == jax.random.key(9)).all()
 
 
 def test_the_first_and_the_present_config_may_be_given(tmp_path):
   patch = {'optim.gen_lr': 1e-3}
-  history = histories.changed(histories.begin(0), 10, 0, patch, 0, 'asked for')
+  history = histories.append_entry(histories.begin(0), 10, 0, patch, 0, 'asked for')
   path = workdir(tmp_path, tiny(), history)
   for given in (tiny(), tiny(gen_lr=1e-3)):
-    base, asked = histories.reconcile(path, given, history, change=False)
+    base, asked = histories.match_run_config(path, given, history, change=False)
     assert not asked and base.optim.gen_lr == tiny().optim.gen_lr
   with pytest.raises(errors.UserError, match=r'optim.gen_lr: 0.001 -> 0.002.*--change'):
-    histories.reconcile(path, tiny(gen_lr=2e-3), history, change=False)
-  _, asked = histories.reconcile(path, tiny(gen_lr=2e-3), history, change=True)
+    histories.match_run_config(path, tiny(gen_lr=2e-3), history, change=False)
+  _, asked = histories.match_run_config(path, tiny(gen_lr=2e-3), history, change=True)
   assert asked == {'optim.gen_lr': 2e-3}
 
 
@@ -77,7 +83,7 @@ def test_some_changes_make_another_run(tmp_path, key):
   other = core_config.changed(tiny(), {key: {'data.resolution': 32}.get(key, 'other')})
   path = workdir(tmp_path, other)
   with pytest.raises(errors.UserError, match=f'{key} cannot change within a run'):
-    histories.reconcile(path, tiny(), histories.begin(0), change=True)
+    histories.match_run_config(path, tiny(), histories.begin(0), change=True)
 
 
 @pytest.mark.parametrize(

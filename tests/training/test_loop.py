@@ -137,7 +137,7 @@ def step_on(num_devices, config, plain, batch):
   """Return (state, metrics) after one step from a plain saved state, on this many devices."""
   program = make_program(config, jax.devices()[:num_devices])
   state = checkpoint.from_plain(trees.nest(plain), program.shapes())
-  state = jax.device_put(state, parallel.sliced(program.mesh, state))
+  state = jax.device_put(state, parallel.zero_sharding(program.mesh, state))
   state, metrics = program.step(state, batch)
   return trees.flat(jax.device_get(checkpoint.to_plain(state))), jax.device_get(metrics)
 

@@ -88,14 +88,14 @@ class Player:
   def weights(self, player: dict[str, Any]) -> Any:
     """The weights as the network uses them, whole on every device."""
     weights = self.reparametrisation.weights(player['params'], player['opt'])
-    return parallel.whole(weights, self.dtype)
+    return parallel.all_gather_weights(weights, self.dtype)
 
   def pullback(self, player: dict[str, Any]) -> tuple[Any, Callable[[Any], Any]]:
     """(`weights`, gradient with respect to those -> gradient with respect to params)."""
     weights, back = jax.vjp(
       lambda params: self.reparametrisation.weights(params, player['opt']), player['params']
     )
-    return parallel.whole(weights, self.dtype), lambda grads: back(grads)[0]
+    return parallel.all_gather_weights(weights, self.dtype), lambda grads: back(grads)[0]
 
   def descend(
     self,
@@ -151,7 +151,9 @@ class Player:
     """`fn(weights, *others)`, as `parallel.value_and_grad` takes it, as a function of params."""
 
     def of_params(params):
-      weights = parallel.whole(self.reparametrisation.weights(params, player['opt']), self.dtype)
+      weights = parallel.all_gather_weights(
+        self.reparametrisation.weights(params, player['opt']), self.dtype
+      )
       return parallel.over_batch(fn)(weights, *others)
 
     return of_params

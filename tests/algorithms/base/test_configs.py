@@ -259,11 +259,11 @@ def test_a_run_that_began_before_a_key_came_goes_on(later, tmp_path):
   start = history.begin(0)
   for known in (values, {k: v for k, v in values.items() if k != 'optim.new'}):
     (tmp_path / 'config.json').write_text(json.dumps(known))
-    assert history.reconcile(str(tmp_path), config, start, False) == (config, {})
+    assert history.match_run_config(str(tmp_path), config, start, False) == (config, {})
     other = parse('--config.optim.new=1')
     with pytest.raises(errors.UserError, match=r'optim\.new: '):
-      history.reconcile(str(tmp_path), other, start, False)
-    base, patch = history.reconcile(str(tmp_path), other, start, True)
+      history.match_run_config(str(tmp_path), other, start, False)
+    base, patch = history.match_run_config(str(tmp_path), other, start, True)
     assert base.optim.new == 0 and patch == {'optim.new': 1}
 
 

@@ -102,7 +102,7 @@ class Denoising:
     return {'held_out_loss': loss}
 
   def generator(self, state, stage):
-    return parallel.whole(state['ema'])
+    return parallel.all_gather_weights(state['ema'])
 
   def architecture(self, stage):
     side = stage.image[0]

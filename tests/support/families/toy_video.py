@@ -189,7 +189,7 @@ class VideoGame:
     }
 
   def generator(self, state, stage):
-    return parallel.whole(state['ema'])
+    return parallel.all_gather_weights(state['ema'])
 
   def architecture(self, stage):
     return dataclasses.asdict(self.net) | {'parent': None, 'name': None}
