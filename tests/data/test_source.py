@@ -523,7 +523,7 @@ def test_synthetic_has_ten_classes_where_none_are_asked_for():
 
 def test_what_a_run_was_scored_on_has_its_classes():
   known = {'num_classes': 4, 'held_out': 0.5}
-  splits = image_sets.open_source('synthetic:16', 8, 3, '', known)
+  splits = image_sets.open_source('synthetic:16', (8, 8, 3), '', known)
   assert splits['test'].num_classes == 4 and splits['test'].num == 8
 
 
