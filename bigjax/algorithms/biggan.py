@@ -382,7 +382,7 @@ def frozen_blocks(num: int) -> Callable[[str, Any], bool]:
 
 
 def sigma_tools(opt: ml_collections.ConfigDict) -> tuple[Any, Any]:
-  """Return what holds sigma0 of the generator down: a link before and one after the optimizer.
+  """Links that hold sigma0 of the generator down: one before and one after the optimizer.
 
   Raises:
     UserError: there is no such tool.

@@ -57,7 +57,7 @@ def origin(folder: str) -> tuple[str, Stats]:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-  """Return what reads and writes a URL, and the path in it.
+  """The file system of a URL, and the path in it.
 
   Raises:
     UserError: no library here does.
@@ -174,7 +174,7 @@ class Copies:
       self._files, self._root = _filesystem(self._url)
 
   def _stats(self) -> Stats:
-    """Return what there is to copy: every finished file.
+    """Files that are complete and changed since the last copy.
 
     Those of checkpoints come last, and of each of them its mark of being whole.
     """

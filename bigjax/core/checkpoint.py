@@ -237,7 +237,7 @@ def set_aside(workdir: str, step: int, folder: str, warn: Callable[[str], None])
 
 
 def read_meta(workdir: str, step: int) -> dict[str, Any]:
-  """Return what a checkpoint says of itself: format, step, config_hash, position, scores.
+  """The `meta` of a checkpoint: format, step, config_hash, position, scores.
 
   Raises:
     UserError: it cannot be read.

@@ -66,7 +66,7 @@ def write_json(path: str, value: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-  """Return what a JSON file of a workdir holds.
+  """The content of a JSON file of a workdir.
 
   Raises:
     UserError: it cannot be read.

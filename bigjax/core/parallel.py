@@ -184,9 +184,9 @@ def group_mean(x: jax.Array, size: int | None) -> jax.Array:
 
 
 def to_varying(x: jax.Array) -> jax.Array:
-  """Let a value that is the same on all devices count as this device's own, for its gradient.
+  """Cast a replicated value to device-varying (`lax.pcast`).
 
-  The gradient is then summed over the devices once, here, and not wherever `x` is used.
+  Its gradient is then summed over the devices once, here, and not wherever `x` is used.
   """
   if not _in_shard_map() or SLICE in jax.typeof(x).manual_axis_type.varying:
     return x

@@ -69,7 +69,7 @@ class FeaturePass:
   def __call__(
     self, batches: Iterator[ImageBatch], total: int, what: str, kept: np.ndarray | None = None
   ) -> FeatureStats:
-    """Return what is known of all images together.
+    """Feature statistics of all images together.
 
     Args:
       batches: (uint8 images [b, H, W, C], on the host or the devices; labels [n] or None), of

@@ -168,7 +168,7 @@ def search(
 
 
 def words(source: data.Source, found: Sequence[Found]) -> str:
-  """Return what is to be said: how near the samples' nearest training images are."""
+  """Summary in words: how near the samples' nearest training images are."""
   num, k = found[0].numbers.shape
   lines = [
     f'{num} samples, each with its {k} nearest of {source.num_train:,} training images; distances '

@@ -65,7 +65,7 @@ class Reference:
 def cached_reference(
   look: FeaturePass, images: ImageSet, keeps: frozenset[str], num: int
 ) -> Reference:
-  """Return what the network sees in real images: moments of all, the rest of at most `num`.
+  """Feature statistics of real images: moments of all, the rest of at most `num`.
 
   Moments and features are kept in the cache folder, under a digest of images and weights.
   """

@@ -74,7 +74,7 @@ def _orthonormal(v: jax.Array) -> jax.Array:
 
 
 def bound(values: jax.Array, fixed: float, ratio: float) -> jax.Array:
-  """Return what sigma0 is held to: `fixed`, or if that is 0 `ratio` times sigma1 (a constant)."""
+  """Bound of sigma0: `fixed`, or if that is 0 `ratio` times sigma1 (a constant)."""
   return jnp.asarray(fixed, values.dtype) if fixed else ratio * lax.stop_gradient(values[1])
 
 

@@ -149,7 +149,7 @@ def parse(text: str) -> Module:
 
 
 def _follow(computation: Computation, name: str) -> Instruction:
-  """Return what makes a value, through copies of it."""
+  """The instruction that makes a value, through copies of it."""
   found = computation.instructions[name]
   while found.opcode in ('copy', 'bitcast', 'convert') and found.operands:
     found = computation.instructions[found.operands[0]]

@@ -110,7 +110,7 @@ def part(op_name: str) -> str:
 
 
 def account(module: hlo.Module, of: tpu_slices.Slice) -> list[Line]:
-  """Return what every instruction of a program costs on a slice."""
+  """Cost of every instruction of a program on a slice."""
   chip = of.generation
 
   def least(cost: hlo.Cost) -> float:

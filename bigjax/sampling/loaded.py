@@ -222,7 +222,7 @@ def parse_classes(text: str, class_names: list[str]) -> np.ndarray:
 
 
 def read_labels(labels: Labels, class_names: list[str], num: int | None) -> np.ndarray:
-  """Return what `Loaded.__call__` is given as int32 [n], or float32 weights [n, classes].
+  """Labels as `Loaded.__call__` takes them -> int32 [n], or float32 weights [n, classes].
 
   Raises:
     UserError: there is no such class, or an array has another shape or type.

@@ -64,7 +64,7 @@ def program(loaded: Loaded, spec: Spec, weights: bool = False) -> bytes:
 
 
 def program_card(loaded: Loaded, spec: Spec, weights: bool, path: str) -> dict[str, Any]:
-  """Return what a program makes, of what, and how latents for it are drawn."""
+  """Card of a program: its inputs and output, and how latents for it are drawn."""
   generator = loaded.sampler.generator
   z = ', '.join(map(str, generator.latent_shape))
   classes = loaded.num_classes

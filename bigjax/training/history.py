@@ -181,6 +181,6 @@ def read_patch(text: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def events(history: History, alarms: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
-  """Return what is marked on the curves: (step, words)."""
+  """Marks on the curves: (step, words)."""
   found = [(entry['from_step'], entry['reason']) for entry in history[1:]]
   return found + [(alarm['step'], alarm['words']) for alarm in alarms]

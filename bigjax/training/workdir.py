@@ -67,7 +67,7 @@ def with_change(
 
 
 def about_data(source: data.Source) -> dict[str, Any]:
-  """Return what data.json says of the data."""
+  """The content of data.json."""
   return {
     'num_train': source.num_train,
     'class_names': list(source.class_names),

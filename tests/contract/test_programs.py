@@ -3,7 +3,8 @@
 golden/programs.json: digests of the StableHLO of a step by the version of jax that traced it, and
 the rows of metrics.jsonl that four steps of `digits:tiny` wrote before the contract was widened
 (7e322c5): equal to the last bit on the machine that wrote them, when it was. Who changes a program
-or a number on purpose runs `python tests/contract/test_programs.py` and says why in the commit.
+or a number on purpose runs `PYTHONPATH=tests/support python tests/contract/test_programs.py`, and
+says why in the commit.
 """
 
 import json

@@ -129,7 +129,7 @@ def _from_tfrecords(tf: Any, builder: Any, split: str) -> Read:
 
 
 def place_of(builder: Any, split: str) -> Callable[[int], str]:
-  """Return what says where a record of a split lies, by its number: the shard, and its place."""
+  """Index of a split: number of a record -> its shard, and its place in that."""
   info = builder.info.splits[split]
   paths, ends = [str(path) for path in info.filepaths], np.cumsum(info.shard_lengths)
 

@@ -137,7 +137,7 @@ def refuse_other_classes(unseen_dir: str, classes: list[str]) -> None:
 def examine(
   root: str, classes: list[str], config: ml_collections.ConfigDict
 ) -> dict[str, np.ndarray]:
-  """Return what is known of every image that can be read, in the order of their names.
+  """Facts about every image that can be read, in the order of their names.
 
   names [n] (relative to `root`), paths [n], labels int32 [n], orientations int32 [n], sizes
   int [n, 2], bytes int [n], the names of unreadable images, why they were not tried ('' if they
@@ -229,7 +229,7 @@ def findings(
   resolution: int,
   classes: list[str],
 ) -> tuple[data.Finding, ...]:
-  """Return what the owner of the photos should know."""
+  """Findings about unreadable, small or duplicate images."""
   found = [of_files(root, known)]
   if unseen_dir:
     found.append(of_files(unseen_dir, unseen))

@@ -67,7 +67,7 @@ class Moments:
 
   @classmethod
   def of(cls, num: int, mean: np.ndarray, cov: np.ndarray) -> 'Moments':
-    """Return what has this mean [d] and covariance [d, d] of `num` rows."""
+    """Moments with this mean [d] and covariance [d, d] of `num` rows."""
     moments = cls(len(mean))
     moments.add(Sums(num, np.zeros(len(mean)), np.asarray(cov, np.float64) * (num - 1)), mean)
     return moments
@@ -187,7 +187,7 @@ def _enough(num):
 
 
 def warning(num: int, dimensions: int, what: str = 'samples') -> str:
-  """Return what to tell about a covariance that cannot have full rank, or '' where it can.
+  """Warning about a covariance that cannot have full rank, or '' where it can.
 
   Args:
     num: images that it was estimated from.

@@ -47,7 +47,7 @@ def intra_fid(
 
 
 def warning(labels: np.ndarray, real_labels: np.ndarray, dimensions: int) -> str:
-  """Return what to tell about classes with fewer images than dimensions, or ''."""
+  """Warning about classes with fewer images than dimensions, or ''."""
   told = []
   for given, what in ((labels, 'samples'), (real_labels, 'real images')):
     counts = np.unique(given, return_counts=True)[1]

@@ -158,7 +158,7 @@ def without_num(name: str) -> str:
 def warnings(
   samples: FeatureStats, reference: FeatureStats | None, metrics: Sequence[str]
 ) -> list[str]:
-  """Return what makes these scores doubtful: too few images."""
+  """Warnings about scores of too few images."""
   from bigjax.evaluation.metrics import frechet, intra_fid
 
   found = []

@@ -88,7 +88,7 @@ def reduce(images: np.ndarray) -> np.ndarray:
 
 
 def reduced(images: Any) -> Any:
-  """Return what `reduce` does, at once, of arrays of NumPy or JAX."""
+  """`reduce` of arrays of NumPy or JAX, at once."""
   _, size, _, c = images.shape
   factor = -(-size // LARGEST)
   if factor == 1:
@@ -193,7 +193,7 @@ def read(path: str, like: Any) -> Any:
 
 
 def cached(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Any:
-  """Return what `fit` does, from the cache folder where that holds it."""
+  """The variables of `fit`, from the cache folder where that holds them."""
   path = os.path.join(files.cache_dir(), 'classifiers', training_digest(images, classes) + '.npz')
   init = lambda: network(num_classes).init(jax.random.key(0), images[:1], False)
   variables = read(path, jax.eval_shape(init))

@@ -256,7 +256,7 @@ class Inception(nn.Module):
     return 2048
 
   def prepare(self, images: Array) -> Array:
-    """Return what the first convolution sees: float32 [B, 299, 299, 3]."""
+    """Input of the first convolution: float32 [B, 299, 299, 3]."""
     x = resize(images.astype(jnp.float32), SIDE, self.resizer)
     mean, std = (np.asarray(v, np.float32).reshape(1, 1, 1, 3) for v in (self.mean, self.std))
     return (x - mean) / std

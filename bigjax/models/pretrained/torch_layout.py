@@ -31,7 +31,7 @@ def shapes(network: nn.Module, side: int = 32) -> dict[str, tuple[int, ...]]:
 
 
 def torch_name(path: str) -> str:
-  """Return what torch calls a variable: 'params/a/conv/kernel' -> 'a.conv.weight'."""
+  """PyTorch's name of a variable: 'params/a/conv/kernel' -> 'a.conv.weight'."""
   collection, *modules, leaf = path.split('/')
   return '.'.join([*modules, _LEAVES[collection, leaf]])
 

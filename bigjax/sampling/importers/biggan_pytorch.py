@@ -117,7 +117,7 @@ def _require(arrays: Arrays, ranks: Mapping[str, int], what: str) -> None:
 def gen_architecture(
   arrays: Arrays, bn_eps: float = 1e-4, channels: int | None = None
 ) -> Architecture:
-  """Return what `make_generator` needs for a generator in BigGAN-PyTorch's layout.
+  """Architecture, as `make_generator` takes it, of a generator in BigGAN-PyTorch's layout.
 
   Args:
     arrays: the generator.

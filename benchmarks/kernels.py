@@ -1,8 +1,8 @@
 """The forms of each layer of BigGAN-128, forward and backward, measured on whatever is here.
 
-  python benchmarks/forms.py                # batch 2 and float32 on a CPU
-  python benchmarks/forms.py --batch=128    # bfloat16 elsewhere
-  python benchmarks/forms.py --ch=32 --only=attention
+  python benchmarks/kernels.py                # batch 2 and float32 on a CPU
+  python benchmarks/kernels.py --batch=128    # bfloat16 elsewhere
+  python benchmarks/kernels.py --ch=32 --only=attention
 
 What `bigjax/nn/kernels.py` chooses on GPUs was measured so; on TPUs, the compiler was asked
 (benchmarks/README.md). Each row is one layer after a ReLU; a figure is milliseconds of the best
