@@ -1,7 +1,7 @@
 """Blocks that two networks share: convolution with resampling, BatchNorm, attention.
 
 Parameters are float32; `dtype` is the compute dtype. BatchNorm moments, softmax and scores are
-float32. forms.py has what the blocks compute convolution and attention with.
+float32. kernels.py has what the blocks compute convolution and attention with.
 """
 
 import functools

@@ -16,7 +16,7 @@ RealImages = Callable[[int], Labelled]  # at most so many real images, evenly ch
 def load(
   name: str, train: RealImages, held_out: RealImages
 ) -> tuple[Callable[[Labelled], Scores], Scores]:
-  """Return the evaluator bigjax/evaluators/NAME.py: (score samples, their real-against-real floor).
+  """The evaluator evaluation/quick/NAME.py: (score samples, their real-against-real floor).
 
   Raises:
     UserError: no such evaluator.
