@@ -67,7 +67,7 @@ class Log:
     self._events.write({'step': step, **values})
 
   def scores(self, step: int, found: Mapping[str, float]) -> None:
-    """Show scores that were computed beside later steps; evaluation/during_training.py keeps them."""
+    """Show scores that were computed beside later steps; during_training.py keeps them."""
     words = '  '.join(f'{name} {value:.4g}' for name, value in found.items())
     self.progress.say(f'scores of step {step}: {words}')
     self._events.write({'step': step, **found})
