@@ -25,7 +25,7 @@ from bigjax.algorithms.base.player import Player, spectral, spectral_signs, to_f
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors, parallel
 from bigjax.core.config import Key, Keys
-from bigjax.core.microbatches import in_parts, scan
+from bigjax.core.microbatches import in_parts
 from bigjax.models import biggan, biggan_deep
 from bigjax.nn import augment, kernels, losses, optim, regularizers, spectral_norm
 from bigjax.nn.latents import Law, law
@@ -182,33 +182,23 @@ class BigGAN:
     gen, disc = state['players']['gen'], state['players']['disc']
     skipped = state['aux']['skipped']
     of_disc, of_gen = self.examples(state, batch, stage)
-    gen_weights, gen_back = self.gen.pullback(gen)
+    pulled = self.gen.pullback(gen)
 
     # Discriminator: k steps, each on a minibatch of its own (Appendix C).
-    def disc_step(carry, examples):
-      disc, skipped = carry
-      weights, back = self.disc.pullback(disc)
-      grad = parallel.value_and_grad(self.disc_loss)
-      (loss, metrics), grads = grad(weights, {'gen': gen_weights}, examples)
-      grads = back(grads)
-      disc, finite = self.disc.update(disc, grads, loss)
-      metrics |= {'d_grad_norm': jnp.sqrt(optim.squared_norm(grads))}
-      return (disc, player.count_skipped(skipped, finite)), metrics
-
-    (disc, disc_skipped), disc_metrics = scan(disc_step, (disc, skipped['disc']), of_disc)
+    disc, disc_skipped, disc_metrics = self.disc.descend_each(
+      disc, skipped['disc'], self.disc_loss, {'gen': pulled[0]}, of_disc, 'd_grad_norm'
+    )
 
     # Generator: one step against the discriminator as it is now.
-    grad = parallel.value_and_grad(self.gen_loss)
-    (loss, metrics), grads = grad(gen_weights, {'disc': self.disc.weights(disc)}, of_gen)
-    grads = gen_back(grads)
-    gen, finite = self.gen.update(gen, grads, loss)
+    shared = {'disc': self.disc.weights(disc)}
+    gen, gen_skipped, finite, metrics = self.gen.descend(
+      gen, skipped['gen'], self.gen_loss, shared, of_gen, 'g_grad_norm', pulled
+    )
     ema = player.averaged(state, gen['params'], self.ema_decay, self.ema_start, finite)
 
-    metrics |= jax.tree.map(lambda x: x.mean(), disc_metrics)
-    metrics['g_grad_norm'] = jnp.sqrt(optim.squared_norm(grads))
-    skipped = {'gen': player.count_skipped(skipped['gen'], finite), 'disc': disc_skipped}
+    skipped = {'gen': gen_skipped, 'disc': disc_skipped}
     state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped)
-    return state, metrics | refused
+    return state, metrics | disc_metrics | refused
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     players = parallel.whole(state['players'])
