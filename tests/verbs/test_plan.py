@@ -6,6 +6,7 @@ import re
 import jax
 import pytest
 
+from bigjax import plan
 from bigjax.__main__ import main
 from bigjax.algorithms.base import configs
 from bigjax.core.progress import size
@@ -124,7 +125,7 @@ def test_bad_input_is_one_sentence(capsys, monkeypatch):
 
 def test_repeated_options_are_joined():
   argv = ['--topology', 'v3-8', '--x', 'y', '--topology=v4-8,v4-16']
-  assert plan_search.joined(argv, 'topology') == ['--x', 'y', '--topology=v3-8,v4-8,v4-16']
+  assert plan.joined(argv, 'topology') == ['--x', 'y', '--topology=v3-8,v4-8,v4-16']
 
 
 def test_fit_takes_the_fastest_setting_that_fits():
