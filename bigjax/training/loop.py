@@ -56,12 +56,19 @@ def make_card(
     'algorithm': config.algorithm,
     'architecture': algorithm.architecture(last),
     'player': algorithm.sampled,
-    'class_names': list(source.class_names),
+    'class_names': class_names(program, source),
     'data': config.data.source,
     'license': f'data: {source.license}; weights: set by whoever publishes them',
     'config_hash': configs.config_hash(config),
     'sampling': sampling,
   }
+
+
+def class_names(program: Program, source: data.Source) -> list[str]:
+  """Names of the classes that samples can be asked for; one where the generator knows none."""
+  _, last = program.stages[-1]
+  known = program.sampler(last).generator.num_classes
+  return ['all'] if known == 1 < len(source.class_names) else list(source.class_names)
 
 
 def refuse_non_finite(metrics: Mapping[str, Any], step: int, most: int) -> None:
@@ -219,7 +226,8 @@ class Run:
     # A last step off the periods leaves no row: a run that goes on has none there.
     if progress.due(done, config.run.eval_every):
       self.log.write(done, {**signs, **scores})
-    self.say(f'step {done}: ' + '  '.join(f'{k} {v:.3f}' for k, v in scores.items()))
+    if scores:
+      self.say(f'step {done}: ' + '  '.join(f'{k} {v:.3f}' for k, v in scores.items()))
     curve = reference_curves.get(config.eval.published)
     if alarm := reference_curves.far_off(curve, done, scores):
       self.say(f'warning: {alarm}')

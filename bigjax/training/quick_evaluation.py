@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,7 +30,11 @@ class Evaluation:
 
   def __init__(self, program: Program, source: data.Source, config: ml_collections.ConfigDict):
     self._program, self._source, self._config = program, source, config.eval
-    real = [functools.partial(data.labelled, images) for images in (source.train, source.held_out)]
+    _, last = program.stages[-1]
+    self._num_classes = program.sampler(last).generator.num_classes
+    of_one = self._num_classes == 1  # who knows no classes is scored as of one
+    read = unlabelled if of_one else data.labelled
+    real = [functools.partial(read, images) for images in (source.train, source.held_out)]
     self._score, self.floor = quick.load(config.eval.name, *real)
     best = config.run.best
     if best and best.removeprefix('-') not in self.floor:
@@ -87,8 +91,8 @@ class Evaluation:
 
   def _draw(self, sampler: Any, gen: Any, spec: Any, path: str) -> None:
     """Draw a row per class, of at most ten."""
-    columns, num_classes = self._config.grid_columns, len(self._source.class_names)
-    shown = np.repeat(np.arange(min(num_classes, 10), dtype=np.int32), columns)
+    columns, rows = self._config.grid_columns, min(max(self._num_classes, 1), 10)
+    shown = np.repeat(np.arange(rows, dtype=np.int32), columns)
     cells = sampler.images(gen, sampler.latents(SEED, len(shown), spec), shown, spec)
     if jax.process_index() == 0:
       image_files.grid(cells, columns).save(path)
@@ -100,6 +104,12 @@ class Evaluation:
     if rest:
       return images, False
     return images.repeat(times, -3).repeat(times, -2), True
+
+
+def unlabelled(images: Callable[..., data.Labelled], most: int) -> data.Labelled:
+  """At most so many images, of Source.train or held_out, all of one class."""
+  some, labels = images(most)
+  return some, np.zeros(len(labels), np.int32)
 
 
 def _copied(

@@ -52,6 +52,8 @@ def test_a_run_writes_what_it_has(run):
   card = files.read_json(f'{workdir}/card.json')
   assert card['sampling'] == {} and card['algorithm'] == config.algorithm
   assert not {'standing_passes', 'dialect', 'truncations'} & set(card)
+  # who knows no classes has one
+  assert len(card['class_names']) == (1 if name == 'toy_denoiser' else 5)
 
 
 @pytest.mark.parametrize('at', [2, 3])
@@ -233,7 +235,10 @@ def test_export_of_both(run, bigjax, tmp_path):
   made = np.asarray(jax.jit(program.call)(z, y)).astype(int)
   assert np.abs(made - gen.images(z, y, gen.spec())).max() <= 1
   card = json.loads((tmp_path / 'program.stablehlo.json').read_text())
-  assert card['made_at'] == {} and card['latents'] is None
+  assert card['made_at'] == {}
+  scope = {}
+  exec('\n'.join(card['latents']), scope)
+  np.testing.assert_allclose(scope['latents'](0, 3), z, rtol=1e-6)
 
 
 def projection():

@@ -273,15 +273,15 @@ def test_configs_and_keys_exist(page, keys):
       assert key[1] in keys, piece
 
 
-def test_the_readme_names_every_config():
+def test_the_configs_that_the_readme_names_are_there():
+  """Some, by kind of data; `bigjax train --help` names all, from the files that there are."""
   (sentence,) = re.findall(r'Built-in configs: (.*?);', README.read_text(), re.S)
   found = CODE.findall(sentence)
   for name in found:
     read(name)
   ends = dict(re.findall(r'`(\w+)` to\s+`(\w+)`', sentence))
   assert ends == {'imagenet64': 'imagenet512', 'imagenet128_deep': 'imagenet512_deep'}
-  between = {'imagenet128', 'imagenet256', 'imagenet256_deep'}
-  assert {name.partition(':')[0] for name in found} | between == set(configs.builtin())
+  assert len(found) > 5 and 'digits' in found
 
 
 # --- snippets and sentences

@@ -271,9 +271,23 @@ class NoChoice:
 jax.tree_util.register_static(NoChoice)
 
 
+NORMAL_RECIPE = """\
+import jax
+import jax.numpy as jnp
+
+def latents(seed, num):  # the z of bigjax sample, float32 [num, *{shape}]
+  def one(i):
+    return jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), {shape})
+  return jax.jit(jax.vmap(one))(jnp.arange(num))
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class PlainGenerator:
-  """What generators share that need no preparing; a family adds fields, latents and generate."""
+  """What generators share that need no preparing: N(0, I) latents of `latent_shape`.
+
+  A family adds fields and `generate`; one whose latents have another law, `latents` and `recipe`.
+  """
 
   options = {}  # noqa: RUF012 - a constant, not a field
 
@@ -285,6 +299,10 @@ class PlainGenerator:
   def prepared(self, sampling: Mapping[str, Any]) -> Sequence[NoChoice]:
     del sampling
     return ()
+
+  def latents(self, key: Array, num: int, spec: NoChoice) -> Array:
+    del spec
+    return normal_latents(key, num, self.latent_shape)
 
   def prepare(self, gen: Gen, key: Array, spec: NoChoice) -> Gen:
     del key, spec
@@ -302,7 +320,7 @@ class PlainGenerator:
 
   def recipe(self, spec: NoChoice) -> str | None:
     del spec
-    return None
+    return NORMAL_RECIPE.format(shape=tuple(self.latent_shape))
 
 
 def check_options(given: Mapping[str, str] | None, known: Iterable[str]) -> None:

@@ -126,9 +126,6 @@ class Generator(contract.PlainGenerator):
 
   latent_shape = shape
 
-  def latents(self, key, num, spec):
-    return contract.normal_latents(key, num, self.latent_shape)
-
   def generate(self, gen, z, y, spec):
     return self.net.apply({'params': gen}, z)
 

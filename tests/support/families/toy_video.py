@@ -217,9 +217,6 @@ class Generator(contract.PlainGenerator):
   def num_classes(self):
     return self.net.num_classes
 
-  def latents(self, key, num, spec):
-    return contract.normal_latents(key, num, self.latent_shape)
-
   def generate(self, gen, z, y, spec):
     return self.net.apply({'params': gen}, z, y)[1]
 
