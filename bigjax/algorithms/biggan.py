@@ -24,7 +24,7 @@ from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law
 from bigjax.algorithms.base.player import Player, spectral, spectral_signs, to_float
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors, parallel
-from bigjax.core.config import Key, Keys
+from bigjax.core.config import WAYS, Key, Keys
 from bigjax.core.microbatches import microbatched
 from bigjax.models import biggan, biggan_deep
 from bigjax.nn import augment, kernels, losses, optim, regularizers, spectral_norm
@@ -314,10 +314,12 @@ KEYS: Keys = {
   'augment.name': Key(
     'none', 'augmentation of real and fake images', choices=tuple(augment.AUGMENTATIONS)
   ),
+  **WAYS,
   **standing_statistics.KEYS,
 }
 # What tiny and digits change beside the keys that all families share.
 TINY = {
+  'run.microbatches': 1,
   'data.resolution': 64,
   'model.ch': 8, 'model.z_dim': 20, 'model.shared_dim': 8, 'model.gen_attention': (32,),
   'model.disc_attention': (32,), 'model.disc_widths': (), 'model.bn_group': 0,
@@ -326,6 +328,7 @@ TINY = {
   'eval.standing_passes': 2, 'eval.standing_batch': 8, 'export.truncations': ('1', 'none'),
 }
 DIGITS = {
+  'run.microbatches': 1, 'run.remat': False,
   'model.network': 'biggan', 'model.ch': 16, 'model.z_dim': 60, 'model.shared_dim': 32,
   'model.skip_z': True, 'model.gen_attention': (), 'model.disc_attention': (),
   'model.disc_widths': (), 'model.bn_group': 0, 'model.bn_eps': 1e-4, 'model.dtype': 'float32',

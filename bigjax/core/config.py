@@ -90,11 +90,6 @@ SHARED: Keys = {
   'run.keep_every': Key(10_000, 'checkpoints at multiples of so many steps stay, too; 0: none'),
   'run.best': Key('', "score whose best checkpoint stays (-NAME: lower is better); '': none"),
   'run.max_skipped': Key(10, 'non-finite updates in a row after which a run stops'),
-  'run.microbatches': Key(
-    1, "parts of each device's batch, one after the other: memory for time, same numbers", least=1
-  ),
-  'run.remat': Key(False, 'recompute activations in the backward pass: memory for time'),
-  'run.kernels': Key('fast', 'which of equal formulas a network computes: fast, plain, fewest'),
   'run.profile_steps': Key(0, 'steps that the profiler records; 0: none'),
   # What is trained on.
   'data.source': Key('', 'NAME or NAME:ARGUMENT: digits, folder:DIR, tfds:NAME, synthetic:NUMBER'),
@@ -134,6 +129,14 @@ SHARED: Keys = {
   'watch.variance': Key(0.3, "samples' deviation within a class over that of real images"),
   'watch.score': Key(0.5, 'score run.best over its best value'),
 }
+# Keys of networks that can compute the same in several ways: families that can include this table.
+WAYS: Keys = {
+  'run.microbatches': Key(
+    1, "parts of each device's batch, one after the other: memory for time, same numbers", least=1
+  ),
+  'run.remat': Key(False, 'recompute activations in the backward pass: memory for time'),
+  'run.kernels': Key('fast', 'which of equal formulas a network computes: fast, plain, fewest'),
+}
 RENAMED = {'run.minibatches': 'run.microbatches', 'run.forms': 'run.kernels'}
 
 # Patches on any config, for the keys above; a family's tables of the same names (TINY, DIGITS) add
@@ -142,14 +145,13 @@ RENAMED = {'run.minibatches': 'run.microbatches', 'run.forms': 'run.kernels'}
 VARIANTS_OF_ALL: Mapping[str, Values] = {
   'tiny': {
     'run.steps': 2, 'run.log_every': 1, 'run.eval_every': 2, 'run.checkpoint_every': 2,
-    'run.best': '', 'run.microbatches': 1,
+    'run.best': '',
     'data.source': 'synthetic:64', 'data.num_classes': 10,
     'eval.name': 'none', 'eval.num_samples': 20, 'eval.grid_columns': 2, 'eval.published': '',
   },
   'digits': {
     'run.steps': 700, 'run.log_every': 25, 'run.eval_every': 175, 'run.checkpoint_every': 175,
-    'run.keep': 2, 'run.keep_every': 0, 'run.best': 'coverage', 'run.microbatches': 1,
-    'run.remat': False,
+    'run.keep': 2, 'run.keep_every': 0, 'run.best': 'coverage',
     'data.source': 'digits', 'data.resolution': 16, 'data.channels': 1, 'data.num_classes': 10,
     'data.held_out': 0.25, 'data.flip': False,
     'eval.name': 'pixels', 'eval.num_samples': 1000, 'eval.grid_columns': 10, 'eval.published': '',

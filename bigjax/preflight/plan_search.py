@@ -82,10 +82,16 @@ def scaled(
   return found
 
 
-def settings(per_device: int) -> list[tuple[int, bool]]:
-  """Return (run.microbatches, run.remat) to try, from the fastest to the smallest."""
+def settings(config: ml_collections.ConfigDict, per_device: int) -> list[dict[str, Any]]:
+  """Values of run.microbatches and run.remat to try, from the fastest to the smallest.
+
+  One without either, for a family whose networks cannot trade time for memory.
+  """
+  if 'microbatches' not in config.run:
+    return [{}]
   divisors = [n for n in range(1, per_device + 1) if per_device % n == 0]
-  return [(1, False), (1, True)] + [(n, True) for n in divisors if n > 1]
+  pairs = [(1, False), (1, True)] + [(n, True) for n in divisors if n > 1]
+  return [{'run.microbatches': num, 'run.remat': remat} for num, remat in pairs]
 
 
 def fitted(
@@ -98,14 +104,12 @@ def fitted(
       f'a batch of {batch} examples cannot be split over the {of.num_devices} devices of '
       f'{of.name}; use a multiple.'
     )
-  tried = settings(batch // of.num_devices)
+  tried = settings(config, batch // of.num_devices)
   low, high, best = 0, len(tried) - 1, None
   while low <= high:
     middle = (low + high) // 2
-    config = config.copy_and_resolve_references()
-    config.run.microbatches, config.run.remat = tried[middle]
-    found = run(config, of)
-    words = f'run.microbatches={tried[middle][0]} run.remat={tried[middle][1]}'
+    found = run(core_config.changed(config, tried[middle]), of)
+    words = ' '.join(f'{key}={value}' for key, value in tried[middle].items()) or 'as it is'
     say(f'{words}: {size(found["peak_bytes"])} of {size(found["usable_bytes"])}')
     if found['fits']:
       best, high = found, middle - 1

@@ -55,7 +55,8 @@ def compile_step(program: Program, pair: Pair) -> tuple[Any, str]:
 def fewest(config: ml_collections.ConfigDict) -> Program:
   """The program of a config with the fewest multiplications known for each layer."""
   config = config.copy_and_resolve_references()
-  config.run.update({'microbatches': 1, 'remat': False, 'kernels': 'fewest'})
+  ways = {'microbatches': 1, 'remat': False, 'kernels': 'fewest'}
+  config.run.update({key: value for key, value in ways.items() if key in config.run})
   return make_program(config, jax.local_devices(backend='cpu')[:1])
 
 
@@ -168,8 +169,8 @@ def plan(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, A
     'devices': of.num_devices,
     'chips': of.num_chips,
     'batch_size': max(stage.examples for stage, _ in counted),
-    'microbatches': config.run.microbatches,
-    'remat': config.run.remat,
+    'microbatches': config.run.get('microbatches', 1),
+    'remat': config.run.get('remat', False),
     'peak_flops': of.generation.device_peak,
     'digest': ', '.join(one['digest'] for one in programs if 'digest' in one),
     'compile_seconds': time.monotonic() - start,

@@ -282,6 +282,13 @@ def test_both_can_be_planned(name, bigjax, libtpu, tmp_path):
   assert found['peak_bytes'] == max(one['peak_bytes'] for one in found['programs'])
 
 
+def test_what_a_family_cannot_do_is_no_key_of_it(bigjax):
+  """A flag that does nothing would be a lie: neither toy has microbatches, remat or kernels."""
+  for key in ('microbatches=4', 'remat=True', 'kernels=plain'):
+    status, _, err = bigjax('train', '--config', toys.CONFIGS[0], f'--config.run.{key}')
+    assert status == 2 and f'config.run.{key.partition("=")[0]} is not a known key' in err
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_dry_run_and_doctor_know_all_stages(name, bigjax, tmp_path):
   config = toys.CONFIGS[NAMES.index(name)] + ':tiny'

@@ -4,6 +4,7 @@ import json
 import re
 
 import jax
+import ml_collections
 import pytest
 
 from bigjax import plan
@@ -139,7 +140,10 @@ def test_fit_takes_the_fastest_setting_that_fits():
 
   best = plan_search.fitted(tiny(), tpu_slices.find('v3-8'), run, lambda text: None)
   assert best['microbatches'] == 4 and len(tried) <= 3
-  assert plan_search.settings(8) == [(1, False), (1, True), (2, True), (4, True), (8, True)]
+  found = plan_search.settings(tiny(), 8)
+  pairs = [(one['run.microbatches'], one['run.remat']) for one in found]
+  assert pairs == [(1, False), (1, True), (2, True), (4, True), (8, True)]
+  assert plan_search.settings(ml_collections.ConfigDict({'run': {'steps': 1}}), 8) == [{}]
   never = lambda config, of: {'fits': False, 'peak_bytes': 2, 'usable_bytes': 1}
   assert plan_search.fitted(tiny(), tpu_slices.find('v3-8'), never, lambda text: None) is None
 
