@@ -22,6 +22,8 @@ import pytest  # noqa: E402
 
 from bigjax.core import device  # noqa: E402
 
+import seconds  # noqa: E402
+
 pytest_plugins = ['tiny_run', 'toys']
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -80,5 +82,10 @@ def pytest_sessionfinish(session):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+  every = [x for some in terminalreporter.stats.values() for x in some if hasattr(x, 'duration')]
+  if every:
+    terminalreporter.section('seconds by family')
+    for heading, spent, num in seconds.by_family(every, seconds.names()):
+      terminalreporter.write_line(f'{spent:7.1f} s  {heading} ({num} tests)')
   for name in getattr(config, 'must_have_run', []):
     terminalreporter.write_line(f'MUST RUN, but skipped or not collected: {name}', red=True)

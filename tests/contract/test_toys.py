@@ -168,10 +168,9 @@ def test_stages_that_do_not_fit_get_a_sentence(tmp_path):
   batches.check_data(source, program)
 
 
+@pytest.mark.parametrize('run', ['toy_video'], indirect=True)  # which has frozen weights
 def test_other_frozen_weights_are_refused(run, tmp_path, monkeypatch):
   name, workdir = run
-  if name != 'toy_video':
-    pytest.skip('has no frozen weights')
   other = tmp_path / 'run'
   shutil.copytree(workdir, other)
   make = loop.make_program
