@@ -291,9 +291,7 @@ KEYS: Keys = {
   'model.dtype': Key('bfloat16', 'of the computation', choices=tuple(DTYPES)),
   'optim.batch_size': Key(2048, 'examples of a step, over all devices', least=1),
   'optim.d_steps': Key(2, "discriminator steps to one of the generator's", least=1),
-  'optim.name': Key(
-    'adam_b1_0', 'optimizer; adam_b1_0 keeps no first moment', choices=tuple(optim.OPTIMIZERS)
-  ),
+  'optim.name': Key('adam_b1_0', 'optimizer: adam, or adam_b1_0, which keeps no first moment'),
   'optim.gen_lr': Key(5e-5, 'learning rate of the generator'),
   'optim.disc_lr': Key(2e-4, 'learning rate of the discriminator'),
   'optim.b1': Key(0.0, "Adam's decay of gradients"),

@@ -116,13 +116,15 @@ def match_run_config(
   """
   theirs = files.read_json(os.path.join(workdir, 'config.json'))
   first = {key: value for key, value in theirs.items() if not key.startswith(core_config.FREE)}
-  ours = configs.identity(config)
+  ours, missing = configs.identity(config), object()
   try:
     # A key that came after the run began had its default.
     base = core_config.changed(config, {**configs.later(config), **first})
     first = configs.identity(base)
   except errors.UserError:
     base = None  # another set of keys: another version's, or another family's
+    new = configs.later(config)
+    first = {key: value for key, value in first.items() if value != new.get(key, missing)}
   if not core_config.differences(ours, first):
     return config, {}
   now = configs.identity(patched(base, history)) if base is not None else first

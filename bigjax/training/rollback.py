@@ -111,7 +111,7 @@ def go_back(
     checkpoint.set_aside(workdir, step, 'rolled_back', say)
   patch = histories.read_patch(config.watch.patch, config)
   seed = max(entry['seed'] for entry in history) + 1
-  what = f' with {histories.words_of(patch)}' if patch else ''
+  what = f' with {histories.format_patch(patch)}' if patch else ''
   reason = f'{BACK} from {alarm.step} to {step}{what}: {alarm.signal}: {alarm.words}'
   history = histories.append_entry(history, step, seed, patch, position, reason)
   if jax.process_index() == 0:

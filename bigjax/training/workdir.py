@@ -62,7 +62,7 @@ def with_change(
   step = max(checkpoint.list_steps(workdir), default=0)
   position = checkpoint.read_meta(workdir, step)['position'] if step else 0
   seed = patch.get('seed', histories.seed_at(history, step))
-  reason = f'asked for: {histories.words_of(patch)}'
+  reason = f'asked for: {histories.format_patch(patch)}'
   return histories.append_entry(history, step, seed, patch, position, reason)
 
 

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from bigjax import evaluate, sample
+from bigjax import sample
 from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, files, trees
+from bigjax.evaluation import after_training
 from bigjax.models.pretrained import registry
 from bigjax.training import batches, loop
 from bigjax.training.program import make_program
@@ -248,13 +249,13 @@ def projection():
     return {'features': pixels @ variables[: pixels.shape[1]]}
 
   variables = np.random.RandomState(0).normal(size=(16 * 16, 8)).astype(np.float32)
-  return registry.Features('projection', 'digest', 'none', 8, 0, variables, apply)
+  return registry.FeatureNetwork('projection', 'digest', 'none', 8, 0, variables, apply)
 
 
 def test_evaluation_of_both(run, bigjax, tmp_path, monkeypatch):
   """Clips are looked at frame by frame: a clip's features are the mean of its frames'."""
   name, workdir = run
-  monkeypatch.setattr(evaluate, 'open_network', lambda *_: projection())
+  monkeypatch.setattr(after_training, 'open_network', lambda *_: projection())
   status, _, err = bigjax(
     'evaluate', '--workdir', workdir, '--checkpoints', '2,4', '--metrics', 'fid,pr',
     '--num', 30, '--seeds', '0', '--batch', 16, '--out', tmp_path,

@@ -16,7 +16,7 @@ from bigjax.nn import spectral_norm
 
 import networks as shared
 from counts import num_params
-from plain import f32
+from networks import f32
 
 gen_shapes = functools.partial(shared.gen_shapes, network=models)
 disc_shapes = functools.partial(shared.disc_shapes, network=models)

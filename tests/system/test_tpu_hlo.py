@@ -104,7 +104,7 @@ def wrong(devices):
     patch.setattr(parallel, 'value_and_grad', lambda loss: jax.value_and_grad(loss, has_aux=True))
     patch.setattr(parallel, 'shard_examples', lambda tree, lead=0: tree)
     patch.setattr(linalg, 'dot', jnp.matmul)
-    patch.setattr(parallel, 'whole', lambda tree, dtype=None: tree)
+    patch.setattr(parallel, 'all_gather_weights', lambda tree, dtype=None: tree)
     return compile_step(devices, tiny_config('biggan', attention=(), augment='none'))
 
 
