@@ -37,11 +37,16 @@ def x64():
     yield
 
 
-LONG = ('test_loop.py', 'test_golden.py', 'test_biggan_pytorch.py', 'test_plan.py')  # minutes each
+LONG = (  # minutes each, the longest first: else one process ends alone with them
+  'test_loop.py', 'test_hosts.py', 'test_during_training.py', 'test_contract.py', 'test_toys.py',
+  'test_tpu_hlo.py', 'test_biggan.py', 'test_plan.py', 'test_biggan_pytorch.py',
+  'test_rollback.py', 'test_golden.py',
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
-  items.sort(key=lambda item: item.path.name not in LONG)  # else one process ends alone with them
+  order = {name: i for i, name in enumerate(LONG)}
+  items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
   if not os.environ.get('BIGJAX_SLOW'):
     for item in items:
       if item.get_closest_marker('slow'):
