@@ -136,7 +136,9 @@ class Program:
 
   def compiled(self, stage: Stage, due: Due = contract.NONE_DUE) -> tuple[Callable, str]:
     """(The step's executable, its digest), compiled at the first call for this pair."""
-    with self._lock:  # the next stage's is compiled in a thread of its own
+    if (stage, due) in self._steps:  # not behind the lock: the next stage's compilation holds it
+      return self._steps[stage, due]
+    with self._lock:
       if (stage, due) not in self._steps:
         lowered = self.lower(stage, due)
         with jax.set_mesh(self.mesh):

@@ -5,6 +5,7 @@ resolution and batch, latents like images. B (toy_video): clips, a frozen networ
 two steps, a further input, a generator of two scales, two critics, `encode`.
 """
 
+import concurrent.futures
 import json
 import shutil
 
@@ -132,6 +133,13 @@ def test_programs_are_compiled_per_stage_and_due_before_the_stage(monkeypatch, t
     ('compile', (3, 8, 8, 1), ['gradient_penalty']), ('compile', (3, 8, 8, 1), []),
   ]  # fmt: skip
   assert events[2:] == [('step', i) for i in range(4)]
+
+
+def test_a_step_does_not_wait_for_the_next_stages_compilation():
+  program = make_program(config_of('toy_denoiser'), jax.devices()[:2])
+  ready = program.compiled(program.stage(0))
+  with concurrent.futures.ThreadPoolExecutor(1) as other, program._lock:  # as while compiling
+    assert other.submit(program.compiled, program.stage(0)).result(timeout=60) is ready
 
 
 def test_the_lazy_term_runs_when_it_is_due(tmp_path):
