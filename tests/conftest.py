@@ -4,11 +4,9 @@ import os
 import shutil
 import tempfile
 
-FLAGS = (
-  '--xla_force_host_platform_device_count=8',
-  '--xla_backend_optimization_level=0',  # tests compile more than they compute
-)
-os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FLAGS]).strip()
+import compile_flags
+
+os.environ['XLA_FLAGS'] = compile_flags.flags('--xla_force_host_platform_device_count=8')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # A compilation cache of the session's own: tests share programs, and leave the user's cache alone.

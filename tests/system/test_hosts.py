@@ -17,6 +17,8 @@ from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint
 from bigjax.training import logs, loop
 
+import compile_flags
+
 PATIENCE = 240  # seconds for anything, on a busy machine
 WORDS = ('--config', 'digits:tiny', '--config.optim.d_steps=1')  # the program of tiny_run
 
@@ -31,7 +33,7 @@ class Run:
     self.folder, self.processes = folder, []
     command = [sys.executable, '-m', 'bigjax', 'train', '--workdir', str(folder), *WORDS, *words]
     for i in range(num):
-      env = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+      env = {**os.environ, 'XLA_FLAGS': ' '.join(compile_flags.FLAGS)}
       env |= {'JAX_NUM_PROCESSES': str(num), 'JAX_PROCESS_ID': str(i)} if num > 1 else {}
       env |= {'JAX_COORDINATOR_ADDRESS': address} if num > 1 else {}
       with open(f'{folder}.{i}.log', 'w') as log:
