@@ -88,6 +88,7 @@ def grey(level, kind='PNG', mode='RGB'):
 
 LEFT = 'left out'
 CUT = {kind: encoded(smooth(40, 40), kind)[:400] for kind in ('JPEG', 'PNG', 'WEBP')}
+CUT_GIF = encoded(smooth(40, 40).quantize(64), 'GIF')[:900]
 HOSTILE = {  # name: (content, what becomes of it: its shade, LEFT, or the reason for that)
   'wide.png': (png_of_zeros(30_000, 30_000, 0), 'too many pixels'),
   'bomb.png': (png_of_zeros(16_000, 16_000, 0), 'too many pixels'),  # TensorFlow would decode it
@@ -106,8 +107,10 @@ HOSTILE = {  # name: (content, what becomes of it: its shade, LEFT, or the reaso
   'empty.png': (b'', 'empty'),
   'text.png': (b'no picture\n' * 99, LEFT),
   'bitmap.png': (grey(40, 'BMP'), LEFT),
-  'still.gif.png': (grey(40, 'GIF'), LEFT),
+  'still.gif.png': (grey(40, 'GIF'), 40),
   'tiff.jpg': (grey(40, 'TIFF'), LEFT),
+  'cut.gif': (CUT_GIF, LEFT),
+  'huge.gif': (b'GIF89a' + b'\xff' * 4 + grey(40, 'GIF')[10:], 'too many pixels'),
   'riff.webp': (b'RIFF\xff\xff\xff\xffWAVEfmt ' + bytes(99), LEFT),
   'raw.webp': (b'R\0\0\x9d\x01\x2a\xff\x3f\xff\x3f' + bytes(99), LEFT),  # VP8 without a RIFF
   'png.jpg': (grey(40), 40),
@@ -116,7 +119,7 @@ HOSTILE = {  # name: (content, what becomes of it: its shade, LEFT, or the reaso
   'moving.webp': (moving('WEBP', 'RGB'), 40),  # at which TensorFlow's decoder ends the process
   'moving alpha.webp': (moving('WEBP', 'RGBA'), 41),  # one of its 144 pixels is white
   'moving.png': (moving('PNG', 'RGB'), 40),
-  'moving.gif.webp': (moving('GIF', 'RGB'), LEFT),
+  'moving.gif.webp': (moving('GIF', 'RGB'), 40),
   'cmyk.jpg': (encoded(Image.new('CMYK', (12, 12), (0, 0, 0, 215)), 'JPEG'), 40),
   '16 bits.png': (encoded(Image.fromarray(np.full((12, 12), 40 * 257, np.uint16))), 40),
   'line\nbreak.png': (grey(40), 40),
@@ -130,6 +133,7 @@ SURVEY = """
 import json, os, resource, sys
 import ml_collections, numpy as np
 from bigjax import data
+from bigjax.data.reading import listing, photo_files
 from bigjax.data.sources import folder
 tf = data.tensorflow()
 tf.io.decode_png(open(sys.argv[2], 'rb').read())
@@ -137,13 +141,13 @@ most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = most()
 given = ml_collections.ConfigDict(
   {'source': 'folder', 'resolution': 1, 'channels': 1, 'crop': 'center'})
-known = folder.examine(sys.argv[1], [], given)
-lookup = data.from_pictures(folder.picture_of(known), given, lambda i: known['names'][i])
+known = folder.examine(listing.walk(sys.argv[1]), [], 'folder')
+lookup = data.from_pictures(photo_files.picture_of(known), given, lambda i: known['names'][i])
 images, _ = data.read(lookup, np.arange(len(known['names'])))
 print(json.dumps({
   'read': dict(zip(known['names'].tolist(), images.reshape(-1).tolist())),
   'left': dict(zip(known['unreadable'].tolist(), known['reasons'].tolist())),
-  'said': folder.of_files('x', known)[1],
+  'said': photo_files.of_files('x', known)[1],
   'mib': most() - before,
 }))
 """
