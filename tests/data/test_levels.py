@@ -136,6 +136,14 @@ def test_numbers_sort_by_their_value():
   assert levels.classes(given) == [str(i) for i in range(12)]
 
 
+def test_ten_thousand_classes():
+  """Numbered, in the order of their numbers, at a cost that grows with their number alone."""
+  names = [str(i) for i in range(10_000)]
+  given = listed(*(f'{name}/x.png' for name in names))
+  assert levels.splits(given) == levels.Splits('', None)
+  assert levels.classes(given) == names and not levels.of_classes(given, names)
+
+
 def test_links_in_a_circle_show_nothing_twice(tmp_path):
   """Of two folders that hold links to each other, and one to the folder itself."""
   write(tmp_path, {'a/0.png': b'', 'b/1.png': b''})

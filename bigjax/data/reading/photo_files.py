@@ -170,9 +170,7 @@ def copies(known: dict[str, np.ndarray], held_out: np.ndarray | None = None) -> 
   other = lambda values: again[values[again] != values[first[group[again]]]]
   name = lambda i: readable(known['names'][i])
   pair = lambda i: f'{name(i)} of {name(first[group[i]])}'
-  told = [
-    f'{len(again):,} of {len(group):,} images are copies of another, such as {pair(again[0])}'
-  ]
+  told = [f'{len(again):,} of {len(group):,} images are copies of another ({pair(again[0])})']
   if len(astray := other(known['labels'])):
     told.append(f'{len(astray):,} of them in another class ({pair(astray[0])})')
   if held_out is not None and len(leaked := other(held_out)):
