@@ -170,6 +170,8 @@ def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, ImageSe
   if args.images:
     images = image_sets.open_files(args.images)
     say_warnings(images)
+    if images.num < 2:
+      raise errors.UserError(f'--images={args.images} has one image; scores need two at least.')
     args.num = min(args.num or images.num, images.num)
     return [], None, images
   if args.workdir:

@@ -249,6 +249,8 @@ def parse_classes(text: str, class_names: list[str]) -> np.ndarray:
     UserError: a class that does not exist, or that may be one of several.
   """
   if text == 'all':
+    if text in class_names and len(class_names) > 1:
+      raise errors.UserError("'all' is every class, and the name of one: write name:all for that.")
     return np.arange(len(class_names), dtype=np.int32)
   words = [text] if text in class_names else text.split(',')
   words = [word if word in class_names else word.strip() for word in words]

@@ -1,13 +1,15 @@
 """Images to be scored and references: read as one, whatever files a folder holds."""
 
+import argparse
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bigjax.core import errors
 from bigjax.data.reading import image_headers
-from bigjax.evaluation import image_sets
+from bigjax.evaluation import after_training, image_sets
 from bigjax.evaluation.metrics import frechet
 
 from folders import shade, write
@@ -109,3 +111,10 @@ def test_a_folder_called_train_is_itself(tmp_path, given, expected):
   (tmp_path / 'train').mkdir()
   found = image_sets.split_of(given.format(tmp_path))
   assert found == (expected[0].format(tmp_path), expected[1])
+
+
+def test_one_image_is_too_few(tmp_path):
+  root = write(tmp_path / 'one', {'a.png': shade(3)})
+  asked = argparse.Namespace(images=str(root), num=None)
+  with pytest.raises(errors.UserError, match='has one image; scores need two at least'):
+    after_training.begin(asked)

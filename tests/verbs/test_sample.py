@@ -100,6 +100,14 @@ def test_numbers_mean_the_same_everywhere():
     parse_classes('crane', ['crane', 'dog', 'crane'])
 
 
+def test_a_class_called_all():
+  """Is not taken for all of them; where it is the only one, both are the same."""
+  assert parse_classes('all', ['all']).tolist() == [0]
+  assert parse_classes('name:all', ['all', 'none']).tolist() == [0]
+  with pytest.raises(errors.UserError, match='write name:all for that'):
+    parse_classes('all', ['all', 'none'])
+
+
 def test_slerp_goes_along_the_arc():
   a, b = np.random.RandomState(0).normal(size=(2, 60)).astype(np.float32)
   b *= 2
@@ -555,7 +563,9 @@ def test_export_can_be_repeated(bigjax, workdir, params, tmp_path):
 def test_card_says_what_it_is(params, workdir):
   found = json.loads((params.parent / 'generator.json').read_text())
   assert set(generator_file.CARD_KEYS) < set(found)
-  assert {'step', 'config_hash', 'license', 'class_names', 'architecture'} < set(found)
+  assert {'step', 'config_hash', 'license', 'class_names', 'class_numbers', 'architecture'} < set(
+    found
+  )
   assert found['class_names'] == list('0123456789')
   assert found['config_hash'] == json.loads((workdir / 'summary.json').read_text())['config_hash']
 
