@@ -139,9 +139,9 @@ def memory(source: data.Source, program: Program) -> list[Finding]:
 def duplicates(source: data.Source) -> list[Finding]:
   """Say how many images are the same to the last pixel as another, and whether of another class."""
   images, labels = source.train(LOOKED_AT)
-  labels, first, copies, astray = data.one_label(labels), {}, 0, 0
+  labels, seen, copies, astray = data.one_label(labels), {}, 0, 0
   for image, label in zip(images, labels.tolist(), strict=True):
-    own = first.setdefault(hashlib.blake2b(np.ascontiguousarray(image)).digest(), [])
+    own = seen.setdefault(hashlib.blake2b(np.ascontiguousarray(image)).digest(), [])
     copies += bool(own)
     astray += bool(own) and label not in own
     own.append(label)
