@@ -38,7 +38,10 @@ def arguments() -> errors.Arguments:
   )
   options.add_generator(parser)
   parser.add_argument(
-    '--classes', default='all', help="numbers or names, '3,7', or 'all' (default)"
+    '--classes',
+    default='all',
+    help="numbers from 0 on or names, '3,7', or 'all' (default); where classes are named by other "
+    'numbers: number:3 or name:3',
   )
   options.add_sampling(parser)
   parser.add_argument('--seed', type=int, default=0, help='of all latents (default: 0)')

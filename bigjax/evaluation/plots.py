@@ -49,7 +49,7 @@ def scores(
     better = 'higher' if _kind(name) in HIGHER else 'lower'
     finish(axis, name, f'{better} is better (dashed: real images)')
     axis.set_xlabel('step')
-  figure.suptitle(title)
+  figure.suptitle(title, parse_math=False)  # a path may hold dollars
   figure.savefig(path, dpi=100)
 
 
@@ -92,5 +92,5 @@ def truncation(
     finish(axis, name, f'{better} is better (dashed: real images)')
     axis.set_xticks(range(len(points)), words)
     axis.set_xlabel('truncation threshold')
-  figure.suptitle(title)
+  figure.suptitle(title, parse_math=False)  # a path may hold dollars
   figure.savefig(path, dpi=100)

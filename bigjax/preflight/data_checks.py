@@ -69,7 +69,9 @@ def examine(
     found += machine_checks.workdir(workdir, config, source)
   if topology:
     found += machine_checks.hbm(config, topology)
-  return found, dict(zip(names, counts.tolist(), strict=True)), source
+  twice = len(set(names)) < len(names)  # two classes of one name are still two
+  keys = [f'{i}: {name}' for i, name in enumerate(names)] if twice else names
+  return found, dict(zip(keys, counts.tolist(), strict=True)), source
 
 
 def of_labels(counts: np.ndarray, names: Sequence[str]) -> Finding:

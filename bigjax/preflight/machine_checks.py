@@ -137,14 +137,20 @@ def memory(source: data.Source, program: Program) -> list[Finding]:
 
 
 def duplicates(source: data.Source) -> list[Finding]:
-  """Say how many images are the same to the last pixel as another."""
-  images, _ = source.train(LOOKED_AT)
-  digests = [hashlib.blake2b(np.ascontiguousarray(image)).digest() for image in images]
-  twice = len(digests) - len(set(digests))
+  """Say how many images are the same to the last pixel as another, and whether of another class."""
+  images, labels = source.train(LOOKED_AT)
+  labels, seen, copies, astray = data.one_label(labels), {}, 0, 0
+  for image, label in zip(images, labels.tolist(), strict=True):
+    own = seen.setdefault(hashlib.blake2b(np.ascontiguousarray(image)).digest(), [])
+    copies += bool(own)
+    astray += bool(own) and label not in own
+    own.append(label)
   where = 'all' if len(images) == source.num_train else f'the {len(images):,} looked at'
-  if twice > len(images) // 100:
-    return [('warning', f'{twice:,} of {where} training images are copies of another: remove them')]
-  return [('ok', f'{twice:,} of {where} training images are copies of another')]
+  words = f'{copies:,} of {where} training images are copies of another'
+  if not copies:
+    return [('ok', words)]
+  words += f', {astray:,} of them in another class' if astray else ''
+  return [('warning', f'{words}: remove them')]
 
 
 def weights(config: ml_collections.ConfigDict, source: data.Source) -> list[Finding]:

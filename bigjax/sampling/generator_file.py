@@ -18,6 +18,10 @@ from bigjax.core import checkpoint, errors, files, trees
 FORMAT = 3
 PACKED = 64  # times its size is what an .npz may unpack to: weights hardly compress at all
 DEEPEST = 64  # names in the path of an array
+CLASS_NUMBERS = (  # what a card says of its class_names
+  'a number is a place in class_names, from 0 on; a text is a name, or a place where no class is '
+  'named by another number'
+)
 _texts = lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value)
 CARD_KEYS = {  # what a card must have, at least: what it is in words, and whether a value is that
   'format': ('a number', lambda value: type(value) is int),

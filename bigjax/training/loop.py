@@ -57,6 +57,7 @@ def make_card(
     'architecture': algorithm.architecture(last),
     'player': algorithm.sampled,
     'class_names': class_names(program, source),
+    'class_numbers': cards.CLASS_NUMBERS,
     'data': config.data.source,
     'license': f'data: {source.license}; weights: set by whoever publishes them',
     'config_hash': configs.config_hash(config),

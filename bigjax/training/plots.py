@@ -101,7 +101,7 @@ def curves_figure(
       log_scale(axis)
     finish(axis, headings.get(heading, heading))
     axis.set_xlabel('step')
-  figure.suptitle(title)
+  figure.suptitle(title, parse_math=False)  # a path may hold dollars
   if curve:
     words = textwrap.fill(f'published: {curve.source}: {curve.protocol}.', 230)
     figure.supxlabel(words, fontsize=7.5, color='0.35')
@@ -211,7 +211,7 @@ def vital_signs_figure(
     _events(axis, events)
   for axis in axes[len(shown) :]:
     axis.remove()
-  figure.suptitle(title)
+  figure.suptitle(title, parse_math=False)  # a path may hold dollars
   return figure
 
 

@@ -80,8 +80,12 @@ def test_too_little_memory(source, program, monkeypatch):
 def test_copies_are_counted(source):
   images, labels = source.train(100)
   twice = types.SimpleNamespace(num_train=110)
-  twice.train = lambda most: (np.concatenate([images, images[:10]]), labels)
+  twice.train = lambda most: (images[order], labels[order])
+  order = np.arange(110) % 100
   only(machine_checks.duplicates(twice), 'warning', '10 of all training images are copies')
+  labels = np.append(labels, (labels[:1] + 1) % 10)
+  images, order = np.append(images, images[:1], 0), np.arange(101)  # one, of another class
+  only(machine_checks.duplicates(twice), 'warning', ' of another, 1 of them in another class')
   only(machine_checks.duplicates(source), 'ok', '0 of all')
 
 

@@ -18,7 +18,8 @@ from bigjax.nn import latents as laws
 from bigjax.sampling import generator_file, image_files, interpolation, options, sampler
 from bigjax.sampling.loaded import Loaded, load, parse_classes, read_labels
 
-NAMES = ['cat', 'dog', '0', 'bird']
+NAMES = ['cat', 'dog', 'fox, red', 'bird']
+NUMBERED = [str(i) for i in range(1, 11)]  # folders called 1 to 10
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +59,9 @@ def read(path):
     ('all', [0, 1, 2, 3]),
     ('3,1', [3, 1]),
     ('bird,cat', [3, 0]),
-    ('0', [2]),  # a name wins over a number
+    ('0', [0]),
+    ('fox, red', [2]),
+    ('bird, name:dog, number:2', [3, 1, 2]),
     ('1,1', [1, 1]),
   ],
 )
@@ -74,6 +77,35 @@ def test_a_class_that_does_not_exist(text):
     parse_classes(text, NAMES)
   assert f'there is no class {word!r}' in str(error.value) and '0 to 3' in str(error.value)
   assert ('(did you mean cat?)' in str(error.value)) == (text == 'cta')
+
+
+@pytest.mark.parametrize('text', ['1', '0,1', '10', '0', 'name:0', 'number:10', 'name:x'])
+def test_a_number_that_may_be_a_name_is_refused(text):
+  with pytest.raises(errors.UserError) as error:
+    parse_classes(text, NUMBERED)
+  if ':' not in text:
+    assert 'may be a name or a number' in str(error.value)
+    assert f'write name:{text[0]}' in str(error.value)
+
+
+def test_numbers_mean_the_same_everywhere():
+  """Numbers are places, in Python and, where classes have other names, on the command line."""
+  natural = [str(i) for i in range(12)]
+  for names in (NAMES, natural, [f'kind {i}' for i in range(12)]):
+    for given in ('2', 2, [2], ['2'], 'number:2', ['bird', 2][1:]):
+      assert read_labels(given, names, None).tolist() == [2]
+  assert parse_classes('name:1,number:1,name:10', NUMBERED).tolist() == [0, 1, 9]
+  assert read_labels([1, 'name:1'], NUMBERED, None).tolist() == [1, 0]
+  with pytest.raises(errors.UserError, match="2 classes are named 'crane'"):
+    parse_classes('crane', ['crane', 'dog', 'crane'])
+
+
+def test_a_class_called_all():
+  """Is not taken for all of them; where it is the only one, both are the same."""
+  assert parse_classes('all', ['all']).tolist() == [0]
+  assert parse_classes('name:all', ['all', 'none']).tolist() == [0]
+  with pytest.raises(errors.UserError, match='write name:all for that'):
+    parse_classes('all', ['all', 'none'])
 
 
 def test_slerp_goes_along_the_arc():
@@ -531,7 +563,9 @@ def test_export_can_be_repeated(bigjax, workdir, params, tmp_path):
 def test_card_says_what_it_is(params, workdir):
   found = json.loads((params.parent / 'generator.json').read_text())
   assert set(generator_file.CARD_KEYS) < set(found)
-  assert {'step', 'config_hash', 'license', 'class_names', 'architecture'} < set(found)
+  assert {'step', 'config_hash', 'license', 'class_names', 'class_numbers', 'architecture'} < set(
+    found
+  )
   assert found['class_names'] == list('0123456789')
   assert found['config_hash'] == json.loads((workdir / 'summary.json').read_text())['config_hash']
 

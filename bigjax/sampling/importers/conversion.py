@@ -112,6 +112,7 @@ def bring_in(args: argparse.Namespace) -> None:
     'algorithm': 'biggan',
     'architecture': architecture,
     'class_names': read_class_names(args.class_names, architecture['num_classes']),
+    'class_numbers': generator_file.CLASS_NUMBERS,
     'license': 'that of the weights it was converted from',
     'converted_from': os.path.basename(args.gen) + own,
     'player': 'gen',
