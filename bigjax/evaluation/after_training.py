@@ -106,7 +106,10 @@ def checkpoints_of(workdir: str, which: str) -> list[str]:
     UserError: the workdir has none.
   """
   if which != 'all':
-    return [word.strip() for word in which.split(',') if word.strip()]
+    words = [word.strip() for word in which.split(',') if word.strip()]
+    if not words:
+      raise errors.UserError(f'--checkpoints={which}: give last, best, all, or steps: 1000,2000.')
+    return words
   steps = checkpoint.list_steps(workdir)
   if not steps:
     raise errors.UserError(f'{workdir!r} has no checkpoints; give the workdir of a run.')

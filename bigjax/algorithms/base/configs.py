@@ -164,8 +164,8 @@ def _split(verb: str, argv: list[str], given: dict[str, Any]) -> dict[str, str |
       text = words.pop(0) if followed else None
       if text is None and flag == 'config':
         text = ''  # what there is, is said below
-      elif text is None and key == flag:
-        raise errors.UserError(f'--{flag} needs a value: --{flag}=...; see {_help(verb)}.')
+    if not text and key == flag != 'config' and not isinstance(given[flag], bool):
+      raise errors.needs_value(f'--{flag}', f'bigjax {verb}')
     if key != flag:
       overrides[key] = text
     elif isinstance(given[flag], bool):

@@ -37,6 +37,7 @@ KEYS: Keys = {
     ('0.5', '1', '2', 'none'),
     'truncations whose statistics are stored in exported generators',
     items=(str, int, float),
+    most=latents.TRUNCATION.most,
   ),
   'export.dialect': Key('resample', 'what these mean: resample, truncnorm, scale, clamp'),
 }
@@ -113,9 +114,8 @@ class StandingStatistics:
     self.spec(sampling)  # refuses what is no list
     return [self.spec(sampling, {'truncation': str(t)}) for t in sampling['truncations']]
 
-  def latents(self, key: Array, num: int, spec: SamplingSpec) -> Array:
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
-    return self.law.draw(keys, self.net.z_dim, spec)
+  def latents(self, key: Array, num: int, spec: SamplingSpec, start: Array | int = 0) -> Array:
+    return self.law.draw(contract.sample_keys(key, num, start), self.net.z_dim, spec)
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: SamplingSpec) -> Array:
     if 'knots' not in gen:
