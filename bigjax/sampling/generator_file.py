@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from bigjax.core import checkpoint, errors, files, trees
+from bigjax.core import checkpoint, errors, files, ranges, trees
 
 FORMAT = 3
 PACKED = 64  # times its size is what an .npz may unpack to: weights hardly compress at all
+INFINITE = ('knots',)  # of a generator: inf is the truncation of untruncated samples
+ARCHITECTURE = ranges.Range(0, ranges.LARGEST, whole=False)  # of the numbers in a card's
 DEEPEST = 64  # names in the path of an array
 _texts = lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value)
 CARD_KEYS = {  # what a card must have, at least: what it is in words, and whether a value is that
@@ -81,6 +83,7 @@ def load_npz(path: str) -> tuple[Any, dict[str, Any]]:
   if card is None:
     raise errors.UserError(f'{path!r} holds no generator that bigjax wrote: no card.')
   check(card, path)
+  files.check_weights(arrays, path, INFINITE)
   return gen, card
 
 
@@ -120,6 +123,13 @@ def check(card: Any, path: str) -> None:
       f'{path!r} is not a card of format {FORMAT}{why}; export the generator again with this '
       'version of bigjax, or read it with the one that wrote it.'
     )
+  for key, value in card['architecture'].items() if isinstance(card['architecture'], dict) else ():
+    for number in value if isinstance(value, list) else (value,):
+      if isinstance(number, int | float) and ARCHITECTURE.refusal(number):
+        raise errors.UserError(
+          f"{path!r} is no card: its architecture's {ascii(key)[:80]} is {ascii(value)[:80]}; "
+          f'{ARCHITECTURE.refusal(number)}.'
+        )
   for key, (what, holds) in CARD_KEYS.items():
     if not holds(card[key]):
       raise errors.UserError(
@@ -150,6 +160,7 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
   except Exception as error:  # of JSON: nested too deep; of safetensors: a type NumPy has not
     raise damaged(f'{path!r} or its card', error) from None
   check(card, card_path(path))
+  files.check_weights(trees.flat(gen), path, INFINITE)
   return gen, card
 
 
@@ -169,6 +180,7 @@ def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]
     raise damaged(repr(path), error) from None
   check(card, path)
   gen, step = checkpoint.restore_generator(workdir, which)
+  files.check_weights(trees.flat(gen), f'checkpoint {step} of {workdir}', INFINITE)
   return gen, {**card, 'step': step}
 
 
