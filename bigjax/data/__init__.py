@@ -161,8 +161,10 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: names the first.
   """
-  for name, value in config.items():
-    core_config.refuse(f'data.{name}', core_config.SHARED[f'data.{name}'], value)
+  for name, key in core_config.SHARED.items():
+    group, _, short = name.partition('.')
+    if group == 'data' and short in config:
+      core_config.refuse(name, key, config[short])
   if config.channels not in (1, 3):
     raise errors.UserError(f'data.channels is {config.channels}; give 1 (grey) or 3 (colour).')
   errors.pick(config.crop, {'center': 0, 'random': 0}, 'data.crop')

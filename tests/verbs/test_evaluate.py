@@ -234,7 +234,7 @@ def test_statistics_that_are_none_are_refused_by_name(tmp_path):
     return str(error.value)
 
   mu, sigma = np.zeros(3), np.eye(3)
-  assert "'mu'" in said([0, np.nan, 0], sigma) and "'sigma'" in said(mu, sigma * np.inf)
+  assert "'mu'" in said([0, np.nan, 0], sigma) and "'sigma'" in said(mu, sigma + np.inf)
   assert 'expected numbers' in said(['a', 'b', 'c'], sigma)
   assert 'none may be negative' in said(mu, -sigma)
   assert 'none may be negative' in said(mu, np.diag([1.0, 1.0, -0.01]))
