@@ -187,7 +187,10 @@ def find_real(args: Any, size: tuple[int, ...]) -> tuple[ImageSet | None, dict[s
   """Return (the reference's images, all splits of its source, a file of statistics or '')."""
   given, known = args.reference, {}
   if args.workdir:
-    config = files.read_json(os.path.join(args.workdir, 'config.json'))
+    path = os.path.join(args.workdir, 'config.json')
+    config = files.read_json(path)
+    if not isinstance(config, dict) or 'data.source' not in config:
+      raise errors.UserError(f'{path!r} is not the config of a run: give --reference.')
     known = {k.removeprefix('data.'): v for k, v in config.items() if k.startswith('data.')}
     given = given or f'{known["source"]}/train'
   if given is None or given.endswith('.npz'):

@@ -105,6 +105,20 @@ def test_wrong_patches_get_a_sentence(text):
     histories.read_patch(text, tiny())
 
 
+@pytest.mark.parametrize('value', [float('nan'), -1, 2**63, 10**30, '1', None, True, 1.5])
+@pytest.mark.parametrize('key', ['from_step', 'seed', 'position'])
+def test_numbers_of_a_history_have_ranges(tmp_path, key, value):
+  histories.write(str(tmp_path), [{**histories.begin(2**32 - 1)[0], key: value}])
+  with pytest.raises(errors.UserError, match=f'the {key} of an entry of .*history.json'):
+    histories.read(str(tmp_path))
+
+
+@pytest.mark.parametrize('text', ['optim.gen_lr=nan', 'optim.ema_decay=2', 'optim.d_steps=-1'])
+def test_a_patch_out_of_range_is_refused(text):
+  with pytest.raises(errors.UserError, match=r'watch.patch: optim\.\w+ is '):
+    histories.read_patch(text, tiny())
+
+
 def test_damage_gets_a_sentence(tmp_path):
   (tmp_path / 'history.json').write_text(json.dumps([{'from_step': 0}]))
   with pytest.raises(errors.UserError, match='not the history of a run'):
