@@ -114,7 +114,8 @@ def match_run_config(
 ) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
   """Return (the config that the run of a workdir began with, what is asked to change in it).
 
-  Either that config or the one as it is since its last change may be given again.
+  Either that config or the one as it is since its last change may be given again; where a change
+  is asked for, the first one, too, is a change of the last.
 
   Args:
     workdir: with a run.
@@ -135,7 +136,8 @@ def match_run_config(
     base = None  # another set of keys: another version's, or another family's
     new = configs.later(config)
     first = {key: value for key, value in first.items() if value != new.get(key, missing)}
-  if not core_config.differences(ours, first):
+  begun = not core_config.differences(ours, first)
+  if begun and (base is None or not change):
     return config, {}
   now = configs.identity(patched(base, history)) if base is not None else first
   differing = core_config.differences(ours, now)
