@@ -29,13 +29,22 @@ OPTIONS = {
 SWITCHES = {'json': 'print one JSON object instead of lines'}
 
 
+def parse(argv: list[str]) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+  """(Config, options and switches) of the command line.
+
+  Raises:
+    UserError: it makes no sense.
+  """
+  config, _, given = configs.parse('doctor', argv, OPTIONS, SWITCHES)
+  return config, given
+
+
 def main(argv: list[str]) -> int:
   """`bigjax doctor`; returns the exit status."""
   if '--help' in argv or '-h' in argv:
     print(USAGE + '\nconfigs: ' + ', '.join(sorted(core_config.builtin())))
     return 0
-  config, _, given = configs.parse('doctor', argv, OPTIONS, SWITCHES)
-  return run(config, given)
+  return run(*parse(argv))
 
 
 def run(config: ml_collections.ConfigDict, given: dict[str, Any]) -> int:

@@ -268,7 +268,7 @@ def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any]
   if which == 'best':
     step = best_step(workdir)
   elif which != 'last':
-    if not which.isdigit() or int(which) not in steps:
+    if which not in map(str, steps):
       raise errors.UserError(
         f'{workdir!r} has no checkpoint {which!r}; it has '
         f'{", ".join(map(str, steps))} (or say last or best).'

@@ -13,8 +13,21 @@ class UserError(Exception):
 class Arguments(argparse.ArgumentParser):
   """An argument parser whose errors are UserErrors, like all others."""
 
+  def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+    """As argparse's, but that `--option=` with nothing behind it is a mistake."""
+    given = super().parse_args(*args, **kwargs)
+    for action in self._actions:
+      if action.nargs is None and action.default != '' and getattr(given, action.dest, 0) == '':
+        raise needs_value(action.option_strings[0], self.prog)
+    return given
+
   def error(self, message: str) -> NoReturn:
     raise UserError(f'{message}; see {self.prog} --help.')
+
+
+def needs_value(flag: str, prog: str) -> UserError:
+  """The error of an option that is given nothing."""
+  return UserError(f'{flag} needs a value: {flag}=...; see {prog} --help.')
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import math
 import os
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,81 @@ def read_json(path: str) -> Any:
     ) from None
 
 
+KINDS = {  # of arrays, by the kinds of their dtypes
+  'u': 'whole numbers from 0 on',
+  'iu': 'whole numbers',
+  'fiu': 'numbers',
+  'fiub': 'numbers',
+}
+
+
+def check_array(
+  array: np.ndarray,
+  what: str,
+  kinds: str = 'fiu',
+  shape: tuple[int | None, ...] | None = None,
+  least: float = -math.inf,
+  most: float = math.inf,
+) -> None:
+  """Refuse an array of a file that is not what it should be: type, shape, finiteness, range.
+
+  Args:
+    array: as it was read.
+    what: it is, with the name of the file: "the array 'mu' of 'stats.npz'".
+    kinds: a key of KINDS.
+    shape: of the array; None for any length.
+    least, most: of its elements.
+  Raises:
+    UserError: names it.
+  """
+  fits = shape is None or (
+    len(shape) == array.ndim
+    and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+  )
+  if array.dtype.kind not in kinds or not fits:
+    of = '' if shape is None else f' [{", ".join("n" if n is None else str(n) for n in shape)}]'
+    raise errors.UserError(
+      f'{what} is {array.dtype} {list(array.shape)}; expected {KINDS[kinds]}{of}.'
+    )
+  if not array.size:
+    raise errors.UserError(f'{what} is empty.')
+  wrong = ~np.isfinite(array)
+  if wrong.any():
+    raise errors.UserError(
+      f'{what} has {wrong.sum():,} of {wrong.size:,} elements that are not finite: it is damaged, '
+      'or of a computation that had failed.'
+    )
+  for outside, words in ((array.min() < least, 'least'), (array.max() > most, 'most')):
+    if outside:
+      end, limit = (array.min(), least) if words == 'least' else (array.max(), most)
+      raise errors.UserError(f'{what} has an element {end}; expected at {words} {limit:g}.')
+
+
+VARIANCE = re.compile(r'(^|[/._])var(iance)?(:0)?$')  # names that networks give to variances
+
+
+def check_weights(
+  arrays: Mapping[str, np.ndarray], path: str, infinite: Collection[str] = ()
+) -> None:
+  """Refuse a network's arrays of which one is no numbers, not finite, or a negative variance.
+
+  Args:
+    arrays: by name.
+    path: of their file.
+    infinite: names of those that may hold infinities.
+  Raises:
+    UserError: names the first.
+  """
+  for name, array in arrays.items():
+    what = f'the array {name[:80]!r} of {path!r}'
+    if array.dtype.kind == 'V' and array.dtype.name == 'bfloat16':
+      array = array.astype(np.float32)
+    if name in infinite:
+      array = np.nan_to_num(array, nan=np.nan, posinf=0.0)
+    if array.size:
+      check_array(array, what, 'fiub', least=0 if VARIANCE.search(name) else -math.inf)
+
+
 class Null:
   """A writer that writes nothing: for processes other than the first."""
 
@@ -97,10 +174,15 @@ def cache_dir() -> str:
 
 
 def read_cache(path: str) -> dict[str, np.ndarray] | None:
-  """The arrays that `write_cache` wrote, or None where the file is missing or damaged."""
+  """The arrays that `write_cache` wrote, or None where the file is missing or damaged.
+
+  Damaged is one, too, that holds numbers which are not finite.
+  """
   try:
     with np.load(path, allow_pickle=False) as file:
-      return {name: file[name] for name in file.files}  # checks the CRC of each
+      arrays = {name: file[name] for name in file.files}  # checks the CRC of each
+    floats = [array for array in arrays.values() if array.dtype.kind == 'f']
+    return arrays if all(np.isfinite(array).all() for array in floats) else None
   except Exception:  # zipfile has a dozen ways to say that a file is damaged
     return None
 

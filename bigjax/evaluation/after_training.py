@@ -107,7 +107,10 @@ def checkpoints_of(workdir: str, which: str) -> list[str]:
     UserError: the workdir has none.
   """
   if which != 'all':
-    return [word.strip() for word in which.split(',') if word.strip()]
+    words = [word.strip() for word in which.split(',') if word.strip()]
+    if not words:
+      raise errors.UserError(f'--checkpoints={which}: give last, best, all, or steps: 1000,2000.')
+    return words
   steps = checkpoint.list_steps(workdir)
   if not steps:
     raise errors.UserError(f'{workdir!r} has no checkpoints; give the workdir of a run.')
@@ -188,7 +191,10 @@ def find_real(args: Any, size: tuple[int, ...]) -> tuple[ImageSet | None, dict[s
   """Return (the reference's images, all splits of its source, a file of statistics or '')."""
   given, known = args.reference, {}
   if args.workdir:
-    config = files.read_json(os.path.join(args.workdir, 'config.json'))
+    path = os.path.join(args.workdir, 'config.json')
+    config = files.read_json(path)
+    if not isinstance(config, dict) or 'data.source' not in config:
+      raise errors.UserError(f'{path!r} is not the config of a run: give --reference.')
     known = {k.removeprefix('data.'): v for k, v in config.items() if k.startswith('data.')}
   if given is None and not known:
     return None, {}, ''

@@ -15,10 +15,11 @@ import ml_collections
 import numpy as np
 
 from bigjax import data
-from bigjax.core import errors
+from bigjax.core import errors, files
 from bigjax.data.reading import levels, listing, photo_files
 
 ImageBatch = tuple[np.ndarray, np.ndarray | None]  # uint8 images, labels int [b] if they have any
+MOST_CLASSES = 10**6
 SPLITS = ('train', 'test', 'all')
 
 
@@ -179,6 +180,8 @@ def open_files(path: str) -> ImageSet:
   try:
     with np.load(path) as file:
       names = [name for name in ('images', 'arr_0') if name in file.files] or file.files[:1]
+      if not names:
+        raise ValueError('it holds no arrays')
       images = file[names[0]]
       others = [name for name in ('labels', 'arr_1') if name in file.files]
       labels = file[others[0]] if others else None
@@ -188,6 +191,11 @@ def open_files(path: str) -> ImageSet:
     raise errors.UserError(
       f'{path!r} holds {images.dtype} {images.shape}; expected uint8 images [n, H, W, 3 or 1].'
     )
+  if not images.size:
+    raise errors.UserError(f'{path!r} holds no images: {names[0]!r} is {list(images.shape)}.')
+  if labels is not None:
+    what = f'the array {others[0]!r} of {path!r}'
+    files.check_array(labels, what, 'iu', (len(images),), least=0, most=MOST_CLASSES - 1)
   digest = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()[:16]
   num_classes = 0 if labels is None else int(labels.max()) + 1
   return ImageSet(

@@ -144,7 +144,7 @@ def find(name: str) -> Slice:
   Raises:
     UserError: there is none of that name.
   """
-  words = re.fullmatch(r'(\w+?)[-:](\d+(?:x\d+)*)', name.strip().lower())
+  words = re.fullmatch(r'(\w+?)[-:](\d{1,9}(?:x\d{1,9})*)', name.strip().lower())
   generation = GENERATIONS.get(ALIASES.get(words[1], words[1])) if words else None
   if generation is None:
     known = ', '.join(names())
@@ -156,6 +156,10 @@ def find(name: str) -> Slice:
     shape = tuple(map(int, words[2].split('x')))
     if len(shape) != generation.axes:
       raise errors.UserError(f'the topology {name!r} needs {generation.axes} numbers of chips.')
+    if not 0 < math.prod(shape) <= generation.largest:
+      raise errors.UserError(
+        f'the topology {name!r} has {math.prod(shape):,} chips; give 1 to {generation.largest:,}.'
+      )
   else:
     num = int(words[2]) if words[2].isdigit() else 0
     chips = num // 2 if generation.counts == 'cores' else num

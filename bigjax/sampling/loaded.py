@@ -3,17 +3,17 @@
 import argparse
 import dataclasses
 import hashlib
-import operator
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from bigjax.algorithms.base.contract import Spec
-from bigjax.core import buckets, errors, trees
+from bigjax.core import buckets, errors, ranges, trees
+from bigjax.core.ranges import whole
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.image_files import BATCH
 from bigjax.sampling.sampler import Sampler, from_card
@@ -79,7 +79,7 @@ class Loaded:
     """
     y = read_labels(labels, self.class_names, num)
     spec = self.spec(truncation, **options)
-    seed, batch = whole('seed', seed, 0), whole('batch', batch, 1)
+    seed, batch = whole('seed', seed, ranges.SEED), whole('batch', batch, ranges.BATCH)
     self.prepare(spec)
     return self.images(self.sampler.latents(seed, len(y), spec), y, spec, batch)
 
@@ -137,31 +137,30 @@ class Loaded:
     return np.asarray(encode(self.stored, images.astype(np.float32) / 127.5 - 1))
 
   def one_batch(
-    self, z: np.ndarray, y: np.ndarray, spec: Spec, batch: int, start: int
+    self,
+    latents: Callable[[int, int], np.ndarray],
+    y: np.ndarray,
+    spec: Spec,
+    batch: int,
+    start: int,
   ) -> np.ndarray:
-    """Images `start` to `start + batch` of these; call `prepare(spec)` first."""
-    stop = min(start + batch, len(z))
+    """Images `start` to `start + batch` of those with labels y; call `prepare(spec)` first.
+
+    Args:
+      latents: (first, num) -> those of as many samples from the first one on.
+      y: labels of all.
+      spec: sampling settings.
+      batch: images at a time.
+      start: the first of these images.
+    """
+    stop = min(start + batch, len(y))
     first = max(stop - batch, 0)  # a last batch of another shape would be compiled anew
-    return self.images(z[first:stop], y[first:stop], spec, batch)[start - first :]
+    z = latents(first, stop - first)
+    return self.images(z, y[first:stop], spec, batch)[start - first :]
 
 
 def say(text: str) -> None:
   print(text, file=sys.stderr)
-
-
-def whole(name: str, given: Any, least: int) -> int:
-  """Return a whole number.
-
-  Raises:
-    UserError: it is none, or below `least`.
-  """
-  try:
-    number = operator.index(given)
-  except TypeError:
-    number = least - 1
-  if isinstance(given, bool) or number < least:
-    raise errors.UserError(f'{name} is {given!r}; give a whole number, {least} or more.')
-  return number
 
 
 def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
@@ -208,7 +207,7 @@ def find_class(word: str, class_names: Sequence[str]) -> int:
   text = rest if chosen else word
   count = len(class_names)
   places = [i for i, name in enumerate(class_names) if name == text and chosen != 'number']
-  is_number = text.isdecimal() and chosen != 'name'
+  is_number = text.isdecimal() and len(text) < 10 and chosen != 'name'
   if is_number and not chosen and (other := misnumbered(class_names)) is not None:
     place = f'number:{text} is {class_names[int(text)]!r}' if int(text) < count else ''
     name = f'name:{text} is number {places[0]}' if places else ''
@@ -263,7 +262,7 @@ def read_labels(labels: Labels, class_names: list[str], num: int | None) -> np.n
   Raises:
     UserError: there is no such class, or an array has another shape or type.
   """
-  num = num if num is None else whole('num', num, 1)
+  num = num if num is None else whole('num', num, ranges.IMAGES)
   classes = len(class_names)
   if labels is None:
     count = num or classes

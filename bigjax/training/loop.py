@@ -133,6 +133,7 @@ def train(
   """
   began = time.monotonic()
   # Everything that can be refused, before anything is written.
+  configs.check(config)
   during_training.check(config)
   watchdog.check(config)
   workdir = buckets.local(workdir, training=True)

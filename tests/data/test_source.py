@@ -470,9 +470,9 @@ def test_spread():
     ({'channels': 3}, ['data.channels is 3', 'use 1']),
     ({'channels': 2}, ['data.channels is 2', '1 (grey) or 3 (colour)']),
     ({'crop': 'centre'}, ["data.crop is 'centre'", 'did you mean center?']),
-    ({'fraction': 0.0}, ['data.fraction is 0', 'above 0 and at most 1']),
-    ({'fraction': 1.01}, ['data.fraction is 1.01', 'above 0 and at most 1']),
-    ({'per_class': -1}, ['data.per_class is -1', '0 for all']),
+    ({'fraction': 0.0}, ['data.fraction is 0', 'more than 0']),
+    ({'fraction': 1.01}, ['data.fraction is 1.01', 'at most 1']),
+    ({'per_class': -1}, ['data.per_class is -1', 'at least 0']),
   ],
 )
 def test_errors_say_what_is_wrong(change, words):

@@ -258,7 +258,7 @@ def test_interpolation_is_a_row_per_class(bigjax, params, tmp_path, kind):
   ('text', 'seeds'), [('0-3', [0, 1, 2, 3]), ('7', [7]), ('5,1,2-3', [5, 1, 2, 3]), ('4-4', [4])]
 )
 def test_parse_seeds(text, seeds):
-  assert options.parse_seeds(text) == seeds
+  assert list(options.parse_seeds(text)) == seeds
 
 
 @pytest.mark.parametrize('text', ['', 'a', '3-1', '1,', '-1', '1-', '0-2-4', '1.5'])

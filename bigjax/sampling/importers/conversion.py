@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 import bigjax
-from bigjax.core import checkpoint, errors, torch_pickle, trees
+from bigjax.core import checkpoint, errors, files, torch_pickle, trees
 from bigjax.nn import spectral_norm
 from bigjax.sampling import generator_file
 from bigjax.sampling.importers import hugging_face, layout, tf_hub
@@ -53,6 +53,7 @@ def read_arrays(path: str) -> Arrays:
       arrays = torch_pickle.read(path)
   except (EOFError, OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
     raise errors.UserError(f'{path!r} cannot be read ({error}).') from None
+  files.check_weights(arrays, path)
   # torch.nn.DataParallel puts `module.` before every name; half-precision weights are widened.
   return {
     name.removeprefix('module.'): np.asarray(array, np.float32) for name, array in arrays.items()
