@@ -190,10 +190,15 @@ class Notice:
 
   A second Ctrl-C ends the process at once, and so does the first where there is no step to save.
   Among several processes JAX listens to SIGTERM, and all of them hear at the same step.
+
+  Args:
+    check: called after every step; raises where the run must not go on.
   """
 
-  def __init__(self):
+  def __init__(self, check: Callable[[], None] = lambda: None):
     import jax
+
+    self._check = check
 
     self._told, self._alone = threading.Event(), jax.process_count() == 1
     self._stepped = False
@@ -220,9 +225,10 @@ class Notice:
     return True
 
   def reached(self, step: int) -> bool:
-    """Return whether all hosts are to save at this step and end; called after every step."""
+    """Whether all hosts are to save at this step and end; called after every step."""
     from jax.experimental import multihost_utils
 
+    self._check()
     self._stepped = True
     if self._alone:
       return self._told.is_set()

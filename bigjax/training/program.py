@@ -80,8 +80,9 @@ class Program:
   make_generator: Callable
 
   def __post_init__(self):
-    for name, value in (('_steps', {}), ('_samplers', {}), ('_lock', threading.Lock())):
-      object.__setattr__(self, name, value)  # caches: the program is frozen but for them
+    caches = {name: {} for name in ('_traced', '_steps', '_samplers')}
+    for name, value in {**caches, '_lock': threading.Lock()}.items():
+      object.__setattr__(self, name, value)  # the program is frozen but for them
 
   def stage(self, step: int) -> Stage:
     """The stage that a step belongs to."""
@@ -125,14 +126,29 @@ class Program:
     """The state's tree of shapes with their shardings, computing nothing."""
     return state_shapes(self.algorithm, self.mesh)
 
-  def lower(self, stage: Stage, due: Due = contract.NONE_DUE) -> jax.stages.Lowered:
-    """The program of a step, traced for this mesh, not compiled."""
+  def trace(self, stage: Stage, due: Due = contract.NONE_DUE) -> jax.stages.Traced:
+    """The program of a step, traced for this mesh once.
+
+    Raises:
+      UserError: what the config asks for cannot be computed.
+    """
+    if (stage, due) not in self._traced:
+      self._traced[stage, due] = self._trace(stage, due)
+    return self._traced[stage, due]
+
+  def _trace(self, stage: Stage, due: Due) -> jax.stages.Traced:
     examples = parallel.batched(self.mesh, lead=1)
     batch = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=examples), stage.shapes()
     )
     with jax.set_mesh(self.mesh):
-      return self.jitted_step.lower(self.shapes(), batch, stage, due)
+      return self.jitted_step.trace(self.shapes(), batch, stage, due)
+
+  def lower(self, stage: Stage, due: Due = contract.NONE_DUE) -> jax.stages.Lowered:
+    """The program of a step, not compiled."""
+    traced = self.trace(stage, due)
+    with jax.set_mesh(self.mesh):
+      return traced.lower()
 
   def compiled(self, stage: Stage, due: Due = contract.NONE_DUE) -> tuple[Callable, str]:
     """(The step's executable, its digest), compiled at the first call for this pair."""
