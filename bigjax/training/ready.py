@@ -74,28 +74,24 @@ def class_names(program: Program, source: data.Source) -> list[str]:
   return ['all'] if known == 1 < len(source.class_names) else list(source.class_names)
 
 
-def checked_program(
-  config: ml_collections.ConfigDict,
-  devices: Sequence[jax.Device] | None = None,
-  source: data.Source | None = None,
-) -> Program:
-  """The program of a config, refused for all that shows before it is compiled.
+def check_program(
+  program: Program, config: ml_collections.ConfigDict, source: data.Source | None
+) -> None:
+  """Refuse a program for all that shows before it is compiled.
 
   Args:
+    program: of the config.
     config: complete, with its number of classes.
-    devices: that it runs on (default: all of them, on all hosts).
     source: its data; None where that is not here.
   Raises:
-    UserError: the config does not fit the devices or the data, or asks for what cannot be computed.
+    UserError: it does not fit the data, or asks for what cannot be computed.
   """
-  program = make_program(config, devices, source.class_counts if source else None)
   if source:
     check_data(source, program)
   for _, stage in program.stages:
     program.sampler(stage).generator.prepared(program.algorithm.sampling())
   for pair in program.pairs(0, config.run.steps):
     program.trace(*pair)
-  return program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +113,8 @@ def make_ready(
   Raises:
     UserError: it does not fit the data or the devices.
   """
-  program = checked_program(config, devices, source)
+  program = make_program(config, devices, source.class_counts)
+  check_program(program, config, source)
   card = make_card(program, source, config)
   return Ready(config, source, program, Evaluation(program, source, config), card)
 
@@ -174,7 +171,8 @@ def dry_run(config: ml_collections.ConfigDict, workdir: str, change: bool) -> No
   lines = configs.overview(config)
   assumed = config.data.num_classes is None
   config, source, absent = data_of(config)
-  program = checked_program(config, None, source)
+  program = make_program(config, class_counts=source.class_counts if source else None)
+  check_program(program, config, source)
   check_start(program, config, source, buckets.local(workdir), change)
   if source:
     known = f'{source.num_train:,} training images, {config.data.num_classes} classes'

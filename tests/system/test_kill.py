@@ -22,7 +22,7 @@ WORDS = (
 
 
 def start(folder, log, program=('-m', 'bigjax')):
-  env = {**os.environ, 'XLA_FLAGS': ''}
+  env = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
   command = [sys.executable, *program, *WORDS, '--workdir', str(folder)]
   return subprocess.Popen(command, env=env, stderr=log, stdout=subprocess.DEVNULL)
 
@@ -83,6 +83,7 @@ INTERRUPTED = """
 import os, signal, sys
 
 phase, nth = sys.argv.pop(1).split(':')
+signal.signal(signal.SIGINT, signal.default_int_handler)  # wherever the tests run
 
 def interrupt(*_):
   global nth

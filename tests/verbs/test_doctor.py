@@ -243,7 +243,7 @@ def test_labels_that_cannot_be_read_fail(bigjax, monkeypatch):
   ],
 )
 def test_counts_of_classes(counts, level, words):
-  found, sentence = data_checks.of_labels(np.array(counts), 'abc'[: len(counts)])
+  found, sentence = data_checks.of_counts(np.array(counts), 'abc'[: len(counts)])
   assert found == level and words in sentence
 
 
