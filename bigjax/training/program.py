@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from bigjax.algorithms import family
 from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.contract import Algorithm, Batch, Due, Stage
-from bigjax.core import errors, parallel
+from bigjax.core import errors, microbatches, parallel
 from bigjax.sampling.sampler import Sampler
 
 Pair = tuple[Stage, Due]  # what a step is compiled for
@@ -80,9 +80,8 @@ class Program:
   make_generator: Callable
 
   def __post_init__(self):
-    caches = {name: {} for name in ('_traced', '_steps', '_samplers')}
-    for name, value in {**caches, '_lock': threading.Lock()}.items():
-      object.__setattr__(self, name, value)  # the program is frozen but for them
+    for name, value in (('_steps', {}), ('_samplers', {}), ('_lock', threading.Lock())):
+      object.__setattr__(self, name, value)  # caches: the program is frozen but for them
 
   def stage(self, step: int) -> Stage:
     """The stage that a step belongs to."""
@@ -126,29 +125,14 @@ class Program:
     """The state's tree of shapes with their shardings, computing nothing."""
     return state_shapes(self.algorithm, self.mesh)
 
-  def trace(self, stage: Stage, due: Due = contract.NONE_DUE) -> jax.stages.Traced:
-    """The program of a step, traced for this mesh once.
-
-    Raises:
-      UserError: what the config asks for cannot be computed.
-    """
-    if (stage, due) not in self._traced:
-      self._traced[stage, due] = self._trace(stage, due)
-    return self._traced[stage, due]
-
-  def _trace(self, stage: Stage, due: Due) -> jax.stages.Traced:
+  def lower(self, stage: Stage, due: Due = contract.NONE_DUE) -> jax.stages.Lowered:
+    """The program of a step, traced for this mesh, not compiled."""
     examples = parallel.batched(self.mesh, lead=1)
     batch = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=examples), stage.shapes()
     )
     with jax.set_mesh(self.mesh):
-      return self.jitted_step.trace(self.shapes(), batch, stage, due)
-
-  def lower(self, stage: Stage, due: Due = contract.NONE_DUE) -> jax.stages.Lowered:
-    """The program of a step, not compiled."""
-    traced = self.trace(stage, due)
-    with jax.set_mesh(self.mesh):
-      return traced.lower()
+      return self.jitted_step.lower(self.shapes(), batch, stage, due)
 
   def compiled(self, stage: Stage, due: Due = contract.NONE_DUE) -> tuple[Callable, str]:
     """(The step's executable, its digest), compiled at the first call for this pair."""
@@ -184,8 +168,8 @@ def program_digest(lowered: jax.stages.Lowered) -> str:
   return hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
 
 
-def check_stages(stages: contract.Stages, num_devices: int) -> None:
-  """Refuse stages whose examples cannot be split over the devices.
+def check_stages(stages: contract.Stages, num_devices: int, parts: int = 1) -> None:
+  """Refuse stages whose examples cannot be split over the devices, or within one into `parts`.
 
   Raises:
     UserError: names the first.
@@ -197,6 +181,7 @@ def check_stages(stages: contract.Stages, num_devices: int) -> None:
         f'a batch of {stage.examples} examples{since} cannot be split over {num_devices} devices; '
         f'use a multiple of {num_devices}.'
       )
+    microbatches.check(parts, stage.examples // num_devices)
 
 
 def make_program(
@@ -218,7 +203,7 @@ def make_program(
   algorithm = module.make(config, class_counts)
   mesh = parallel.make_mesh(devices)
   stages = list(algorithm.stages(config.run.steps))
-  check_stages(stages, mesh.size)
+  check_stages(stages, mesh.size, config.run.get('microbatches', 1))
   everywhere, examples = parallel.replicated(mesh), parallel.batched(mesh, lead=1)
   state = jax.tree.map(lambda x: x.sharding, state_shapes(algorithm, mesh))
   # Initialisation runs once: on CPUs, optimising its code costs more than it saves.

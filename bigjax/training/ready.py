@@ -74,24 +74,16 @@ def class_names(program: Program, source: data.Source) -> list[str]:
   return ['all'] if known == 1 < len(source.class_names) else list(source.class_names)
 
 
-def check_program(
-  program: Program, config: ml_collections.ConfigDict, source: data.Source | None
-) -> None:
-  """Refuse a program for all that shows before it is compiled.
+def check_program(program: Program, source: data.Source | None) -> None:
+  """Refuse a program that does not fit its data (None where that is not here), or cannot sample.
 
-  Args:
-    program: of the config.
-    config: complete, with its number of classes.
-    source: its data; None where that is not here.
   Raises:
-    UserError: it does not fit the data, or asks for what cannot be computed.
+    UserError: names what does not fit.
   """
   if source:
     check_data(source, program)
   for _, stage in program.stages:
     program.sampler(stage).generator.prepared(program.algorithm.sampling())
-  for pair in program.pairs(0, config.run.steps):
-    program.trace(*pair)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +106,7 @@ def make_ready(
     UserError: it does not fit the data or the devices.
   """
   program = make_program(config, devices, source.class_counts)
-  check_program(program, config, source)
+  check_program(program, source)
   card = make_card(program, source, config)
   return Ready(config, source, program, Evaluation(program, source, config), card)
 
@@ -172,7 +164,7 @@ def dry_run(config: ml_collections.ConfigDict, workdir: str, change: bool) -> No
   assumed = config.data.num_classes is None
   config, source, absent = data_of(config)
   program = make_program(config, class_counts=source.class_counts if source else None)
-  check_program(program, config, source)
+  check_program(program, source)
   check_start(program, config, source, buckets.local(workdir), change)
   if source:
     known = f'{source.num_train:,} training images, {config.data.num_classes} classes'
