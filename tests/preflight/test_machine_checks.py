@@ -11,6 +11,7 @@ import pytest
 from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.preflight import machine_checks
+from bigjax.training import holder
 from bigjax.training.program import make_program
 
 
@@ -181,6 +182,14 @@ def cut(folder):
   for path in folder.rglob('*'):
     if path.is_file():
       path.write_bytes(path.read_bytes()[:10])
+
+
+def test_a_workdir_that_a_run_holds(config, source, workdir, tmp_path):
+  copy = tmp_path / 'run'
+  shutil.copytree(workdir, copy)
+  with holder.hold(str(copy), print):
+    only(machine_checks.workdir(str(copy), config, source), 'warning', 'is held by a run (process')
+  only(machine_checks.workdir(str(copy), config, None), 'ok', 'go on at step 4')
 
 
 def test_an_empty_workdir_is_fine(config, source, tmp_path):
