@@ -21,7 +21,7 @@ import jax
 from etils import epath
 
 from bigjax.core import errors
-from bigjax.core.files import cache_dir
+from bigjax.core.files import cache_dir, unwritable
 
 MARK = '.remote'  # in a local copy, JSON: the URL that it is the copy of, and what came from there
 HELD = '.held'  # in a workdir: which run writes to it now; see training/holder.py
@@ -98,7 +98,11 @@ def local(workdir: str, training: bool = False) -> str:
   name += '' if training else '-read'  # while a run on this machine writes to its own
   folder = os.path.join(cache_dir(), 'workdirs', f'{os.path.basename(url)}-{name}')
   shutil.rmtree(folder, ignore_errors=True)  # the bucket has what counts
-  os.makedirs(folder)
+  if why := unwritable(folder):
+    raise errors.UserError(
+      f'the copy of {workdir!r} on this machine cannot be written to {folder!r} ({why}); set '
+      'BIGJAX_CACHE to a folder that can be.'
+    )
   found: Stats = {}
   try:
     files.invalidate_cache()

@@ -28,7 +28,7 @@ from bigjax.training.program import Compiler
 from bigjax.training.ready import Ready, check, make_ready
 from bigjax.training.workdir import (
   about_data,
-  disk_is_full,
+  disk_trouble,
   frozen_digest,
   given_weights,
   prepare_workdir,
@@ -106,12 +106,13 @@ def train_alone(
       except rollback.RollBack as back:
         history = rollback.go_back(workdir, now, history, back.alarm, say)
       except Exception as error:
-        if not disk_is_full(error):
+        trouble = disk_trouble(error, workdir)
+        if not trouble:
           raise
         steps = checkpoint.list_steps(workdir)
         kept = f'checkpoint {steps[-1]} is whole' if steps else 'no checkpoint was written yet'
         raise errors.UserError(
-          f'the disk of {workdir!r} is full; {kept}: make room, and give the same command again.'
+          f'{trouble}; {kept}: make room, or mend that, and give the same command again.'
         ) from error
 
 

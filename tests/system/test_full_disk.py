@@ -62,5 +62,14 @@ def test_what_a_full_disk_says():
   wrapped = ValueError('RESOURCE_EXHAUSTED: write: No space left on device')
   caused = RuntimeError('saving failed')
   caused.__cause__ = full
-  assert all(workdir.disk_is_full(error) for error in (full, wrapped, caused))
-  assert not workdir.disk_is_full(OSError(13, 'Permission denied'))
+  for error in (full, wrapped, caused):
+    assert workdir.disk_trouble(error, '/runs/a') == "the disk of '/runs/a' is full"
+  read_only = OSError(30, 'Read-only file system', '/runs/a/metrics.jsonl')
+  tensorstore = ValueError('FAILED_PRECONDITION: "/runs/a/checkpoints/4": Read-only file system')
+  for error in (read_only, tensorstore):
+    said = workdir.disk_trouble(error, '/runs/a')
+    assert said == "the workdir '/runs/a' can no longer be written (Read-only file system)"
+  gone = FileNotFoundError(2, 'No such file or directory', '/runs/a/samples/00000002.png')
+  assert 'No such file' in workdir.disk_trouble(gone, '/runs/a')
+  assert not workdir.disk_trouble(OSError(13, 'Permission denied', '/data/1.jpg'), '/runs/a')
+  assert not workdir.disk_trouble(ValueError('shapes differ'), '/runs/a')
