@@ -34,8 +34,8 @@ class Run:
       env = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
       env |= {'JAX_NUM_PROCESSES': str(num), 'JAX_PROCESS_ID': str(i)} if num > 1 else {}
       env |= {'JAX_COORDINATOR_ADDRESS': address} if num > 1 else {}
-      # Where tests run in the background of a script, Ctrl-C is ignored.
-      signal.signal(signal.SIGINT, signal.default_int_handler)
+      if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
       with open(f'{folder}.{i}.log', 'w') as log:
         self.processes.append(
           subprocess.Popen(command, env=env, stderr=log, stdout=subprocess.DEVNULL)
