@@ -122,7 +122,7 @@ command()
 # (Phase and how often it is entered before, exit status); few steps each, for 40 must do for all.
 TIMES = [
   ('importing:1', 130), ('data:1', 130), ('compiling:1', 130), ('steps:1', 130), ('steps:2', 0),
-  ('importing:2', 130), ('saving:1', 0), ('evaluation:1', 0), ('steps:3', 0), ('saved:1', 130),
+  ('importing:2', 130), ('saving:1', 0), ('evaluation:1', 0), ('steps:3', 0), ('saved:1', 0),
   ('saved:2', 0), ('importing:3', 130), ('steps:4', 0), ('evaluation:1', 0), ('saving:1', 0),
   ('compiling:1', 130), ('steps:2', 0), ('saved:3', 0), ('data:1', 130), ('exporting:1', 0),
 ]  # fmt: skip
