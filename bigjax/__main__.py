@@ -1,5 +1,6 @@
 """`bigjax VERB ...`: only dispatch. Imports nothing heavy, so that --help answers at once."""
 
+import os
 import sys
 
 VERBS = {
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
   from bigjax.core import errors
 
-  absl.logging.set_verbosity('error')  # Orbax warns of what is meant
+  absl.logging.set_verbosity('fatal')  # Orbax warns of what is meant, and logs what it raises
 
   try:
     return importlib.import_module(f'bigjax.{verb}').main(rest) or 0
@@ -61,5 +62,26 @@ def main(argv: list[str] | None = None) -> int:
     return 130
 
 
+def command() -> None:
+  """`main` in a process of its own: Ctrl-C ends it in a sentence, which nothing comes after."""
+  from bigjax.core import processes
+
+  processes.INTERRUPTS.listen()
+  processes.quiet_libraries()
+  try:
+    status = main()
+  except Exception:
+    import traceback
+
+    traceback.print_exc()
+    words = 'bigjax: ends for the reason above, which is a defect: please report it.'
+    processes.end(words, 1)
+  if status == 2:
+    # An orderly exit would let libraries complain of what they leave undone.
+    sys.stdout.flush()
+    os._exit(status)
+  sys.exit(status)
+
+
 if __name__ == '__main__':
-  sys.exit(main())
+  command()

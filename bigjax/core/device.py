@@ -5,7 +5,7 @@ import os
 
 import jax
 
-from bigjax.core import files
+from bigjax.core import files, progress
 
 
 def use_compilation_cache() -> None:
@@ -13,10 +13,14 @@ def use_compilation_cache() -> None:
 
   JAX_COMPILATION_CACHE_DIR moves the cache; an empty value switches it off.
   """
-  jax.config.update(
-    'jax_compilation_cache_dir',
-    os.environ.get('JAX_COMPILATION_CACHE_DIR', os.path.join(files.cache_dir(), 'xla')) or None,
-  )
+  given = os.environ.get('JAX_COMPILATION_CACHE_DIR', os.path.join(files.cache_dir(), 'xla'))
+  if given and '://' not in given and (why := files.unwritable(given)):
+    progress.say(
+      f'warning: compiled programs cannot be kept in {given!r} ({why}), so that every start '
+      'compiles anew; BIGJAX_CACHE moves that folder'
+    )
+    given = ''
+  jax.config.update('jax_compilation_cache_dir', given or None)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 

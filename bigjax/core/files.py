@@ -173,6 +173,19 @@ def cache_dir() -> str:
   return os.environ.get('BIGJAX_CACHE') or os.path.join(base, 'bigjax')
 
 
+def unwritable(folder: str) -> str:
+  """Why no file can be made in a folder, which is made where it is missing; '' if one can."""
+  probe = os.path.join(folder, f'.writable-{secrets.token_hex(4)}')
+  try:
+    os.makedirs(folder, exist_ok=True)
+    with open(probe, 'w'):
+      pass
+    os.remove(probe)
+  except OSError as error:
+    return error.strerror or type(error).__name__
+  return ''
+
+
 def read_cache(path: str) -> dict[str, np.ndarray] | None:
   """The arrays that `write_cache` wrote, or None where the file is missing or damaged.
 

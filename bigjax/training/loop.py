@@ -7,7 +7,6 @@ are here. A resumed run writes the same bytes as one that was never stopped.
 import contextlib
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,60 +15,26 @@ import jax
 import ml_collections
 
 import bigjax
-from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.contract import Stage
 from bigjax.core import buckets, checkpoint, errors, files, processes, progress
 from bigjax.evaluation import during_training
 from bigjax.sampling import generator_file as cards
 from bigjax.training import history as histories
-from bigjax.training import init_from, reference_curves, rollback, watchdog
-from bigjax.training.batches import Batches, check_data, held_out_batch, load_data
+from bigjax.training import holder, init_from, reference_curves, rollback
+from bigjax.training.batches import Batches, held_out_batch, load_data
 from bigjax.training.logs import Log, Profile, Say
-from bigjax.training.program import Compiler, Program, make_program
-from bigjax.training.quick_evaluation import Evaluation
+from bigjax.training.program import Compiler
+from bigjax.training.ready import Ready, check, make_ready
 from bigjax.training.workdir import (
   about_data,
-  disk_is_full,
+  disk_trouble,
   frozen_digest,
   given_weights,
   prepare_workdir,
   restore,
   thawed,
 )
-
-
-def make_card(
-  program: Program, source: data.Source, config: ml_collections.ConfigDict
-) -> dict[str, Any]:
-  """What travels with a generator: its network, its data, how to sample it.
-
-  Raises:
-    UserError: the config asks for sampling settings that mean nothing.
-  """
-  algorithm, (_, last) = program.algorithm, program.stages[-1]
-  sampling = algorithm.sampling()
-  program.sampler(last).generator.prepared(sampling)
-  return {
-    'format': cards.FORMAT,
-    'bigjax': bigjax.__version__,
-    'algorithm': config.algorithm,
-    'architecture': algorithm.architecture(last),
-    'player': algorithm.sampled,
-    'class_names': class_names(program, source),
-    'class_numbers': cards.CLASS_NUMBERS,
-    'data': config.data.source,
-    'license': f'data: {source.license}; weights: set by whoever publishes them',
-    'config_hash': configs.config_hash(config),
-    'sampling': sampling,
-  }
-
-
-def class_names(program: Program, source: data.Source) -> list[str]:
-  """Names of the classes that samples can be asked for; one where the generator knows none."""
-  _, last = program.stages[-1]
-  known = program.sampler(last).generator.num_classes
-  return ['all'] if known == 1 < len(source.class_names) else list(source.class_names)
 
 
 def refuse_non_finite(metrics: Mapping[str, Any], step: int, most: int) -> None:
@@ -84,31 +49,6 @@ def refuse_non_finite(metrics: Mapping[str, Any], step: int, most: int) -> None:
       f'{skipped} updates in a row were not finite and were refused, up to step {step}; '
       'lower the learning rates, or resume from an earlier checkpoint.'
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Ready:
-  """Everything that a config decides, made before anything is written."""
-
-  config: ml_collections.ConfigDict
-  source: data.Source
-  program: Program
-  evaluation: Evaluation
-  card: dict[str, Any]
-
-
-def make_ready(
-  config: ml_collections.ConfigDict, source: data.Source, devices: Sequence[jax.Device] | None
-) -> Ready:
-  """Build what a config asks for.
-
-  Raises:
-    UserError: it does not fit the data or the devices.
-  """
-  program = make_program(config, devices, source.class_counts)
-  check_data(source, program)
-  card = make_card(program, source, config)
-  return Ready(config, source, program, Evaluation(program, source, config), card)
 
 
 def train(
@@ -131,24 +71,31 @@ def train(
     UserError: config, data or workdir do not fit, the updates stay non-finite, or the watchdog ends
       the run.
   """
+  check(config)
+  with holder.hold(workdir, progress.say) as still_held:
+    return train_alone(config, buckets.local(workdir, training=True), devices, change, still_held)
+
+
+def train_alone(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  devices: Sequence[jax.Device] | None,
+  change: bool,
+  still_held: holder.Check,
+) -> dict[str, Any]:
+  """Train in a folder that no other run writes to; see `train`."""
   began = time.monotonic()
   # Everything that can be refused, before anything is written.
-  configs.check(config)
-  during_training.check(config)
-  watchdog.check(config)
-  workdir = buckets.local(workdir, training=True)
   config, source = load_data(config)
-  histories.read_patch(config.watch.patch, config)
   ready = make_ready(config, source, devices)
   given = given_weights(ready.program, workdir, config.init_from, source.class_names)
   base, history = prepare_workdir(workdir, config, about_data(source), change)
-  main = jax.process_index() == 0
-  say = progress.Progress(0, config.run.steps, 0, sys.stderr if main else None).say
+  say = progress.say
   for level, sentence in source.findings:
     if level != 'ok':
       say(f'{level}: {sentence}')
   # Run, and run again from an earlier checkpoint where the watchdog wants that.
-  with processes.Notice() as notice:
+  with processes.Notice(still_held) as notice:
     while True:
       now = histories.patched(base, history)
       if configs.config_hash(now) != configs.config_hash(ready.config):
@@ -159,12 +106,13 @@ def train(
       except rollback.RollBack as back:
         history = rollback.go_back(workdir, now, history, back.alarm, say)
       except Exception as error:
-        if not disk_is_full(error):
+        trouble = disk_trouble(error, workdir)
+        if not trouble:
           raise
         steps = checkpoint.list_steps(workdir)
         kept = f'checkpoint {steps[-1]} is whole' if steps else 'no checkpoint was written yet'
         raise errors.UserError(
-          f'the disk of {workdir!r} is full; {kept}: make room, and give the same command again.'
+          f'{trouble}; {kept}: make room, or mend that, and give the same command again.'
         ) from error
 
 

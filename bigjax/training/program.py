@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from bigjax.algorithms import family
 from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.contract import Algorithm, Batch, Due, Stage
-from bigjax.core import errors, parallel
+from bigjax.core import errors, microbatches, parallel
 from bigjax.sampling.sampler import Sampler
 
 Pair = tuple[Stage, Due]  # what a step is compiled for
@@ -168,8 +168,8 @@ def program_digest(lowered: jax.stages.Lowered) -> str:
   return hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
 
 
-def check_stages(stages: contract.Stages, num_devices: int) -> None:
-  """Refuse stages whose examples cannot be split over the devices.
+def check_stages(stages: contract.Stages, num_devices: int, parts: int = 1) -> None:
+  """Refuse stages whose examples cannot be split over the devices, or within one into `parts`.
 
   Raises:
     UserError: names the first.
@@ -181,6 +181,7 @@ def check_stages(stages: contract.Stages, num_devices: int) -> None:
         f'a batch of {stage.examples} examples{since} cannot be split over {num_devices} devices; '
         f'use a multiple of {num_devices}.'
       )
+    microbatches.check(parts, stage.examples // num_devices)
 
 
 def make_program(
@@ -202,7 +203,7 @@ def make_program(
   algorithm = module.make(config, class_counts)
   mesh = parallel.make_mesh(devices)
   stages = list(algorithm.stages(config.run.steps))
-  check_stages(stages, mesh.size)
+  check_stages(stages, mesh.size, config.run.get('microbatches', 1))
   everywhere, examples = parallel.replicated(mesh), parallel.batched(mesh, lead=1)
   state = jax.tree.map(lambda x: x.sharding, state_shapes(algorithm, mesh))
   # Initialisation runs once: on CPUs, optimising its code costs more than it saves.

@@ -19,13 +19,28 @@ from bigjax.sampling import image_files
 from bigjax.training.program import Program
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuse an evaluator that there is not, and a run.best that is no score of it.
+
+  Raises:
+    UserError: names the key.
+  """
+  names, best = quick.scores(config.eval.name), config.run.best
+  if best and best.removeprefix('-') not in names:
+    given = f'{", ".join(names)} (with a leading - where lower is better)'
+    raise errors.UserError(
+      f'run.best is {best!r}, but eval.name={config.eval.name} gives '
+      f'{given if names else "no scores: set run.best= to nothing"}.'
+    )
+
+
 class Evaluation:
   """Scores a run by what `eval.name` names, and draws its samples.
 
   Attributes:
     floor: {score: what real images get}.
   Raises:
-    UserError: there is no such evaluator, or it has no score of the name of run.best.
+    UserError: the images are not enough for it.
   """
 
   def __init__(self, program: Program, source: data.Source, config: ml_collections.ConfigDict):
@@ -36,13 +51,6 @@ class Evaluation:
     read = unlabelled if of_one else data.labelled
     real = [functools.partial(read, images) for images in (source.train, source.held_out)]
     self._score, self.floor = quick.load(config.eval.name, *real)
-    best = config.run.best
-    if best and best.removeprefix('-') not in self.floor:
-      given = f'{", ".join(self.floor)} (with a leading - where lower is better)'
-      raise errors.UserError(
-        f'run.best is {best!r}, but eval.name={config.eval.name} gives '
-        f'{given if self.floor else "no scores: set run.best= to nothing"}.'
-      )
 
   def _prepared(self, state: Any, stage: Stage) -> tuple[Any, Any, Any]:
     """(Sampler, the generator as it is now, prepared for the settings of samples, these)."""

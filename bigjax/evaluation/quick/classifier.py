@@ -43,6 +43,9 @@ from bigjax.models.pretrained import small_classifier as models
 
 TRAINED_ON = 20_000
 HELD_OUT = 10_000
+SCORES = (
+  'agreement', 'worst_class', 'fd_held_out_classifier', 'precision', 'coverage', 'std_ratio',
+)  # fmt: skip
 FLOOR = 2000  # real training images that the floor scores: about what eval.num_samples is
 PAIRS = 4000
 LARGEST = 64
