@@ -41,7 +41,7 @@ def examine(root: str, names: list[str], source: str) -> dict[str, np.ndarray]:
   facts = tfrecord.cached(
     'photos', tfrecord.fingerprint(paths, need=False), lambda: read_all(paths)
   )
-  good = facts.pop('readable')
+  good, reasons = facts['readable'], facts['reasons']
   if not good.any():
     raise errors.UserError(
       f'data.source is {source!r}, but none of its {len(names)} images can be read, such as '
@@ -54,8 +54,8 @@ def examine(root: str, names: list[str], source: str) -> dict[str, np.ndarray]:
     'paths': paths[good],
     'labels': np.zeros(good.sum(), np.int32),
     'unreadable': names[~good],
-    'reasons': facts.pop('reasons')[~good],
-    **{name: column[good] for name, column in facts.items()},
+    'reasons': reasons[~good],
+    **{name: facts[name][good] for name in ('orientations', 'sizes', 'grey', 'contents')},
   }
 
 
