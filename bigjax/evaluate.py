@@ -6,7 +6,7 @@ digest, the resizer, the reference's digest, truncation and its dialect, standin
 
 from typing import Any
 
-from bigjax.core import errors
+from bigjax.core import errors, files
 from bigjax.evaluation.metrics.registry import METRICS
 from bigjax.models.pretrained.published import PUBLISHED
 from bigjax.sampling import options
@@ -59,6 +59,8 @@ def parse(argv: list[str]) -> Any:
   args.metrics = [word.strip() for word in args.metrics.split(',') if word.strip()]
   for name in args.metrics:
     errors.pick(name, METRICS, '--metrics')
+  if not args.metrics:
+    raise errors.UserError(f'--metrics is empty; give some of {", ".join(METRICS)}.')
   words = args.seeds.split(',')
   if not all(word.strip().isdecimal() for word in words):
     raise errors.UserError(f'--seeds={args.seeds}: give whole numbers, such as 0,1,2.')
@@ -69,6 +71,10 @@ def parse(argv: list[str]) -> Any:
     raise errors.UserError(f'--batch={args.batch}: give at least 1.')
   if args.images and args.sweep:
     raise errors.UserError('--sweep asks for truncations of a generator; --images are as they are.')
+  if args.sweep or args.checkpoint == 'all' or ',' in (args.checkpoint or ''):
+    errors.need('a picture of several scores', 'train', 'matplotlib')
+  if args.out:
+    files.ending('--out', args.out, (), folder=True)
   args.num = args.num or (None if args.images else 50_000)
   return args
 

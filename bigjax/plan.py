@@ -91,6 +91,9 @@ def check(given: Mapping[str, Any]) -> None:
   per_device = given['per_device']
   if per_device is not None and not (per_device.isdecimal() and int(per_device)):
     raise errors.UserError(f'--per_device={per_device}: give a whole number, 1 or more.')
+  if given['png']:
+    files.ending('--png', given['png'], ('.png', '.pdf', '.svg'))
+  errors.need('compiling for TPUs', 'plan', 'libtpu', 'matplotlib')
 
 
 def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:

@@ -40,12 +40,13 @@ def main(argv: list[str]) -> None:
 
 def run(config: ml_collections.ConfigDict, workdir: str, given: dict[str, bool]) -> None:
   """Train, or show what would be trained."""
-  from bigjax.core import device, processes
+  from bigjax.core import device, errors, processes
   from bigjax.training import dry_run, loop
 
   if given['dry_run']:
     dry_run.dry_run(config)
     return
+  errors.need('training', 'train', 'tensorflow', 'clu', 'matplotlib')
   processes.connect()
   device.use_compilation_cache()
   with processes.together():

@@ -2,8 +2,11 @@
 
 import argparse
 import difflib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
+
+from bigjax.core import paths
 
 
 class UserError(Exception):
@@ -11,10 +14,36 @@ class UserError(Exception):
 
 
 class Arguments(argparse.ArgumentParser):
-  """An argument parser whose errors are UserErrors, like all others."""
+  """An argument parser whose errors are UserErrors, like all others; a ~ means home in any word."""
+
+  def parse_args(self, args=None, namespace=None):
+    found = super().parse_args(args, namespace)
+    for name, value in vars(found).items():
+      if isinstance(value, str):
+        setattr(found, name, paths.expanded(value))
+    return found
 
   def error(self, message: str) -> NoReturn:
     raise UserError(f'{message}; see {self.prog} --help.')
+
+
+def need(what: str, extra: str, *modules: str) -> None:
+  """Refuses what needs modules of an extra that are not here; imports none of them.
+
+  Args:
+    what: needs them.
+    extra: of the package that brings them.
+    modules: by the names that they are imported by.
+  Raises:
+    UserError: names the missing ones, and how to install them.
+  """
+  missing = [name for name in modules if importlib.util.find_spec(name) is None]
+  if missing:
+    are = 'which is' if len(missing) == 1 else 'which are'
+    raise UserError(
+      f'{what} needs {" and ".join(missing)}, {are} not installed; run: '
+      f"pip install 'bigjax[{extra}]'"
+    )
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -129,7 +129,7 @@ def write_folder(wanted: Wanted, batch: int, out: str, ask: Mapping[str, Any]) -
   os.makedirs(out, exist_ok=True)
   present = set(os.listdir(out))
   if os.path.isfile(note):
-    with open(note) as file, contextlib.suppress(ValueError):
+    with open(note, encoding='utf-8') as file, contextlib.suppress(ValueError):
       before = json.load(file)
       other = [key for key in ask if before.get(key) != ask[key]]
       if other:
@@ -162,13 +162,15 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
       Dhariwal & Nichol 2021 reads (arr_0: uint8 [n, H, W, 3], arr_1: the labels).
     ask: see write_folder.
   """
-  num = wanted.num
-  if not out.endswith(('.png', '.npz')):
+  num, kind = wanted.num, files.ending('--out', out, ('.png', '.npz'), folder=True)
+  if not kind:
     before = write_folder(wanted, batch, out, ask)
-    return f'{out}/: {num} PNGs' + (f', {before} of which were there already' if before else '')
+    return f'{out.rstrip("/")}/: {num} PNGs' + (
+      f', {before} of which were there already' if before else ''
+    )
   os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
   made = (wanted.make(start) for start in told(range(0, num, batch), num, batch))
-  if out.endswith('.png'):
+  if kind == '.png':
     images = np.concatenate(list(made))
     grid(images, wanted.columns).save(out)
     return f'{out}: {num} images, {wanted.columns} in a row'

@@ -6,7 +6,6 @@ two ways to hold it wrong. On two CPU cores, 74 MB of them inside compile in 4.4
 Its card says how latents are drawn. JAX promises to read such programs for six months only.
 """
 
-import importlib.util
 import os
 from typing import Any
 
@@ -42,11 +41,7 @@ def program(loaded: Loaded, spec: Spec, weights: bool = False) -> bytes:
   Raises:
     UserError: flatbuffers is not installed.
   """
-  if importlib.util.find_spec('flatbuffers') is None:
-    raise errors.UserError(
-      '--format=stablehlo needs flatbuffers, which is not installed; run: '
-      "pip install 'bigjax[export]'"
-    )
+  errors.need('--format=stablehlo', 'export', 'flatbuffers')
   from jax import export
 
   generator, gen = loaded.sampler.generator, jax.tree.map(np.asarray, loaded.gen)

@@ -1,5 +1,6 @@
 """What a run writes down while it trains: rows, clock, events, curves, a profile."""
 
+import dataclasses
 import os
 import sys
 import time
@@ -13,6 +14,18 @@ from bigjax.core import files, progress
 from bigjax.training import plots, reference_curves
 
 Say = Callable[[str], None]
+
+
+@dataclasses.dataclass
+class Session:
+  """This process's part of a run: when it began, and the earliest step that it went on from."""
+
+  began: float
+  first: int | None = None
+
+  def goes_on_from(self, step: int) -> None:
+    """A roll-back goes on from an earlier one than the process began with, or a later one."""
+    self.first = step if self.first is None else min(step, self.first)
 
 
 class Log:

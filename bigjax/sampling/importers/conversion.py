@@ -68,7 +68,7 @@ def read_class_names(path: str, num: int) -> list[str]:
   if not path:
     return [str(i) for i in range(num)]
   try:
-    with open(path) as file:
+    with open(path, encoding='utf-8') as file:
       names = [line.strip() for line in file if line.strip()]
   except (OSError, UnicodeDecodeError) as error:
     raise errors.UserError(f'--class_names={path} cannot be read ({error}).') from None
