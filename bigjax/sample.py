@@ -149,6 +149,7 @@ def run(args: argparse.Namespace) -> None:
       wanted = pictures.interpolate(loaded, args, labels)
     else:
       wanted, batch = pictures.plain(loaded, args, labels, args.num or 10 * len(labels)), args.batch
+    wanted = pictures.named(wanted, loaded, args, labels)
     ask = {'generator': generator_digest(loaded), **{key: getattr(args, key) for key in ASKED}}
     print(image_files.write(wanted, batch, args.out, args.layout, ask))
   except OSError as error:

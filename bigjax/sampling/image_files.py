@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bigjax.core import errors, files, progress
+from bigjax.core import errors, files, lettering, progress
 
 BATCH = 64  # images made at a time, unless told
 Make = Callable[[int], np.ndarray]  # start -> the images from there on, one batch of them
@@ -29,6 +29,7 @@ class Wanted:
     labels: int32 [num], or None where classes are mixed.
     columns: of a grid.
     seeds: int64 [num] where each has its own, else None.
+    rows, heads, caption: names in a grid; see lettering.labelled.
   """
 
   num: int
@@ -36,6 +37,9 @@ class Wanted:
   labels: np.ndarray | None
   columns: int
   seeds: np.ndarray | None = None
+  rows: Sequence[str] = ()
+  heads: Sequence[str] = ()
+  caption: str = ''
 
   @property
   def names(self) -> list[str]:
@@ -172,7 +176,8 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
   made = (wanted.make(start) for start in told(range(0, num, batch), num, batch))
   if kind == '.png':
     images = np.concatenate(list(made))
-    grid(images, wanted.columns).save(out)
+    size, names = (-(-num // wanted.columns), wanted.columns), (wanted.rows, wanted.heads)
+    lettering.labelled(grid(images, wanted.columns), *size, *names, wanted.caption).save(out)
     return f'{out}: {num} images, {wanted.columns} in a row'
   first = next(made)
   adm = layout == 'adm'
