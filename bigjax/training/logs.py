@@ -27,6 +27,16 @@ class Session:
     """A roll-back goes on from an earlier one than the process began with, or a later one."""
     self.first = step if self.first is None else min(step, self.first)
 
+  @property
+  def seconds(self) -> float:
+    """Since it began."""
+    return time.monotonic() - self.began
+
+  def words(self, step: int) -> str:
+    """What was done up to a step, and how long this process took for its part of that."""
+    of_them = f', {step - self.first} of them' if self.first else ''
+    return f'{step} steps{of_them} in {progress.duration(self.seconds)}'
+
 
 class Log:
   """metrics.jsonl (values), timing.jsonl (clock), TensorBoard and the progress line."""

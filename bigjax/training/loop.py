@@ -354,7 +354,7 @@ def loop(
       if new_stage:
         jax.block_until_ready(state)
         if step == run.first:
-          spent = progress.duration(time.monotonic() - session.began)
+          spent = progress.duration(session.seconds)
           say(f'first step after {spent} (data and compilation)')
         run.stream.waited()
         run.log.restart(done, stage.num_images)
@@ -409,13 +409,11 @@ def finish(
   if jax.process_index() == 0:
     path = os.path.join(workdir, 'export', 'generator.safetensors')
     cards.save(path, gen, card)
-  seconds = time.monotonic() - session.began
-  of_them = f', {step - session.first} of them' if session.first else ''
   summary = {
     **scores,
     'real': evaluation.floor,
     'step': step,
-    'seconds': round(seconds, 1),
+    'seconds': round(session.seconds, 1),
     'config_hash': card['config_hash'],
     'bigjax': bigjax.__version__,
   }
@@ -427,7 +425,7 @@ def finish(
     for name, value in scores.items():
       print(f'{name:{width}}{value:9.3f}{evaluation.floor[name]:9.3f}')
     print(
-      f'{step} steps{of_them} in {progress.duration(seconds)}: see samples, curves.png and '
+      f'{session.words(step)}: see samples, curves.png and '
       f'vital_signs.png in {workdir}; try: bigjax sample --params {path}'
     )
   return summary
