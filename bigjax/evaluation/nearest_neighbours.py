@@ -17,10 +17,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from bigjax import data
-from bigjax.core import errors, files, lettering, progress
+from bigjax.core import errors, files, progress
 from bigjax.evaluation import image_sets
 from bigjax.evaluation.metrics.distances import squared_distances
 from bigjax.evaluation.quick import classifier
+from bigjax.sampling import lettering
 
 FeatureFn = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, C] -> float32 [n, d]
 

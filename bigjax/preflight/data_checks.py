@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw
 from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.contract import Stage
-from bigjax.core import errors, lettering
+from bigjax.core import errors
 from bigjax.data import Finding
 from bigjax.evaluation import during_training
 from bigjax.preflight import machine_checks
+from bigjax.sampling import lettering
 from bigjax.training import history as histories
 from bigjax.training import watchdog
 from bigjax.training.batches import check_data

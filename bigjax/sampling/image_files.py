@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bigjax.core import errors, files, lettering, progress
+from bigjax.core import errors, files, progress
+from bigjax.sampling import lettering
 
 BATCH = 64  # images made at a time, unless told
 Make = Callable[[int], np.ndarray]  # start -> the images from there on, one batch of them

@@ -11,11 +11,11 @@ import numpy as np
 
 from bigjax import data
 from bigjax.algorithms.base.contract import Stage
-from bigjax.core import errors, lettering
+from bigjax.core import errors
 from bigjax.evaluation import quick, samples
 from bigjax.evaluation.during_training import Off, Scoring
 from bigjax.evaluation.samples import BATCH, SEED
-from bigjax.sampling import image_files
+from bigjax.sampling import image_files, lettering
 from bigjax.training.program import Program
 
 

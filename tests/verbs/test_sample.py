@@ -13,9 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigjax.core import errors, lettering, trees
+from bigjax.core import errors, trees
 from bigjax.nn import latents as laws
-from bigjax.sampling import generator_file, image_files, interpolation, options, sampler
+from bigjax.sampling import (
+  generator_file,
+  image_files,
+  interpolation,
+  lettering,
+  options,
+  sampler,
+)
 from bigjax.sampling.loaded import Loaded, load, parse_classes, read_labels
 
 NAMES = ['cat', 'dog', '0', 'bird']

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigjax.core import lettering
+from bigjax.sampling import lettering
 
 
 def test_names_stand_beside_the_grid_which_stays_as_it_is():
