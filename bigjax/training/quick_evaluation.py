@@ -44,11 +44,11 @@ class Evaluation:
         f'{given if self.floor else "no scores: set run.best= to nothing"}.'
       )
 
-  def ready(self, state: Any, stage: Stage) -> Any:
-    """The generator as it is now, prepared for the settings that samples have by default."""
+  def _prepared(self, state: Any, stage: Stage) -> tuple[Any, Any, Any]:
+    """(Sampler, the generator as it is now, prepared for the settings of samples, these)."""
     sampler = self._program.sampler(stage)
     spec = sampler.generator.spec(self._program.algorithm.sampling())
-    return sampler.prepare(self._program.gen(state, stage), 0, spec)
+    return sampler, sampler.prepare(self._program.gen(state, stage), 0, spec), spec
 
   def __call__(
     self, state: Any, stage: Stage, workdir: str, step: int, scorer: Scoring | Off
@@ -64,8 +64,7 @@ class Evaluation:
     Returns:
       (the prepared generator, scores).
     """
-    sampler, gen = self._program.sampler(stage), self.ready(state, stage)
-    spec = sampler.generator.spec(self._program.algorithm.sampling())
+    sampler, gen, spec = self._prepared(state, stage)
     due = scorer.due(step)
     few, total = self._config.num_samples, max(self._config.num_samples, due and scorer.num)
     size = samples.whole_batches(BATCH if due else min(BATCH, total), sampler.mesh.size)
@@ -84,8 +83,7 @@ class Evaluation:
 
   def catch_up(self, state: Any, stage: Stage, step: int, scorer: Scoring) -> None:
     """Let the scorer look at samples of a step whose scores a run did not live to see."""
-    sampler, gen = self._program.sampler(stage), self.ready(state, stage)
-    spec = sampler.generator.spec(self._program.algorithm.sampling())
+    sampler, gen, spec = self._prepared(state, stage)
     size = samples.whole_batches(BATCH, sampler.mesh.size)
     scorer.begin(samples.draw(sampler, gen, spec, scorer.num, SEED, size), step)
 

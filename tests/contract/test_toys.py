@@ -275,7 +275,9 @@ def test_evaluation_of_both(run, bigjax, tmp_path, monkeypatch):
   assert f'fd30_train_{ending}' in rows[0]['scores']
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+  'name', [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
+)
 def test_both_can_be_planned(name, bigjax, libtpu, tmp_path):
   plan = tmp_path / 'plan.json'
   config = toys.CONFIGS[NAMES.index(name)] + ':tiny'

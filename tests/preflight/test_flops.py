@@ -77,6 +77,7 @@ def test_resampling_forms_differ_by_nine_quarters(form, times):
   np.testing.assert_allclose(down * times, 2 * 9 * 15 * side**2, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_model_flops_of_biggan_128_are_the_closed_form():
   """k D steps of G forward, D forward and backward on two batches; G forward and backward, D's
   forward and its gradient with respect to images alone."""
