@@ -7,6 +7,7 @@ are here. A resumed run writes the same bytes as one that was never stopped.
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -426,6 +427,6 @@ def finish(
       print(f'{name:{width}}{value:9.3f}{evaluation.floor[name]:9.3f}')
     print(
       f'{session.words(step)}: see samples, curves.png and '
-      f'vital_signs.png in {workdir}; try: bigjax sample --params {path}'
+      f'vital_signs.png in {workdir}; try: bigjax sample --params {shlex.quote(path)}'
     )
   return summary

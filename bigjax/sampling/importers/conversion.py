@@ -6,6 +6,7 @@ which runs nothing of them.
 
 import argparse
 import os
+import shlex
 import zipfile
 
 import jax
@@ -151,7 +152,7 @@ def bring_in(args: argparse.Namespace) -> None:
   if players:
     path = generator_file.players_path(args.out)
     generator_file.save_tensors(path, players)
-    print(f'wrote {path}: {", ".join(players)}, for --config.init_from={args.out}')
+    print(f'wrote {path}: {", ".join(players)}, for --config.init_from={shlex.quote(args.out)}')
   for note in source.notes:
     print(f'{note}.')
 
