@@ -27,6 +27,14 @@ class Arguments(argparse.ArgumentParser):
     raise UserError(f'{message}; see {self.prog} --help.')
 
 
+def is_installed(module: str) -> bool:
+  """Whether a module can be imported; it is not."""
+  try:
+    return importlib.util.find_spec(module) is not None
+  except ImportError:  # of a package around it
+    return False
+
+
 def need(what: str, extra: str, *modules: str) -> None:
   """Refuses what needs modules of an extra that are not here; imports none of them.
 
@@ -37,7 +45,7 @@ def need(what: str, extra: str, *modules: str) -> None:
   Raises:
     UserError: names the missing ones, and how to install them.
   """
-  missing = [name for name in modules if importlib.util.find_spec(name) is None]
+  missing = [name for name in modules if not is_installed(name)]
   if missing:
     are = 'which is' if len(missing) == 1 else 'which are'
     raise UserError(

@@ -18,7 +18,10 @@ def font() -> Any:
 
   Else Pillow's own, which has those of the west of it.
   """
-  found = importlib.util.find_spec('matplotlib')
+  try:
+    found = importlib.util.find_spec('matplotlib')
+  except ImportError:
+    found = None
   folder = os.path.dirname(found.origin) if found and found.origin else ''
   path = os.path.join(folder, 'mpl-data', 'fonts', 'ttf', 'DejaVuSans.ttf')
   if not os.path.isfile(path):

@@ -88,7 +88,7 @@ def program_card(loaded: Loaded, spec: Spec, weights: bool, path: str) -> dict[s
     'output': f'uint8 [b, {", ".join(map(str, loaded.shape))}], for any b',
     'made_at': spec.described(),
     'platforms': list(PLATFORMS),
-    'use': [*(recipe or 'import jax').splitlines(), '', *use.splitlines()],
+    'use': [*(recipe or 'import jax').splitlines(), '', '', *use.splitlines()],
     'latents': recipe and recipe.splitlines(),
     'made_with': f'bigjax {bigjax.__version__}, jax {jax.__version__}',
     'lasts': PROMISE,

@@ -212,7 +212,7 @@ def test_without_flatbuffers(bigjax, tmp_path, monkeypatch, formats):
   monkeypatch.setattr(
     importlib.util, 'find_spec', lambda name: None if name == 'flatbuffers' else found(name)
   )
-  ask = ('--params', tmp_path / 'none.npz', '--format', formats, '--out', tmp_path / 'x')
+  ask = ('--params', tmp_path / 'none.npz', '--format', formats)
   status, _, err = bigjax('export', *ask)
   assert status == 2 and err.count('\n') == 1 and "pip install 'bigjax[export]'" in err
   assert not list(tmp_path.iterdir())
