@@ -19,11 +19,19 @@ def usage() -> str:
   return '\n'.join(lines + [f'  {verb:<10}{what}' for verb, what in VERBS.items()])
 
 
+def speak_all_letters() -> None:
+  """Let no terminal end a run: what its encoding lacks, names in other letters, is escaped."""
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, 'reconfigure'):  # else it is not the terminal's but a caller's own
+      stream.reconfigure(errors='backslashreplace')
+
+
 def main(argv: list[str] | None = None) -> int:
   """Run one verb; return the exit status: 0, 1 where a check fails, 2 for a user's mistake.
 
   130 is an interruption.
   """
+  speak_all_letters()
   argv = sys.argv[1:] if argv is None else argv
   if not argv or argv[0] in ('-h', '--help', 'help'):
     print(usage())

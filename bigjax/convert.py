@@ -7,7 +7,7 @@ read, or writes a run's networks under BigGAN-PyTorch's names.
 
 import argparse
 
-from bigjax.core import errors, ranges
+from bigjax.core import errors, files, ranges
 
 GEN_HELP = (
   'a generator of BigGAN-PyTorch (G_ema.pth), of pytorch-pretrained-BigGAN (pytorch_model.bin) or '
@@ -52,6 +52,8 @@ def check(args: argparse.Namespace) -> None:
       raise errors.UserError(f'--{name} goes with {there}, not with {here}; leave it out.')
   if args.gen and not args.out.endswith('.safetensors'):
     raise errors.UserError(f'--out={args.out}: give a name that ends in .safetensors.')
+  if args.workdir:
+    files.ending('--out', args.out, (), folder=True)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

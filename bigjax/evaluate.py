@@ -6,7 +6,7 @@ digest, the resizer, the reference's digest, truncation and its dialect, standin
 
 from typing import Any
 
-from bigjax.core import errors, ranges
+from bigjax.core import errors, files, ranges
 from bigjax.evaluation.metrics.registry import METRICS
 from bigjax.models.pretrained.published import PUBLISHED
 from bigjax.sampling import options
@@ -69,6 +69,10 @@ def parse(argv: list[str]) -> Any:
   args.seeds = list(options.parse_seeds(args.seeds, MOST_SEEDS))
   if args.images and args.sweep:
     raise errors.UserError('--sweep asks for truncations of a generator; --images are as they are.')
+  if args.sweep or args.checkpoint == 'all' or ',' in (args.checkpoint or ''):
+    errors.need('a picture of several scores', 'train', 'matplotlib')
+  if args.out:
+    files.ending('--out', args.out, (), folder=True)
   args.num = args.num or (None if args.images else 50_000)
   return args
 

@@ -76,7 +76,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
   options.check_generator(args)
   options.parse_sampling(args.sampling)
   paths = places(args.out, args.format, args.workdir, args.params)
-  if 'stablehlo' not in paths and (args.truncation or args.sampling or args.labels):
+  if 'stablehlo' in paths:
+    errors.need('--format=stablehlo', 'export', 'flatbuffers')
+  elif args.truncation or args.sampling or args.labels:
     raise errors.UserError('--truncation, --sampling and --labels are for --format=stablehlo.')
   return args
 

@@ -98,6 +98,9 @@ def check(given: Mapping[str, Any]) -> None:
     raise errors.UserError(f'--{mode} names no slice; give one such as v3-128.')
   if given['per_device'] is not None:
     ranges.BATCH.read('--per_device=', given['per_device'])
+  if given['png']:
+    files.ending('--png', given['png'], ('.png', '.pdf', '.svg'))
+  errors.need('compiling for TPUs', 'plan', 'libtpu', 'matplotlib')
 
 
 def slices_of(text: str) -> list[tpu_slices.Slice]:

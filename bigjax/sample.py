@@ -11,7 +11,7 @@ Many images are written as they are made, so that memory holds one batch of them
 import argparse
 from typing import Any
 
-from bigjax.core import errors, ranges
+from bigjax.core import errors, files, ranges
 from bigjax.sampling import options
 
 SHOWN = 10  # samples whose neighbours are looked for, unless told
@@ -112,9 +112,10 @@ def check(args: argparse.Namespace) -> None:
     )
   if args.seeds:
     options.parse_seeds(args.seeds)
-  if args.layout != 'bigjax' and not args.out.endswith('.npz'):
+  kind = files.ending('--out', args.out, ('.png', '.npz'), folder=True)
+  if args.layout != 'bigjax' and kind != '.npz':
     raise errors.UserError(f'--layout={args.layout} is for an .npz file, not --out={args.out}.')
-  if args.neighbours is not None and not args.out.endswith('.png'):
+  if args.neighbours is not None and kind != '.png':
     raise errors.UserError('--neighbours draws a picture; give an --out ending in .png.')
 
 
@@ -158,6 +159,7 @@ def run(args: argparse.Namespace) -> None:
       wanted = pictures.interpolate(loaded, args, labels)
     else:
       wanted, batch = pictures.plain(loaded, args, labels, args.num or 10 * len(labels)), args.batch
+    wanted = pictures.named(wanted, loaded, args, labels)
     ask = {'generator': generator_digest(loaded), **{key: getattr(args, key) for key in ASKED}}
     print(image_files.write(wanted, batch, args.out, args.layout, ask))
   except OSError as error:

@@ -41,12 +41,13 @@ def main(argv: list[str]) -> None:
 
 def run(config: ml_collections.ConfigDict, workdir: str, given: dict[str, bool]) -> None:
   """Train, or show what would be trained."""
-  from bigjax.core import device, processes
+  from bigjax.core import device, errors, processes
   from bigjax.training import loop, ready
 
   if given['dry_run']:
     ready.dry_run(config, workdir, given['change'])
     return
+  errors.need('training', 'train', 'tensorflow', 'clu', 'matplotlib')
   processes.connect()
   device.use_compilation_cache()
   with processes.together():

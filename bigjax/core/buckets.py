@@ -52,7 +52,7 @@ def origin(folder: str) -> tuple[str, Stats]:
   path = os.path.join(folder, MARK)
   if not os.path.exists(path):
     return '', {}
-  with open(path) as file:
+  with open(path, encoding='utf-8') as file:
     mark = json.load(file)
   return mark['url'], {name: tuple(stat) for name, stat in mark['files'].items()}
 
@@ -119,7 +119,7 @@ def local(workdir: str, training: bool = False) -> str:
       f'{url!r} cannot be read ({type(error).__name__}: {error}); does the bucket exist, and may '
       'you read it?'
     ) from None
-  with open(os.path.join(folder, MARK), 'w') as file:
+  with open(os.path.join(folder, MARK), 'w', encoding='utf-8') as file:
     json.dump({'url': url, 'files': found}, file)
   return folder
 

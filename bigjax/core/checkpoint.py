@@ -244,7 +244,7 @@ def read_meta(workdir: str, step: int) -> dict[str, Any]:
   """
   path = buckets.checkpoints_of(workdir) / str(step) / 'meta' / 'metadata'
   try:
-    return json.loads(path.read_text())
+    return json.loads(path.read_bytes())
   except (OSError, ValueError) as error:
     raise errors.UserError(f'{path} cannot be read ({error}).') from None
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import ml_collections
 
-from bigjax.core import errors, ranges
+from bigjax.core import errors, paths, ranges
 
 Values = dict[str, Any]  # {'group.key': value}
 
@@ -222,7 +222,7 @@ def find(given: str) -> tuple[str, list[str]]:
   Raises:
     UserError: no such config.
   """
-  path, py, variants = given.rpartition('.py')
+  path, py, variants = paths.expanded(given).rpartition('.py')
   if py and variants[:1] in ('', ':'):
     path, variants = path + py, variants[1:]
     if not os.path.isfile(path):
@@ -300,7 +300,10 @@ def nested(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def completed(values: Mapping[str, Any], keys: Keys) -> Values:
-  """`values` with defaults where they state nothing, numbers and tuples as their keys have them."""
+  """`values` with defaults where they state nothing, numbers and tuples as their keys have them.
+
+  A path may begin with ~.
+  """
   found = {name: key.default for name, key in existing(keys, values).items()}
   for name, value in values.items():
     kind = keys[name].value_type if name in keys else None
@@ -308,6 +311,8 @@ def completed(values: Mapping[str, Any], keys: Keys) -> Values:
       value = float(value)
     elif kind is tuple and isinstance(value, list):
       value = tuple(value)
+    elif kind is str and isinstance(value, str):
+      value = paths.expanded(value)
     found[name] = value
   return found
 

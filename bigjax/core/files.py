@@ -1,4 +1,4 @@
-"""Files of a run and of the cache: rows and values as JSON, arrays as .npz."""
+"""Files of a run and of the cache: rows and values as JSON, arrays as .npz; endings of names."""
 
 import contextlib
 import json
@@ -6,12 +6,12 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from bigjax.core import errors, progress
+from bigjax.core import errors, paths, progress
 
 
 class JsonLines:
@@ -25,10 +25,10 @@ class JsonLines:
   def __init__(self, path: str, last_step: int):
     rows = [row for row in read_rows(path) if row['step'] <= last_step]
     partial = path + '.partial'
-    with open(partial, 'w') as f:
+    with open(partial, 'w', encoding='utf-8') as f:
       f.writelines(json.dumps(row) + '\n' for row in rows)
     os.replace(partial, path)
-    self._file = open(path, 'a', buffering=1)  # noqa: SIM115 - closed by close()
+    self._file = open(path, 'a', buffering=1, encoding='utf-8')  # noqa: SIM115 - closed by close()
 
   def write(self, row: Mapping[str, Any]) -> None:
     self._file.write(json.dumps(row) + '\n')
@@ -45,7 +45,7 @@ def read_rows(path: str) -> list[dict[str, Any]]:
   """
   rows = []
   if os.path.isfile(path):
-    with open(path, errors='replace') as f:
+    with open(path, errors='replace', encoding='utf-8') as f:
       for line in f:
         if not line.endswith('\n'):
           break
@@ -61,7 +61,7 @@ def read_rows(path: str) -> list[dict[str, Any]]:
 def write_json(path: str, value: Any) -> None:
   """Write a JSON file whole or not at all."""
   partial = path + '.partial'
-  with open(partial, 'w') as f:
+  with open(partial, 'w', encoding='utf-8') as f:
     json.dump(value, f, indent=2)
     f.write('\n')
   os.replace(partial, path)
@@ -74,7 +74,7 @@ def read_json(path: str) -> Any:
     UserError: it cannot be read.
   """
   try:
-    with open(path) as f:
+    with open(path, encoding='utf-8') as f:
       return json.load(f)
   except (OSError, ValueError, RecursionError) as error:
     raise errors.UserError(
@@ -167,10 +167,35 @@ class Null:
     pass
 
 
+def ending(option: str, path: str, endings: Sequence[str], folder: bool = False) -> str:
+  """Which of these endings a path to be written has, in any case of letters; '' of a folder.
+
+  Args:
+    option: that gave it.
+    path: as given.
+    endings: '.png' and others that can be written.
+    folder: whether it may be a folder instead: one that exists, or a name that ends in a slash or
+      has no ending. An ending begins with a letter, so that `truncation-0.5` has none.
+  Raises:
+    UserError: it has another ending, or none.
+  """
+  found = re.fullmatch(r'(?s).*(\.[A-Za-z]\w*)', os.path.basename(path))
+  known = found[1].lower() if found else ''
+  if folder and (not known or os.path.isdir(path)):
+    return ''
+  if known not in endings:
+    expected = ' or '.join(endings)
+    if not folder:
+      raise errors.UserError(f'{option}={path}: give a name that ends in {expected}.')
+    expected = f'a name that ends in {expected}, or ' if endings else ''
+    raise errors.UserError(f'{option}={path}: give {expected}a folder, {path}/.')
+  return known
+
+
 def cache_dir() -> str:
   """Return bigjax's cache folder: $BIGJAX_CACHE, $XDG_CACHE_HOME/bigjax or ~/.cache/bigjax."""
   base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  return os.environ.get('BIGJAX_CACHE') or os.path.join(base, 'bigjax')
+  return paths.expanded(os.environ.get('BIGJAX_CACHE') or os.path.join(base, 'bigjax'))
 
 
 def unwritable(folder: str) -> str:

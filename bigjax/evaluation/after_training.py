@@ -53,7 +53,7 @@ def write(folder: str, rows: Sequence[Mapping[str, Any]]) -> None:
   path = os.path.join(folder, 'scores.jsonl')
   try:
     os.makedirs(folder, exist_ok=True)
-    with open(path, 'a') as file:
+    with open(path, 'a', encoding='utf-8') as file:
       for row in rows:
         file.write(json.dumps(row) + '\n')
   except OSError as error:

@@ -276,10 +276,12 @@ RECIPE = """\
 import jax
 import jax.numpy as jnp
 
+
 def latents(seed, num):  # the z of bigjax sample, float32 [num, {dim}], {truncation}
   def one(i):
     key = jax.random.fold_in(jax.random.key(seed), i)
 {lines}
+
   return jax.jit(jax.vmap(one))(jnp.arange(num))
 """
 

@@ -13,6 +13,7 @@ from bigjax.algorithms.base.contract import Stage
 from bigjax.core import errors
 from bigjax.data import Finding
 from bigjax.preflight import machine_checks
+from bigjax.sampling import lettering
 from bigjax.training import ready
 from bigjax.training.program import make_program
 
@@ -150,10 +151,8 @@ def draw_sheet(source: data.Source, config: ml_collections.ConfigDict, path: str
   for i, (cell, label) in enumerate(zip(cells, batch['label'][0], strict=True)):
     left, top = 4 + i % columns * (side + 4), 4 + i // columns * (side + strip + 4)
     sheet.paste(cell, (left, top))
-    name = str(source.class_names[label])
-    while name and draw.textlength(name) > side:
-      name = name[:-1]
-    draw.text((left, top + side + 2), name, fill='black')
+    name = lettering.fitting(str(source.class_names[label]), side)
+    lettering.write(draw, left, top + side + 1, name, 'black')
   sheet.save(path)
 
 

@@ -92,12 +92,7 @@ class Slice:
     Raises:
       UserError: the TPU compiler is not installed, or does not know such a slice.
     """
-    try:
-      import libtpu  # noqa: F401
-    except ImportError:
-      raise errors.UserError(
-        "compiling for TPUs needs the TPU compiler; run: pip install 'bigjax[plan]'"
-      ) from None
+    errors.need('compiling for TPUs', 'plan', 'libtpu')
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no metadata server to wait for
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     from jax.experimental import topologies

@@ -158,7 +158,7 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
         'with its .json beside it.'
       )
   try:
-    with open(card_path(path)) as f:
+    with open(card_path(path), encoding='utf-8') as f:
       card = json.load(f)
     gen = tree(safetensors.numpy.load_file(path))
   except Exception as error:  # of JSON: nested too deep; of safetensors: a type NumPy has not
@@ -178,7 +178,7 @@ def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]
   if not os.path.isfile(path):
     raise errors.UserError(f'{workdir!r} is not the workdir of a run: it has no card.json.')
   try:
-    with open(path) as f:
+    with open(path, encoding='utf-8') as f:
       card = json.load(f)
   except (OSError, ValueError, RecursionError) as error:
     raise damaged(repr(path), error) from None

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from bigjax.core import errors, files, progress
+from bigjax.sampling import lettering
 
 BATCH = 64  # images made at a time, unless told
 MIN_SIDE = 48  # pixels of an image in a grid
@@ -31,13 +32,17 @@ class Wanted:
     labels: int32 [num], or None where classes are mixed.
     columns: of a grid.
     seeds: of the images in turn, again and again, where each has its own; else None.
+    rows, heads, caption: names in a grid; see lettering.labelled.
   """
 
   num: int
   make: Make
   labels: np.ndarray | None
   columns: int
-  seeds: Sequence[int] | None = None
+  seeds: Sequence[int] | None = (None,)
+  rows: Sequence[str] = ()
+  heads: Sequence[str] = ()
+  caption: str = ''
 
   def seed(self, i: int) -> int:
     """Of image i, where each has its own."""
@@ -130,7 +135,7 @@ def write_folder(wanted: Wanted, batch: int, out: str, ask: Mapping[str, Any]) -
   os.makedirs(out, exist_ok=True)
   present = set(os.listdir(out))
   if os.path.isfile(note):
-    with open(note) as file, contextlib.suppress(ValueError):
+    with open(note, encoding='utf-8') as file, contextlib.suppress(ValueError):
       before = json.load(file)
       other = [key for key in ask if before.get(key) != ask[key]]
       if other:
@@ -163,15 +168,18 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
       Dhariwal & Nichol 2021 reads (arr_0: uint8 [n, H, W, 3], arr_1: the labels).
     ask: see write_folder.
   """
-  num = wanted.num
-  if not out.endswith(('.png', '.npz')):
+  num, kind = wanted.num, files.ending('--out', out, ('.png', '.npz'), folder=True)
+  if not kind:
     before = write_folder(wanted, batch, out, ask)
-    return f'{out}/: {num} PNGs' + (f', {before} of which were there already' if before else '')
+    return f'{out.rstrip("/")}/: {num} PNGs' + (
+      f', {before} of which were there already' if before else ''
+    )
   os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
   made = (wanted.make(start) for start in told(range(0, num, batch), num, batch))
-  if out.endswith('.png'):
+  if kind == '.png':
     images = np.concatenate(list(made))
-    grid(images, wanted.columns).save(out)
+    size, names = (-(-num // wanted.columns), wanted.columns), (wanted.rows, wanted.heads)
+    lettering.labelled(grid(images, wanted.columns), *size, *names, wanted.caption).save(out)
     return f'{out}: {num} images, {wanted.columns} in a row'
   first = next(made)
   adm = layout == 'adm'

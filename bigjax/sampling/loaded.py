@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from bigjax.algorithms.base.contract import Spec
-from bigjax.core import buckets, errors, ranges, trees
+from bigjax.core import buckets, errors, paths, ranges, trees
 from bigjax.core.ranges import whole
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.image_files import BATCH
@@ -169,7 +169,7 @@ def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
   Raises:
     UserError: it is neither, or cannot be read.
   """
-  path, verbosity = os.fspath(path), logging.get_verbosity()
+  path, verbosity = paths.expanded(os.fspath(path)), logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
   try:
     folder = os.path.isdir(path) or buckets.is_url(path)

@@ -1,6 +1,7 @@
 """Pictures of a trained generator as `bigjax sample` asks for them: by class, seed, truncation."""
 
 import argparse
+import dataclasses
 
 import numpy as np
 
@@ -70,3 +71,33 @@ def interpolate(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) ->
   return ready(
     interpolation(loaded, args.interpolate, labels, columns, args.seed, spec), None, columns
   )
+
+
+def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
+  """With words for a grid: what its rows and its columns have in common, and all of its images.
+
+  `labels` are the classes asked for.
+  """
+  columns, classes = wanted.columns, loaded.class_names
+  starts = range(0, wanted.num, columns)
+  of = lambda label: classes[label] if len(classes) > 1 else ''
+  seeds = options.parse_seeds(args.seeds) if args.seeds else ()
+  heads = [f'seed {seed}' for seed in seeds] if len(seeds) == columns else []
+  if args.sweep:
+    rows = [str(spec_of(loaded, args, t)) for t in args.sweep.split(',')]
+    classes_of = [of(label) for label in wanted.labels[:columns]]
+    heads = heads or (classes_of if len(set(classes_of)) > 1 else [])
+  elif args.interpolate:
+    ends = labels if args.interpolate == 'z' else np.roll(labels, -1)
+    pairs = zip(labels, ends, strict=True)
+    rows = [of(a) if a == b else f'{of(a)} → {of(b)}' for a, b in pairs]
+  else:
+    some = [set(wanted.labels[start : start + columns].tolist()) for start in starts]
+    rows = [of(*one) if len(one) == 1 else '' for one in some]
+  words = [f'step {loaded.card["step"]}'] if 'step' in loaded.card else []
+  words += [] if args.sweep else [str(spec_of(loaded, args, args.truncation))]
+  words += [] if heads and args.seeds else [f'seed{"s" if seeds else ""} {args.seeds or args.seed}']
+  if len(set(labels.tolist())) == 1 and args.sweep and of(labels[0]):
+    words.append(f'class {of(labels[0])}')
+  rows = rows if any(rows) else ()
+  return dataclasses.replace(wanted, rows=rows, heads=heads, caption=', '.join(words))

@@ -7,6 +7,7 @@ are here. A resumed run writes the same bytes as one that was never stopped.
 import contextlib
 import dataclasses
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from bigjax.sampling import generator_file as cards
 from bigjax.training import history as histories
 from bigjax.training import holder, init_from, reference_curves, rollback
 from bigjax.training.batches import Batches, held_out_batch, load_data
-from bigjax.training.logs import Log, Profile, Say
+from bigjax.training.logs import Log, Profile, Say, Session
 from bigjax.training.program import Compiler
 from bigjax.training.ready import Ready, check, make_ready
 from bigjax.training.workdir import (
@@ -84,7 +85,7 @@ def train_alone(
   still_held: holder.Check,
 ) -> dict[str, Any]:
   """Train in a folder that no other run writes to; see `train`."""
-  began = time.monotonic()
+  session = Session(time.monotonic())
   # Everything that can be refused, before anything is written.
   config, source = load_data(config)
   ready = make_ready(config, source, devices)
@@ -102,7 +103,7 @@ def train_alone(
         ready = make_ready(now, source, devices)
       ready.card['config_hash'] = configs.config_hash(base)
       try:
-        return loop(ready, workdir, history, given, notice, say, began)
+        return loop(ready, workdir, history, given, notice, say, session)
       except rollback.RollBack as back:
         history = rollback.go_back(workdir, now, history, back.alarm, say)
       except Exception as error:
@@ -170,8 +171,9 @@ class Run:
   ) -> tuple[Any, dict[str, float]]:
     """Vital signs, samples and scores after a step: (the prepared generator, scores)."""
     program, config = self.ready.program, self.ready.config
-    signs = jax.device_get(program.probe(state, batch, held_out, stage))
-    gen, scores = self.ready.evaluation(state, stage, self.workdir, done, self.scorer)
+    with progress.ticking(f'evaluating step {done} (the first time compiles)'):
+      signs = jax.device_get(program.probe(state, batch, held_out, stage))
+      gen, scores = self.ready.evaluation(state, stage, self.workdir, done, self.scorer)
     signs = {name: float(value) for name, value in sorted(signs.items())}
     # A last step off the periods leaves no row: a run that goes on has none there.
     if progress.due(done, config.run.eval_every):
@@ -221,7 +223,8 @@ def begin(
     weights, table = given
     if table:
       say(table)
-    restored = program.init(jax.random.key(histories.seed_at(history, 0)), weights), 0
+    with progress.ticking('drawing the first weights'):
+      restored = program.init(jax.random.key(histories.seed_at(history, 0)), weights), 0
   state, first = restored
   state = {**state, 'key': histories.key_at(history, first, state['key'])}
   stage, last = program.stage(first), config.run.steps
@@ -264,7 +267,7 @@ def loop(
   given: tuple[init_from.WeightsByPlayer, str],
   notice: processes.Notice,
   say: Say,
-  began: float,
+  session: Session,
 ) -> dict[str, Any]:
   """Train until the last step, a notice, or the watchdog's roll-back; see `train`.
 
@@ -275,6 +278,7 @@ def loop(
   periods = config.run
   with contextlib.ExitStack() as stack:
     state, run = begin(ready, workdir, history, given, say, stack)
+    session.goes_on_from(run.first)
     stage, held_out, gen = None, None, None
     metrics: Any = ()
     scores: dict[str, float] = {}
@@ -301,7 +305,7 @@ def loop(
       if new_stage:
         jax.block_until_ready(state)
         if step == run.first:
-          spent = progress.duration(time.monotonic() - began)
+          spent = progress.duration(session.seconds)
           say(f'first step after {spent} (data and compilation)')
         run.stream.waited()
         run.log.restart(done, stage.num_images)
@@ -333,13 +337,13 @@ def loop(
         break
     run.log_scores(wait_for=periods.steps + 1)
   ended = int(state['step']) >= periods.steps
-  summary = finish(ready, state, workdir, scores, began) if ended else {}
+  summary = finish(ready, state, workdir, scores, session) if ended else {}
   run.copies.finish()
   return summary
 
 
 def finish(
-  ready: Ready, state: Any, workdir: str, scores: dict[str, float], began: float
+  ready: Ready, state: Any, workdir: str, scores: dict[str, float], session: Session
 ) -> dict[str, Any]:
   """Export the generator, write summary.json and print the scores beside those of real images."""
   program, evaluation, card = ready.program, ready.evaluation, ready.card
@@ -356,23 +360,23 @@ def finish(
   if jax.process_index() == 0:
     path = os.path.join(workdir, 'export', 'generator.safetensors')
     cards.save(path, gen, card)
-  seconds = time.monotonic() - began
   summary = {
     **scores,
     'real': evaluation.floor,
     'step': step,
-    'seconds': round(seconds, 1),
+    'seconds': round(session.seconds, 1),
     'config_hash': card['config_hash'],
     'bigjax': bigjax.__version__,
   }
   if jax.process_index() == 0:
     files.write_json(os.path.join(workdir, 'summary.json'), summary)
     width = max((len(name) for name in scores), default=0)
-    print(f'{"":{width}}{"samples":>9}{"real":>9}')
+    if scores:  # else there was no evaluator
+      print(f'{"":{width}}{"samples":>9}{"real":>9}')
     for name, value in scores.items():
       print(f'{name:{width}}{value:9.3f}{evaluation.floor[name]:9.3f}')
     print(
-      f'{step} steps in {progress.duration(seconds)}: see samples, curves.png and '
-      f'vital_signs.png in {workdir}; try: bigjax sample --params {path}'
+      f'{session.words(step)}: see samples, curves.png and '
+      f'vital_signs.png in {workdir}; try: bigjax sample --params {shlex.quote(path)}'
     )
   return summary

@@ -15,7 +15,7 @@ from bigjax.core import errors
 from bigjax.evaluation import quick, samples
 from bigjax.evaluation.during_training import Off, Scoring
 from bigjax.evaluation.samples import BATCH, SEED
-from bigjax.sampling import image_files
+from bigjax.sampling import image_files, lettering
 from bigjax.training.program import Program
 
 
@@ -84,7 +84,7 @@ class Evaluation:
     for _ in seen:  # what the scorer did not want
       pass
     images, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    self._draw(sampler, gen, spec, os.path.join(workdir, 'samples', f'{step:08d}.png'))
+    self._draw(sampler, gen, spec, workdir, step)
     images, whole = self._as_data(images)
     scores = self._score((images, labels)) if whole else {}
     return gen, {name: round(value, 6) for name, value in scores.items()}
@@ -95,13 +95,17 @@ class Evaluation:
     size = samples.whole_batches(BATCH, sampler.mesh.size)
     scorer.begin(samples.draw(sampler, gen, spec, scorer.num, SEED, size), step)
 
-  def _draw(self, sampler: Any, gen: Any, spec: Any, path: str) -> None:
-    """Draw a row per class, of at most ten."""
+  def _draw(self, sampler: Any, gen: Any, spec: Any, workdir: str, step: int) -> None:
+    """Draw a row per class, of at most ten, with their names."""
     columns, rows = self._config.grid_columns, min(max(self._num_classes, 1), 10)
     shown = np.repeat(np.arange(rows, dtype=np.int32), columns)
     cells = sampler.images(gen, sampler.latents(SEED, len(shown), spec), shown, spec)
     if jax.process_index() == 0:
-      image_files.grid(cells, columns).save(path)
+      names = [] if self._num_classes <= 1 else self._source.class_names[:rows]
+      grid = image_files.grid(cells, columns)
+      caption = f'step {step}, {spec}, seed {SEED}'
+      picture = lettering.labelled(grid, rows, columns, names, caption=caption)
+      picture.save(os.path.join(workdir, 'samples', f'{step:08d}.png'))
 
   def _as_data(self, images: np.ndarray) -> tuple[np.ndarray, bool]:
     """Samples of an earlier stage at the size of the data, by repetition; whether that is whole."""

@@ -32,7 +32,7 @@ def prepare_workdir(
   try:
     os.makedirs(os.path.join(workdir, 'samples'), exist_ok=True)
     probe = os.path.join(workdir, f'.writable{jax.process_index()}')
-    with open(probe, 'w'):
+    with open(probe, 'wb'):
       pass
     os.remove(probe)
   except OSError as error:

@@ -194,6 +194,8 @@ def stats(path, dim):
   ('words', 'said'),
   [
     (('--metrics', 'fid,isc'), r"--metrics is 'isc' \(did you mean is\?\)"),
+    (('--metrics', ','), '--metrics is empty'),
+    (('--metrics', 'fid', '--out', 'x.json'), 'give a folder, x.json/'),
     (('--metrics', 'fid'), 'give --reference'),
     (('--seeds', 'a'), 'whole numbers'),
     (('--num', '1'), 'at least 2'),

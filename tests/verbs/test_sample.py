@@ -15,7 +15,14 @@ from PIL import Image
 
 from bigjax.core import errors, trees
 from bigjax.nn import latents as laws
-from bigjax.sampling import generator_file, image_files, interpolation, options, sampler
+from bigjax.sampling import (
+  generator_file,
+  image_files,
+  interpolation,
+  lettering,
+  options,
+  sampler,
+)
 from bigjax.sampling.loaded import Loaded, load, parse_classes, read_labels
 
 NAMES = ['cat', 'dog', 'fox, red', 'bird']
@@ -180,7 +187,9 @@ def test_class_grid_as_png_and_folder(bigjax, params, loaded, tmp_path):
   assert bigjax(*ask, tmp_path / 'folder')[0] == 0
   images = plain(loaded, [7, 7, 7, 3, 3, 3], seed=4)[:5]
   with Image.open(tmp_path / 'new' / 'x.png') as picture:
-    expected = np.asarray(image_files.grid(images, 3)).astype(int)
+    words = {'rows': ['7', '3'], 'caption': 'step 4, untruncated, seed 4'}
+    expected = lettering.labelled(image_files.grid(images, 3), 2, 3, **words)
+    expected = np.asarray(expected).astype(int)
     np.testing.assert_allclose(np.asarray(picture).astype(int), expected, atol=1)
   names = sorted(os.listdir(tmp_path / 'folder'))
   names.remove('samples.json')
@@ -198,6 +207,45 @@ def test_num_is_the_number_of_images(bigjax, params, tmp_path, num):
   arrays = read(tmp_path / 'x.npz')
   assert len(arrays['images']) == len(arrays['labels']) == num
   assert arrays['labels'].tolist() == sorted(arrays['labels'])  # class by class
+
+
+@pytest.mark.parametrize(
+  ('words', 'rows', 'heads', 'caption'),
+  [
+    ('--classes 3,7 --num 6', ['3', '7'], [], 'step 4, untruncated, seed 0'),
+    ('--classes 3,7 --num 5 --seed 2', ['3', '7'], [], 'step 4, untruncated, seed 2'),
+    ('--num 20 --truncation 0.5', list('0123456789'), [], 'step 4, 0.5 (resample), seed 0'),
+    ('--classes 3,7 --seeds 0-1', ['3', '7'], ['seed 0', 'seed 1'], 'step 4, untruncated'),
+    ('--classes 3 --seeds 0-11', ['3', '3'], [], 'step 4, untruncated, seeds 0-11'),
+    ('--classes 3,7 --sweep 0.5,none', ['0.5 (resample)', 'untruncated'], list('3737373737'),
+     'step 4, seed 0'),
+    ('--classes 3 --sweep 0.5,none', ['0.5 (resample)', 'untruncated'], [],
+     'step 4, seed 0, class 3'),
+    ('--classes 3,7 --interpolate both', ['3 → 7', '7 → 3'], [], 'step 4, untruncated, seed 0'),
+    ('--classes 3,7 --interpolate z', ['3', '7'], [], 'step 4, untruncated, seed 0'),
+  ],
+)  # fmt: skip
+def test_grids_say_what_is_in_them(
+  bigjax, params, tmp_path, monkeypatch, words, rows, heads, caption
+):
+  said = []
+  labelled = lettering.labelled
+
+  def see(grid, num_rows, num_columns, rows, heads, caption):
+    said.append((list(rows), list(heads), caption))
+    assert len(rows) == num_rows and len(heads) in (0, num_columns)
+    return labelled(grid, num_rows, num_columns, rows, heads, caption)
+
+  monkeypatch.setattr(lettering, 'labelled', see)
+  out = tmp_path / 'x.PNG'
+  assert bigjax('sample', '--params', params, *words.split(), '--out', out)[0] == 0
+  assert said == [(rows, heads, caption)] and out.is_file()
+
+
+@pytest.mark.parametrize('name', ['it\'s a \n"grid".png', "two\nlines' folder", 'ü 花.npz'])
+def test_an_out_of_any_name(bigjax, params, tmp_path, name):
+  status, out, _ = bigjax('sample', '--params', params, '--num', 2, '--out', tmp_path / name)
+  assert status == 0 and name in out and [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_num_is_shared_evenly_among_the_classes(bigjax, params, tmp_path):

@@ -13,7 +13,7 @@ import ml_collections
 
 from bigjax import algorithms
 from bigjax.core import config as core_config
-from bigjax.core import errors
+from bigjax.core import errors, paths
 from bigjax.core.config import Keys, Values
 
 # Flags of other people's programs, and what does it here.
@@ -171,7 +171,7 @@ def _split(verb: str, argv: list[str], given: dict[str, Any]) -> dict[str, str |
     elif isinstance(given[flag], bool):
       given[flag] = _switch(flag, text) if equals else True
     else:
-      given[flag] = text
+      given[flag] = paths.expanded(text)
   return overrides
 
 

@@ -275,9 +275,11 @@ NORMAL_RECIPE = """\
 import jax
 import jax.numpy as jnp
 
+
 def latents(seed, num):  # the z of bigjax sample, float32 [num, *{shape}]
   def one(i):
     return jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), {shape})
+
   return jax.jit(jax.vmap(one))(jnp.arange(num))
 """
 

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.core import errors, files, torch_pickle, trees
-from bigjax.models.pretrained import cifar_resnet, inception
+from bigjax.core import errors, files, trees
+from bigjax.models.pretrained import cifar_resnet, inception, torch_pickle
 from bigjax.models.pretrained.download import file_sha256, find
 from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 from bigjax.models.pretrained.torch_layout import from_torch, shapes

@@ -1,11 +1,12 @@
 """Generators of BigGAN-PyTorch, Hugging Face and TF-Hub read, runs written as the first has them.
 
-The layout and the architecture are read off the arrays. Pickles are read by core/torch_pickle.py,
-which runs nothing of them.
+The layout and the architecture are read off the arrays. Pickles are read by
+models/pretrained/torch_pickle.py, which runs nothing of them.
 """
 
 import argparse
 import os
+import shlex
 import zipfile
 
 import jax
@@ -13,7 +14,8 @@ import numpy as np
 import safetensors.numpy
 
 import bigjax
-from bigjax.core import checkpoint, errors, files, torch_pickle, trees
+from bigjax.core import checkpoint, errors, files, trees
+from bigjax.models.pretrained import torch_pickle
 from bigjax.nn import spectral_norm
 from bigjax.sampling import generator_file
 from bigjax.sampling.importers import hugging_face, layout, tf_hub
@@ -69,7 +71,7 @@ def read_class_names(path: str, num: int) -> list[str]:
   if not path:
     return [str(i) for i in range(num)]
   try:
-    with open(path) as file:
+    with open(path, encoding='utf-8') as file:
       names = [line.strip() for line in file if line.strip()]
   except (OSError, UnicodeDecodeError) as error:
     raise errors.UserError(f'--class_names={path} cannot be read ({error}).') from None
@@ -153,7 +155,7 @@ def bring_in(args: argparse.Namespace) -> None:
   if players:
     path = generator_file.players_path(args.out)
     generator_file.save_tensors(path, players)
-    print(f'wrote {path}: {", ".join(players)}, for --config.init_from={args.out}')
+    print(f'wrote {path}: {", ".join(players)}, for --config.init_from={shlex.quote(args.out)}')
   for note in source.notes:
     print(f'{note}.')
 
