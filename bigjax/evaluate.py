@@ -65,7 +65,7 @@ def parse(argv: list[str]) -> Any:
   for name in args.metrics:
     errors.pick(name, METRICS, '--metrics')
   if not args.metrics:
-    raise errors.UserError(f'--metrics: give some of {", ".join(METRICS)}, with commas.')
+    raise errors.UserError(f'--metrics is empty; give some of {", ".join(METRICS)}.')
   args.seeds = list(options.parse_seeds(args.seeds, MOST_SEEDS))
   if args.images and args.sweep:
     raise errors.UserError('--sweep asks for truncations of a generator; --images are as they are.')

@@ -203,7 +203,7 @@ def unwritable(folder: str) -> str:
   probe = os.path.join(folder, f'.writable-{secrets.token_hex(4)}')
   try:
     os.makedirs(folder, exist_ok=True)
-    with open(probe, 'w'):
+    with open(probe, 'wb'):
       pass
     os.remove(probe)
   except OSError as error:

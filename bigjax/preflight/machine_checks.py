@@ -140,7 +140,7 @@ def available_memory(proc: str = '/proc', groups: str = '/sys/fs/cgroup') -> int
 def rooms(proc: str, groups: str) -> Iterator[int]:
   """Yields the bytes that are left within each memory limit of control groups, v1 and v2."""
   try:
-    with open(os.path.join(proc, 'self', 'cgroup')) as file:
+    with open(os.path.join(proc, 'self', 'cgroup'), encoding='utf-8') as file:
       mine = [line.strip().split(':', 2) for line in file if line.count(':') > 1]
   except OSError:
     return
@@ -164,7 +164,7 @@ def rooms(proc: str, groups: str) -> Iterator[int]:
 def first_number(path: str, pattern: str) -> int | None:
   """The number that a pattern finds in a file; None without either."""
   try:
-    with open(path) as file:
+    with open(path, encoding='utf-8') as file:
       found = re.search(pattern, file.read())
   except OSError:
     return None

@@ -39,7 +39,7 @@ class Wanted:
   make: Make
   labels: np.ndarray | None
   columns: int
-  seeds: Sequence[int] | None = (None,)
+  seeds: Sequence[int] | None = None
   rows: Sequence[str] = ()
   heads: Sequence[str] = ()
   caption: str = ''

@@ -63,7 +63,7 @@ class Holder(NamedTuple):
 def machine() -> str:
   """What tells this machine, since it booted, and container from all others; '' where unknown."""
   try:
-    with open('/proc/sys/kernel/random/boot_id') as file:
+    with open('/proc/sys/kernel/random/boot_id', encoding='utf-8') as file:
       return f'{file.read().strip()}:{os.stat("/proc/self/ns/pid").st_ino}'
   except OSError:
     return ''
@@ -165,7 +165,7 @@ def lock(path: str) -> Any:
   if fcntl is None:
     return None
   for tries_left in reversed(range(5)):
-    file = open(path, 'a')  # noqa: SIM115 - it is locked as long as it is open
+    file = open(path, 'a', encoding='utf-8')  # noqa: SIM115 - it is locked as long as it is open
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       # Who held it may have removed it since it was opened.
@@ -187,7 +187,7 @@ def lock(path: str) -> Any:
 def holder_of(folder: str) -> Holder | None:
   """Who has locked a folder, by what it wrote there; None where that cannot be told."""
   for _ in range(10):
-    with contextlib.suppress(OSError), open(os.path.join(folder, HELD)) as file:
+    with contextlib.suppress(OSError), open(os.path.join(folder, HELD), encoding='utf-8') as file:
       if found := parsed(file.read()):
         return found
     time.sleep(0.1)  # between its lock and its words
@@ -199,7 +199,7 @@ def is_locked(folder: str) -> bool:
   if fcntl is None:
     return False
   try:
-    with open(os.path.join(folder, HELD)) as file:
+    with open(os.path.join(folder, HELD), encoding='utf-8') as file:
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
   except BlockingIOError:
     return True

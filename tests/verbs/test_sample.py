@@ -485,7 +485,7 @@ def test_names_with_commas_in_them():
     ({'labels': np.full((1, 10), np.nan)}, ['not finite']),
     ({'labels': []}, ['[0]']),
     ({'labels': [True]}, ['bool [1]']),
-    ({'num': 0}, ['num is 0', '1 or more']),
+    ({'num': 0}, ['num is 0', 'at least 1']),
     ({'num': 2.5}, ['num is 2.5']),
     ({'seed': -1}, ['seed is -1']),
     ({'seed': '1'}, ["seed is '1'"]),

@@ -157,7 +157,7 @@ def classes(listing: Listing) -> list[str]:
     if same is not None:
       raise errors.UserError(
         f'{listing.root!r} has the folders {some(holding)}, of which {readable(name)!r} and '
-        f'{readable(same)!r} hold the same class folders ({some(inner[name] & inner[same])}): they '
+        f'{readable(same)!r} hold the same class folders ({some(sorted(inner[name] & inner[same]))}): they '
         "are no classes. Call the folder to train on 'train', one that is held out 'test' or "
         "'val', and move others away; or give the path of one of them."
       )
