@@ -35,11 +35,13 @@ DISC_WIDTHS = {
   128: ((1, 2, 4, 8, 16, 16), 5),
 }
 OPTIONS = ()  # the generator's fields that only this network has
+DISC_OPTIONS = ()  # the discriminator's
 
 gen_maps = functools.partial(residual.gen_maps, GEN_WIDTHS)
 disc_maps = functools.partial(residual.disc_maps, DISC_WIDTHS)
 num_disc_widths = functools.partial(residual.num_disc_widths, DISC_WIDTHS)
 check_options = residual.no_options
+check_disc_options = residual.no_disc_options
 
 
 class Generator(TableGenerator):

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax.core import trees
+from bigjax.core import errors, trees
 from bigjax.nn import residual
 from bigjax.nn.kernels import FAST, Kernels
 from bigjax.nn.layers import Attention, Conv, Dense, LayerNorm, glorot, pooled, remat
@@ -41,6 +41,19 @@ def disc_maps(resolution: int, widths: tuple[int, ...] = ()) -> dict[int, int]:
   published, num_down = DISC_WIDTHS[resolution]
   widths = (widths or published)[int(resolution in STEM) :]
   return residual.disc_maps({resolution: (widths, num_down)}, resolution)
+
+
+def check_disc_options(options: dict[str, Any], num_classes: int) -> None:
+  """Refuse critic fields that do not fit together.
+
+  Raises:
+    UserError: there are no classes for a head to tell apart.
+  """
+  if options['class_head'] and num_classes < 2:
+    raise errors.UserError(
+      'model.class_head is True, but the networks are unconditional (of one class): there is '
+      'nothing for an ACGAN to tell apart; set it to False.'
+    )
 
 
 class Generator(TableGenerator):

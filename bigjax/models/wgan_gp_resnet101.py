@@ -35,10 +35,12 @@ REPEATS = (6, 6, 6, 6, 5)  # blocks that keep the resolution, at 4, 8, 16, 32 an
 RESIDUE = 0.3  # what a block's branch is multiplied with
 LAST = 5.0  # what the last layer's output is divided by
 OPTIONS = ()  # the generator's fields that only this network has
+DISC_OPTIONS = ()  # the discriminator's
 
 gen_maps = functools.partial(residual.gen_maps, GEN_WIDTHS)
 num_disc_widths = functools.partial(residual.num_disc_widths, DISC_WIDTHS)
 check_options = residual.no_options
+check_disc_options = residual.no_disc_options
 
 
 def disc_maps(resolution: int, widths: tuple[int, ...] = ()) -> dict[int, int]:

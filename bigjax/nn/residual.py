@@ -39,7 +39,8 @@ DownWidths = dict[int, tuple[tuple[int, ...], int]]
 
 def gen_maps(table: Widths, resolution: int) -> dict[int, int]:
   """The width after each block of a generator, by the resolution that it ends at."""
-  return {resolution >> i: width for i, width in enumerate(reversed(table[resolution][1:]))}
+  widths = table[resolution][1:]
+  return {resolution >> (len(widths) - i): width for i, width in enumerate(widths, 1)}
 
 
 def disc_maps(table: DownWidths, resolution: int, widths: tuple[int, ...] = ()) -> dict[int, int]:
@@ -56,6 +57,11 @@ def num_disc_widths(table: DownWidths, resolution: int) -> int:
 def no_options(options: dict[str, Any], z_dim: int, resolution: int) -> None:
   """The check of a generator without options of its own: nothing can contradict."""
   del options, z_dim, resolution
+
+
+def no_disc_options(options: dict[str, Any], num_classes: int) -> None:
+  """The check of a discriminator without options of its own."""
+  del options, num_classes
 
 
 # --- blocks --------------------------------------------------------------------------------------

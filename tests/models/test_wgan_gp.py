@@ -7,13 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigjax.core import errors
 from bigjax.models import wgan_gp, wgan_gp_resnet101
 from bigjax.nn import kernels, layers
 from bigjax.sampling.importers import biggan_pytorch
 
 from counts import num_params
 from golden_files import golden, under
-from networks import disc_shapes, gen_shapes, pictures, weights
+from networks import (
+  LABELS,
+  convolution_dtypes,
+  disc_shapes,
+  f32,
+  gen_shapes,
+  pictures,
+  weights,
+)
 
 NETWORKS = {'wgan_gp': wgan_gp, 'resnet101': wgan_gp_resnet101}
 
@@ -44,6 +53,12 @@ def test_a_head_and_tables_for_ten_classes():
   images, y = pictures(4, 16), jnp.arange(4) % 3
   score, logits = jax.eval_shape(lambda p: net.apply({'params': p}, images, y), params)
   assert score.shape == (4,) and logits.shape == (4, 3) and logits.dtype == jnp.float32
+
+
+def test_a_head_without_classes_is_refused():
+  wgan_gp.check_disc_options({'class_head': True}, 10)
+  with pytest.raises(errors.UserError, match='class_head is True, but the networks are uncond'):
+    wgan_gp.check_disc_options({'class_head': True}, 1)
 
 
 def test_101_layers():
@@ -90,6 +105,27 @@ def test_scores_are_of_their_own_image(network):
   scores, others = score(images), score(images.at[1].set(0.5))
   np.testing.assert_allclose(others[jnp.array([0, 2])], scores[jnp.array([0, 2])], rtol=1e-6)
   assert abs(others[1] - scores[1]) > 1e-4 and scores.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('network', NETWORKS.values(), ids=NETWORKS)
+def test_convolutions_in_bfloat16(network):
+  how = {'ch': 8, 'dtype': jnp.bfloat16, 'attention': (32,)}
+  gen, disc = network.Generator(64, 1, **how), network.Discriminator(64, 1, **how)
+  of_gen, of_disc = (shapes(64, 1, network=network, **how) for shapes in (gen_shapes, disc_shapes))
+
+  def run(gen_params, disc_params, z, y):
+    images = gen.apply({'params': gen_params}, z, y, train=True)
+    return images, disc.apply({'params': disc_params}, images, y)
+
+  images, scores = jax.eval_shape(run, of_gen, of_disc, f32(2, 128), LABELS)
+  assert images.shape == (2, 64, 64, 3) and images.dtype == scores.dtype == jnp.float32
+  assert convolution_dtypes(run, of_gen, of_disc, f32(2, 128), LABELS) == {'bf16'}
+
+
+def test_fans_count_the_stride():
+  for strides, fans in (((1, 1), 9 * (8 + 16)), ((1, 2), 9 * (8 + 4)), ((2, 1), 9 * (2 + 16))):
+    kernel = layers.glorot(2.0, *strides)(jax.random.key(0), (3, 3, 8, 16))
+    assert 0.95 < np.abs(kernel).max() / (12 / fans) ** 0.5 <= 1
 
 
 def test_layer_norm():

@@ -70,9 +70,7 @@ def test_published_networks_come_back(prefix):
   assert_equal(sngan_chainer.disc_out(back), disc)
 
 
-@pytest.mark.parametrize(
-  ('resolution', 'classes'), [(16, 5), (32, 5), (64, 1), (128, 5), (256, 1)]
-)
+@pytest.mark.parametrize(('resolution', 'classes'), [(16, 5), (32, 5), (64, 1), (128, 5), (256, 1)])
 def test_every_resolution_comes_back_and_is_recognised(resolution, classes):
   rng = np.random.default_rng(0)
   # One number an array: what is big here would only be copied.
