@@ -1,8 +1,8 @@
 """Published BigGAN weights <-> ours.
 
 `bigjax convert` turns a generator (.pth, .bin, .npz or .safetensors of BigGAN-PyTorch, Hugging
-Face's pytorch-pretrained-BigGAN or TF-Hub) into one that `bigjax sample` and `--config.init_from`
-read, or writes a run's networks under BigGAN-PyTorch's names.
+Face's pytorch-pretrained-BigGAN, TF-Hub or SN-GAN's authors) into one that `bigjax sample` and
+`--config.init_from` read, or writes a run's networks under BigGAN-PyTorch's names.
 """
 
 import argparse
@@ -10,8 +10,9 @@ import argparse
 from bigjax.core import errors, files, ranges
 
 GEN_HELP = (
-  'a generator of BigGAN-PyTorch (G_ema.pth), of pytorch-pretrained-BigGAN (pytorch_model.bin) or '
-  'the variables of a TF-Hub module (.npz); .pth, .bin, .npz or .safetensors'
+  'a generator of BigGAN-PyTorch (G_ema.pth), of pytorch-pretrained-BigGAN (pytorch_model.bin), '
+  "of SN-GAN's authors (ResNetGenerator_450000.npz) or the variables of a TF-Hub module (.npz); "
+  '.pth, .bin, .npz or .safetensors'
 )
 
 

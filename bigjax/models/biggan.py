@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.core import errors
+from bigjax.nn import residual
 from bigjax.nn.kernels import FAST, Kernels
 from bigjax.nn.layers import (
   Attention,
   ConditionalBatchNorm,
-  Conv,
   Dense,
   Embed,
   ImageOutput,
@@ -25,6 +25,7 @@ from bigjax.nn.layers import (
   projection_score,
   remat,
 )
+from bigjax.nn.residual import DiscBlock, GenBlock
 
 Array = jax.Array
 
@@ -56,20 +57,9 @@ def num_chunks(resolution: int, skip_z: bool = True) -> int:
   return len(GEN_WIDTHS[resolution]) if skip_z else 1
 
 
-def gen_maps(resolution: int) -> dict[int, int]:
-  """Return the width multiplier after each block of the generator by resolution."""
-  return {4 * 2**i: width for i, width in enumerate(GEN_WIDTHS[resolution]) if i > 0}
-
-
-def disc_maps(resolution: int, widths: tuple[int, ...] = ()) -> dict[int, int]:
-  """Return the width multiplier after each halving block of the discriminator by resolution."""
-  published, num_down = DISC_WIDTHS[resolution]
-  return {resolution >> (i + 1): w for i, w in enumerate((widths or published)[:num_down])}
-
-
-def num_disc_widths(resolution: int) -> int:
-  """Return how many entries a discriminator's `widths` has."""
-  return len(DISC_WIDTHS[resolution][0])
+gen_maps = functools.partial(residual.gen_maps, GEN_WIDTHS)
+disc_maps = functools.partial(residual.disc_maps, DISC_WIDTHS)
+num_disc_widths = functools.partial(residual.num_disc_widths, DISC_WIDTHS)
 
 
 def check_options(options: dict[str, Any], z_dim: int, resolution: int) -> None:
@@ -89,62 +79,6 @@ def check_options(options: dict[str, Any], z_dim: int, resolution: int) -> None:
       f'model.z_dim is {z_dim}, but at {resolution} px z is split into {chunks} equal chunks; '
       f'use a multiple of {chunks}, for example {chunks * 20}.'
     )
-
-
-class GenBlock(nn.Module):
-  """Residual block of the generator that doubles the resolution (Fig. 15b)."""
-
-  in_features: int
-  features: int
-  num_classes: int | None  # of per-class BatchNorm tables; None: gain and bias are linear in c
-  bn_group: int | None
-  bn_eps: float
-  microbatches: int
-  kernels: Kernels
-  dtype: Any
-
-  def setup(self):
-    norm = lambda features: ConditionalBatchNorm(
-      features, self.num_classes, self.bn_group, self.bn_eps, self.dtype
-    )
-    self.bn1, self.bn2 = norm(self.in_features), norm(self.features)
-    conv = functools.partial(Conv, kernels=self.kernels, dtype=self.dtype)
-    self.conv1 = conv(self.features, resample='up')
-    self.conv2 = conv(self.features)
-    self.conv_sc = conv(self.features, 1, resample='up')
-
-  def first(self, x: Array, c: Array, moments: Array) -> Array:
-    return self.conv1(nn.relu(self.bn1(x, c, moments)))
-
-  def second(self, h: Array, x: Array, c: Array, moments: Array) -> Array:
-    return self.conv2(nn.relu(self.bn2(h, c, moments))) + self.conv_sc(x)
-
-  def __call__(self, x: Array, c: Array, train: bool) -> Array:
-    moments = self.bn1.moments(x, train)
-    h = in_microbatches(self.microbatches, self, GenBlock.first, x, c, moments)
-    moments = self.bn2.moments(h, train)
-    return in_microbatches(self.microbatches, self, GenBlock.second, h, x, c, moments)
-
-
-class DiscBlock(nn.Module):
-  """Residual block of the discriminator (Fig. 15c); the first one sees the image without a ReLU."""
-
-  features: int
-  down: bool
-  first: bool
-  kernels: Kernels
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    resample = 'down' if self.down else 'none'
-    conv = functools.partial(Conv, self.features, kernels=self.kernels, dtype=self.dtype)
-    h = x if self.first else nn.relu(x)  # the shortcut below needs x before the ReLU
-    h = conv(name='conv1')(h)
-    h = conv(resample=resample, name='conv2')(nn.relu(h))
-    if self.down or x.shape[-1] != self.features:
-      x = conv(size=1, resample=resample, name='conv_sc')(x)
-    return h + x
 
 
 class Generator(nn.Module):
@@ -186,13 +120,20 @@ class Generator(nn.Module):
       widths
     )
     h = Dense(4 * 4 * first, dtype=self.dtype, name='linear')(z).reshape(-1, 4, 4, first)
-    per_class = None if self.shared_dim else self.num_classes
-    how = (self.bn_group, self.bn_eps, self.microbatches, self.kernels, self.dtype)
+    norm = functools.partial(
+      ConditionalBatchNorm,
+      num_classes=None if self.shared_dim else self.num_classes,
+      group=self.bn_group,
+      eps=self.bn_eps,
+      dtype=self.dtype,
+    )
+    how = (self.microbatches, self.kernels, self.dtype)
     for i, (c, width) in enumerate(zip(conditions, widths, strict=True)):
-      h = block(h.shape[-1], width, per_class, *how, name=f'blocks_{i}')(h, c, train)
+      h = block(h.shape[-1], width, norm, *how, name=f'blocks_{i}')(h, c, train)
       if h.shape[1] in self.attention:
         attention = attend(self.kernels, self.dtype, name=f'attention_{i}')
         h = in_microbatches(self.microbatches, attention, type(attention).__call__, h)
+    how = (self.bn_group, self.bn_eps, *how)
     return output(h.shape[-1], self.channels, self.channels, *how, name='output')(h, train)
 
 

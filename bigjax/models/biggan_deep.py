@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.core import errors
+from bigjax.nn import residual
 from bigjax.nn.convolution import mean_pool, upsample
 from bigjax.nn.kernels import FAST, Kernels
 from bigjax.nn.layers import (
@@ -47,9 +48,7 @@ DISC_WIDTHS = {
 OPTIONS = ('shared_dim', 'rgb_filters')  # the generator's fields that only this network has
 
 
-def gen_maps(resolution: int) -> dict[int, int]:
-  """Return the width multiplier after each pair of blocks of the generator by resolution."""
-  return {4 * 2**i: width for i, width in enumerate(GEN_WIDTHS[resolution]) if i > 0}
+gen_maps = functools.partial(residual.gen_maps, GEN_WIDTHS)
 
 
 def disc_maps(resolution: int, widths: tuple[int, ...] = ()) -> dict[int, int]:

@@ -5,6 +5,7 @@ float32. kernels.py has what the blocks compute convolution and attention with.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,24 @@ from bigjax.nn.convolution import max_pool, mean_pool, upsample
 from bigjax.nn.kernels import FAST, Kernels
 
 Array = jax.Array
+Initializer = Callable[..., Array]  # (key, shape, dtype) -> array
 orthogonal = nn.initializers.orthogonal()
+
+
+def glorot(gain: float = 1.0, stride_in: int = 1, stride_out: int = 1) -> Initializer:
+  """Uniform initialiser of variance 2 gain / (fan in + fan out) of kernels [..., in, out].
+
+  SN-GAN and WGAN-GP have gain 2 before ReLUs and 1 elsewhere. A convolution with a stride has that
+  much smaller a fan out, a transposed one that much smaller a fan in: WGAN-GP counts them so.
+  """
+
+  def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    window = math.prod(shape[:-2])
+    fans = window * (shape[-2] / stride_in**2 + shape[-1] / stride_out**2)
+    bound = math.sqrt(6 * gain / fans)
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
 
 
 class Conv(nn.Module):
@@ -34,11 +52,12 @@ class Conv(nn.Module):
   use_bias: bool = True
   kernels: Kernels = FAST
   dtype: Any = jnp.float32
+  initializer: Initializer = orthogonal
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param('kernel', orthogonal, shape, jnp.float32)
+    kernel = self.param('kernel', self.initializer, shape, jnp.float32)
     x = x.astype(self.dtype)
     if self.size == 1:
       x = mean_pool(x) if self.resample == 'down' else x
@@ -55,15 +74,16 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-  """Linear layer on [B, in] with orthogonal initialisation and zero bias."""
+  """Linear layer on [B, in]; the bias is zero at initialisation."""
 
   features: int
   use_bias: bool = True
   dtype: Any = jnp.float32
+  initializer: Initializer = orthogonal
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    kernel = self.param('kernel', orthogonal, (x.shape[-1], self.features), jnp.float32)
+    kernel = self.param('kernel', self.initializer, (x.shape[-1], self.features), jnp.float32)
     x = x.astype(self.dtype) @ kernel.astype(self.dtype)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
@@ -76,10 +96,13 @@ class Embed(nn.Module):
 
   num_classes: int
   features: int
+  initializer: Initializer = orthogonal
 
   @nn.compact
   def __call__(self, y: Array) -> Array:
-    table = self.param('embedding', orthogonal, (self.num_classes, self.features), jnp.float32)
+    table = self.param(
+      'embedding', self.initializer, (self.num_classes, self.features), jnp.float32
+    )
     return table[y] if y.ndim == 1 else jnp.matmul(y, table, precision=lax.Precision.HIGHEST)
 
 
@@ -155,13 +178,16 @@ class ConditionalBatchNorm(nn.Module):
   group: int | None = None
   eps: float = 1e-4
   dtype: Any = jnp.float32
+  initializer: Initializer = orthogonal
 
   def setup(self):
     self.norm = Moments(self.group)
     if self.num_classes is None:
-      linear = functools.partial(Dense, use_bias=False, dtype=self.dtype)
+      linear = functools.partial(
+        Dense, use_bias=False, dtype=self.dtype, initializer=self.initializer
+      )
     else:
-      linear = functools.partial(Embed, self.num_classes)
+      linear = functools.partial(Embed, self.num_classes, initializer=self.initializer)
     self.gain, self.bias = linear(self.features), linear(self.features)
 
   def moments(self, x: Array, train: bool) -> Array:
@@ -171,6 +197,27 @@ class ConditionalBatchNorm(nn.Module):
     gain, bias = (projection(c).astype(self.dtype) for projection in (self.gain, self.bias))
     x = standardize(x, moments, self.eps, self.dtype)
     return x * (1 + gain[:, None, None]) + bias[:, None, None]
+
+
+class LayerNorm(nn.Module):
+  """Normalises each example over all of its map [H, W, C], with a gain and bias per channel.
+
+  WGAN-GP's critics have it for BatchNorm: no example sees another. Moments are float32.
+  """
+
+  eps: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    gain = self.param('gain', nn.initializers.ones, x.shape[-1:], jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, x.shape[-1:], jnp.float32)
+    wide = trees.at_least_float32(x)
+    centred = wide - wide.mean((1, 2, 3), keepdims=True)
+    var = jnp.square(centred).mean((1, 2, 3), keepdims=True)
+    x = (centred * lax.rsqrt(var + self.eps)).astype(self.dtype)
+    gain, bias = gain.astype(self.dtype), bias.astype(self.dtype)
+    return x * gain[None, None, None] + bias[None, None, None]
 
 
 def remat(block: type[nn.Module], on: bool, static: tuple[int, ...] = ()) -> type[nn.Module]:
@@ -217,10 +264,13 @@ class Kernel(nn.Module):
 
   in_features: int
   features: int
+  initializer: Initializer = orthogonal
 
   @nn.compact
   def __call__(self) -> Array:
-    return self.param('kernel', orthogonal, (1, 1, self.in_features, self.features), jnp.float32)
+    return self.param(
+      'kernel', self.initializer, (1, 1, self.in_features, self.features), jnp.float32
+    )
 
 
 class Attention(nn.Module):
@@ -231,20 +281,20 @@ class Attention(nn.Module):
 
   kernels: Kernels = FAST
   dtype: Any = jnp.float32
+  initializer: Initializer = orthogonal
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     b, h, w, c = x.shape
     widths = {'theta': c // 8, 'phi': c // 8, 'g': c // 2}
-    kernels = [Kernel(c, width, name=name)() for name, width in widths.items()]
+    kernels = [Kernel(c, width, self.initializer, name=name)() for name, width in widths.items()]
     all_three = self.kernels.conv(x.astype(self.dtype), jnp.concatenate(kernels, -1))
     theta, phi_g = jnp.split(all_three, [c // 8], axis=-1)
     phi, g = jnp.split(max_pool(phi_g).reshape(b, h * w // 4, -1), [c // 8], axis=-1)
     o = self.kernels.attend(theta.reshape(b, h * w, -1), phi, g).reshape(b, h, w, c // 2)
     gamma = self.param('gamma', nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
-    return x + gamma * Conv(c, 1, use_bias=False, kernels=self.kernels, dtype=self.dtype, name='o')(
-      o
-    )
+    output = Conv(c, 1, 'none', False, self.kernels, self.dtype, self.initializer, name='o')
+    return x + gamma * output(o)
 
 
 class ImageOutput(nn.Module):
@@ -261,10 +311,13 @@ class ImageOutput(nn.Module):
   microbatches: int = 1
   kernels: Kernels = FAST
   dtype: Any = jnp.float32
+  initializer: Initializer = orthogonal
 
   def setup(self):
     self.bn = BatchNorm(self.in_features, self.bn_group, self.bn_eps, self.dtype)
-    self.conv = Conv(self.filters, kernels=self.kernels, dtype=self.dtype)
+    self.conv = Conv(
+      self.filters, kernels=self.kernels, dtype=self.dtype, initializer=self.initializer
+    )
 
   def image(self, h: Array, moments: Array) -> Array:
     h = self.conv(nn.relu(self.bn(h, moments)))[..., : self.channels]
@@ -275,13 +328,31 @@ class ImageOutput(nn.Module):
     return in_microbatches(self.microbatches, self, ImageOutput.image, h, moments)
 
 
-def projection_score(h: Array, y: Array, num_classes: int, mask: Array | None) -> Array:
-  """Score feature maps [B, H, W, C]: linear plus class projection of their ReLU's sum, [B] float32.
+def pooled(h: Array, mask: Array | None) -> Array:
+  """The sum over all pixels [B, C] of the ReLU of maps [B, H, W, C], in at least float32.
 
-  A part of the module that calls it, whose parameters `linear` and `embed` become. `mask` [B, C]
-  multiplies the summed features.
+  `mask` [B, C] multiplies it: dropout, drawn by the caller.
   """
   h = trees.at_least_float32(nn.relu(h)).sum((1, 2))  # a sum, not a mean
-  h = h if mask is None else h * mask
-  embedding = Embed(num_classes, h.shape[-1], name='embed')(y).astype(h.dtype)
-  return Dense(1, dtype=h.dtype, name='linear')(h)[:, 0] + (embedding * h).sum(1)
+  return h if mask is None else h * mask
+
+
+def projection_score(
+  h: Array,
+  y: Array,
+  num_classes: int,
+  mask: Array | None,
+  use_bias: bool = True,
+  init: Initializer = orthogonal,
+) -> Array:
+  """Score feature maps [B, H, W, C]: linear plus class projection of `pooled` ones, [B] float32.
+
+  A part of the module that calls it, whose parameters `linear` and `embed` become; of 0 classes,
+  there is no projection.
+  """
+  h = pooled(h, mask)
+  score = Dense(1, use_bias, h.dtype, init, name='linear')
+  if not num_classes:
+    return score(h)[:, 0]
+  embedding = Embed(num_classes, h.shape[-1], init, name='embed')(y).astype(h.dtype)
+  return score(h)[:, 0] + (embedding * h).sum(1)

@@ -16,7 +16,7 @@ import numpy as np
 
 from bigjax.algorithms import biggan as algorithm
 from bigjax.core import errors, trees
-from bigjax.models import biggan, biggan_deep
+from bigjax.models import biggan, biggan_deep, sngan
 from bigjax.nn import linalg, spectral_norm
 from bigjax.sampling.importers import layout
 
@@ -24,6 +24,7 @@ Arrays = dict[str, np.ndarray]
 Architecture = dict[str, Any]
 # Of BigGAN-PyTorch's buffers, these say nothing about the weights.
 IGNORED = re.compile(r'(\.sv\d+|\.u[1-9]\d*|accumulation_counter|num_batches_tracked)$')
+NETWORKS = {**algorithm.NETWORKS, 'sngan': sngan}  # whose modules are called alike
 LAST_VAR = 'output_layer.0.stored_var'
 STATS = {'mean': ('stored_mean', 'running_mean'), 'var': ('stored_var', 'running_var')}
 
@@ -197,7 +198,9 @@ def disc_architecture(arrays: Arrays) -> Architecture:
 
 def gen_shapes(architecture: Architecture) -> Any:
   """Return the shapes {params, moments} of a generator."""
-  net = algorithm.make_generator(architecture).net
+  fields = {**architecture, 'attention': tuple(architecture['attention'])}
+  del fields['latent']
+  net = NETWORKS[fields.pop('network')].Generator(**fields)
   z = jax.ShapeDtypeStruct((2, net.z_dim), jnp.float32)
   y = jax.ShapeDtypeStruct((2,), jnp.int32)
   return jax.eval_shape(lambda z, y: net.init(jax.random.key(0), z, y, train=True), z, y)
@@ -205,7 +208,7 @@ def gen_shapes(architecture: Architecture) -> Any:
 
 def disc_shapes(network: str, fields: Architecture, channels: int) -> Any:
   """Return the shapes of a discriminator's parameters."""
-  net = algorithm.NETWORKS[network].Discriminator(**fields)
+  net = NETWORKS[network].Discriminator(**fields)
   x = jax.ShapeDtypeStruct((2, net.resolution, net.resolution, channels), jnp.float32)
   y = jax.ShapeDtypeStruct((2,), jnp.int32)
   return jax.eval_shape(lambda x, y: net.init(jax.random.key(0), x, y)['params'], x, y)

@@ -1,4 +1,4 @@
-"""Generators of BigGAN-PyTorch, Hugging Face and TF-Hub read, runs written as the first has them.
+"""Generators of four other codes read, runs written as BigGAN-PyTorch has them.
 
 The layout and the architecture are read off the arrays. Pickles are read by
 models/pretrained/torch_pickle.py, which runs nothing of them.
@@ -18,7 +18,7 @@ from bigjax.core import checkpoint, errors, files, trees
 from bigjax.models.pretrained import torch_pickle
 from bigjax.nn import spectral_norm
 from bigjax.sampling import generator_file
-from bigjax.sampling.importers import hugging_face, layout, tf_hub
+from bigjax.sampling.importers import hugging_face, layout, sngan_chainer, tf_hub
 from bigjax.sampling.importers.biggan_pytorch import (
   LAST_VAR,
   Architecture,
@@ -94,9 +94,24 @@ def read_generator(path: str) -> PublishedGenerator:
       source = hugging_face.from_hugging_face(arrays, hugging_face.config_beside(path))
     case layout.TF_HUB:
       source = tf_hub.from_hub(arrays)
+    case layout.CHAINER:
+      source = sngan_chainer.from_chainer(arrays)
     case _:
       source = from_biggan_pytorch(arrays)
   return source._replace(notes=notes + source.notes)
+
+
+def read_discriminator(path: str) -> tuple[Arrays, Architecture, list[str]]:
+  """Return (discriminator in BigGAN-PyTorch's layout, its fields, notes), of any layout with one.
+
+  Raises:
+    UserError: the file cannot be read, or holds none.
+  """
+  arrays, notes = layout.network(read_arrays(path))
+  if layout.layout(arrays) == layout.CHAINER:
+    arrays, _ = sngan_chainer.disc_in(arrays)
+    return arrays, sngan_chainer.disc_architecture(arrays), notes
+  return arrays, disc_architecture(arrays), notes
 
 
 def bring_in(args: argparse.Namespace) -> None:
@@ -105,14 +120,17 @@ def bring_in(args: argparse.Namespace) -> None:
   if args.bn_eps is not None:
     own = source.layout == layout.TORCH  # its last BatchNorm has an epsilon of its own
     source = source._replace(bn_eps=args.bn_eps, last_eps=source.last_eps if own else args.bn_eps)
-  architecture = gen_architecture(source.arrays, source.bn_eps, source.channels)
+  if source.layout == layout.CHAINER:
+    architecture = sngan_chainer.gen_architecture(source.arrays, source.bn_eps)
+  else:
+    architecture = gen_architecture(source.arrays, source.bn_eps, source.channels)
   gen, params, shapes = generator_in(source, architecture)
   knots = gen.get('knots', ())
   own = '' if source.layout == layout.TORCH else f' ({source.layout})'
   card = {
     'format': generator_file.FORMAT,
     'bigjax': bigjax.__version__,
-    'algorithm': 'biggan',
+    'algorithm': 'sngan' if source.layout == layout.CHAINER else 'biggan',
     'architecture': architecture,
     'class_names': read_class_names(args.class_names, architecture['num_classes']),
     'class_numbers': generator_file.CLASS_NUMBERS,
@@ -135,9 +153,8 @@ def bring_in(args: argparse.Namespace) -> None:
     raw_params = plain_tables(*params_in(raw.arrays, shapes['params'], raw.names))[0]
     players['gen'], players['ema'] = raw_params, params
   if args.disc:
-    arrays, notes = layout.network(read_arrays(args.disc))
+    arrays, fields, notes = read_discriminator(args.disc)
     source.notes.extend(notes)
-    fields = disc_architecture(arrays)
     for key in ('resolution', 'num_classes'):
       if fields[key] != architecture[key]:
         names = {'resolution': 'pixels a side', 'num_classes': 'classes'}

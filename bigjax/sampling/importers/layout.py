@@ -13,11 +13,13 @@ Arrays = dict[str, np.ndarray]
 TORCH = 'BigGAN-PyTorch'
 HUGGING_FACE = 'pytorch-pretrained-BigGAN'
 TF_HUB = 'TF-Hub'
-# A name that every generator (and for the first, discriminator) of the layout has.
+CHAINER = 'SN-GAN in chainer'
+# A name that every generator (and for the first and the last, discriminator) of the layout has.
 MARKS = {
   TORCH: ('linear.weight',),
   HUGGING_FACE: ('generator.gen_z.weight_orig', 'generator.gen_z.weight'),
   TF_HUB: ('Generator/G_Z/G_linear/', 'Generator/GenZ/G_linear/'),
+  CHAINER: ('l1/W', 'block1/c1/W'),
 }
 LAST_EPS = 1e-5  # of BigGAN-PyTorch's last BatchNorm, whatever its BN_eps is
 
@@ -68,6 +70,8 @@ def layout(arrays: Mapping[str, Any]) -> str:
   """
   if any(hub_name(name).startswith(MARKS[TF_HUB]) for name in arrays):
     return TF_HUB
+  if any(name in MARKS[CHAINER] for name in arrays):
+    return CHAINER
   if any(name.endswith(MARKS[HUGGING_FACE]) for name in arrays):
     return HUGGING_FACE
   if arrays and all(re.search(r'\.(exp_avg|exp_avg_sq|step)$', name) for name in arrays):
