@@ -10,6 +10,7 @@ import optax
 
 from bigjax.core import errors, parallel, trees
 from bigjax.nn import linalg, singular_values
+from bigjax.nn.schedules import Schedule
 
 
 def orthogonal_grad(w: jax.Array) -> jax.Array:
@@ -107,9 +108,21 @@ def _standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTrans
   return optax.GradientTransformation(tx.init, update)
 
 
-def adam(lr: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-  """Adam (Kingma & Ba 2015) with both moments."""
-  return _standard_promotion(optax.adam(lr, b1=b1, b2=b2, eps=eps))
+def adam(lr: float | Schedule, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+  """Adam (Kingma & Ba 2015) with both moments.
+
+  A schedule reads Adam's own count of updates, so that the state is one tree with and without.
+  """
+  if not callable(lr):
+    return _standard_promotion(optax.adam(lr, b1=b1, b2=b2, eps=eps))
+  moments, plain = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.adam(0.0)
+
+  def update(updates, state, params=None):
+    rate = lr(state[0].count)
+    updates, state_of_moments = moments.update(updates, state[0], params)
+    return jax.tree.map(lambda u: -rate * u, updates), (state_of_moments, *state[1:])
+
+  return _standard_promotion(optax.GradientTransformation(plain.init, update))
 
 
 class GuardState(NamedTuple):
@@ -164,7 +177,9 @@ class SecondMomentState(NamedTuple):
   nu: Any
 
 
-def adam_b1_0(lr: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+def adam_b1_0(
+  lr: float | Schedule, b1: float, b2: float, eps: float
+) -> optax.GradientTransformation:
   """Adam with b1 = 0 and no first moment: optax.adam's updates bit for bit, half the state.
 
   `optax.scale_by_rms` is nearly this, but multiplies by a reciprocal: another rounding.
@@ -186,7 +201,8 @@ def adam_b1_0(lr: float, b1: float, b2: float, eps: float) -> optax.GradientTran
     nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
     count = optax.safe_increment(state.count)
     nu_hat = optax.tree.bias_correction(nu, b2, count)
-    updates = jax.tree.map(lambda g, v: -lr * (g / (jnp.sqrt(v) + eps)), updates, nu_hat)
+    rate = lr(state.count) if callable(lr) else lr
+    updates = jax.tree.map(lambda g, v: -rate * (g / (jnp.sqrt(v) + eps)), updates, nu_hat)
     return updates, SecondMomentState(count, nu)
 
   return _standard_promotion(optax.GradientTransformation(init, update))
@@ -196,8 +212,11 @@ OPTIMIZERS = {'adam': adam, 'adam_b1_0': adam_b1_0}
 
 
 @functools.partial(jax.named_call, name='optimizer')
-def ema(average: Any, params: Any, decay: float, started: jax.Array) -> Any:
-  """Return the exponential moving average after an update; before `started`, the parameters."""
+def ema(average: Any, params: Any, decay: float | jax.Array, started: jax.Array) -> Any:
+  """Return the exponential moving average after an update; before `started`, the parameters.
+
+  `decay` is a number, or what a law of nn/schedules.py says of a step.
+  """
 
   def one(a, p):
     return jnp.where(started, decay * a + (1 - decay) * p, p)

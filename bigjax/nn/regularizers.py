@@ -1,4 +1,10 @@
-"""Penalties on weights and critics: value functions, for losses, logs and tests."""
+"""What keeps weights and critics in bounds: penalties, consistency, top-k, perturbed features.
+
+First of weights, for losses, logs and tests. Then of critics: each is made by a factory whose
+keywords are its paper's numbers, and takes `score`, images [B, H, W, C] -> scores [B] with labels,
+dropout and weights bound, each score a function of its own image alone. Values are per example,
+[B], with the weight in them, unless a line says otherwise.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.core import trees
-from bigjax.nn import linalg
+from bigjax.core import parallel, trees
+from bigjax.nn import linalg, scores
+
+Penalty = Callable[..., jax.Array]  # (score, real, fake, keys [B]) -> [B]
+Perturbation = Callable[[jax.Array, jax.Array], jax.Array]  # (keys [B], x [B, ...]) -> x
 
 
 def orthogonal(w: jax.Array) -> jax.Array:
@@ -46,7 +55,255 @@ def no_r1(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Ar
   return jnp.zeros(images.shape[:1], images.dtype)
 
 
+def _excess(slopes: jax.Array, target: float, one_sided: bool) -> jax.Array:
+  """The squared distance of slopes [B] to the target, or of those above it."""
+  distance = slopes - target
+  return jnp.square(jax.nn.relu(distance) if one_sided else distance)
+
+
+def _per_image(x: jax.Array, images: jax.Array) -> jax.Array:
+  """One number of each example, [B], in the rank of the images."""
+  return x.reshape(-1, *[1] * (images.ndim - 1)).astype(images.dtype)
+
+
+def between(real: jax.Array, fake: jax.Array, alpha: jax.Array) -> jax.Array:
+  """Points on the lines from real to fake images, `alpha` [B] of the way.
+
+  The official code weights the fake image by alpha, StudioGAN and mimicry the real one.
+  """
+  return real + _per_image(alpha, real) * (fake - real)
+
+
+def gradient_penalty(weight: float = 10.0, target: float = 1.0, one_sided: bool = False) -> Penalty:
+  """WGAN-GP (Gulrajani et al. 2017): weight (|grad D| - target)^2 between real and fake images.
+
+  Args:
+    weight: lambda.
+    target: the slope aimed at; 0 makes the penalty zero-centred.
+    one_sided: only slopes above the target cost (WGAN-LP; Petzka et al. 2018).
+  """
+
+  def penalty(score, real, fake, keys):
+    alpha = jax.vmap(jax.random.uniform)(keys)  # one number of each pair, not of each pixel
+    slopes = scores.slopes(score, between(real, fake, alpha))
+    return weight * _excess(slopes, target, one_sided)
+
+  return penalty
+
+
+def r1_penalty(gamma: float = 10.0) -> Penalty:
+  """R1 (Mescheder et al. 2018): gamma / 2 |grad D|^2 at real images."""
+  return lambda score, real, fake, keys: gamma * r1(score, real)
+
+
+def r2_penalty(gamma: float = 10.0) -> Penalty:
+  """R2 (Mescheder et al. 2018): gamma / 2 |grad D|^2 at fake images."""
+  return lambda score, real, fake, keys: gamma * r1(score, fake)
+
+
+def standard_deviation(images: jax.Array) -> jax.Array:
+  """That of all pixels of the global batch, with n - 1 below the sum; a scalar.
+
+  Of a part of the batch at a time (`run.microbatches`), that of the part.
+  """
+  axes = tuple(range(1, images.ndim))
+  mean = parallel.gather_examples(images.mean(axes)).mean()
+  spread = parallel.gather_examples(jnp.square(images - mean).mean(axes))
+  num = spread.size * images[0].size
+  return jnp.sqrt(spread.mean() * num / (num - 1))
+
+
+def around(real: jax.Array, alpha: jax.Array, noise: jax.Array, spread: float) -> jax.Array:
+  """DRAGAN's points: real images plus `alpha` [B] of noise in [0, 1), in units of their spread."""
+  return real + _per_image(alpha, real) * (spread * standard_deviation(real) * noise)
+
+
+def dragan_penalty(weight: float = 10.0, target: float = 1.0, spread: float = 0.5) -> Penalty:
+  """DRAGAN (Kodali et al. 2017): weight (|grad D| - target)^2 around real images.
+
+  Args:
+    weight: lambda.
+    target: the slope aimed at.
+    spread: the noise's width, in standard deviations of the global batch's pixels: the one place
+      where an example's penalty depends on others, which takes two small all-gathers.
+  """
+
+  def penalty(score, real, fake, keys):
+    del fake
+    key_alpha, key_noise = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    alpha = jax.vmap(jax.random.uniform)(key_alpha)
+    noise = jax.vmap(lambda key: jax.random.uniform(key, real.shape[1:], real.dtype))(key_noise)
+    return weight * _excess(scores.slopes(score, around(real, alpha, noise, spread)), target, False)
+
+  return penalty
+
+
+def lecam_start() -> dict[str, jax.Array]:
+  """LeCam's anchors before the first step."""
+  return {'real': jnp.zeros((), jnp.float32), 'fake': jnp.zeros((), jnp.float32)}
+
+
+def lecam(weight: float = 0.3, decay: float = 0.99, relu: bool = False) -> Callable:
+  """LeCam (Tseng et al. 2021): weight (E |D(x) - a_fake|^2 + E |D(G(z)) - a_real|^2).
+
+  The anchors a are averages over time of the global batch's mean scores, this step's included, and
+  constants for the gradient.
+
+  Args:
+    weight: lambda; the paper's for CIFAR, where it takes 0.01 for ImageNet.
+    decay: of the anchors, per discriminator step.
+    relu: the form of the official code, in which a real score below the fake anchor costs nothing,
+      nor a fake one above the real anchor.
+  Returns:
+    (anchors, real scores [B], fake scores [B]) -> (this device's mean, new anchors): scalars.
+  """
+  gap = jax.nn.relu if relu else lambda x: x
+
+  def term(state, real, fake):
+    now = {'real': parallel.global_mean(real)[0], 'fake': parallel.global_mean(fake)[0]}
+    state = jax.tree.map(lambda a, x: decay * a + (1 - decay) * x, state, now)
+    state = jax.lax.stop_gradient(state)
+    above, below = gap(real - state['fake']), gap(state['real'] - fake)
+    return weight * (jnp.square(above).mean() + jnp.square(below).mean()), state
+
+  return term
+
+
+def consistency(weight: float = 10.0) -> Callable:
+  """CR (Zhang et al. 2020): weight (D(x) - D(T(x)))^2, for augmented images T(x).
+
+  Of real images alone it is CR; of real and of fake ones bCR (Zhao et al. 2021), both weights 10.
+
+  Returns:
+    (score, augment, images, keys [B]) -> [B], where `augment(keys, images)` has its strength bound.
+  """
+
+  def term(score, augment, images, keys):
+    return weight * jnp.square(score(images) - score(augment(keys, images)))
+
+  return term
+
+
+def nearby(z: jax.Array, keys: jax.Array, sigma: float) -> jax.Array:
+  """Latents [B, ...] moved by normal noise of standard deviation sigma, a key for each."""
+  noise = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:], z.dtype))(keys)
+  return z + sigma * noise
+
+
+def latent_consistency(weight: float = 5.0, sigma: float = 0.05) -> Callable:
+  """zCR of the discriminator (Zhao et al. 2021): weight (D(G(z)) - D(G(z + sigma n)))^2.
+
+  ICR is bCR and zCR together.
+
+  Returns:
+    (judge, z, keys [B]) -> [B], where `judge` scores what the generator makes of latents.
+  """
+  return lambda judge, z, keys: weight * jnp.square(judge(z) - judge(nearby(z, keys, sigma)))
+
+
+def latent_diversity(weight: float = 0.5, sigma: float = 0.05) -> Callable:
+  """zCR of the generator: -weight |G(z) - G(z + sigma n)|^2, a mean over the pixels.
+
+  Returns:
+    (generate, z, keys [B]) -> [B], where `generate` makes images [B, H, W, C] of latents.
+  """
+
+  def term(generate, z, keys):
+    gap = generate(z) - generate(nearby(z, keys, sigma))
+    return -weight * jnp.square(gap).mean(tuple(range(1, gap.ndim)))
+
+  return term
+
+
+def top_k_share(epochs: jax.Array, decay: float = 0.99, least: float = 0.5) -> jax.Array:
+  """What share of its batch a generator learns from after so many epochs: decay^epochs or more."""
+  return jnp.maximum(decay**epochs, least)
+
+
+def top_k(fake: jax.Array, share: jax.Array) -> jax.Array:
+  """Top-k training (Sinha et al. 2020): the generator's scores, those of its worst fakes constants.
+
+  Values stay, and what is left of the gradient is that of the mean over the k best of the global
+  batch, so that this goes before any adversarial loss and k is no static shape. Equal scores at the
+  border share what is left for them.
+
+  Args:
+    fake: [B] scores of this device's fakes.
+    share: k over the global batch, in (0, 1]; k is rounded, and at least 1.
+  """
+  every = jax.lax.stop_gradient(parallel.gather_examples(fake))
+  num = every.size
+  k = jnp.clip(jnp.round(share * num), 1, num)
+  border = jnp.sort(every)[num - k.astype(jnp.int32)]
+  left = (k - (every > border).sum(dtype=k.dtype)) / (every == border).sum(dtype=k.dtype)
+  still = jax.lax.stop_gradient(fake)
+  kept = jnp.where(still > border, 1, jnp.where(still == border, left, 0)) * (num / k)
+  return still + kept.astype(fake.dtype) * (fake - still)
+
+
 def dropout_mask(keys: jax.Array, features: int, rate: float) -> jax.Array:
   """Return factors [B, features] from a key per example: 0 at `rate`, else 1 / (1 - rate)."""
-  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (features,)))(keys)
+  return _dropped(keys, (features,), rate)
+
+
+def _dropped(keys: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
+  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(keys)
   return keep.astype(jnp.float32) / (1 - rate)
+
+
+# PConv (Park et al. 2022): in training, what enters each convolution of the discriminator is
+# perturbed at random. The paper's formula is not public: these are our reading of its abstract
+# ("not only a convolution operation but also a dropout one"), and so are the amounts. A gradient by
+# the image (GraN, gradient penalties) takes the keys of the pass that it belongs to.
+
+
+def no_perturbation(keys: jax.Array, x: jax.Array) -> jax.Array:
+  """The perturbation that is none."""
+  del keys
+  return x
+
+
+def _normal(keys: jax.Array, x: jax.Array) -> jax.Array:
+  draw = lambda key: jax.random.normal(key, x.shape[1:], jnp.float32)
+  return jax.vmap(draw)(keys).astype(x.dtype)
+
+
+def gauss_mult(amount: float = 0.1) -> Perturbation:
+  """Gaussian dropout, x (1 + amount n): each element keeps its mean."""
+  return lambda keys, x: x * (1 + amount * _normal(keys, x))
+
+
+def gauss_add(amount: float = 0.1) -> Perturbation:
+  """Noise in units of each example's own standard deviation: x + amount std(x) n."""
+
+  def perturb(keys, x):
+    wide = jax.lax.stop_gradient(trees.at_least_float32(x))
+    std = wide.std(tuple(range(1, x.ndim)), keepdims=True).astype(x.dtype)
+    return x + amount * std * _normal(keys, x)
+
+  return perturb
+
+
+def dropout(amount: float = 0.1) -> Perturbation:
+  """Dropout of single elements: 0 at the rate `amount`, else x / (1 - amount)."""
+  return lambda keys, x: x * _dropped(keys, x.shape[1:], amount).astype(x.dtype)
+
+
+def spatial_dropout(amount: float = 0.1) -> Perturbation:
+  """Dropout of whole channels of x [B, H, W, C]."""
+  return lambda keys, x: x * _dropped(keys, x.shape[-1:], amount).astype(x.dtype)[:, None, None]
+
+
+PENALTIES: dict[str, Callable[..., Penalty]] = {
+  'gradient_penalty': gradient_penalty,
+  'r1': r1_penalty,
+  'r2': r2_penalty,
+  'dragan': dragan_penalty,
+}
+PERTURBATIONS: dict[str, Callable[..., Perturbation]] = {
+  'none': lambda: no_perturbation,
+  'gauss_mult': gauss_mult,
+  'gauss_add': gauss_add,
+  'dropout': dropout,
+  'spatial_dropout': spatial_dropout,
+}
