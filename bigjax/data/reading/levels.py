@@ -155,9 +155,10 @@ def classes(listing: Listing) -> list[str]:
   for name in suspects:
     same = next((n for n in holding if n != name and inner[n] & inner[name]), None)
     if same is not None:
+      common = some(sorted(inner[name] & inner[same]))
       raise errors.UserError(
         f'{listing.root!r} has the folders {some(holding)}, of which {readable(name)!r} and '
-        f'{readable(same)!r} hold the same class folders ({some(sorted(inner[name] & inner[same]))}): they '
+        f'{readable(same)!r} hold the same class folders ({common}): they '
         "are no classes. Call the folder to train on 'train', one that is held out 'test' or "
         "'val', and move others away; or give the path of one of them."
       )
