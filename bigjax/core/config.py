@@ -40,7 +40,7 @@ class Key:
       stated: from 0 on, to LARGEST or LARGEST_FLOAT.
     items: types of the items of a tuple; numbers among them are in that range, too.
     choices: the values allowed, where they are few.
-    where: (another key, its value): the key exists only in configs with that.
+    where: (another key, its values): the key exists only in configs with one of these.
   """
 
   default: Any
@@ -53,7 +53,7 @@ class Key:
   below: float | None = None
   items: tuple[type, ...] = (int,)
   choices: tuple[str, ...] = ()
-  where: tuple[str, str] | None = None
+  where: tuple[str, ...] = ()
 
   @property
   def value_type(self) -> type:
@@ -199,8 +199,8 @@ def in_order(keys: Keys) -> Keys:
 
 def existing(keys: Keys, values: Mapping[str, Any]) -> Keys:
   """The keys that a config of these values has: those whose `where` holds."""
-  holds = lambda name, value: values.get(name, keys[name].default) == value
-  return {name: key for name, key in keys.items() if key.where is None or holds(*key.where)}
+  holds = lambda name, *allowed: values.get(name, keys[name].default) in allowed
+  return {name: key for name, key in keys.items() if not key.where or holds(*key.where)}
 
 
 # --- Files
@@ -367,12 +367,18 @@ def require(values: Mapping[str, Any], keys: Keys) -> None:
     refuse(name, here[name], value)
 
 
+def condition(key: Key) -> str:
+  """Where a key exists, in words: 'model.network=biggan or biggan_deep'."""
+  other, *allowed = key.where
+  return f'{other}={" or ".join(allowed)}'
+
+
 def unknown(name: str, keys: Keys) -> str:
   """What is wrong with a key that a config does not have: '... (did you mean ...?)'."""
   if name in RENAMED:
     return f'is now called {RENAMED[name]}'
   if name in keys:
-    return f'is only known where {"=".join(keys[name].where)}'
+    return f'is only known where {condition(keys[name])}'
   return f'is not a known key{suggestion(name, keys)}'
 
 

@@ -50,6 +50,7 @@ DISC_WIDTHS = {
   1024: ((1, 1, 1, 2, 4, 8, 8, 16, 16), 8),
 }
 OPTIONS = ('shared_dim', 'skip_z')  # the generator's fields that only this network has
+DISC_OPTIONS = ()  # the discriminator's
 
 
 def num_chunks(resolution: int, skip_z: bool = True) -> int:
@@ -57,6 +58,7 @@ def num_chunks(resolution: int, skip_z: bool = True) -> int:
   return len(GEN_WIDTHS[resolution]) if skip_z else 1
 
 
+check_disc_options = residual.no_disc_options
 gen_maps = functools.partial(residual.gen_maps, GEN_WIDTHS)
 disc_maps = functools.partial(residual.disc_maps, DISC_WIDTHS)
 num_disc_widths = functools.partial(residual.num_disc_widths, DISC_WIDTHS)

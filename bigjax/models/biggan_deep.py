@@ -46,8 +46,10 @@ DISC_WIDTHS = {
   512: (1, 1, 2, 4, 8, 8, 16, 16),
 }
 OPTIONS = ('shared_dim', 'rgb_filters')  # the generator's fields that only this network has
+DISC_OPTIONS = ()  # the discriminator's
 
 
+check_disc_options = residual.no_disc_options
 gen_maps = functools.partial(residual.gen_maps, GEN_WIDTHS)
 
 

@@ -276,7 +276,7 @@ def _table(table: Keys) -> str:
   for name, key in table.items():
     words = key.description.replace('|', '\\|')
     words += f'; one of {", ".join(key.choices)}' if key.choices else ''
-    words += f'; only where `{"=".join(key.where)}`' if key.where else ''
+    words += f'; only where `{core_config.condition(key)}`' if key.where else ''
     lines.append(f'| `{name}` | `{key.default!r}` | {key.within or ""} | {words} |')
   return '\n'.join(lines) + '\n'
 

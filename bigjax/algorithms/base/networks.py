@@ -14,13 +14,15 @@ class Networks(Protocol):
 
   Attributes:
     GEN_WIDTHS: {resolution: multiples of ch}, of the resolutions there are networks for.
-    OPTIONS: fields of the generator that only this file's has, each a config key of `model`.
+    OPTIONS, DISC_OPTIONS: fields of the generator and of the discriminator that only this file's
+      have, each a config key of `model`.
   """
 
   Generator: Any
   Discriminator: Any
   GEN_WIDTHS: dict[int, tuple[int, ...]]
   OPTIONS: tuple[str, ...]
+  DISC_OPTIONS: tuple[str, ...]
 
   def num_disc_widths(self, resolution: int) -> int:
     """How many entries `model.disc_widths` has."""
@@ -34,12 +36,16 @@ class Networks(Protocol):
   def check_options(self, options: dict[str, Any], z_dim: int, resolution: int) -> None:
     """Refuse values of OPTIONS that do not fit together, by a UserError."""
 
+  def check_disc_options(self, options: dict[str, Any], num_classes: int) -> None:
+    """The same of DISC_OPTIONS."""
 
-def check(networks: Networks, config: ml_collections.ConfigDict) -> None:
+
+def check(name: str, networks: Networks, config: ml_collections.ConfigDict) -> None:
   """Refuse sizes that the networks do not have.
 
   Args:
-    networks: that `config.model.network` names.
+    name: of the networks.
+    networks: their module.
     config: complete.
   Raises:
     UserError: names the first such key.
@@ -47,15 +53,18 @@ def check(networks: Networks, config: ml_collections.ConfigDict) -> None:
   resolution, model = config.data.resolution, config.model
   if resolution not in networks.GEN_WIDTHS:
     raise errors.UserError(
-      f'data.resolution is {resolution}; {model.network} has networks for '
+      f'data.resolution is {resolution}; {name} has networks for '
       f'{", ".join(map(str, networks.GEN_WIDTHS))}.'
     )
   networks.check_options({key: model[key] for key in networks.OPTIONS}, model.z_dim, resolution)
+  networks.check_disc_options(
+    {key: model[key] for key in networks.DISC_OPTIONS}, config.data.num_classes or 2
+  )
   num_widths = networks.num_disc_widths(resolution)
   if len(model.disc_widths) not in (0, num_widths):
     raise errors.UserError(
       f'model.disc_widths has {len(model.disc_widths)} entries; at {resolution} px '
-      f"{model.network}'s discriminator has {num_widths} (or give () for the published ones)."
+      f"{name}'s discriminator has {num_widths} (or give () for the published ones)."
     )
   for key, maps in (
     ('gen_attention', networks.gen_maps(resolution)),

@@ -1,6 +1,7 @@
 """A player: one set of weights, how it moves, and the bookkeeping that every game shares."""
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,13 +25,24 @@ class Reparametrisation:
   Attributes:
     link: last in the player's optimizer chain; carries what `weights` needs.
     weights: (params, optimizer state) -> weights, differentiable in the first.
+    fold: params -> weights, without the link's help: for averaged parameters.
+    signs: (name of the player, its state, whole on every device) -> its vital signs.
   """
 
   link: optax.GradientTransformation
   weights: Callable[[Any, Any], Any]
+  fold: Callable[[Any], Any]
+  signs: Callable[[str, dict[str, Any]], Metrics]
 
 
-IDENTITY = Reparametrisation(optax.identity(), lambda params, opt: params)
+def weight_norm(name: str, player: dict[str, Any]) -> Metrics:
+  """The one vital sign that every player has."""
+  return {f'weight_norm_{name}': optax.tree.norm(player['params'])}
+
+
+IDENTITY = Reparametrisation(
+  optax.identity(), lambda params, opt: params, lambda params: params, weight_norm
+)
 
 
 def spectral(which: spectral_norm.Spec, eps: float) -> Reparametrisation:
@@ -43,6 +55,8 @@ def spectral(which: spectral_norm.Spec, eps: float) -> Reparametrisation:
   return Reparametrisation(
     spectral_norm.track(which, eps),
     lambda params, opt: spectral_norm.normalize(params, spectral_norm.vectors(opt)),
+    lambda params: spectral_norm.fold(params, which),
+    spectral_signs,
   )
 
 
@@ -135,15 +149,26 @@ class Player:
     shared: Any,
     minibatches: Any,
     grad_norm: str,
-  ) -> tuple[dict[str, Any], Array, Metrics]:
-    """`descend` on each of the minibatches [k, B, ...] in turn; the metrics are means over them."""
+    state: Mapping[str, Any] = types.MappingProxyType({}),
+  ) -> tuple[dict[str, Any], Array, Metrics, dict[str, Any]]:
+    """`descend` on each of the minibatches [k, B, ...] in turn; the metrics are means over them.
+
+    Args:
+      state: what the loss carries from one minibatch to the next: joined to `shared`, renewed by
+        the metrics of the same names, and returned last.
+    """
 
     def one(carry, examples):
-      player, skipped, _, metrics = self.descend(*carry, loss, shared, examples, grad_norm)
-      return (player, skipped), metrics
+      player, skipped, state = carry
+      player, skipped, _, metrics = self.descend(
+        player, skipped, loss, {**shared, **state}, examples, grad_norm
+      )
+      state = {name: old | metrics.pop(name, {}) for name, old in state.items()}
+      return (player, skipped, state), metrics
 
-    (player, skipped), metrics = scan(one, (player, skipped), minibatches)
-    return player, skipped, jax.tree.map(lambda x: x.mean(), metrics)
+    carry, metrics = scan(one, (player, skipped, dict(state)), minibatches)
+    player, skipped, state = carry
+    return player, skipped, jax.tree.map(lambda x: x.mean(), metrics), state
 
   def loss(
     self, player: dict[str, Any], fn: Callable[..., tuple[Array, Metrics]], *others: Any
@@ -251,7 +276,7 @@ def spectral_signs(name: str, player: dict[str, Any]) -> Metrics:
   estimates = spectral_norm.sigmas(params, spectral_norm.vectors(player['opt']))
   signs = {
     f'sigma_max_{name}': jnp.max(jnp.stack(list(estimates.values()))),
-    f'weight_norm_{name}': optax.tree.norm(params),
+    **weight_norm(name, player),
   }
   kernels = trees.flat(params)
   for path in estimates:

@@ -1,0 +1,101 @@
+"""WGAN-GP (Gulrajani et al. 2017): a critic whose slope between real and fake images is near 1.
+
+A step is k of the critic, which has no BatchNorm, and one of the generator, on a batch of its own
+size; the Wasserstein loss; the gradient penalty is one of the five places (optim.gp_weight);
+learning rates that fall to 0. Real images have the noise of their quantisation added. The paper's
+language model is not here. Of one class it is the paper's unconditional game.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_collections
+
+from bigjax.algorithms.base import configs, contract, networks, player, residual
+from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
+from bigjax.algorithms.base.player import Player
+from bigjax.algorithms.base.standing_statistics import StandingStatistics
+from bigjax.core.config import Key, Keys
+from bigjax.models import wgan_gp, wgan_gp_resnet101
+
+NETWORKS = {'wgan_gp': wgan_gp, 'wgan_gp_resnet101': wgan_gp_resnet101}
+
+
+@dataclasses.dataclass(frozen=True)
+class WGANGP(residual.ResidualGAN):
+  """The game of the paper; see contract.Algorithm for what each method promises."""
+
+  def step(
+    self, state: State, batch: Batch, stage: Stage, due: contract.Due = contract.NONE_DUE
+  ) -> tuple[State, Metrics]:
+    skipped = state['aux']['skipped']
+    of_disc, of_gen = self.examples(state, batch, stage)
+
+    # Critic: k steps, each on a minibatch of its own, with fresh fakes.
+    weights = self.gen.weights(state['players']['gen'])
+    disc, disc_skipped, disc_metrics, terms = self.move_disc(
+      state, skipped['disc'], weights, of_disc, due, self.terms(state)
+    )
+
+    # Generator: one step against the critic as it is now.
+    gen, gen_skipped, ema, metrics, terms = self.move_gen(
+      state, skipped['gen'], self.disc.weights(disc), of_gen, terms
+    )
+
+    skipped = {'gen': gen_skipped, 'disc': disc_skipped}
+    state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped, terms)
+    return state, metrics | disc_metrics | refused
+
+
+def make_generator(architecture: dict[str, Any]) -> StandingStatistics:
+  """Build the sampled network from a card's `architecture`."""
+  return residual.make_generator(NETWORKS, architecture)
+
+
+BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
+# fmt: off
+KEYS: Keys = {
+  'model.network': Key('wgan_gp', 'architecture', choices=tuple(NETWORKS)),
+  **residual.defaults(
+    model__ch=128, model__bn_eps=1e-5, optim__batch_size=64, optim__gen_batch_times=2,
+    optim__d_steps=5, optim__schedule='linear', optim__loss='wasserstein', optim__gp_weight=10.0,
+  ),
+}
+TINY = residual.TINY
+DIGITS = {
+  **residual.DIGITS,
+  'optim.d_steps': 3, 'optim.gen_batch_times': 1, 'optim.schedule': 'constant',
+  'optim.gen_lr': 5e-4, 'optim.disc_lr': 5e-4,
+}
+# fmt: on
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuse a config that `make` cannot build.
+
+  Raises:
+    UserError: a key is missing or unknown, or values do not fit together.
+  """
+  configs.check(config)
+  networks.check(config.model.network, NETWORKS[config.model.network], config)
+
+
+def make(
+  config: ml_collections.ConfigDict, class_counts: Callable[[], Sequence[int]] | None = None
+) -> WGANGP:
+  """Build the algorithm from a config.
+
+  Args:
+    config: complete.
+    class_counts: () -> training images of each class; None where the data is not read.
+
+  Raises:
+    UserError: as `check`, or a name that stands for nothing.
+  """
+  check(config)
+  opt, name = config.optim, config.model.network
+  fields = residual.fields(config, name, NETWORKS[name], class_counts)
+  gen = Player(residual.adam(config, opt.gen_lr, 1), dtype=fields['gen_net'].dtype)
+  disc = Player(residual.adam(config, opt.disc_lr, opt.d_steps), dtype=fields['disc_net'].dtype)
+  return WGANGP(**fields, gen=gen, disc=disc, read=residual.dequantised)

@@ -1,0 +1,46 @@
+"""SA-GAN (Zhang et al. 2019) as published: self-attention and spectral norm in both networks.
+
+  bigjax train --config sagan --config.data.data_dir=/data/tfds
+
+ImageNet at 128 px, batch 256, one discriminator step, learning rates 1e-4 and 4e-4, a million
+steps. Published: Inception Score 52.52, FID 18.65, intra-FID 83.7, of 50,000 samples. The first
+row of BigGAN's Table 1 (`table1:row1`) calls itself SA-GAN, but differs in initialisation,
+BatchNorm's epsilon and the place of attention. Averaged weights are not in the paper.
+
+Hardware: four GPUs. It has not been measured here. `digits` takes minutes on two CPU cores:
+docs/papers.md has what it reaches.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The paper's ImageNet."""
+  return ml_collections.ConfigDict(
+    {
+      'algorithm': 'biggan',
+      'run': {'steps': 1_000_000},
+      'data': {'source': 'tfds:imagenet2012', 'resolution': 128, 'num_classes': 1000},
+      'model': {
+        'network': 'sagan',
+        'ch': 64,
+        'z_dim': 128,
+        'gen_attention': (32,),
+        'disc_attention': (32,),
+        'bn_eps': 1e-5,
+      },
+      'optim': {
+        'batch_size': 256,
+        'd_steps': 1,
+        'gen_lr': 1e-4,
+        'disc_lr': 4e-4,
+        'b2': 0.9,
+        'ortho_beta': 0.0,
+        'ema_decay': 0.0,
+        'ema_start': 0,
+      },
+    }
+  )
+
+
+VARIANTS = {}
