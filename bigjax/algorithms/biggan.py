@@ -120,8 +120,8 @@ class BigGAN:
     score = lambda *inputs: self.disc_net.apply({'params': weights}, *inputs)
 
     def judge(part):
-      fake = self.augment(part['aug'], part['fake'])
-      real = self.augment(part['aug_real'], to_float(part['image']).astype(fake.dtype))
+      fake = self.augment(part['aug'], part['fake'], 1.0)
+      real = self.augment(part['aug_real'], to_float(part['image']).astype(fake.dtype), 1.0)
       masks = [self.mask(part[name]) for name in ('aug_real', 'aug')]
       both = None if masks[0] is None else jnp.concatenate(masks)
       labels = jnp.concatenate([part['label'], part['y']])
@@ -148,7 +148,7 @@ class BigGAN:
     """L_G on one device's examples; the penalty is not in it but in the optimizer chain."""
 
     def judge(part):
-      fake, mask = self.augment(part['aug'], part['fake']), self.mask(part['aug'])
+      fake, mask = self.augment(part['aug'], part['fake'], 1.0), self.mask(part['aug'])
       return self.disc_net.apply({'params': shared['disc']}, fake, part['y'], mask)
 
     fake = self.images(weights, batch['z'], batch['y'])
