@@ -18,7 +18,10 @@ import ml_collections
 
 from bigjax.core import errors
 from bigjax.core.config import Key, Keys
-from bigjax.nn import augment, class_affines, losses, regularizers, scores
+from bigjax.nn import augment as augmentations
+from bigjax.nn import class_affines, losses, regularizers, scores
+from bigjax.nn.augment import Augment
+from bigjax.nn.augment.adaptive import Controller
 
 Array = jax.Array
 Score = Callable[[Array], Array]  # images [b, H, W, C] -> [b]
@@ -44,7 +47,7 @@ class Seen:
   plain_real: Array
   plain_fake: Array
   keys: Array
-  augment: augment.Augment
+  augment: Callable[[Array, Array], Array]
 
 
 DiscTerm = Callable[[Seen], Array]  # -> [b]
@@ -59,7 +62,9 @@ class Places:
   """What is in the five places.
 
   Attributes:
-    augment: (keys, images) -> images.
+    augment: (keys, images, strength) -> images.
+    controller: of that strength, for adaptive ones; None: it is `strength`.
+    strength: where nothing adapts it.
     transform: of scores, see nn/scores.py.
     loss: the pair.
     disc_terms: of single examples.
@@ -69,7 +74,9 @@ class Places:
     periods: {name of a lazy term of disc_terms: every so many steps}.
   """
 
-  augment: augment.Augment = augment.none
+  augment: Augment = augmentations.none
+  controller: Controller | None = None
+  strength: float = 1.0
   transform: scores.Transform = scores.none
   loss: losses.Loss = losses.LOSSES['hinge']
   disc_terms: Named = ()
@@ -86,6 +93,22 @@ class Places:
       key: of whatever is drawn.
     """
     return {name: begin(weights, key) for name, begin in self.starts}
+
+  def augmented(self, states: Mapping[str, Any]) -> Callable[[Array, Array], Array]:
+    """(keys, images) -> images, at the strength that the states of the terms have it at."""
+    strength = states['augment']['p'] if 'augment' in states else self.strength
+    return lambda keys, images: self.augment(keys, images, strength)
+
+  def adapted(
+    self, states: dict[str, Any], metrics: dict[str, Array], num: int
+  ) -> tuple[dict[str, Any], dict[str, Array]]:
+    """(States, metrics) after the discriminator judged `num` real images: the strength follows."""
+    if self.controller is None:
+      return states, metrics
+    state = self.controller.update(states['augment'], metrics['d_sign_real'], num)
+    return {**states, 'augment': state}, {
+      **metrics, 'augment_p': state['p'], 'augment_r_t': state['r_t'],
+    }  # fmt: skip
 
   def due(self, due: frozenset[str]) -> Named:
     """Terms of disc_terms that are in a step's program: lazy ones where they are due."""
@@ -112,8 +135,16 @@ KEYS: Keys = {
   'optim.loss': Key('hinge', 'pair of adversarial losses', since=1, choices=tuple(losses.LOSSES)),
   'optim.scores': Key('none', 'normalised scores: none, gran, gn', since=1, choices=tuple(scores.TRANSFORMS)),
   'augment.name': Key(
-    'none', 'augmentation of real and fake images', choices=tuple(augment.AUGMENTATIONS)
+    'none', "of real and fake images: none, a policy of DiffAugment such as "
+    "color,translation,cutout, or ada_ and a set of ADA's such as ada_bgc"
   ),
+  'augment.p': Key(
+    0.0, 'probability of its transforms, where they have one; adaptive: that at first', since=1, most=1
+  ),
+  'augment.target': Key(
+    0.0, 'ADA: mean sign of D on training images above which p grows (0.6); 0: p stays', since=1, most=1
+  ),
+  'augment.kimg': Key(500.0, 'thousand images in which p goes from 0 to 1', since=1, above=0),
 }
 # fmt: on
 # What the digits' and tiny patches do not change: every family plays its own game there.
@@ -149,8 +180,14 @@ def places(
     starts += (
       ('gsr', lambda weights, key: class_affines.start(class_affines.affines(weights), key)),
     )
+  controller = None
+  if config.augment.target:
+    controller = Controller(opt.batch_size, config.augment.target, config.augment.kimg)
+    starts += (('augment', lambda weights, key: controller.init(config.augment.p)),)
   return Places(
-    augment=errors.pick(config.augment.name, augment.AUGMENTATIONS, 'augment.name'),
+    augment=augmentations.find(config.augment.name),
+    controller=controller,
+    strength=config.augment.p if config.augment.name.startswith('ada_') else 1.0,
     transform=errors.pick(opt.scores, scores.TRANSFORMS, 'optim.scores')(),
     loss=errors.pick(opt.loss, losses.LOSSES, 'optim.loss'),
     disc_terms=tuple((name, disc_terms[name]) for name, weight in weights.items() if weight),

@@ -135,12 +135,13 @@ class ResidualGAN:
     """
     judge_by = lambda *inputs: self.disc_net.apply({'params': weights}, *inputs)
     given, terms = self.places, self.places.due(due)
+    augment = given.augmented(shared.get('terms', {}))
 
     def judge(part):
       plain_fake = part['fake']
-      fake = given.augment(part['aug'], plain_fake)
+      fake = augment(part['aug'], plain_fake)
       plain_real = self.read(part['aug_real'], part['image']).astype(fake.dtype)
-      real = given.augment(part['aug_real'], plain_real)
+      real = augment(part['aug_real'], plain_real)
       masks = [self.mask(part[name]) for name in ('aug_real', 'aug')]
       both = None if masks[0] is None else jnp.concatenate(masks)
       labels = jnp.concatenate([part['label'], part['y']])
@@ -149,7 +150,7 @@ class ResidualGAN:
       bound = lambda y, mask: lambda images: given.transform(lambda x: judge_by(x, y, mask), images)
       seen = Seen(
         bound(part['label'], masks[0]), bound(part['y'], masks[1]), real, fake, plain_real,
-        plain_fake, part['aug'], given.augment,
+        plain_fake, part['aug'], augment,
       )  # fmt: skip
       return *jnp.split(logits, 2), {name: term(seen) for name, term in terms}
 
@@ -167,6 +168,8 @@ class ResidualGAN:
       'd_accuracy_real': (real_logits > 0).mean(dtype=jnp.float32),
       'd_accuracy_fake': (fake_logits < 0).mean(dtype=jnp.float32),
     }
+    if given.controller is not None:
+      metrics['d_sign_real'] = jnp.sign(real_logits).mean()
     total, states = loss_real + loss_fake, {}
     penalties = {f'd_{name}': value.mean() for name, value in values.items()}
     for name, term in given.score_terms:
@@ -177,18 +180,18 @@ class ResidualGAN:
 
   def gen_loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """L_G on one device's examples; links of the optimizer chain have penalties of their own."""
-    given = self.places
+    given, augment = self.places, self.places.augmented(shared.get('terms', {}))
 
     def judge(part):
       score = lambda images: self.disc_net.apply(
         {'params': shared['disc']}, images, part['y'], mask
       )
-      fake, mask = given.augment(part['aug'], part['fake']), self.mask(part['aug'])
+      fake, mask = augment(part['aug'], part['fake']), self.mask(part['aug'])
       return given.transform(score, fake, stop_norm=True)
 
     def judge_real(part):
       score = lambda images: self.disc_net.apply({'params': shared['disc']}, images, part['label'])
-      real = given.augment(part['aug_real'], self.read(part['aug_real'], part['image']))
+      real = augment(part['aug_real'], self.read(part['aug_real'], part['image']))
       return given.transform(score, real)
 
     fake = self.images(weights, batch['z'], batch['y'])
@@ -246,10 +249,14 @@ class ResidualGAN:
       (player, skipped, metrics, {'terms': states} where there are any).
     """
     loss = functools.partial(self.disc_loss, due=due)
-    return self.disc.descend_each(
+    disc, skipped, metrics, terms = self.disc.descend_each(
       state['players']['disc'], skipped, loss, {'gen': gen_weights}, minibatches, 'd_grad_norm',
       terms,
     )  # fmt: skip
+    states, metrics = self.places.adapted(
+      terms.get('terms', {}), metrics, self.batch[0] * self.batch[1]
+    )
+    return disc, skipped, metrics, {'terms': states} if states else terms
 
   def move_gen(
     self,
