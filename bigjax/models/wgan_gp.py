@@ -49,7 +49,7 @@ def check_disc_options(options: dict[str, Any], num_classes: int) -> None:
   Raises:
     UserError: there are no classes for a head to tell apart.
   """
-  if options['class_head'] and num_classes < 2:
+  if options.get('class_head') and num_classes < 2:
     raise errors.UserError(
       'model.class_head is True, but the networks are unconditional (of one class): there is '
       'nothing for an ACGAN to tell apart; set it to False.'

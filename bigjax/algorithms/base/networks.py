@@ -58,7 +58,7 @@ def check(name: str, networks: Networks, config: ml_collections.ConfigDict) -> N
     )
   networks.check_options({key: model[key] for key in networks.OPTIONS}, model.z_dim, resolution)
   networks.check_disc_options(
-    {key: model[key] for key in networks.DISC_OPTIONS}, config.data.num_classes or 2
+    {key: model[key] for key in networks.DISC_OPTIONS if key in model}, config.data.num_classes or 2
   )
   num_widths = networks.num_disc_widths(resolution)
   if len(model.disc_widths) not in (0, num_widths):

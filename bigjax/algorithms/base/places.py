@@ -119,35 +119,47 @@ class Places:
 # fmt: off
 KEYS: Keys = {
   'optim.r1_gamma': Key(0.0, 'gradient penalty on real images (R1; BigGAN Eq. 5); 0: off'),
-  'optim.r1_every': Key(1, 'steps between two of R1, each with so many times its weight', since=1, least=1),
+  'optim.r1_every': Key(
+    1, 'steps between two of R1, each with so many times its weight', since=1, least=1,
+  ),
   'optim.r2_gamma': Key(0.0, 'the same on fake images; 0: off', since=1),
-  'optim.gp_weight': Key(0.0, 'gradient penalty between real and fake images (WGAN-GP); 0: off', since=1),
+  'optim.gp_weight': Key(
+    0.0, 'gradient penalty between real and fake images (WGAN-GP); 0: off', since=1,
+  ),
   'optim.gp_one_sided': Key(False, 'only slopes above 1 cost', since=1),
   'optim.dragan_weight': Key(0.0, 'gradient penalty around real images (DRAGAN); 0: off', since=1),
-  'optim.cr_weight': Key(0.0, 'consistency of scores of real images under augmentation (CR); 0: off', since=1),
+  'optim.cr_weight': Key(
+    0.0, 'consistency of scores of real images under augmentation (CR); 0: off', since=1,
+  ),
   'optim.cr_fake_weight': Key(0.0, 'the same of fake images: with cr_weight, bCR; 0: off', since=1),
-  'optim.lecam_weight': Key(0.0, 'LeCam: scores stay near averages of the other kind; 0: off', since=1),
+  'optim.lecam_weight': Key(
+    0.0, 'LeCam: scores stay near averages of the other kind; 0: off', since=1,
+  ),
   'optim.lecam_decay': Key(0.99, 'of those averages, per discriminator step', since=1),
   'optim.gsr_weight': Key(
-    0.0, "spectral norm of what BatchNorm does to each class, the more the rarer (gSR); 0: off", since=1
+    0.0, "spectral norm of what BatchNorm does to each class, the more the rarer (gSR); 0: off",
+    since=1
   ),
   'optim.gsr_beta': Key(0.99, 'how soon further images of a class stop counting', since=1),
   'optim.loss': Key('hinge', 'pair of adversarial losses', since=1, choices=tuple(losses.LOSSES)),
-  'optim.scores': Key('none', 'normalised scores: none, gran, gn', since=1, choices=tuple(scores.TRANSFORMS)),
+  'optim.scores': Key(
+    'none', 'normalised scores: none, gran, gn', since=1, choices=tuple(scores.TRANSFORMS),
+  ),
   'augment.name': Key(
     'none', "of real and fake images: none, a policy of DiffAugment such as "
     "color,translation,cutout, or ada_ and a set of ADA's such as ada_bgc"
   ),
   'augment.p': Key(
-    0.0, 'probability of its transforms, where they have one; adaptive: that at first', since=1, most=1
+    0.0, 'probability of its transforms, where they have one; adaptive: that at first',
+    since=1, most=1
   ),
   'augment.target': Key(
-    0.0, 'ADA: mean sign of D on training images above which p grows (0.6); 0: p stays', since=1, most=1
+    0.0, 'ADA: mean sign of D on training images above which p grows (0.6); 0: p stays',
+    since=1, most=1
   ),
   'augment.kimg': Key(500.0, 'thousand images in which p goes from 0 to 1', since=1, above=0),
 }
 # fmt: on
-# What the digits' and tiny patches do not change: every family plays its own game there.
 
 
 def places(

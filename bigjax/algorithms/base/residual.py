@@ -465,7 +465,7 @@ def fields(
       **shared,
       widths=tuple(model.disc_widths),
       attention=tuple(model.disc_attention),
-      **{key: model[key] for key in network.DISC_OPTIONS},
+      **{key: model[key] for key in network.DISC_OPTIONS if key in model},
     ),
     'batch': (opt.d_steps, opt.batch_size),
     'gen_batch': opt.batch_size * opt.gen_batch_times,
