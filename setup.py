@@ -93,5 +93,5 @@ setup(
       's3fs',
     ],
   },
-  entry_points={'console_scripts': ['bigjax = bigjax.__main__:main']},
+  entry_points={'console_scripts': ['bigjax = bigjax.__main__:command']},
 )

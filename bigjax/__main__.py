@@ -1,5 +1,6 @@
 """`bigjax VERB ...`: only dispatch. Imports nothing heavy, so that --help answers at once."""
 
+import os
 import sys
 
 VERBS = {
@@ -18,11 +19,19 @@ def usage() -> str:
   return '\n'.join(lines + [f'  {verb:<10}{what}' for verb, what in VERBS.items()])
 
 
+def speak_all_letters() -> None:
+  """Let no terminal end a run: what its encoding lacks, names in other letters, is escaped."""
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, 'reconfigure'):  # else it is not the terminal's but a caller's own
+      stream.reconfigure(errors='backslashreplace')
+
+
 def main(argv: list[str] | None = None) -> int:
   """Run one verb; return the exit status: 0, 1 where a check fails, 2 for a user's mistake.
 
   130 is an interruption.
   """
+  speak_all_letters()
   argv = sys.argv[1:] if argv is None else argv
   if not argv or argv[0] in ('-h', '--help', 'help'):
     print(usage())
@@ -49,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
   from bigjax.core import errors
 
-  absl.logging.set_verbosity('error')  # Orbax warns of what is meant
+  absl.logging.set_verbosity('fatal')  # Orbax warns of what is meant, and logs what it raises
 
   try:
     return importlib.import_module(f'bigjax.{verb}').main(rest) or 0
@@ -61,5 +70,26 @@ def main(argv: list[str] | None = None) -> int:
     return 130
 
 
+def command() -> None:
+  """`main` in a process of its own: Ctrl-C ends it in a sentence, which nothing comes after."""
+  from bigjax.core import processes
+
+  processes.INTERRUPTS.listen()
+  processes.quiet_libraries()
+  try:
+    status = main()
+  except Exception:
+    import traceback
+
+    traceback.print_exc()
+    words = 'bigjax: ends for the reason above, which is a defect: please report it.'
+    processes.end(words, 1)
+  if status == 2:
+    # An orderly exit would let libraries complain of what they leave undone.
+    sys.stdout.flush()
+    os._exit(status)
+  sys.exit(status)
+
+
 if __name__ == '__main__':
-  sys.exit(main())
+  command()

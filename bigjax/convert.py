@@ -7,7 +7,7 @@ Face's pytorch-pretrained-BigGAN, TF-Hub or SN-GAN's authors) into one that `big
 
 import argparse
 
-from bigjax.core import errors
+from bigjax.core import errors, files, ranges
 
 GEN_HELP = (
   'a generator of BigGAN-PyTorch (G_ema.pth), of pytorch-pretrained-BigGAN (pytorch_model.bin), '
@@ -25,12 +25,12 @@ def arguments() -> errors.Arguments:
   parser.add_argument(
     '--raw_gen', default='', help='with --gen: the generator before averaging, to train on'
   )
-  parser.add_argument(
+  ranges.add_option(
+    parser,
     '--bn_eps',
-    type=float,
-    default=None,
-    help="epsilon of the generator's BatchNorms (default: 1e-5 for BigGAN-PyTorch, as its scripts "
-    'train with; that of config.json, or 1e-4, for the others)',
+    ranges.Range(above=0, most=1, whole=False),
+    "epsilon of the generator's BatchNorms, by default 1e-5 for BigGAN-PyTorch, as its scripts "
+    'train with; that of config.json, or 1e-4, for the others',
   )
   parser.add_argument('--class_names', default='', help='with --gen: a text file, one per line')
   parser.add_argument('--checkpoint', help='with --workdir: last (default), best or a step')
@@ -53,12 +53,24 @@ def check(args: argparse.Namespace) -> None:
       raise errors.UserError(f'--{name} goes with {there}, not with {here}; leave it out.')
   if args.gen and not args.out.endswith('.safetensors'):
     raise errors.UserError(f'--out={args.out}: give a name that ends in .safetensors.')
+  if args.workdir:
+    files.ending('--out', args.out, (), folder=True)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+  """The arguments, checked.
+
+  Raises:
+    UserError: they make no sense.
+  """
+  args = arguments().parse_args(argv)
+  check(args)
+  return args
 
 
 def main(argv: list[str]) -> None:
   """`bigjax convert`."""
-  args = arguments().parse_args(argv)
-  check(args)
+  args = parse(argv)
   from bigjax.sampling.importers import conversion  # and with it JAX
 
   try:

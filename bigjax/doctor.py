@@ -4,13 +4,14 @@ One line per check, and a contact sheet of what the networks will really see, wi
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
-from bigjax.core import errors
+from bigjax.core import errors, files
 
 USAGE = """usage: bigjax doctor [--config NAME[:variant] | FILE.py[:variant]] [--workdir DIR]
                      [--topology NAME] [--sheet FILE.png] [--json] [--config.group.key=value ...]
@@ -29,13 +30,34 @@ OPTIONS = {
 SWITCHES = {'json': 'print one JSON object instead of lines'}
 
 
+def parse(argv: list[str]) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+  """(Config, options and switches) of the command line.
+
+  Raises:
+    UserError: it makes no sense.
+  """
+  config, _, given = configs.parse('doctor', argv, OPTIONS, SWITCHES, check)
+  return config, given
+
+
 def main(argv: list[str]) -> int:
   """`bigjax doctor`; returns the exit status."""
   if '--help' in argv or '-h' in argv:
     print(USAGE + '\nconfigs: ' + ', '.join(sorted(core_config.builtin())))
     return 0
-  config, _, given = configs.parse('doctor', argv, OPTIONS, SWITCHES)
-  return run(config, given)
+  return run(*parse(argv))
+
+
+def check(given: Mapping[str, Any]) -> None:
+  """Refuse a sheet that is no picture, and a TPU slice without its compiler.
+
+  Raises:
+    UserError: as above.
+  """
+  if given['sheet']:
+    files.ending('--sheet', given['sheet'], ('.png', '.jpg', '.jpeg', '.webp'))
+  if given['topology']:
+    errors.need('--topology', 'plan', 'libtpu')
 
 
 def run(config: ml_collections.ConfigDict, given: dict[str, Any]) -> int:

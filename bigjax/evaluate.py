@@ -6,10 +6,13 @@ digest, the resizer, the reference's digest, truncation and its dialect, standin
 
 from typing import Any
 
-from bigjax.core import errors
+from bigjax.core import errors, files, ranges
 from bigjax.evaluation.metrics.registry import METRICS
 from bigjax.models.pretrained.published import PUBLISHED
 from bigjax.sampling import options
+
+NUM = ranges.Range(2, 10**7)  # samples
+MOST_SEEDS = 1000
 
 
 def arguments() -> errors.Arguments:
@@ -19,7 +22,7 @@ def arguments() -> errors.Arguments:
   parser.add_argument(
     '--metrics', default='fid,is,pr', help=f'of {", ".join(METRICS)} (default: fid,is,pr)'
   )
-  parser.add_argument('--num', type=int, help='samples (default: 50000; of --images, all)')
+  ranges.add_option(parser, '--num', NUM, 'samples, by default 50,000; of --images, all')
   parser.add_argument(
     '--reference',
     help='real images: tfds:NAME[/train|/test], folder:PATH, digits, or stats.npz with mu and '
@@ -36,9 +39,11 @@ def arguments() -> errors.Arguments:
   options.add_sampling(parser)
   parser.add_argument('--sweep', metavar='t,t,...', help='truncations to compare: 0.2,0.5,1,none')
   parser.add_argument(
-    '--seeds', default='0,1,2', help='to sample with; the spread is theirs (default: 0,1,2)'
+    '--seeds',
+    default='0,1,2',
+    help=f'to sample with; the spread is theirs ({ranges.SEED}; default: 0,1,2)',
   )
-  parser.add_argument('--batch', type=int, default=256, help='images at a time (default: 256)')
+  ranges.add_option(parser, '--batch', ranges.BATCH, 'images at a time', 256)
   parser.add_argument(
     '--out', help='folder for scores.jsonl and pictures (default: WORKDIR/evaluation, evaluation)'
   )
@@ -59,16 +64,15 @@ def parse(argv: list[str]) -> Any:
   args.metrics = [word.strip() for word in args.metrics.split(',') if word.strip()]
   for name in args.metrics:
     errors.pick(name, METRICS, '--metrics')
-  words = args.seeds.split(',')
-  if not all(word.strip().isdecimal() for word in words):
-    raise errors.UserError(f'--seeds={args.seeds}: give whole numbers, such as 0,1,2.')
-  args.seeds = [int(word) for word in words]
-  if args.num is not None and args.num < 2:
-    raise errors.UserError(f'--num={args.num}: give at least 2.')
-  if args.batch < 1:
-    raise errors.UserError(f'--batch={args.batch}: give at least 1.')
+  if not args.metrics:
+    raise errors.UserError(f'--metrics is empty; give some of {", ".join(METRICS)}.')
+  args.seeds = list(options.parse_seeds(args.seeds, MOST_SEEDS))
   if args.images and args.sweep:
     raise errors.UserError('--sweep asks for truncations of a generator; --images are as they are.')
+  if args.sweep or args.checkpoint == 'all' or ',' in (args.checkpoint or ''):
+    errors.need('a picture of several scores', 'train', 'matplotlib')
+  if args.out:
+    files.ending('--out', args.out, (), folder=True)
   args.num = args.num or (None if args.images else 50_000)
   return args
 

@@ -66,15 +66,26 @@ def arguments() -> errors.Arguments:
   return parser
 
 
-def main(argv: list[str]) -> None:
-  """`bigjax export`."""
+def parse(argv: list[str]) -> argparse.Namespace:
+  """The arguments, checked.
+
+  Raises:
+    UserError: they make no sense.
+  """
   args = arguments().parse_args(argv)
   options.check_generator(args)
   options.parse_sampling(args.sampling)
   paths = places(args.out, args.format, args.workdir, args.params)
-  if 'stablehlo' not in paths and (args.truncation or args.sampling or args.labels):
+  if 'stablehlo' in paths:
+    errors.need('--format=stablehlo', 'export', 'flatbuffers')
+  elif args.truncation or args.sampling or args.labels:
     raise errors.UserError('--truncation, --sampling and --labels are for --format=stablehlo.')
-  run(args)
+  return args
+
+
+def main(argv: list[str]) -> None:
+  """`bigjax export`."""
+  run(parse(argv))
 
 
 def run(args: argparse.Namespace) -> None:

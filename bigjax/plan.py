@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 
 from bigjax.algorithms.base import configs
-from bigjax.core import errors, files
+from bigjax.core import errors, files, ranges
 from bigjax.preflight import tpu_slices
 
 USAGE = """usage: bigjax plan [--config NAME[:variant] | FILE.py[:variant]]
@@ -47,8 +47,17 @@ def main(argv: list[str]) -> int:
     slices = textwrap.wrap('slices: ' + ', '.join(tpu_slices.names()), 100, break_on_hyphens=False)
     print('\n'.join([USAGE, *slices]))
     return 0
+  return run(*parse(argv))
+
+
+def parse(argv: list[str]) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+  """(Config, options) of the command line.
+
+  Raises:
+    UserError: it makes no sense.
+  """
   config, _, given = configs.parse('plan', joined(argv, 'topology'), OPTIONS, {}, check)
-  return run(config, given)
+  return config, given
 
 
 def joined(argv: Sequence[str], option: str) -> list[str]:
@@ -85,12 +94,18 @@ def check(given: Mapping[str, Any]) -> None:
     UserError: names them.
   """
   mode = mode_of(given)
-  for name in given[mode].split(','):
-    if name:
-      tpu_slices.find(name)
-  per_device = given['per_device']
-  if per_device is not None and not (per_device.isdecimal() and int(per_device)):
-    raise errors.UserError(f'--per_device={per_device}: give a whole number, 1 or more.')
+  if not slices_of(given[mode]):
+    raise errors.UserError(f'--{mode} names no slice; give one such as v3-128.')
+  if given['per_device'] is not None:
+    ranges.BATCH.read('--per_device=', given['per_device'])
+  if given['png']:
+    files.ending('--png', given['png'], ('.png', '.pdf', '.svg'))
+  errors.need('compiling for TPUs', 'plan', 'libtpu', 'matplotlib')
+
+
+def slices_of(text: str) -> list[tpu_slices.Slice]:
+  """The TPU slices of names separated by commas."""
+  return [tpu_slices.find(name) for name in text.split(',') if name.strip()]
 
 
 def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
@@ -103,7 +118,7 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
   from bigjax.preflight.plan_tables import FORMULA, bars, details, on_the_wire, overview
 
   mode = mode_of(given)
-  slices = [tpu_slices.find(name) for name in given[mode].split(',') if name]
+  slices = slices_of(given[mode])
   if config.data.get('num_classes') is None:
     config.data.num_classes = len(data.load(config.data).class_names)
   configs.check(config)

@@ -11,7 +11,7 @@ Many images are written as they are made, so that memory holds one batch of them
 import argparse
 from typing import Any
 
-from bigjax.core import errors
+from bigjax.core import errors, files, ranges
 from bigjax.sampling import options
 
 SHOWN = 10  # samples whose neighbours are looked for, unless told
@@ -38,20 +38,25 @@ def arguments() -> errors.Arguments:
   )
   options.add_generator(parser)
   parser.add_argument(
-    '--classes', default='all', help="numbers or names, '3,7', or 'all' (default)"
+    '--classes',
+    default='all',
+    help="numbers from 0 on or names, '3,7', or 'all' (default); where classes are named by other "
+    'numbers: number:3 or name:3',
   )
   options.add_sampling(parser)
-  parser.add_argument('--seed', type=int, default=0, help='of all latents (default: 0)')
+  ranges.add_option(parser, '--seed', ranges.SEED, 'of all latents', 0)
   parser.add_argument(
     '--seeds',
     metavar='a-b,c,...',
-    help='the first image of each seed, for every class: a row per class, a column per seed',
+    help='the first image of each seed, for every class: a row per class, a column per seed '
+    f'({ranges.SEED})',
   )
-  parser.add_argument(
+  ranges.add_option(
+    parser,
     '--num',
-    type=int,
-    help='number of images, shared evenly among the classes (default: ten of each); '
-    'with --sweep, images in a row',
+    ranges.IMAGES,
+    'number of images, shared evenly among the classes, by default ten of each; with --sweep, '
+    'images in a row',
   )
   parser.add_argument(
     '--out',
@@ -64,7 +69,7 @@ def arguments() -> errors.Arguments:
     default='bigjax',
     help="of an .npz: adm is what guided-diffusion's evaluator reads, classes in random order",
   )
-  parser.add_argument('--batch', type=int, default=64, help='images at a time (default: 64)')
+  ranges.add_option(parser, '--batch', ranges.BATCH, 'images at a time', 64)
   parser.add_argument(
     '--interpolate',
     choices=('z', 'class', 'both'),
@@ -81,8 +86,8 @@ def arguments() -> errors.Arguments:
     'is as data.source: tfds:cifar10, folder:PATH, ...; without it, what was trained on',
   )
   parser.add_argument('--data_dir', help='where TFDS has prepared SOURCE')
-  parser.add_argument(
-    '--nearest', type=int, default=5, help='how many --neighbours of each sample (default: 5)'
+  ranges.add_option(
+    parser, '--nearest', ranges.Range(1, 1000), 'how many --neighbours of each sample', 5
   )
   return parser
 
@@ -95,10 +100,6 @@ def check(args: argparse.Namespace) -> None:
   """
   options.check_generator(args)
   options.parse_sampling(args.sampling)
-  for name in ('num', 'batch', 'nearest'):
-    given = getattr(args, name)
-    if given is not None and given < 1:
-      raise errors.UserError(f'--{name}={given}: give at least 1.')
   pictures = [n for n in ('sweep', 'interpolate', 'neighbours') if getattr(args, n) is not None]
   if len(pictures) > 1:
     raise errors.UserError(
@@ -111,17 +112,27 @@ def check(args: argparse.Namespace) -> None:
     )
   if args.seeds:
     options.parse_seeds(args.seeds)
-  if args.layout != 'bigjax' and not args.out.endswith('.npz'):
+  kind = files.ending('--out', args.out, ('.png', '.npz'), folder=True)
+  if args.layout != 'bigjax' and kind != '.npz':
     raise errors.UserError(f'--layout={args.layout} is for an .npz file, not --out={args.out}.')
-  if args.neighbours is not None and not args.out.endswith('.png'):
+  if args.neighbours is not None and kind != '.png':
     raise errors.UserError('--neighbours draws a picture; give an --out ending in .png.')
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+  """The arguments, checked.
+
+  Raises:
+    UserError: they make no sense.
+  """
+  args = arguments().parse_args(argv)
+  check(args)
+  return args
 
 
 def main(argv: list[str]) -> None:
   """`bigjax sample`."""
-  args = arguments().parse_args(argv)
-  check(args)
-  run(args)
+  run(parse(argv))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -148,6 +159,7 @@ def run(args: argparse.Namespace) -> None:
       wanted = pictures.interpolate(loaded, args, labels)
     else:
       wanted, batch = pictures.plain(loaded, args, labels, args.num or 10 * len(labels)), args.batch
+    wanted = pictures.named(wanted, loaded, args, labels)
     ask = {'generator': generator_digest(loaded), **{key: getattr(args, key) for key in ASKED}}
     print(image_files.write(wanted, batch, args.out, args.layout, ask))
   except OSError as error:
@@ -159,7 +171,7 @@ def neighbours(args: argparse.Namespace, loaded: Any, labels: Any) -> str:
   import numpy as np
 
   from bigjax.evaluation import nearest_neighbours
-  from bigjax.sampling import pictures
+  from bigjax.sampling import image_files, pictures
 
   source = nearest_neighbours.reference(
     args.neighbours or loaded.card.get('data', ''), args.data_dir, loaded.shape, args.workdir
@@ -167,6 +179,7 @@ def neighbours(args: argparse.Namespace, loaded: Any, labels: Any) -> str:
   if args.num is None and len(labels) > SHOWN:
     labels = labels[np.arange(SHOWN) * len(labels) // SHOWN]
   wanted = pictures.plain(loaded, args, labels, args.num or SHOWN)
+  image_files.check_grid(wanted.num * (args.nearest + 1), args.nearest + 1, loaded.shape)
   starts = range(0, wanted.num, args.batch)
   images = np.concatenate([wanted.make(start) for start in starts])
   names = [loaded.class_names[label] for label in wanted.labels]

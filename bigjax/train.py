@@ -12,7 +12,8 @@ USAGE = """usage: bigjax train [--config NAME[:variant,...] | FILE.py[:variant,.
 
 Trains from a config, or resumes the run that DIR holds (default: digits, in runs/NAME).
 Variants are composed from left to right; any config has `tiny` (seconds) and `digits` (minutes).
---dry_run prints the config, the parameters of every player and the stages, and exits.
+--dry_run prints the config, the parameters of every player and the stages, and exits; what a start
+would refuse, it refuses, but for what only the data can tell where that is absent.
 --change goes on with other values than the run in DIR began with, and writes that in its history.
 Config files are Python and are executed: run only those you trust.
 """
@@ -40,12 +41,13 @@ def main(argv: list[str]) -> None:
 
 def run(config: ml_collections.ConfigDict, workdir: str, given: dict[str, bool]) -> None:
   """Train, or show what would be trained."""
-  from bigjax.core import device, processes
-  from bigjax.training import dry_run, loop
+  from bigjax.core import device, errors, processes
+  from bigjax.training import loop, ready
 
   if given['dry_run']:
-    dry_run.dry_run(config)
+    ready.dry_run(config, workdir, given['change'])
     return
+  errors.need('training', 'train', 'tensorflow', 'clu', 'matplotlib')
   processes.connect()
   device.use_compilation_cache()
   with processes.together():

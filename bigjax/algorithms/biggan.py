@@ -26,6 +26,7 @@ from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors, parallel
 from bigjax.core.config import WAYS, Key, Keys
 from bigjax.core.microbatches import microbatched
+from bigjax.core.ranges import BATCH
 from bigjax.models import biggan, biggan_deep
 from bigjax.nn import augment, kernels, losses, optim, regularizers, spectral_norm
 from bigjax.nn.latents import Law, law
@@ -266,40 +267,48 @@ BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 # fmt: off
 KEYS: Keys = {
   'model.network': Key('biggan', 'architecture', choices=tuple(NETWORKS)),
-  'model.ch': Key(96, 'channels, which all layers have a multiple of', least=1),
-  'model.z_dim': Key(120, 'dimensions of z', least=1),
+  'model.ch': Key(96, 'channels, which all layers have a multiple of', least=1, most=4096),
+  'model.z_dim': Key(120, 'dimensions of z', least=1, most=65_536),
   'model.latent': Key('normal', 'law of z: normal, uniform, bernoulli, censored_normal, ...'),
   'model.fake_labels': Key(
     'uniform', 'law of fake labels: uniform, or as frequent as in the data',
     choices=('uniform', 'data'), since=1,
   ),
-  'model.shared_dim': Key(128, 'dimensions of the shared class embedding; 0: tables per class'),
+  'model.shared_dim': Key(
+    128, 'dimensions of the shared class embedding; 0: tables per class', most=65_536,
+  ),
   'model.skip_z': Key(
     True, 'z in parts, one for each block, joined to the embedding',
     where=('model.network', 'biggan'),
   ),
   'model.rgb_filters': Key(
-    0, "filters of the generator's last convolution; 0: as many as channels",
+    0, "filters of the generator's last convolution; 0: as many as channels", most=65_536,
     where=('model.network', 'biggan_deep'),
   ),
   'model.gen_attention': Key((64,), "resolutions of the generator's attention"),
   'model.disc_attention': Key((64,), "resolutions of the discriminator's attention"),
-  'model.disc_widths': Key((), 'multiples of ch of its blocks; (): the published ones'),
-  'model.disc_dropout': Key(0.0, "share of the discriminator's summed features that is dropped"),
+  'model.disc_widths': Key(
+    (), 'multiples of ch of its blocks; (): the published ones', least=1, most=1024,
+  ),
+  'model.disc_dropout': Key(
+    0.0, "share of the discriminator's summed features that is dropped", below=1,
+  ),
   'model.bn_group': Key(0, "examples that share BatchNorm's moments; 0: the global batch"),
-  'model.bn_eps': Key(1e-4, 'epsilon of BatchNorm'),
+  'model.bn_eps': Key(1e-4, 'epsilon of BatchNorm', above=0, most=1),
   'model.dtype': Key('bfloat16', 'of the computation', choices=tuple(DTYPES)),
-  'optim.batch_size': Key(2048, 'examples of a step, over all devices', least=1),
-  'optim.d_steps': Key(2, "discriminator steps to one of the generator's", least=1),
+  'optim.batch_size': Key(2048, 'examples of a step, over all devices', least=1, most=BATCH.most),
+  'optim.d_steps': Key(2, "discriminator steps to one of the generator's", least=1, most=1000),
   'optim.name': Key('adam_b1_0', 'optimizer: adam, or adam_b1_0, which keeps no first moment'),
-  'optim.gen_lr': Key(5e-5, 'learning rate of the generator'),
-  'optim.disc_lr': Key(2e-4, 'learning rate of the discriminator'),
-  'optim.b1': Key(0.0, "Adam's decay of gradients"),
-  'optim.b2': Key(0.999, "Adam's decay of squared gradients"),
-  'optim.eps': Key(1e-8, "Adam's epsilon"),
+  'optim.gen_lr': Key(5e-5, 'learning rate of the generator', most=1000),
+  'optim.disc_lr': Key(2e-4, 'learning rate of the discriminator', most=1000),
+  'optim.b1': Key(0.0, "Adam's decay of gradients", below=1),
+  'optim.b2': Key(0.999, "Adam's decay of squared gradients", below=1),
+  'optim.eps': Key(1e-8, "Adam's epsilon", above=0, most=1),
   'optim.ortho_beta': Key(1e-4, 'orthogonal penalty of the generator (Eq. 3); 0: off'),
-  'optim.spectral_eps': Key(1e-4, "added to norms in spectral norm's power iteration"),
-  'optim.ema_decay': Key(0.9999, 'decay of the averaged weights, per step'),
+  'optim.spectral_eps': Key(
+    1e-4, "added to norms in spectral norm's power iteration", above=0, most=1,
+  ),
+  'optim.ema_decay': Key(0.9999, 'decay of the averaged weights, per step', below=1),
   'optim.ema_start': Key(20_000, 'step at which averaging begins'),
   'optim.r1_gamma': Key(0.0, 'gradient penalty on real images (Eq. 5); 0: off'),
   'optim.sigma_tool': Key(
@@ -349,11 +358,6 @@ def check(config: ml_collections.ConfigDict) -> None:
   configs.check(config)
   network = NETWORKS[config.model.network]
   networks.check(network, config)
-  if not 0 <= config.model.disc_dropout < 1:
-    raise errors.UserError(
-      f'model.disc_dropout is {config.model.disc_dropout}; give the share of features to drop, '
-      'from 0 to below 1.'
-    )
   check_tools(config.optim, network.num_disc_widths(config.data.resolution))
 
 
@@ -363,8 +367,6 @@ def check_tools(opt: ml_collections.ConfigDict, num_blocks: int) -> None:
   Raises:
     UserError: names the first.
   """
-  if opt.r1_gamma < 0:
-    raise errors.UserError(f'optim.r1_gamma is {opt.r1_gamma}; give 0 (off) or a positive number.')
   if not 0 <= opt.freeze_disc < num_blocks:
     raise errors.UserError(
       f'optim.freeze_disc is {opt.freeze_disc}; give 0 (none) to {num_blocks - 1} blocks.'

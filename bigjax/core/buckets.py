@@ -21,9 +21,10 @@ import jax
 from etils import epath
 
 from bigjax.core import errors
-from bigjax.core.files import cache_dir
+from bigjax.core.files import cache_dir, unwritable
 
 MARK = '.remote'  # in a local copy, JSON: the URL that it is the copy of, and what came from there
+HELD = '.held'  # in a workdir: which run writes to it now; see training/holder.py
 WHOLE = '.copied'  # in a checkpoint in a bucket: all of it is there
 DIRECT = ('gs://', 'file://')  # where Orbax itself writes checkpoints
 ASIDE = ('corrupt', 'rolled_back')  # folders that nothing reads again
@@ -51,12 +52,12 @@ def origin(folder: str) -> tuple[str, Stats]:
   path = os.path.join(folder, MARK)
   if not os.path.exists(path):
     return '', {}
-  with open(path) as file:
+  with open(path, encoding='utf-8') as file:
     mark = json.load(file)
   return mark['url'], {name: tuple(stat) for name, stat in mark['files'].items()}
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
+def filesystem(url: str) -> tuple[Any, str]:
   """The file system of a URL, and the path in it.
 
   Raises:
@@ -91,12 +92,17 @@ def local(workdir: str, training: bool = False) -> str:
       f'the workdir {workdir!r} is a URL that {num} hosts cannot share; give gs://, or a folder '
       'that is mounted on all of them.'
     )
-  files, root = _filesystem(url)
+  files, root = filesystem(url)
   name = hashlib.sha256(url.encode()).hexdigest()[:12]
   name += f'-{jax.process_index()}' if num > 1 else ''  # hosts may share a home
+  name += '' if training else '-read'  # while a run on this machine writes to its own
   folder = os.path.join(cache_dir(), 'workdirs', f'{os.path.basename(url)}-{name}')
   shutil.rmtree(folder, ignore_errors=True)  # the bucket has what counts
-  os.makedirs(folder)
+  if why := unwritable(folder):
+    raise errors.UserError(
+      f'the copy of {workdir!r} on this machine cannot be written to {folder!r} ({why}); set '
+      'BIGJAX_CACHE to a folder that can be.'
+    )
   found: Stats = {}
   try:
     files.invalidate_cache()
@@ -113,7 +119,7 @@ def local(workdir: str, training: bool = False) -> str:
       f'{url!r} cannot be read ({type(error).__name__}: {error}); does the bucket exist, and may '
       'you read it?'
     ) from None
-  with open(os.path.join(folder, MARK), 'w') as file:
+  with open(os.path.join(folder, MARK), 'w', encoding='utf-8') as file:
     json.dump({'url': url, 'files': found}, file)
   return folder
 
@@ -128,7 +134,7 @@ def checkpoints_of(workdir: str) -> epath.Path:
 def wanted(name: str, names: Container[str], training: bool, url: str) -> bool:
   """Return whether a file of a bucket, by its path in the workdir, belongs in a local copy."""
   first, *rest = name.split('/')
-  if first == '..' or rest[-1:] == [WHOLE]:
+  if first in ('..', HELD) or rest[-1:] == [WHOLE]:
     return False
   if first != 'checkpoints':
     return first not in ASIDE
@@ -144,7 +150,7 @@ def try_to_write(url: str) -> None:
   Raises:
     UserError: that cannot be done.
   """
-  files, root = _filesystem(url.rstrip('/'))
+  files, root = filesystem(url.rstrip('/'))
   probe = f'{root.rstrip("/")}/.writable'
   try:
     files.pipe_file(probe, b'1')
@@ -171,7 +177,7 @@ class Copies:
     self._thread = concurrent.futures.ThreadPoolExecutor(1)
     self._pending: concurrent.futures.Future | None = None
     if self._url:
-      self._files, self._root = _filesystem(self._url)
+      self._files, self._root = filesystem(self._url)
 
   def _stats(self) -> Stats:
     """Files that are complete and changed since the last copy.
@@ -187,7 +193,7 @@ class Copies:
         folders[:] = [name for name in folders if name.isdigit()]  # others are not finished
       folders.sort(key=lambda name: (name == 'checkpoints', name))
       for name in names:
-        if name != MARK and not name.endswith('.partial'):
+        if name not in (MARK, HELD) and not name.endswith('.partial'):
           with contextlib.suppress(FileNotFoundError):  # an old checkpoint may go at any time
             found[f'{inside}/{name}'.removeprefix('./')] = _stat(os.path.join(where, name))
     steps = {name.split('/')[1] for name in found if name.startswith('checkpoints/')}

@@ -244,7 +244,7 @@ def read_meta(workdir: str, step: int) -> dict[str, Any]:
   """
   path = buckets.checkpoints_of(workdir) / str(step) / 'meta' / 'metadata'
   try:
-    return json.loads(path.read_text())
+    return json.loads(path.read_bytes())
   except (OSError, ValueError) as error:
     raise errors.UserError(f'{path} cannot be read ({error}).') from None
 
@@ -268,7 +268,7 @@ def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any]
   if which == 'best':
     step = best_step(workdir)
   elif which != 'last':
-    if not which.isdigit() or int(which) not in steps:
+    if which not in map(str, steps):
       raise errors.UserError(
         f'{workdir!r} has no checkpoint {which!r}; it has '
         f'{", ".join(map(str, steps))} (or say last or best).'

@@ -21,7 +21,7 @@ from typing import Any
 
 import ml_collections
 
-from bigjax.core import errors
+from bigjax.core import errors, paths, ranges
 
 Values = dict[str, Any]  # {'group.key': value}
 
@@ -36,7 +36,9 @@ class Key:
     since: 0 for keys of the first version. Others are left out of a run's identity while at their
       default, so that adding a key changes no run's.
     kind: the type beside None, where None is a value; the default may be None.
-    least: the smallest number allowed.
+    least, most, above, below: the ends of the range of its numbers (core/ranges.py). Where none is
+      stated: from 0 on, to LARGEST or LARGEST_FLOAT.
+    items: types of the items of a tuple; numbers among them are in that range, too.
     choices: the values allowed, where they are few.
     where: (another key, its value): the key exists only in configs with that.
   """
@@ -46,12 +48,28 @@ class Key:
   since: int = 0
   kind: type | None = None
   least: float | None = None
+  most: float | None = None
+  above: float | None = None
+  below: float | None = None
+  items: tuple[type, ...] = (int,)
   choices: tuple[str, ...] = ()
   where: tuple[str, str] | None = None
 
   @property
   def value_type(self) -> type:
     return self.kind or type(self.default)
+
+  @property
+  def within(self) -> ranges.Range | None:
+    """The range of its numbers; None where it has none."""
+    types = self.items if self.value_type is tuple else (self.value_type,)
+    if not {int, float} & set(types):
+      return None
+    whole = float not in types
+    least = 0 if self.least is None and self.above is None else self.least
+    largest = ranges.LARGEST if whole else LARGEST_FLOAT
+    most = largest if self.most is None and self.below is None else self.most
+    return ranges.Range(least, most, self.above, self.below, whole)
 
   def like(self, value: Any = None) -> str:
     """What fits, for an error; `value` is an example."""
@@ -61,6 +79,7 @@ class Key:
 
 
 Keys = Mapping[str, Key]
+LARGEST_FLOAT = 1e9  # of rates, weights and ratios: far from where float32 ends
 
 GROUPS = (
   'algorithm',
@@ -79,39 +98,47 @@ GROUPS = (
 FREE = ('run.', 'scores.', 'watch.', 'data.data_dir', 'eval.published')
 SHARED: Keys = {
   'algorithm': Key('', 'the game that is played: a file of bigjax/algorithms'),
-  'seed': Key(0, 'of parameters, latents and the order of the data'),
+  'seed': Key(0, 'of parameters, latents and the order of the data', most=ranges.SEED.most),
   'init_from': Key('', "a workdir or file whose weights a run begins with; '': fresh ones"),
   # Steps, periods, memory.
   'run.steps': Key(150_000, "generator updates, each with all of the other players'", least=1),
-  'run.log_every': Key(100, 'steps between two rows of metrics.jsonl'),
-  'run.eval_every': Key(2500, 'steps between two evaluations: samples, vital signs, eval.name'),
-  'run.checkpoint_every': Key(1000, 'steps between two checkpoints'),
+  'run.log_every': Key(100, 'steps between two rows of metrics.jsonl; 0: never'),
+  'run.eval_every': Key(
+    2500, 'steps between two evaluations (samples, vital signs, eval.name); 0: at the end only'
+  ),
+  'run.checkpoint_every': Key(1000, 'steps between two checkpoints; 0: at the end only'),
   'run.keep': Key(3, 'newest checkpoints that stay', least=1),
   'run.keep_every': Key(10_000, 'checkpoints at multiples of so many steps stay, too; 0: none'),
   'run.best': Key('', "score whose best checkpoint stays (-NAME: lower is better); '': none"),
-  'run.max_skipped': Key(10, 'non-finite updates in a row after which a run stops'),
+  'run.max_skipped': Key(10, 'non-finite updates in a row after which a run stops', least=1),
   'run.profile_steps': Key(0, 'steps that the profiler records; 0: none'),
   # What is trained on.
   'data.source': Key('', 'NAME or NAME:ARGUMENT: digits, folder:DIR, tfds:NAME, synthetic:NUMBER'),
   'data.data_dir': Key('', "where TFDS' prepared sets lie; '': TFDS' own place"),
-  'data.resolution': Key(128, 'of square images, in pixels'),
-  'data.channels': Key(3, '3: colour, 1: grey'),
-  'data.frames': Key(0, 'of clips, for sources that have them; 0: still images', since=1, least=0),
-  'data.num_classes': Key(None, 'classes; None: as many as the data has', kind=int),
-  'data.held_out': Key(0.05, 'share of each class held out, of data without a test split'),
-  'data.fraction': Key(1.0, 'share of the training images that is trained on'),
+  'data.resolution': Key(128, 'of square images, in pixels', least=1, most=8192),
+  'data.channels': Key(3, '3: colour, 1: grey', least=1, most=3),
+  'data.frames': Key(
+    0, 'of clips, for sources that have them; 0: still images', since=1, most=4096
+  ),
+  'data.num_classes': Key(
+    None, 'classes; None: as many as the data has', kind=int, least=1, most=10**6
+  ),
+  'data.held_out': Key(
+    0.05, 'share of each class held out, of data without a test split', above=0, below=1
+  ),
+  'data.fraction': Key(1.0, 'share of the training images that is trained on', above=0, most=1),
   'data.per_class': Key(0, 'training images of each class, at most; 0: all'),
   'data.crop': Key('center', 'of the longer side: center, or random at every visit'),
   'data.flip': Key(False, 'mirror half of the images that are trained on'),
   # Scores at each evaluation.
   'eval.name': Key('none', 'what scores a run: pixels (small images), classifier, none'),
-  'eval.num_samples': Key(512, 'samples of each evaluation', least=1),
-  'eval.grid_columns': Key(10, 'columns of the grids of samples', least=1),
+  'eval.num_samples': Key(512, 'samples of each evaluation', least=1, most=10**6),
+  'eval.grid_columns': Key(10, 'columns of the grids of samples', least=1, most=1000),
   'eval.published': Key('', "published learning curve that is drawn beside; '': none"),
   # Scores by published protocols.
   'scores.every': Key(0, 'steps between two scorings, a multiple of run.eval_every; 0: never'),
   'scores.metrics': Key('fid,is', 'separated by commas: fid, kid, is, pr, dc, intra_fid, ...'),
-  'scores.num': Key(50_000, 'samples of each scoring'),
+  'scores.num': Key(50_000, 'samples of each scoring', least=2, most=ranges.IMAGES.most),
   'scores.features': Key('inception', 'network whose features are compared'),
   'scores.weights': Key('', 'file of its weights, where it is not in the cache'),
   'scores.reference': Key('train', 'images that are compared with: train or test'),
@@ -119,15 +146,19 @@ SHARED: Keys = {
   'watch.policy': Key('warn', 'what an alarm does: off, warn, stop, rollback'),
   'watch.most': Key(3, 'roll-backs before a run stops'),
   'watch.patch': Key('', "what a roll-back changes: 'KEY=VALUE,KEY=VALUE'"),
-  'watch.patience': Key(2, 'times in a row that a signal is out of bounds before an alarm'),
+  'watch.patience': Key(
+    2, 'times in a row that a signal is out of bounds before an alarm', least=1
+  ),
   'watch.refused': Key(1, 'non-finite updates between two rows; 0 switches this or any signal off'),
   'watch.spike': Key(20.0, 'a loss or gradient norm over its median'),
-  'watch.one_sided': Key(0.01, 'share of real or fake images that the discriminator gets right'),
+  'watch.one_sided': Key(
+    0.01, 'share of real or fake images that the discriminator gets right', below=1
+  ),
   'watch.sigma': Key(10.0, 'largest singular value of a kernel over its least of late'),
   'watch.still': Key(True, "whether a player's weights no longer change"),
-  'watch.data': Key(0.1, 'variation of the images of a batch over its median'),
-  'watch.variance': Key(0.3, "samples' deviation within a class over that of real images"),
-  'watch.score': Key(0.5, 'score run.best over its best value'),
+  'watch.data': Key(0.1, 'variation of the images of a batch over its median', below=1),
+  'watch.variance': Key(0.3, "samples' deviation within a class over that of real images", below=1),
+  'watch.score': Key(0.5, 'score run.best over its best value', below=1),
 }
 # Keys of networks that can compute the same in several ways: families that can include this table.
 WAYS: Keys = {
@@ -191,7 +222,7 @@ def find(given: str) -> tuple[str, list[str]]:
   Raises:
     UserError: no such config.
   """
-  path, py, variants = given.rpartition('.py')
+  path, py, variants = paths.expanded(given).rpartition('.py')
   if py and variants[:1] in ('', ':'):
     path, variants = path + py, variants[1:]
     if not os.path.isfile(path):
@@ -269,7 +300,10 @@ def nested(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def completed(values: Mapping[str, Any], keys: Keys) -> Values:
-  """`values` with defaults where they state nothing, numbers and tuples as their keys have them."""
+  """`values` with defaults where they state nothing, numbers and tuples as their keys have them.
+
+  A path may begin with ~.
+  """
   found = {name: key.default for name, key in existing(keys, values).items()}
   for name, value in values.items():
     kind = keys[name].value_type if name in keys else None
@@ -277,6 +311,8 @@ def completed(values: Mapping[str, Any], keys: Keys) -> Values:
       value = float(value)
     elif kind is tuple and isinstance(value, list):
       value = tuple(value)
+    elif kind is str and isinstance(value, str):
+      value = paths.expanded(value)
     found[name] = value
   return found
 
@@ -285,10 +321,28 @@ def fits(key: Key, value: Any) -> bool:
   """Whether a value has the type of a key."""
   if value is None:
     return key.kind is not None
-  if isinstance(value, bool) or key.value_type is bool:
-    return isinstance(value, bool) and key.value_type is bool
-  allowed = {float: (int, float), tuple: (tuple, list)}.get(key.value_type, key.value_type)
-  return isinstance(value, allowed)
+  if key.value_type is tuple:
+    return isinstance(value, tuple | list) and all(_is(item, key.items) for item in value)
+  return _is(value, (int, float) if key.value_type is float else (key.value_type,))
+
+
+def _is(value: Any, types: tuple[type, ...]) -> bool:
+  return isinstance(value, types) and (bool in types or not isinstance(value, bool))
+
+
+def refuse(name: str, key: Key, value: Any) -> None:
+  """Refuse a value that a key does not take.
+
+  Raises:
+    UserError: it has another type, is none of the key's choices, or a number out of its range.
+  """
+  if not fits(key, value):
+    raise errors.UserError(f'{name} is {value!r:.80}; expected {key.like(key.default)}.')
+  if key.choices and value is not None:
+    errors.pick(value, dict.fromkeys(key.choices), name)
+  for number in value if isinstance(value, tuple | list) else (value,):
+    if key.within and _is(number, (int, float)):
+      key.within.check(f'{name} is ', number)
 
 
 def require(values: Mapping[str, Any], keys: Keys) -> None:
@@ -301,8 +355,8 @@ def require(values: Mapping[str, Any], keys: Keys) -> None:
     UserError: names the first such key.
   """
   for name, key in keys.items():
-    if key.choices and isinstance(values.get(name), str):
-      errors.pick(values[name], dict.fromkeys(key.choices), name)
+    if name in values and key.choices:  # which other keys there are may depend on it
+      refuse(name, key, values[name])
   here = existing(keys, values)
   for name in here:
     if name not in values:
@@ -310,11 +364,7 @@ def require(values: Mapping[str, Any], keys: Keys) -> None:
   for name, value in values.items():
     if name not in here:
       raise errors.UserError(f'config.{name} {unknown(name, keys)}.')
-    if not fits(here[name], value):
-      like = here[name].like(here[name].default)
-      raise errors.UserError(f'{name} is {value!r}; expected {like}.')
-    if here[name].least is not None and value < here[name].least:
-      raise errors.UserError(f'{name} is {value}; give at least {here[name].least}.')
+    refuse(name, here[name], value)
 
 
 def unknown(name: str, keys: Keys) -> str:
@@ -360,10 +410,10 @@ def parse_value(key: Key, text: str) -> Any:
   if key.value_type is tuple:
     try:
       value = ast.literal_eval(text)
-    except SyntaxError:
+    except (SyntaxError, TypeError, MemoryError, RecursionError):
       raise ValueError(text) from None
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-  return key.value_type(text)
+  return ranges.whole_number(text) if key.value_type is int else key.value_type(text)
 
 
 # --- Of a complete config

@@ -2,10 +2,16 @@
 
 import contextlib
 import os
+import time
+from collections.abc import Iterator
 
 import jax
 
-from bigjax.core import files
+from bigjax.core import errors, files, progress
+
+RATES = 'compile_rates.json'  # in the cache: {kind of device: seconds per million characters}
+FIRST_RATES = {'cpu': 35.0}  # of digits, 842,238 characters: 30 seconds of two cores' time
+QUICK = 10.0  # seconds; what compiles faster came from the cache, perhaps
 
 
 def use_compilation_cache() -> None:
@@ -13,12 +19,45 @@ def use_compilation_cache() -> None:
 
   JAX_COMPILATION_CACHE_DIR moves the cache; an empty value switches it off.
   """
-  jax.config.update(
-    'jax_compilation_cache_dir',
-    os.environ.get('JAX_COMPILATION_CACHE_DIR', os.path.join(files.cache_dir(), 'xla')) or None,
-  )
+  given = os.environ.get('JAX_COMPILATION_CACHE_DIR', os.path.join(files.cache_dir(), 'xla'))
+  if given and '://' not in given and (why := files.unwritable(given)):
+    progress.say(
+      f'warning: compiled programs cannot be kept in {given!r} ({why}), so that every start '
+      'compiles anew; BIGJAX_CACHE moves that folder'
+    )
+    given = ''
+  jax.config.update('jax_compilation_cache_dir', given or None)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+@contextlib.contextmanager
+def compiling(what: str, length: int) -> Iterator[None]:
+  """Say, while a program compiles, for how long it has, and how long one of its length takes here.
+
+  Args:
+    what: is compiled; '' where nobody waits for it.
+    length: of the program's text, in characters; time is about proportional to it.
+  """
+  path, kind = os.path.join(files.cache_dir(), RATES), device_kind()
+  rates, began = _rates(path), time.monotonic()
+  usual = rates[kind] * length / 1e6 if kind in rates else None
+  with progress.ticking(f'compiling {what}', usual, shown=bool(what)):
+    yield
+  seconds = time.monotonic() - began
+  if seconds > QUICK and jax.process_index() == 0:
+    with contextlib.suppress(OSError):
+      os.makedirs(os.path.dirname(path), exist_ok=True)
+      files.write_json(path, {**rates, kind: round(seconds / length * 1e6, 3)})
+
+
+def _rates(path: str) -> dict[str, float]:
+  """What was measured last on each kind of device, or FIRST_RATES."""
+  try:
+    found = files.read_json(path) if os.path.exists(path) else {}
+    return FIRST_RATES | {kind: rate for kind, rate in found.items() if 0 < rate < 1e6}
+  except (AttributeError, TypeError, ValueError, errors.UserError):
+    return FIRST_RATES  # a damaged cache is no error
 
 
 ANY = 'any'

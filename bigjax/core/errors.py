@@ -2,8 +2,11 @@
 
 import argparse
 import difflib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
+
+from bigjax.core import paths
 
 
 class UserError(Exception):
@@ -11,10 +14,53 @@ class UserError(Exception):
 
 
 class Arguments(argparse.ArgumentParser):
-  """An argument parser whose errors are UserErrors, like all others."""
+  """An argument parser whose errors are UserErrors, like all others; a ~ means home in any word."""
+
+  def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+    """As argparse's, but that `--option=` with nothing behind it is a mistake, and ~ is home."""
+    given = super().parse_args(*args, **kwargs)
+    for action in self._actions:
+      if action.nargs is None and action.default != '' and getattr(given, action.dest, 0) == '':
+        raise needs_value(action.option_strings[0], self.prog)
+    for name, value in vars(given).items():
+      if isinstance(value, str):
+        setattr(given, name, paths.expanded(value))
+    return given
 
   def error(self, message: str) -> NoReturn:
     raise UserError(f'{message}; see {self.prog} --help.')
+
+
+def needs_value(flag: str, prog: str) -> UserError:
+  """The error of an option that is given nothing."""
+  return UserError(f'{flag} needs a value: {flag}=...; see {prog} --help.')
+
+
+def is_installed(module: str) -> bool:
+  """Whether a module can be imported; it is not."""
+  try:
+    return importlib.util.find_spec(module) is not None
+  except ImportError:  # of a package around it
+    return False
+
+
+def need(what: str, extra: str, *modules: str) -> None:
+  """Refuses what needs modules of an extra that are not here; imports none of them.
+
+  Args:
+    what: needs them.
+    extra: of the package that brings them.
+    modules: by the names that they are imported by.
+  Raises:
+    UserError: names the missing ones, and how to install them.
+  """
+  missing = [name for name in modules if not is_installed(name)]
+  if missing:
+    are = 'which is' if len(missing) == 1 else 'which are'
+    raise UserError(
+      f'{what} needs {" and ".join(missing)}, {are} not installed; run: '
+      f"pip install 'bigjax[{extra}]'"
+    )
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -1,15 +1,17 @@
-"""Files of a run and of the cache: rows and values as JSON, arrays as .npz."""
+"""Files of a run and of the cache: rows and values as JSON, arrays as .npz; endings of names."""
 
 import contextlib
 import json
+import math
 import os
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from bigjax.core import errors, progress
+from bigjax.core import errors, paths, progress
 
 
 class JsonLines:
@@ -23,10 +25,10 @@ class JsonLines:
   def __init__(self, path: str, last_step: int):
     rows = [row for row in read_rows(path) if row['step'] <= last_step]
     partial = path + '.partial'
-    with open(partial, 'w') as f:
+    with open(partial, 'w', encoding='utf-8') as f:
       f.writelines(json.dumps(row) + '\n' for row in rows)
     os.replace(partial, path)
-    self._file = open(path, 'a', buffering=1)  # noqa: SIM115 - closed by close()
+    self._file = open(path, 'a', buffering=1, encoding='utf-8')  # noqa: SIM115 - closed by close()
 
   def write(self, row: Mapping[str, Any]) -> None:
     self._file.write(json.dumps(row) + '\n')
@@ -43,7 +45,7 @@ def read_rows(path: str) -> list[dict[str, Any]]:
   """
   rows = []
   if os.path.isfile(path):
-    with open(path, errors='replace') as f:
+    with open(path, errors='replace', encoding='utf-8') as f:
       for line in f:
         if not line.endswith('\n'):
           break
@@ -59,7 +61,7 @@ def read_rows(path: str) -> list[dict[str, Any]]:
 def write_json(path: str, value: Any) -> None:
   """Write a JSON file whole or not at all."""
   partial = path + '.partial'
-  with open(partial, 'w') as f:
+  with open(partial, 'w', encoding='utf-8') as f:
     json.dump(value, f, indent=2)
     f.write('\n')
   os.replace(partial, path)
@@ -72,12 +74,87 @@ def read_json(path: str) -> Any:
     UserError: it cannot be read.
   """
   try:
-    with open(path) as f:
+    with open(path, encoding='utf-8') as f:
       return json.load(f)
   except (OSError, ValueError, RecursionError) as error:
     raise errors.UserError(
       f'{path!r} cannot be read ({error}); mend it, or use another --workdir.'
     ) from None
+
+
+KINDS = {  # of arrays, by the kinds of their dtypes
+  'u': 'whole numbers from 0 on',
+  'iu': 'whole numbers',
+  'fiu': 'numbers',
+  'fiub': 'numbers',
+}
+
+
+def check_array(
+  array: np.ndarray,
+  what: str,
+  kinds: str = 'fiu',
+  shape: tuple[int | None, ...] | None = None,
+  least: float = -math.inf,
+  most: float = math.inf,
+) -> None:
+  """Refuse an array of a file that is not what it should be: type, shape, finiteness, range.
+
+  Args:
+    array: as it was read.
+    what: it is, with the name of the file: "the array 'mu' of 'stats.npz'".
+    kinds: a key of KINDS.
+    shape: of the array; None for any length.
+    least, most: of its elements.
+  Raises:
+    UserError: names it.
+  """
+  fits = shape is None or (
+    len(shape) == array.ndim
+    and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+  )
+  if array.dtype.kind not in kinds or not fits:
+    of = '' if shape is None else f' [{", ".join("n" if n is None else str(n) for n in shape)}]'
+    raise errors.UserError(
+      f'{what} is {array.dtype} {list(array.shape)}; expected {KINDS[kinds]}{of}.'
+    )
+  if not array.size:
+    raise errors.UserError(f'{what} is empty.')
+  wrong = ~np.isfinite(array)
+  if wrong.any():
+    raise errors.UserError(
+      f'{what} has {wrong.sum():,} of {wrong.size:,} elements that are not finite: it is damaged, '
+      'or of a computation that had failed.'
+    )
+  for outside, words in ((array.min() < least, 'least'), (array.max() > most, 'most')):
+    if outside:
+      end, limit = (array.min(), least) if words == 'least' else (array.max(), most)
+      raise errors.UserError(f'{what} has an element {end}; expected at {words} {limit:g}.')
+
+
+VARIANCE = re.compile(r'(^|[/._])var(iance)?(:0)?$')  # names that networks give to variances
+
+
+def check_weights(
+  arrays: Mapping[str, np.ndarray], path: str, infinite: Collection[str] = ()
+) -> None:
+  """Refuse a network's arrays of which one is no numbers, not finite, or a negative variance.
+
+  Args:
+    arrays: by name.
+    path: of their file.
+    infinite: names of those that may hold infinities.
+  Raises:
+    UserError: names the first.
+  """
+  for name, array in arrays.items():
+    what = f'the array {name[:80]!r} of {path!r}'
+    if array.dtype.kind == 'V' and array.dtype.name == 'bfloat16':
+      array = array.astype(np.float32)
+    if name in infinite:
+      array = np.nan_to_num(array, nan=np.nan, posinf=0.0)
+    if array.size:
+      check_array(array, what, 'fiub', least=0 if VARIANCE.search(name) else -math.inf)
 
 
 class Null:
@@ -90,17 +167,60 @@ class Null:
     pass
 
 
+def ending(option: str, path: str, endings: Sequence[str], folder: bool = False) -> str:
+  """Which of these endings a path to be written has, in any case of letters; '' of a folder.
+
+  Args:
+    option: that gave it.
+    path: as given.
+    endings: '.png' and others that can be written.
+    folder: whether it may be a folder instead: one that exists, or a name that ends in a slash or
+      has no ending. An ending begins with a letter, so that `truncation-0.5` has none.
+  Raises:
+    UserError: it has another ending, or none.
+  """
+  found = re.fullmatch(r'(?s).*(\.[A-Za-z]\w*)', os.path.basename(path))
+  known = found[1].lower() if found else ''
+  if folder and (not known or os.path.isdir(path)):
+    return ''
+  if known not in endings:
+    expected = ' or '.join(endings)
+    if not folder:
+      raise errors.UserError(f'{option}={path}: give a name that ends in {expected}.')
+    expected = f'a name that ends in {expected}, or ' if endings else ''
+    raise errors.UserError(f'{option}={path}: give {expected}a folder, {path}/.')
+  return known
+
+
 def cache_dir() -> str:
   """Return bigjax's cache folder: $BIGJAX_CACHE, $XDG_CACHE_HOME/bigjax or ~/.cache/bigjax."""
   base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  return os.environ.get('BIGJAX_CACHE') or os.path.join(base, 'bigjax')
+  return paths.expanded(os.environ.get('BIGJAX_CACHE') or os.path.join(base, 'bigjax'))
+
+
+def unwritable(folder: str) -> str:
+  """Why no file can be made in a folder, which is made where it is missing; '' if one can."""
+  probe = os.path.join(folder, f'.writable-{secrets.token_hex(4)}')
+  try:
+    os.makedirs(folder, exist_ok=True)
+    with open(probe, 'wb'):
+      pass
+    os.remove(probe)
+  except OSError as error:
+    return error.strerror or type(error).__name__
+  return ''
 
 
 def read_cache(path: str) -> dict[str, np.ndarray] | None:
-  """The arrays that `write_cache` wrote, or None where the file is missing or damaged."""
+  """The arrays that `write_cache` wrote, or None where the file is missing or damaged.
+
+  Damaged is one, too, that holds numbers which are not finite.
+  """
   try:
     with np.load(path, allow_pickle=False) as file:
-      return {name: file[name] for name in file.files}  # checks the CRC of each
+      arrays = {name: file[name] for name in file.files}  # checks the CRC of each
+    floats = [array for array in arrays.values() if array.dtype.kind == 'f']
+    return arrays if all(np.isfinite(array).all() for array in floats) else None
   except Exception:  # zipfile has a dozen ways to say that a file is damaged
     return None
 

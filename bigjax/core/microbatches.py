@@ -19,6 +19,19 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tu
   return lax.scan(step, carry, xs, unroll=kind == 'cpu')
 
 
+def check(num: int, size: int) -> None:
+  """Refuse so many parts of a device's batch of `size` examples.
+
+  Raises:
+    UserError: they would not be equal.
+  """
+  if size % num:
+    raise errors.UserError(
+      f'run.microbatches is {num}, which does not divide the {size} examples of each device; '
+      'use a divisor.'
+    )
+
+
 def microbatched(fn: Callable[[Any], Any], num: int, xs: Any) -> Any:
   """Return `fn(xs)`, run on `num` equal parts of the leading axis, one after the other.
 
@@ -32,11 +45,7 @@ def microbatched(fn: Callable[[Any], Any], num: int, xs: Any) -> Any:
   if num == 1:
     return fn(xs)
   size = jax.tree.leaves(xs)[0].shape[0]
-  if size % num:
-    raise errors.UserError(
-      f'run.microbatches is {num}, which does not divide the {size} examples of each device; '
-      'use a divisor.'
-    )
+  check(num, size)
   parts = jax.tree.map(lambda x: x.reshape(num, size // num, *x.shape[1:]), xs)
   part = jax.checkpoint(fn, prevent_cse=False)
   _, out = scan(lambda carry, x: (carry, part(x)), (), parts)

@@ -1,9 +1,13 @@
 """Time for people: periods, durations, counted loops and the progress line of a run."""
 
+import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
+
+PATIENCE = 15.0  # seconds to the first line about one thing, where lines cannot be rewritten
 
 
 def say(text: str) -> None:
@@ -16,6 +20,39 @@ def out() -> TextIO | None:
   import jax  # only where something is said, so that a verb's --help need not wait for it
 
   return sys.stderr if jax.process_index() == 0 else None
+
+
+@contextlib.contextmanager
+def ticking(what: str, usual: float | None = None, shown: bool = True) -> Iterator[None]:
+  """Say, while something runs, how long it has taken and how long it usually takes.
+
+  From one process of all, on stderr.
+
+  Args:
+    what: is being done.
+    usual: seconds, None where nobody knows.
+    shown: False says nothing.
+  """
+  line = Progress(0, 0, 0, out() if shown else None)
+  terminal, done, start = sys.stderr.isatty(), threading.Event(), time.monotonic()
+
+  def tick():
+    pause = 1.0 if terminal else PATIENCE
+    while not done.wait(pause):
+      pause = pause if terminal else min(2 * pause, 8 * PATIENCE)
+      spent = time.monotonic() - start
+      known = '' if usual is None else f', usually {duration(usual)}'
+      line.say(f'{what}, {duration(spent)} so far{known}', temporary=True)
+
+  thread = threading.Thread(target=tick, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
+    if terminal:
+      line.say('', temporary=True)
 
 
 class Progress:
@@ -87,9 +124,11 @@ def counted(items: Sequence[Any], what: str, patience: float = 3.0) -> Iterator[
   began = said = time.monotonic()
   for i, item in enumerate(items):
     now = time.monotonic()
-    if i and now - said > patience:
+    if i == 1:
+      began = now  # what the first of them sets up is no measure of the others
+    elif i and now - said > patience:
       said = now
-      left = duration((now - began) * (len(items) - i) / i)
+      left = duration((now - began) * (len(items) - i) / (i - 1))
       print(f'{what}: {i:,} of {len(items):,}, {left} left', file=sys.stderr, flush=True)
     yield item
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import ml_collections
 import numpy as np
 
+from bigjax.core import config as core_config
 from bigjax.core import errors
 from bigjax.data import sources
 from bigjax.data.reading.random_access import (
@@ -23,6 +24,7 @@ from bigjax.data.reading.random_access import (
   Lookup,
   Named,
   Picture,
+  digest,
   from_pictures,
   in_batches,
   printable,
@@ -44,6 +46,7 @@ __all__ = [
   'check',
   'check_memory',
   'check_size',
+  'digest',
   'from_pictures',
   'held_out_mask',
   'in_batches',
@@ -160,17 +163,13 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: names the first.
   """
-  if config.resolution < 1:
-    raise errors.UserError(f'data.resolution is {config.resolution}; give a number of pixels.')
+  for name, key in core_config.SHARED.items():
+    group, _, short = name.partition('.')
+    if group == 'data' and short in config:
+      core_config.refuse(name, key, config[short])
   if config.channels not in (1, 3):
     raise errors.UserError(f'data.channels is {config.channels}; give 1 (grey) or 3 (colour).')
   errors.pick(config.crop, {'center': 0, 'random': 0}, 'data.crop')
-  if not 0 < config.fraction <= 1:
-    raise errors.UserError(
-      f'data.fraction is {config.fraction}; give a share of the images, above 0 and at most 1.'
-    )
-  if config.per_class < 0:
-    raise errors.UserError(f'data.per_class is {config.per_class}; give a number, or 0 for all.')
 
 
 def refuse_one_label(source: Source, config: ml_collections.ConfigDict) -> None:

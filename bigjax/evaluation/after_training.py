@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bigjax import data
 from bigjax.algorithms.base.contract import Spec
 from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
@@ -52,7 +53,7 @@ def write(folder: str, rows: Sequence[Mapping[str, Any]]) -> None:
   path = os.path.join(folder, 'scores.jsonl')
   try:
     os.makedirs(folder, exist_ok=True)
-    with open(path, 'a') as file:
+    with open(path, 'a', encoding='utf-8') as file:
       for row in rows:
         file.write(json.dumps(row) + '\n')
   except OSError as error:
@@ -106,7 +107,10 @@ def checkpoints_of(workdir: str, which: str) -> list[str]:
     UserError: the workdir has none.
   """
   if which != 'all':
-    return [word.strip() for word in which.split(',') if word.strip()]
+    words = [word.strip() for word in which.split(',') if word.strip()]
+    if not words:
+      raise errors.UserError(f'--checkpoints={which}: give last, best, all, or steps: 1000,2000.')
+    return words
   steps = checkpoint.list_steps(workdir)
   if not steps:
     raise errors.UserError(f'{workdir!r} has no checkpoints; give the workdir of a run.')
@@ -168,6 +172,9 @@ def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, ImageSe
   """(How to read each generator that is scored, the first of them; or images to be scored)."""
   if args.images:
     images = image_sets.open_files(args.images)
+    say_warnings(images)
+    if images.num < 2:
+      raise errors.UserError(f'--images={args.images} has one image; scores need two at least.')
     args.num = min(args.num or images.num, images.num)
     return [], None, images
   if args.workdir:
@@ -184,16 +191,28 @@ def find_real(args: Any, size: tuple[int, ...]) -> tuple[ImageSet | None, dict[s
   """Return (the reference's images, all splits of its source, a file of statistics or '')."""
   given, known = args.reference, {}
   if args.workdir:
-    config = files.read_json(os.path.join(args.workdir, 'config.json'))
+    path = os.path.join(args.workdir, 'config.json')
+    config = files.read_json(path)
+    if not isinstance(config, dict) or 'data.source' not in config:
+      raise errors.UserError(f'{path!r} is not the config of a run: give --reference.')
     known = {k.removeprefix('data.'): v for k, v in config.items() if k.startswith('data.')}
-    given = given or f'{known["source"]}/train'
-  if given is None or given.endswith('.npz'):
-    return None, {}, given or ''
-  source, split = image_sets.split_of(given)
+  if given is None and not known:
+    return None, {}, ''
+  if given is not None and given.endswith('.npz'):
+    return None, {}, given
+  source, split = image_sets.split_of(given) if given is not None else (known['source'], 'train')
   same = source == known.get('source')
   data_dir = args.data_dir or (known.get('data_dir') if same else '') or ''
   splits = image_sets.open_source(source, size, data_dir, known if same else {})
+  say_warnings(splits[split])
   return splits[split], splits, ''
+
+
+def say_warnings(images: ImageSet) -> None:
+  """Say what looks wrong in a set of images: scores without it would be of others."""
+  for level, sentence in images.findings:
+    if level == 'warning':
+      say(f'warning: {images.name}: {sentence}')
 
 
 def run(args: Any) -> None:
@@ -246,6 +265,6 @@ def _run(args: Any) -> None:
     written.append({**record, 'protocol': about})
   write(args.out, written)
   name = os.path.basename(os.path.normpath(args.workdir or args.params or args.images))
-  draw(args, rows, floor, f'{name}, {args.num:,} samples')
+  draw(args, rows, floor, f'{data.printable(name)}, {args.num:,} samples')
   print(overview(written, floor, floor_num))
   print(shares(look.seconds))

@@ -160,7 +160,7 @@ def point(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(config: ml_collections.ConfigDict) -> list[str]:
-  """Return the scores that a config asks for, none where they are off.
+  """The scores that a checked config asks for, none where they are off.
 
   Raises:
     UserError: its group `scores` makes no sense.
@@ -173,9 +173,7 @@ def check(config: ml_collections.ConfigDict) -> list[str]:
     errors.pick(name, METRICS, 'scores.metrics')
   errors.pick(asked.features, {**networks.NETWORKS, 'classifier': None}, 'scores.features')
   errors.pick(asked.reference, {'train': None, 'test': None}, 'scores.reference')
-  if asked.num < 2:
-    raise errors.UserError(f'scores.num is {asked.num}; give at least 2 (50,000 are usual).')
-  if asked.every % config.run.eval_every:
+  if not config.run.eval_every or asked.every % config.run.eval_every:
     raise errors.UserError(
       f'scores.every is {asked.every}, which is not a multiple of run.eval_every, '
       f'{config.run.eval_every}: what is scored is what an evaluation made ready.'

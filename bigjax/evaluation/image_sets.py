@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 import ml_collections
 import numpy as np
-from PIL import Image
 
 from bigjax import data
-from bigjax.core import errors
+from bigjax.core import errors, files
+from bigjax.data.reading import levels, listing, photo_files
 
 ImageBatch = tuple[np.ndarray, np.ndarray | None]  # uint8 images, labels int [b] if they have any
+MOST_CLASSES = 10**6
 SPLITS = ('train', 'test', 'all')
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class ImageSet:
     batches: (size) -> (uint8 images [b, H, W, C], labels int [b] or None), in a fixed order; all
       but the last of that size.
     some: (most) -> at most so many of them, evenly chosen; of training images alone.
+    findings: about the images, 'ok' or 'warning'.
   """
 
   name: str
@@ -47,14 +48,20 @@ class ImageSet:
   digest: str
   batches: Callable[[int], Iterator[ImageBatch]]
   some: Callable[[int], ImageBatch] | None = None
+  findings: tuple[data.Finding, ...] = ()
 
 
 def split_of(given: str) -> tuple[str, str]:
-  """Return (source, split) of 'tfds:cifar10/test'; of a folder all images, else 'train'."""
+  """(Source, split) of 'tfds:cifar10/test'; of a folder all images, else 'train'.
+
+  A folder that there is, is meant itself, even if it is called 'train'.
+  """
   source, _, split = given.rpartition('/')
-  if source and split in SPLITS:
+  path = given.removeprefix('folder:')
+  itself = path != given and os.path.isdir(os.path.expanduser(path))
+  if source and split in SPLITS and not itself:
     return source, split
-  return given, 'all' if given.startswith('folder:') else 'train'
+  return given, 'all' if path != given else 'train'
 
 
 def config_of(
@@ -119,7 +126,16 @@ def open_source(
     'all': (source.num_train + source.num_held_out, both),
   }
   splits = {
-    split: ImageSet(given, split, num, size, len(source.class_names), f'{digest}-{split}', batches)
+    split: ImageSet(
+      data.printable(given),
+      split,
+      num,
+      size,
+      len(source.class_names),
+      f'{digest}-{split}',
+      batches,
+      findings=source.findings,
+    )
     for split, (num, batches) in found.items()
   }
 
@@ -151,11 +167,11 @@ def rebatched(batches: Iterator[ImageBatch], size: int) -> Iterator[ImageBatch]:
 
 
 def open_files(path: str) -> ImageSet:
-  """Return the images of a folder, its subfolders' too, or of an .npz, as they are.
+  """Return the images of a folder, its subfolders' too, or of an .npz.
 
-  Of an .npz, the array `images`, `arr_0` (the layout of ADM's evaluator) or the only one.
+  Of an .npz, the array `images`, `arr_0` (the layout of ADM's evaluator) or the only one, as it is.
   Raises:
-    UserError: there are none, or not all are of one size.
+    UserError: there are none.
   """
   if os.path.isdir(path):
     return _open_folder(path)
@@ -164,6 +180,8 @@ def open_files(path: str) -> ImageSet:
   try:
     with np.load(path) as file:
       names = [name for name in ('images', 'arr_0') if name in file.files] or file.files[:1]
+      if not names:
+        raise ValueError('it holds no arrays')
       images = file[names[0]]
       others = [name for name in ('labels', 'arr_1') if name in file.files]
       labels = file[others[0]] if others else None
@@ -173,6 +191,11 @@ def open_files(path: str) -> ImageSet:
     raise errors.UserError(
       f'{path!r} holds {images.dtype} {images.shape}; expected uint8 images [n, H, W, 3 or 1].'
     )
+  if not images.size:
+    raise errors.UserError(f'{path!r} holds no images: {names[0]!r} is {list(images.shape)}.')
+  if labels is not None:
+    what = f'the array {others[0]!r} of {path!r}'
+    files.check_array(labels, what, 'iu', (len(images),), least=0, most=MOST_CLASSES - 1)
   digest = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()[:16]
   num_classes = 0 if labels is None else int(labels.max()) + 1
   return ImageSet(
@@ -187,48 +210,31 @@ def open_files(path: str) -> ImageSet:
 
 
 def _open_folder(path: str) -> ImageSet:
-  names = sorted(
-    os.path.join(folder, name)
-    for folder, _, files in os.walk(path)
-    for name in files
-    if name.lower().endswith(SUFFIXES) and not name.startswith('.')
-  )
-  if not names:
-    raise errors.UserError(f'there are no images ({", ".join(SUFFIXES)}) in {path!r}.')
-  first = decode(names[0])
-  told = hashlib.sha256()
-  for name in names:
-    told.update(f'{os.path.relpath(name, path)} '.encode())
-    with open(name, 'rb') as file:
-      told.update(hashlib.file_digest(file, 'sha256').digest())
+  """The images of a folder as a source `folder:` of it has them: central squares of one size.
+
+  Both list, decode, cut and resize by the same code. The size is the median of the shorter sides.
+  """
+  everything = listing.walk(path)
+  splits = levels.splits(everything)
+  parts = [everything.within(part) for part in (splits.train, splits.unseen) if part is not None]
+  each = [photo_files.examine(part.root, part.images, path) for part in parts]
+  columns = ('names', 'paths', 'labels', 'orientations', 'sizes', 'grey', 'contents')
+  known = {name: np.concatenate([one[name] for one in each]) for name in columns}
+  num, sizes = len(known['names']), known['sizes']
+  side = int(np.sort(sizes.min(1))[(num - 1) // 2])
+  size = (side, side, 1 if known['grey'].all() else 3)
+  given = config_of(f'folder:{path}', size, '', {})
+  lookup = data.from_pictures(photo_files.picture_of(known), given, known['paths'].__getitem__)
 
   def batches(size: int) -> Iterator[ImageBatch]:
-    for i in range(0, len(names), size):
-      images = []
-      for name in names[i : i + size]:
-        image = decode(name)
-        if image.shape != first.shape:
-          raise errors.UserError(
-            f'{name!r} is {image.shape[1]}x{image.shape[0]} with {image.shape[2]} channels, '
-            f'{names[0]!r} is {first.shape[1]}x{first.shape[0]} with {first.shape[2]}; to score '
-            'photos of many sizes, cut them to one first.'
-          )
-        images.append(image)
-      yield np.stack(images), None
+    for images, _ in data.in_batches(lookup, np.arange(num), size):
+      yield images, None
 
-  return ImageSet(path, 'all', len(names), first.shape, 0, told.hexdigest()[:16], batches)
-
-
-def decode(path: str) -> np.ndarray:
-  """Return an image file as uint8 [H, W, 1 or 3], transparency left out.
-
-  Raises:
-    UserError: it cannot be read.
-  """
-  try:
-    with Image.open(path) as image:
-      grey = image.mode in ('L', '1', 'LA')
-      pixels = np.asarray(image.convert('L' if grey else 'RGB'))
-  except (OSError, ValueError, Image.DecompressionBombError) as error:
-    raise errors.UserError(f'{path!r} cannot be read ({error}).') from None
-  return pixels[..., None] if pixels.ndim == 2 else pixels
+  findings = [*map(photo_files.of_files, [part.root for part in parts], each), *splits.findings]
+  findings += photo_files.of_others(everything) + photo_files.copies(known)
+  if other := int((sizes != side).any(1).sum()):
+    words = f'{other:,} of {num:,} images are not {side}x{side}: their central squares are resized'
+    findings.append(('warning', words))
+  digest = photo_files.digest(known, np.arange(num), [])
+  name = data.printable(path)
+  return ImageSet(name, 'all', num, size, 0, digest, batches, findings=tuple(findings))

@@ -21,6 +21,7 @@ from bigjax.core import errors, files, progress
 from bigjax.evaluation import image_sets
 from bigjax.evaluation.metrics.distances import squared_distances
 from bigjax.evaluation.quick import classifier
+from bigjax.sampling import lettering
 
 FeatureFn = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, C] -> float32 [n, d]
 
@@ -200,12 +201,11 @@ def draw(samples: np.ndarray, names: Sequence[str], found: Sequence[Found]) -> I
   def put(image, left, top, text, colour):
     image = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(times, 0).repeat(times, 1)
     sheet.paste(Image.fromarray(image), (left, top))
-    while text and pen.textlength(text) > side:
-      text = text[:-1]
-    pen.text((left + (side - pen.textlength(text)) / 2, top + side + 1), text, fill=colour)
+    text = lettering.fitting(text, side)
+    lettering.write(pen, left + (side - lettering.width(text)) / 2, top + side, text, colour)
 
   for left, text in zip(lefts, ['sample', *(f'nearest in {f.space}' for f in found)], strict=True):
-    pen.text((left, GAP), text, fill='black')
+    lettering.write(pen, left, GAP, text, 'black')
   for i, (sample, name) in enumerate(zip(samples, names, strict=True)):
     top = STRIP + 2 * GAP + i * down
     put(sample, lefts[0], top, name, 'black')

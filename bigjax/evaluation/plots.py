@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigjax.core import plotting
-from bigjax.core.plotting import finish
+from bigjax.core.plotting import finish, real_lines
 
 HIGHER = ('is', 'precision', 'recall', 'density', 'coverage', 'cas')  # is better
 TRADES = (('fd', 'is'), ('fid', 'is'), ('precision', 'recall'), ('density', 'coverage'))
@@ -20,6 +20,11 @@ def _scored(points: Sequence[Mapping[str, Any]]) -> list[str]:
   return list(dict.fromkeys(name for point in points for name in point['scores']))
 
 
+def _real(floor: Mapping[str, float], name: str) -> list[tuple[float, str]]:
+  """What real images get of this kind of score, in grey."""
+  return [(value, '0.4') for other, value in floor.items() if _kind(other) == _kind(name)]
+
+
 def scores(
   path: str, points: Sequence[Mapping[str, Any]], floor: Mapping[str, float], title: str
 ) -> None:
@@ -31,26 +36,22 @@ def scores(
     floor: {name: what real images get}; those of the same kind are drawn.
     title: of the picture.
   """
-  from matplotlib.figure import Figure
-
   shown = _scored(points)
-  figure = Figure(figsize=(15, 4 if len(shown) <= 3 else 8), layout='constrained')
-  for axis, name in zip(plotting.panels(figure, len(shown)), shown, strict=True):
-    for at in dict.fromkeys(point['at'] for point in points):
+  truncations = list(dict.fromkeys(point['at'] for point in points))
+  figure, axes = plotting.figure(len(shown), title)
+  for axis, name in zip(axes, shown, strict=True):
+    for at in truncations:
       some = [point for point in points if point['at'] == at and name in point['scores']]
       steps = [point['step'] for point in some]
       values = [point['scores'][name]['value'] for point in some]
       stds = [point['scores'][name]['std'] or 0 for point in some]
-      label = None if at is None or math.isinf(at) else f'truncation {at:g}'
+      label = 'untruncated' if at is None or math.isinf(at) else f'truncation {at:g}'
+      label = label if len(truncations) > 1 else None
       axis.errorbar(steps, values, stds, marker='o', markersize=3, capsize=2, label=label)
-    for other, value in floor.items():
-      if _kind(other) == _kind(name):
-        axis.axhline(value, color='0.4', linestyle='--', linewidth=0.8)
+    real_lines(axis, _real(floor, name))
     better = 'higher' if _kind(name) in HIGHER else 'lower'
     finish(axis, name, f'{better} is better (dashed: real images)')
-    axis.set_xlabel('step')
-  figure.suptitle(title)
-  figure.savefig(path, dpi=100)
+  plotting.save(figure, path)
 
 
 def truncation(
@@ -60,8 +61,6 @@ def truncation(
 
   Arguments as of `scores`; `at` is infinite where there is no truncation.
   """
-  from matplotlib.figure import Figure
-
   shown = _scored(points)
   by_kind = {_kind(name): name for name in shown}
   pairs = [(by_kind[a], by_kind[b]) for a, b in TRADES if a in by_kind and b in by_kind]
@@ -69,9 +68,8 @@ def truncation(
   words = ['none' if math.isinf(point['at']) else f'{point["at"]:g}' for point in points]
   value = lambda name: [point['scores'][name]['value'] for point in points]
   stds = lambda name: [point['scores'][name]['std'] or 0 for point in points]
-  num = len(pairs) + len(shown)
-  figure = Figure(figsize=(15, 4 if num <= 3 else 8), layout='constrained')
-  axes = iter(plotting.panels(figure, num))
+  figure, axes = plotting.figure(len(pairs) + len(shown), title)
+  axes = iter(axes)
   for left, right in pairs:
     axis = next(axes)
     axis.errorbar(
@@ -79,18 +77,14 @@ def truncation(
     )
     for x, y, word in zip(value(right), value(left), words, strict=True):
       axis.annotate(word, (x, y), textcoords='offset points', xytext=(5, 4), fontsize=8)
-    axis.set(xlabel=right, ylabel=left)
-    finish(axis, f'{_kind(left)} against {_kind(right)}', 'a point per threshold')
-    axis.xaxis.set_major_formatter('{x:g}')
+    axis.set_ylabel(left)
+    axis.margins(0.12)  # for the words of the outermost
+    finish(axis, f'{_kind(left)} against {_kind(right)}', 'a point per threshold', x=right)
   for name in shown:
     axis = next(axes)
     axis.errorbar(range(len(points)), value(name), stds(name), marker='o', markersize=4, capsize=2)
-    for other, height in floor.items():
-      if _kind(other) == _kind(name):
-        axis.axhline(height, color='0.4', linestyle='--', linewidth=0.8)
+    real_lines(axis, _real(floor, name))
     better = 'higher' if _kind(name) in HIGHER else 'lower'
-    finish(axis, name, f'{better} is better (dashed: real images)')
+    finish(axis, name, f'{better} is better (dashed: real images)', x='truncation threshold')
     axis.set_xticks(range(len(points)), words)
-    axis.set_xlabel('truncation threshold')
-  figure.suptitle(title)
-  figure.savefig(path, dpi=100)
+  plotting.save(figure, path)

@@ -20,6 +20,8 @@ from bigjax.evaluation.metrics.registry import FeatureStats
 from bigjax.evaluation.quick import classifier
 from bigjax.models.pretrained import registry as networks
 
+ROUNDING = 1e-4  # of a covariance of thousands of features in float32, relative to its largest
+
 
 def open_network(name: str, weights: str | None, train: ImageSet | None) -> networks.FeatureNetwork:
   """Return the network in whose features scores are computed.
@@ -85,7 +87,7 @@ def cached_reference(
 def read_reference(path: str) -> FeatureStats | None:
   """What `write_reference` wrote, or None where it is missing or damaged."""
   arrays = files.read_cache(path)
-  if arrays is None:
+  if arrays is None or not arrays.keys() >= {'num', 'mean', 'cov'}:
     return None
   moments = frechet.Moments.of(int(arrays.pop('num')), arrays.pop('mean'), arrays.pop('cov'))
   return FeatureStats(moments.num, moments, **arrays)
@@ -107,7 +109,7 @@ def read_statistics(path: str, dim: int) -> Reference:
   """
   try:
     with np.load(path) as file:
-      mean, cov = (np.asarray(file[name], np.float64) for name in ('mu', 'sigma'))
+      mean, cov = file['mu'], file['sigma']
   except KeyError:
     raise errors.UserError(
       f'--reference={path} has no arrays mu and sigma; expected the statistics that pytorch-fid '
@@ -120,8 +122,33 @@ def read_statistics(path: str, dim: int) -> Reference:
       f'--reference={path} is of {mean.size} features, the network gives {dim}; give statistics of '
       'the same features.'
     )
+  for name, array in (('mu', mean), ('sigma', cov)):
+    files.check_array(array, f'the array {name!r} of {path!r}')
+  mean, cov = mean.astype(np.float64), cov.astype(np.float64)
+  check_covariance(cov, f"the array 'sigma' of {path!r}")
   digest = hashlib.sha256(mean.tobytes() + cov.tobytes()).hexdigest()[:16]
   return Reference(path, 'stats', digest, FeatureStats(0, frechet.Gaussian(mean, cov)))
+
+
+def check_covariance(cov: np.ndarray, what: str) -> None:
+  """Refuse a matrix [d, d] that is no covariance, up to what float32 rounds.
+
+  A Frechet distance to it would be any number, 0 too.
+
+  Args:
+    cov: float64.
+    what: it is, with the name of its file.
+  Raises:
+    UserError: it is not symmetric, or has a negative eigenvalue.
+  """
+  if np.abs(cov - cov.T).max() > ROUNDING * np.abs(cov).max():
+    raise errors.UserError(f'{what} is no covariance: it is not symmetric.')
+  values = np.linalg.eigvalsh(cov)
+  if values[0] < -ROUNDING * max(values[-1], 0):
+    raise errors.UserError(
+      f'{what} is no covariance: its eigenvalues are {values[0]:.3g} to {values[-1]:.3g}, and none '
+      'may be negative.'
+    )
 
 
 def chosen(batches: Iterator[ImageBatch], kept: np.ndarray, size: int) -> Iterator[ImageBatch]:

@@ -32,15 +32,11 @@ def draw(
     (uint8 [batch, ...] on the devices that made them, int32 [n]): the first n count; n is `batch`
     but for the last.
   """
-  labels = np.arange(num, dtype=np.int32) % sampler.generator.num_classes
-  z = sampler.latents(seed, num, spec)
   for i in range(0, num, batch):
-    some, y = z[i : i + batch], labels[i : i + batch]
-    missing = batch - len(y)
-    padded = np.pad(some, ((0, missing), *[(0, 0)] * (z.ndim - 1)))
-    images = sampler.sharded(gen, padded, np.pad(y, (0, missing)), spec)
+    y = (np.arange(i, i + batch) % sampler.generator.num_classes).astype(np.int32)
+    images = sampler.sharded(gen, sampler.latents(seed, batch, spec, i), y, spec)
     # In turn: programs with collectives may not run side by side on CPU devices.
-    yield jax.block_until_ready(images), y
+    yield jax.block_until_ready(images), y[: num - i]
 
 
 def whole_batches(batch: int, num_devices: int) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bigjax.core import errors
+from bigjax.core import errors, ranges
 
 Array = jax.Array
 
@@ -41,6 +41,9 @@ def scale(keys: Array, dim: int, t: Array) -> Array:
 def clamp(keys: Array, dim: int, t: Array) -> Array:
   """N(0, 1) clipped to [-t, t]."""
   return jnp.clip(normal(keys, dim), -t, t)
+
+
+TRUNCATION = ranges.Range(0, 1000, whole=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,8 @@ def parse(text: str, dialect: str = 'resample') -> SamplingSpec:
       f'truncation {number} in the dialect {dialect!r} leaves nothing to draw; '
       'give a number above 0.'
     )
+  if truncation != math.inf and TRUNCATION.refusal(truncation):
+    raise errors.UserError(f'truncation {number}: {TRUNCATION.refusal(truncation)}.')
   return SamplingSpec(truncation, dialect)
 
 
@@ -215,12 +220,12 @@ def law(name: str) -> Law:
   kind, *words = name.split(':')
   try:
     if kind == 'annealed_normal':
-      (steps,) = map(int, words)
-      if steps > 0:
+      (steps,) = map(ranges.whole_number, words)
+      if not ranges.COUNT.refusal(steps):
         return Law(name, LAWS['normal'].make, 'n', anneal=steps)
     if kind == 'variable_normal':
       low, high = map(float, words)
-      if 0 <= low <= high < math.inf and high > 0:
+      if 0 <= low <= high <= TRUNCATION.most and high > 0:
         code = f'n * ({low} + ({high} - {low}) * u[:1])'
         return Law(name, lambda n, u: n * (low + (high - low) * u[..., :1]), code)
   except ValueError:
@@ -271,10 +276,12 @@ RECIPE = """\
 import jax
 import jax.numpy as jnp
 
+
 def latents(seed, num):  # the z of bigjax sample, float32 [num, {dim}], {truncation}
   def one(i):
     key = jax.random.fold_in(jax.random.key(seed), i)
 {lines}
+
   return jax.jit(jax.vmap(one))(jnp.arange(num))
 """
 

@@ -1,6 +1,6 @@
 """What can be said of the data before a run: labels, sizes, a sheet to look at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -12,11 +12,9 @@ from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.contract import Stage
 from bigjax.core import errors
 from bigjax.data import Finding
-from bigjax.evaluation import during_training
 from bigjax.preflight import machine_checks
-from bigjax.training import history as histories
-from bigjax.training import watchdog
-from bigjax.training.batches import check_data
+from bigjax.sampling import lettering
+from bigjax.training import ready
 from bigjax.training.program import make_program
 
 SHOWN = 40  # images on the contact sheet
@@ -34,45 +32,77 @@ def examine(
     workdir: where it would live; None checks the room in runs/ only.
     topology: a TPU slice whose memory is asked of its compiler.
   """
+  found: list[Finding] = []
   try:
     configs.check(config)
-    during_training.check(config)
-    watchdog.check(config)
-    histories.read_patch(config.watch.patch, config)
-    source = data.load(config.data)
   except errors.UserError as error:
     return [('fail', str(error))], {}, None
-  config = config.copy_and_resolve_references()
-  config.data.num_classes = len(source.class_names)
-  names = source.class_names
-  found: list[Finding] = [
-    ('ok', f'{config.data.source}: {source.num_train:,} training images, {len(names)} classes')
-  ]
-  found += source.findings
-  counts = np.zeros(len(names), int)
-  try:
-    counts = np.bincount(data.one_label(source.labels()), minlength=len(names))
-    found.append(of_labels(counts, names))
-  except errors.UserError as error:
-    found.append(('fail', str(error)))
-  try:
-    program = make_program(config, class_counts=source.class_counts)
-    found += [of_batch(source.num_train, stage, program.mesh.size) for _, stage in program.stages]
-    check_data(source, program)
-    found += machine_checks.memory(source, program)
-    found += machine_checks.disk(config, program, workdir or 'runs')
-  except errors.UserError as error:
-    found.append(('fail', str(error)))
-  found += machine_checks.duplicates(source)
-  found += machine_checks.weights(config, source)
+  for refuse in ready.CHECKS:
+    found += failure(refuse, config)
+  assumed = config.data.num_classes is None
+  config, source, absent = ready.data_of(config)
+  counts: dict[str, int] = {}
+  if source is None:
+    found.append(('fail', absent))
+    if assumed:
+      found.append(('warning', f'what follows assumes {config.data.num_classes} classes'))
+  else:
+    words = f'{source.num_train:,} training images, {len(source.class_names)} classes'
+    found.append(('ok', f'{config.data.source}: {words}'))
+    found += source.findings
+    about_labels, counts = of_labels(source)
+    found.append(about_labels)
+  found += of_program(config, source, workdir or 'runs')
+  if source:
+    found += machine_checks.duplicates(source)
+  found += machine_checks.weights(config)
   if workdir:
     found += machine_checks.workdir(workdir, config, source)
   if topology:
     found += machine_checks.hbm(config, topology)
-  return found, dict(zip(names, counts.tolist(), strict=True)), source
+  return found, counts, source
 
 
-def of_labels(counts: np.ndarray, names: Sequence[str]) -> Finding:
+def failure(refuse: Callable[..., Any], *args: Any) -> list[Finding]:
+  """What a check refuses these arguments for; nothing, where they are fine."""
+  try:
+    refuse(*args)
+  except errors.UserError as error:
+    return [('fail', str(error))]
+  return []
+
+
+def of_program(
+  config: ml_collections.ConfigDict, source: data.Source | None, workdir: str
+) -> list[Finding]:
+  """Whether what a config computes fits the devices, the data, this machine's memory and disk."""
+  try:
+    program = make_program(config, class_counts=source.class_counts if source else None)
+  except errors.UserError as error:
+    return [('fail', str(error))]
+  num_train = source.num_train if source else None
+  found = [of_batch(num_train, stage, program.mesh.size) for _, stage in program.stages]
+  found += failure(ready.check_program, program, source)
+  if source:
+    found += machine_checks.memory(source, program)
+  found += machine_checks.disk(config, program, workdir)
+  names = source.class_names if source else ()
+  return found + machine_checks.begins_with(config, program, workdir, names)
+
+
+def of_labels(source: data.Source) -> tuple[Finding, dict[str, int]]:
+  """(Whether the labels of all training images are sound, {class: count})."""
+  names = source.class_names
+  try:
+    counts = np.bincount(data.one_label(source.labels()), minlength=len(names))
+  except errors.UserError as error:
+    return ('fail', str(error)), dict.fromkeys(names, 0)
+  twice = len(set(names)) < len(names)  # two classes of one name are still two
+  keys = [f'{i}: {name}' for i, name in enumerate(names)] if twice else names
+  return of_counts(counts, names), dict(zip(keys, counts.tolist(), strict=True))
+
+
+def of_counts(counts: np.ndarray, names: Sequence[str]) -> Finding:
   """Return whether every class has images, and about as many as the others."""
   absent = [name for name, count in zip(names, counts, strict=True) if not count]
   if len(absent) == len(names) - 1 > 0:
@@ -98,11 +128,11 @@ def of_labels(counts: np.ndarray, names: Sequence[str]) -> Finding:
   return 'ok', words
 
 
-def of_batch(num_train: int, stage: Stage, num_devices: int) -> Finding:
-  """Whether the images fill a batch of a stage."""
+def of_batch(num_train: int | None, stage: Stage, num_devices: int) -> Finding:
+  """Whether the images, None where they are absent, fill a batch of a stage."""
   batch, plural = stage.examples, '' if num_devices == 1 else 's'
   words = f'batches of {batch} on {num_devices} device{plural}'
-  if num_train < batch:
+  if num_train is not None and num_train < batch:
     return 'fail', f'{words}, but there are {num_train} training images: lower the batch size'
   return 'ok', words
 
@@ -121,10 +151,8 @@ def draw_sheet(source: data.Source, config: ml_collections.ConfigDict, path: str
   for i, (cell, label) in enumerate(zip(cells, batch['label'][0], strict=True)):
     left, top = 4 + i % columns * (side + 4), 4 + i // columns * (side + strip + 4)
     sheet.paste(cell, (left, top))
-    name = str(source.class_names[label])
-    while name and draw.textlength(name) > side:
-      name = name[:-1]
-    draw.text((left, top + side + 2), name, fill='black')
+    name = lettering.fitting(str(source.class_names[label]), side)
+    lettering.write(draw, left, top + side + 1, name, 'black')
   sheet.save(path)
 
 

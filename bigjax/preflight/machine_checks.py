@@ -7,9 +7,11 @@ import hashlib
 import importlib.metadata
 import math
 import os
+import re
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
 
 import jax
 import ml_collections
@@ -26,7 +28,9 @@ from bigjax.models.pretrained import download
 from bigjax.models.pretrained.registry import NETWORKS
 from bigjax.preflight import plan_search, tpu_slices
 from bigjax.training import history as histories
+from bigjax.training import holder
 from bigjax.training.program import Program
+from bigjax.training.workdir import given_weights
 
 PACKAGES = ('bigjax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow')
 LOOKED_AT = 2000  # images, for duplicates
@@ -119,35 +123,88 @@ def bucket(url: str) -> list[Finding]:
   return [('ok', f'{url} can be written')]
 
 
+def available_memory(proc: str = '/proc', groups: str = '/sys/fs/cgroup') -> int | None:
+  """Bytes of memory that this process can still have, None where that cannot be told.
+
+  What the kernel keeps of files counts, for it gives that up; limits of containers hold.
+  """
+  meminfo = first_number(os.path.join(proc, 'meminfo'), r'MemAvailable:\s+(\d+) kB')
+  if meminfo is None:
+    try:
+      return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')
+    except (OSError, ValueError):  # not everywhere
+      return None
+  return min([meminfo * 1024, *rooms(proc, groups)])
+
+
+def rooms(proc: str, groups: str) -> Iterator[int]:
+  """Yields the bytes that are left within each memory limit of control groups, v1 and v2."""
+  try:
+    with open(os.path.join(proc, 'self', 'cgroup'), encoding='utf-8') as file:
+      mine = [line.strip().split(':', 2) for line in file if line.count(':') > 1]
+  except OSError:
+    return
+  for _, kind, path in mine:
+    if kind and 'memory' not in kind.split(','):
+      continue
+    root = os.path.join(groups, 'memory') if kind else groups
+    limit, used = ('limit_in_bytes', 'usage_in_bytes') if kind else ('max', 'current')
+    parts = [part for part in path.split('/') if part not in ('', '..')]
+    for depth in range(len(parts) + 1):  # limits of all groups above hold, too
+      folder = os.path.join(root, *parts[:depth])
+      most = first_number(os.path.join(folder, f'memory.{limit}'), r'(\d+)')  # or 'max'
+      now = first_number(os.path.join(folder, f'memory.{used}'), r'(\d+)')
+      if most is not None and now is not None:
+        # Of v1, inactive_file leaves out the groups below.
+        kept = rf'(?m)^{"total_" if kind else ""}inactive_file (\d+)'
+        freed = first_number(os.path.join(folder, 'memory.stat'), kept) or 0
+        yield max(most - now + freed, 0)
+
+
+def first_number(path: str, pattern: str) -> int | None:
+  """The number that a pattern finds in a file; None without either."""
+  try:
+    with open(path, encoding='utf-8') as file:
+      found = re.search(pattern, file.read())
+  except OSError:
+    return None
+  return int(found[1]) if found else None
+
+
 def memory(source: data.Source, program: Program) -> list[Finding]:
   """Say whether the images that are held in memory, and the next batches, fit this host."""
-  try:
-    available = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')
-  except (OSError, ValueError):  # not everywhere
+  available = available_memory()
+  if available is None:
     return []
   nbytes = lambda stage: sum(math.prod(x.shape) * x.dtype.itemsize for x in stage.shapes().values())
   largest = max((stage for _, stage in program.stages), key=nbytes)
   image = math.prod((source.size, source.size, largest.image[-1], *largest.image[:-3]))
   held = image * (source.num_train + source.num_held_out) if source.at_once else 0
   steps = 6 * nbytes(largest) // jax.process_count()
-  words = f'{size(held + steps)} of images in host memory; {size(available)} are free'
+  words = f'{size(held + steps)} of images in host memory; {size(available)} are available'
   if held + steps > available:
     return [('fail', f'{words}: use a smaller batch, or a machine with more memory')]
   return [('ok', words)]
 
 
 def duplicates(source: data.Source) -> list[Finding]:
-  """Say how many images are the same to the last pixel as another."""
-  images, _ = source.train(LOOKED_AT)
-  digests = [hashlib.blake2b(np.ascontiguousarray(image)).digest() for image in images]
-  twice = len(digests) - len(set(digests))
+  """Say how many images are the same to the last pixel as another, and whether of another class."""
+  images, labels = source.train(LOOKED_AT)
+  labels, seen, copies, astray = data.one_label(labels), {}, 0, 0
+  for image, label in zip(images, labels.tolist(), strict=True):
+    own = seen.setdefault(hashlib.blake2b(np.ascontiguousarray(image)).digest(), [])
+    copies += bool(own)
+    astray += bool(own) and label not in own
+    own.append(label)
   where = 'all' if len(images) == source.num_train else f'the {len(images):,} looked at'
-  if twice > len(images) // 100:
-    return [('warning', f'{twice:,} of {where} training images are copies of another: remove them')]
-  return [('ok', f'{twice:,} of {where} training images are copies of another')]
+  words = f'{copies:,} of {where} training images are copies of another'
+  if not copies:
+    return [('ok', words)]
+  words += f', {astray:,} of them in another class' if astray else ''
+  return [('warning', f'{words}: remove them')]
 
 
-def weights(config: ml_collections.ConfigDict, source: data.Source) -> list[Finding]:
+def weights(config: ml_collections.ConfigDict) -> list[Finding]:
   """Say whether the network that a run's scores are computed in is at hand."""
   scores = config.scores
   if not scores.every:
@@ -172,16 +229,33 @@ def weights(config: ml_collections.ConfigDict, source: data.Source) -> list[Find
   return [('ok', f'scores: {scores.metrics} of {scores.num:,} samples in {path}')]
 
 
-def workdir(given: str, config: ml_collections.ConfigDict, source: data.Source) -> list[Finding]:
-  """Say whether a run could go on in a workdir."""
+def begins_with(
+  config: ml_collections.ConfigDict, program: Program, given: str, class_names: Sequence[str]
+) -> list[Finding]:
+  """Say whether a run in a workdir could begin with the weights of `init_from`."""
+  if not config.init_from:
+    return []
   try:
+    given_weights(program, given, config.init_from, class_names)
+  except errors.UserError as error:
+    return [('fail', str(error))]
+  return [('ok', f'begins with the weights of {config.init_from}')]
+
+
+def workdir(
+  given: str, config: ml_collections.ConfigDict, source: data.Source | None
+) -> list[Finding]:
+  """Say whether a run could go on in a workdir; `source` is None where the data is absent."""
+  try:
+    if not buckets.is_url(given) and holder.is_locked(given):
+      return [('warning', f'{given!r} is held by a run ({holder.holder_of(given)})')]
     given = buckets.local(given)
     history = histories.read(given)
     if history is None:
       return [('ok', f'{given!r} holds no run: one would begin')]
     base, _ = histories.match_run_config(given, config, history, change=False)
     about = files.read_json(os.path.join(given, 'data.json'))
-    if about['digest'] != source.digest:
+    if source and about['digest'] != source.digest:
       return [('fail', f'{given!r} holds a run on other images')]
     steps = checkpoint.list_steps(given)
     if not steps:

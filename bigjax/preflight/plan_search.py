@@ -1,42 +1,16 @@
 """Several plans: slices compared, and the settings that fit one."""
 
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
 
 from bigjax import algorithms
 from bigjax.core import config as core_config
-from bigjax.core import errors
+from bigjax.core import errors, progress
 from bigjax.core.progress import size
 from bigjax.preflight import tpu_slices
 from bigjax.preflight.step_cost import plan
-
-
-@contextmanager
-def ticking(what: str, expected: float | None) -> Iterator[None]:
-  """Say on stderr how long something has taken, and may still take, while it runs."""
-  done, start = threading.Event(), time.monotonic()
-
-  def tick():
-    while not done.wait(1 if sys.stderr.isatty() else 15):
-      spent = time.monotonic() - start
-      left = f', about {max(expected - spent, 1):.0f}s left' if expected else ''
-      end = '\r' if sys.stderr.isatty() else '\n'
-      print(f'{what}: {spent:.0f}s{left}   ', end=end, file=sys.stderr, flush=True)
-
-  thread = threading.Thread(target=tick, daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    done.set()
-    thread.join()
-
 
 Plan = Callable[[ml_collections.ConfigDict, tpu_slices.Slice], dict[str, Any]]
 
@@ -57,7 +31,7 @@ def watched() -> Plan:
 
   def run(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, Any]:
     what = f'compiling for {of.name}, batch {batch_of(config)}'
-    with ticking(what, last[-1] if last else None):
+    with progress.ticking(what, last[-1] if last else None):
       found = plan(config, of)
     last.append(found['compile_seconds'])
     return found

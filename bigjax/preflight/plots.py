@@ -3,6 +3,8 @@
 import textwrap
 from collections.abc import Mapping
 
+from bigjax.core import plotting
+
 
 def bars(path: str, rows: Mapping[str, Mapping[str, float]], axis: str, note: str = '') -> None:
   """Draw a stacked bar per row into a PNG, one colour per part.
@@ -25,10 +27,12 @@ def bars(path: str, rows: Mapping[str, Mapping[str, float]], axis: str, note: st
       list(rows), lengths, left=before, label=part, color=f'C{i % 10}', hatch='//' * (i // 10)
     )
   for y, row in enumerate(rows.values()):
-    plot.text(sum(row.values()), y, f' {sum(row.values()):.3g}', va='center', fontsize=9)
+    total = sum(row.values())
+    words = f' {total:,.0f}' if total >= 100 else f' {total:.3g}'
+    plot.text(total, y, words, va='center', fontsize=9)
   plot.invert_yaxis()
   plot.margins(x=0.08)
   plot.set_xlabel(axis)
   plot.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
   figure.supxlabel(textwrap.fill(note, 150), fontsize=7.5, color='0.35')
-  figure.savefig(path, dpi=110)
+  plotting.save(figure, path)

@@ -92,12 +92,7 @@ class Slice:
     Raises:
       UserError: the TPU compiler is not installed, or does not know such a slice.
     """
-    try:
-      import libtpu  # noqa: F401
-    except ImportError:
-      raise errors.UserError(
-        "compiling for TPUs needs the TPU compiler; run: pip install 'bigjax[plan]'"
-      ) from None
+    errors.need('compiling for TPUs', 'plan', 'libtpu')
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no metadata server to wait for
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     from jax.experimental import topologies
@@ -144,7 +139,7 @@ def find(name: str) -> Slice:
   Raises:
     UserError: there is none of that name.
   """
-  words = re.fullmatch(r'(\w+?)[-:](\d+(?:x\d+)*)', name.strip().lower())
+  words = re.fullmatch(r'(\w+?)[-:](\d{1,9}(?:x\d{1,9})*)', name.strip().lower())
   generation = GENERATIONS.get(ALIASES.get(words[1], words[1])) if words else None
   if generation is None:
     known = ', '.join(names())
@@ -156,6 +151,10 @@ def find(name: str) -> Slice:
     shape = tuple(map(int, words[2].split('x')))
     if len(shape) != generation.axes:
       raise errors.UserError(f'the topology {name!r} needs {generation.axes} numbers of chips.')
+    if not 0 < math.prod(shape) <= generation.largest:
+      raise errors.UserError(
+        f'the topology {name!r} has {math.prod(shape):,} chips; give 1 to {generation.largest:,}.'
+      )
   else:
     num = int(words[2]) if words[2].isdigit() else 0
     chips = num // 2 if generation.counts == 'cores' else num

@@ -13,11 +13,17 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from bigjax.core import checkpoint, errors, files, trees
+from bigjax.core import checkpoint, errors, files, ranges, trees
 
 FORMAT = 3
 PACKED = 64  # times its size is what an .npz may unpack to: weights hardly compress at all
+INFINITE = ('knots',)  # of a generator: inf is the truncation of untruncated samples
+ARCHITECTURE = ranges.Range(0, ranges.LARGEST, whole=False)  # of the numbers in a card's
 DEEPEST = 64  # names in the path of an array
+CLASS_NUMBERS = (  # what a card says of its class_names
+  'a number is a place in class_names, from 0 on; a text is a name, or a place where no class is '
+  'named by another number'
+)
 _texts = lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value)
 CARD_KEYS = {  # what a card must have, at least: what it is in words, and whether a value is that
   'format': ('a number', lambda value: type(value) is int),
@@ -81,6 +87,7 @@ def load_npz(path: str) -> tuple[Any, dict[str, Any]]:
   if card is None:
     raise errors.UserError(f'{path!r} holds no generator that bigjax wrote: no card.')
   check(card, path)
+  files.check_weights(arrays, path, INFINITE)
   return gen, card
 
 
@@ -120,6 +127,13 @@ def check(card: Any, path: str) -> None:
       f'{path!r} is not a card of format {FORMAT}{why}; export the generator again with this '
       'version of bigjax, or read it with the one that wrote it.'
     )
+  for key, value in card['architecture'].items() if isinstance(card['architecture'], dict) else ():
+    for number in value if isinstance(value, list) else (value,):
+      if isinstance(number, int | float) and ARCHITECTURE.refusal(number):
+        raise errors.UserError(
+          f"{path!r} is no card: its architecture's {ascii(key)[:80]} is {ascii(value)[:80]}; "
+          f'{ARCHITECTURE.refusal(number)}.'
+        )
   for key, (what, holds) in CARD_KEYS.items():
     if not holds(card[key]):
       raise errors.UserError(
@@ -144,12 +158,13 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
         'with its .json beside it.'
       )
   try:
-    with open(card_path(path)) as f:
+    with open(card_path(path), encoding='utf-8') as f:
       card = json.load(f)
     gen = tree(safetensors.numpy.load_file(path))
   except Exception as error:  # of JSON: nested too deep; of safetensors: a type NumPy has not
     raise damaged(f'{path!r} or its card', error) from None
   check(card, card_path(path))
+  files.check_weights(trees.flat(gen), path, INFINITE)
   return gen, card
 
 
@@ -163,12 +178,13 @@ def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]
   if not os.path.isfile(path):
     raise errors.UserError(f'{workdir!r} is not the workdir of a run: it has no card.json.')
   try:
-    with open(path) as f:
+    with open(path, encoding='utf-8') as f:
       card = json.load(f)
   except (OSError, ValueError, RecursionError) as error:
     raise damaged(repr(path), error) from None
   check(card, path)
   gen, step = checkpoint.restore_generator(workdir, which)
+  files.check_weights(trees.flat(gen), f'checkpoint {step} of {workdir}', INFINITE)
   return gen, {**card, 'step': step}
 
 

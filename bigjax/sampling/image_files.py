@@ -14,8 +14,11 @@ import numpy as np
 from PIL import Image
 
 from bigjax.core import errors, files, progress
+from bigjax.sampling import lettering
 
 BATCH = 64  # images made at a time, unless told
+MIN_SIDE = 48  # pixels of an image in a grid
+MOST_PIXELS = 2**29  # of a grid
 Make = Callable[[int], np.ndarray]  # start -> the images from there on, one batch of them
 
 
@@ -28,24 +31,27 @@ class Wanted:
     make: start -> the images from there on, a batch of them.
     labels: int32 [num], or None where classes are mixed.
     columns: of a grid.
-    seeds: int64 [num] where each has its own, else None.
+    seeds: of the images in turn, again and again, where each has its own; else None.
+    rows, heads, caption: names in a grid; see lettering.labelled.
   """
 
   num: int
   make: Make
   labels: np.ndarray | None
   columns: int
-  seeds: np.ndarray | None = None
+  seeds: Sequence[int] | None = None
+  rows: Sequence[str] = ()
+  heads: Sequence[str] = ()
+  caption: str = ''
 
-  @property
-  def names(self) -> list[str]:
-    """Of the files in a folder."""
-    parts = [[f'{i:06d}' for i in range(self.num)]]
-    if self.seeds is not None:
-      parts = [[f'seed{seed:04d}' for seed in self.seeds]]
-    if self.labels is not None:
-      parts.append([f'class{label}' for label in self.labels])
-    return ['_'.join(words) + '.png' for words in zip(*parts, strict=True)]
+  def seed(self, i: int) -> int:
+    """Of image i, where each has its own."""
+    return self.seeds[i % len(self.seeds)]
+
+  def name(self, i: int) -> str:
+    """Of image i's file in a folder."""
+    first = f'{i:06d}' if self.seeds is None else f'seed{self.seed(i):04d}'
+    return first + ('' if self.labels is None else f'_class{self.labels[i]}') + '.png'
 
 
 def ready(images: np.ndarray, labels: np.ndarray | None, columns: int) -> Wanted:
@@ -125,11 +131,11 @@ def write_folder(wanted: Wanted, batch: int, out: str, ask: Mapping[str, Any]) -
   Raises:
     UserError: the folder holds other pictures.
   """
-  note, names = os.path.join(out, 'samples.json'), wanted.names
+  note = os.path.join(out, 'samples.json')
   os.makedirs(out, exist_ok=True)
   present = set(os.listdir(out))
   if os.path.isfile(note):
-    with open(note) as file, contextlib.suppress(ValueError):
+    with open(note, encoding='utf-8') as file, contextlib.suppress(ValueError):
       before = json.load(file)
       other = [key for key in ask if before.get(key) != ask[key]]
       if other:
@@ -142,13 +148,13 @@ def write_folder(wanted: Wanted, batch: int, out: str, ask: Mapping[str, Any]) -
       f'--out={out} holds pictures that are not samples of ours; give another folder.'
     )
   files.write_json(note, ask)
-  missing = [name not in present for name in names]
-  starts = [i for i in range(0, wanted.num, batch) if any(missing[i : i + batch])]
+  missing = np.fromiter((wanted.name(i) not in present for i in range(wanted.num)), bool)
+  starts = [i for i in range(0, wanted.num, batch) if missing[i : i + batch].any()]
   for start in told(starts, wanted.num, batch):
     for i, image in enumerate(wanted.make(start), start):
       if missing[i]:
-        save_png(image, os.path.join(out, names[i]))
-  return wanted.num - sum(missing)
+        save_png(image, os.path.join(out, wanted.name(i)))
+  return wanted.num - int(missing.sum())
 
 
 def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, Any]) -> str:
@@ -162,15 +168,18 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
       Dhariwal & Nichol 2021 reads (arr_0: uint8 [n, H, W, 3], arr_1: the labels).
     ask: see write_folder.
   """
-  num = wanted.num
-  if not out.endswith(('.png', '.npz')):
+  num, kind = wanted.num, files.ending('--out', out, ('.png', '.npz'), folder=True)
+  if not kind:
     before = write_folder(wanted, batch, out, ask)
-    return f'{out}/: {num} PNGs' + (f', {before} of which were there already' if before else '')
+    return f'{out.rstrip("/")}/: {num} PNGs' + (
+      f', {before} of which were there already' if before else ''
+    )
   os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
   made = (wanted.make(start) for start in told(range(0, num, batch), num, batch))
-  if out.endswith('.png'):
+  if kind == '.png':
     images = np.concatenate(list(made))
-    grid(images, wanted.columns).save(out)
+    size, names = (-(-num // wanted.columns), wanted.columns), (wanted.rows, wanted.heads)
+    lettering.labelled(grid(images, wanted.columns), *size, *names, wanted.caption).save(out)
     return f'{out}: {num} images, {wanted.columns} in a row'
   first = next(made)
   adm = layout == 'adm'
@@ -181,12 +190,31 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
     for part in rest
   )
   others = {} if wanted.labels is None else {'arr_1' if adm else 'labels': wanted.labels}
-  others |= {} if wanted.seeds is None or adm else {'seeds': wanted.seeds}
+  if wanted.seeds is not None and not adm:
+    others['seeds'] = np.fromiter(map(wanted.seed, range(num)), np.int64)
   write_npz(out, 'arr_0' if adm else 'images', shape, parts, **others)
   return f'{out}: {num} images, uint8 {shape}'
 
 
-def grid(images: np.ndarray, columns: int, min_side: int = 48) -> Image.Image:
+def check_grid(num: int, columns: int, shape: tuple[int, ...]) -> None:
+  """Refuse a grid that is no picture any more, before its images are made.
+
+  Args:
+    num: of images.
+    columns: of the grid.
+    shape: of an image, or of a clip, whose frames lie side by side.
+  Raises:
+    UserError: it has more than MOST_PIXELS.
+  """
+  h, w = shape[-3], shape[-2] * (shape[0] if len(shape) == 4 else 1)
+  if -(-num // columns) * columns * h * w * max(1, MIN_SIDE // h) ** 2 > MOST_PIXELS:
+    raise errors.UserError(
+      f'{num:,} images of {w}x{h} are too many for one picture; ask for fewer with --num or '
+      '--classes, or give an --out ending in .npz, or a folder.'
+    )
+
+
+def grid(images: np.ndarray, columns: int, min_side: int = MIN_SIDE) -> Image.Image:
   """Return uint8 images [n, H, W, C] as one picture, row by row, enlarged to `min_side`."""
   if images.ndim == 5:  # the frames of a clip side by side
     columns *= images.shape[1]

@@ -1,7 +1,5 @@
 """Paths between latents and classes."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from bigjax.algorithms.base.contract import Spec
@@ -23,11 +21,6 @@ def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
   )
   norms = (1 - way) * norm_a + way * norm_b
   return (unit / np.sin(angle) * norms[:, None]).astype(np.float32).reshape(-1, *shape)
-
-
-def first_of_each(loaded: Loaded, seeds: Sequence[int], spec: Spec) -> np.ndarray:
-  """The first latents of every seed, [n, ...]: those of `gen(..., seed=seed)`."""
-  return np.concatenate([loaded.sampler.latents(seed, 1, spec) for seed in seeds])
 
 
 def interpolation(

@@ -3,17 +3,17 @@
 import argparse
 import dataclasses
 import hashlib
-import operator
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from bigjax.algorithms.base.contract import Spec
-from bigjax.core import buckets, errors, trees
+from bigjax.core import buckets, errors, paths, ranges, trees
+from bigjax.core.ranges import whole
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.image_files import BATCH
 from bigjax.sampling.sampler import Sampler, from_card
@@ -63,9 +63,10 @@ class Loaded:
     """Images, uint8 [n, H, W, C]: those of `bigjax sample` for the same latents and classes.
 
     Args:
-      labels: the class of each image, by number or name (one alone is a list of one; 'all' is one
-        of each), or float weights [n, classes], which mix classes. Without any, `num` images are
-        spread evenly over the classes, in their order.
+      labels: the class of each image, by number (its place in `class_names`) or, as text, by what
+        --classes takes (one alone is a list of one; 'all' is one of each), or float weights
+        [n, classes], which mix classes. Without any, `num` images are spread evenly over the
+        classes, in their order.
       truncation: a threshold, 't:dialect', or None for untruncated.
       seed: of the latents. Image i is the same however many are asked for.
       num: number of images; labels are repeated in turn until there are so many. By default, as
@@ -78,7 +79,7 @@ class Loaded:
     """
     y = read_labels(labels, self.class_names, num)
     spec = self.spec(truncation, **options)
-    seed, batch = whole('seed', seed, 0), whole('batch', batch, 1)
+    seed, batch = whole('seed', seed, ranges.SEED), whole('batch', batch, ranges.BATCH)
     self.prepare(spec)
     return self.images(self.sampler.latents(seed, len(y), spec), y, spec, batch)
 
@@ -136,31 +137,30 @@ class Loaded:
     return np.asarray(encode(self.stored, images.astype(np.float32) / 127.5 - 1))
 
   def one_batch(
-    self, z: np.ndarray, y: np.ndarray, spec: Spec, batch: int, start: int
+    self,
+    latents: Callable[[int, int], np.ndarray],
+    y: np.ndarray,
+    spec: Spec,
+    batch: int,
+    start: int,
   ) -> np.ndarray:
-    """Images `start` to `start + batch` of these; call `prepare(spec)` first."""
-    stop = min(start + batch, len(z))
+    """Images `start` to `start + batch` of those with labels y; call `prepare(spec)` first.
+
+    Args:
+      latents: (first, num) -> those of as many samples from the first one on.
+      y: labels of all.
+      spec: sampling settings.
+      batch: images at a time.
+      start: the first of these images.
+    """
+    stop = min(start + batch, len(y))
     first = max(stop - batch, 0)  # a last batch of another shape would be compiled anew
-    return self.images(z[first:stop], y[first:stop], spec, batch)[start - first :]
+    z = latents(first, stop - first)
+    return self.images(z, y[first:stop], spec, batch)[start - first :]
 
 
 def say(text: str) -> None:
   print(text, file=sys.stderr)
-
-
-def whole(name: str, given: Any, least: int) -> int:
-  """Return a whole number.
-
-  Raises:
-    UserError: it is none, or below `least`.
-  """
-  try:
-    number = operator.index(given)
-  except TypeError:
-    number = least - 1
-  if isinstance(given, bool) or number < least:
-    raise errors.UserError(f'{name} is {given!r}; give a whole number, {least} or more.')
-  return number
 
 
 def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
@@ -169,7 +169,7 @@ def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
   Raises:
     UserError: it is neither, or cannot be read.
   """
-  path, verbosity = os.fspath(path), logging.get_verbosity()
+  path, verbosity = paths.expanded(os.fspath(path)), logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
   try:
     folder = os.path.isdir(path) or buckets.is_url(path)
@@ -193,31 +193,66 @@ def of_options(args: argparse.Namespace) -> Loaded:
 
 
 def find_class(word: str, class_names: Sequence[str]) -> int:
-  """Return the number of a class given by name or number; a name wins over a number.
+  """The number of a class given by name or number: its place in `class_names`, from 0 on.
+
+  A name is a name; a number that is not a class's name is its place. Where classes are named by
+  numbers that are not their places (1 to 10), a bare number is refused: 'name:1' and 'number:1' say
+  which is meant, and may be written anywhere.
 
   Raises:
-    UserError: there is none.
+    UserError: there is none, or more than one that may be meant.
   """
-  if word in class_names:
-    return class_names.index(word)
-  if word.isdecimal() and int(word) < len(class_names):
-    return int(word)
+  kind, colon, rest = word.partition(':')
+  chosen = kind if colon and kind in ('name', 'number') and word not in class_names else ''
+  text = rest if chosen else word
+  count = len(class_names)
+  places = [i for i, name in enumerate(class_names) if name == text and chosen != 'number']
+  is_number = text.isdecimal() and len(text) < 10 and chosen != 'name'
+  if is_number and not chosen and (other := misnumbered(class_names)) is not None:
+    place = f'number:{text} is {class_names[int(text)]!r}' if int(text) < count else ''
+    name = f'name:{text} is number {places[0]}' if places else ''
+    raise errors.UserError(
+      f'class {text!r} may be a name or a number: classes are named by numbers that are not their '
+      f'places from 0 on (number {other} is {class_names[other]!r}); write name:{text} or '
+      f'number:{text}' + ''.join(f', {words}' for words in (name, place) if words) + '.'
+    )
+  if is_number and not places and int(text) < count:
+    places = [int(text)]
+  if len(places) == 1:
+    return places[0]
+  if places:
+    some = ', '.join(f'number:{place}' for place in places[:5])
+    raise errors.UserError(f'{len(places)} classes are named {text!r}; write one of {some}.')
   raise errors.UserError(
-    f'there is no class {word!r}{errors.did_you_mean(word, class_names)}; this '
-    f'generator has {len(class_names)}: numbers 0 to {len(class_names) - 1} or '
+    f'there is no class {text!r}{errors.did_you_mean(text, class_names)}; this '
+    f'generator has {count}: numbers 0 to {count - 1} or '
     f'names such as {", ".join(class_names[:3])}.'
   )
+
+
+def place(number: Any) -> str:
+  """A class's place as `find_class` takes it."""
+  return f'number:{number}'
+
+
+def misnumbered(class_names: Sequence[str]) -> int | None:
+  """The place of the first class that is named by another number than that; None where none is."""
+  numbers = (i for i, n in enumerate(class_names) if n.isdecimal() and int(n) != i)
+  return next(numbers, None)
 
 
 def parse_classes(text: str, class_names: list[str]) -> np.ndarray:
   """Read '3,7', 'cat,dog' or 'all' into int32 labels; a name wins, even one with a comma in it.
 
   Raises:
-    UserError: a class that does not exist.
+    UserError: a class that does not exist, or that may be one of several.
   """
   if text == 'all':
+    if text in class_names and len(class_names) > 1:
+      raise errors.UserError("'all' is every class, and the name of one: write name:all for that.")
     return np.arange(len(class_names), dtype=np.int32)
   words = [text] if text in class_names else text.split(',')
+  words = [word if word in class_names else word.strip() for word in words]
   return np.array([find_class(word, class_names) for word in words], np.int32)
 
 
@@ -227,7 +262,7 @@ def read_labels(labels: Labels, class_names: list[str], num: int | None) -> np.n
   Raises:
     UserError: there is no such class, or an array has another shape or type.
   """
-  num = num if num is None else whole('num', num, 1)
+  num = num if num is None else whole('num', num, ranges.IMAGES)
   classes = len(class_names)
   if labels is None:
     count = num or classes
@@ -235,9 +270,12 @@ def read_labels(labels: Labels, class_names: list[str], num: int | None) -> np.n
   if isinstance(labels, str):
     labels = parse_classes(labels, class_names)
   else:
+    given = labels
     labels = np.atleast_1d(np.asarray(labels))
     if labels.dtype.kind in 'OU' and labels.ndim == 1:  # names, with numbers among them
-      labels = np.array([find_class(str(word), class_names) for word in labels], np.int32)
+      words = [given] if np.ndim(given) == 0 else list(given)  # before NumPy made all of them texts
+      words = [word if isinstance(word, str) else place(word) for word in words]
+      labels = np.array([find_class(word, class_names) for word in words], np.int32)
   floats, integers = labels.dtype.kind == 'f', labels.dtype.kind in 'iu'
   fits = labels.ndim == 2 and labels.shape[1] == classes if floats else labels.ndim == 1
   if not (floats or integers) or not fits or not len(labels):
@@ -248,7 +286,7 @@ def read_labels(labels: Labels, class_names: list[str], num: int | None) -> np.n
   if floats and not np.isfinite(labels).all():
     raise errors.UserError('labels hold weights that are not finite.')
   for label in [] if floats else labels[(labels < 0) | (labels >= classes)][:1]:
-    find_class(str(label), class_names)  # says so
+    find_class(place(label), class_names)  # says so
   labels = labels.astype(np.float32 if floats else np.int32)
   return labels if num is None else labels[np.arange(num) % len(labels)]
 

@@ -1,10 +1,12 @@
 """Command-line options that name a generator and say how to sample it. Imports no JAX."""
 
 import argparse
+import bisect
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from bigjax.core import errors
+from bigjax.core import errors, ranges
 
 
 def add_generator(parser: argparse.ArgumentParser, several: bool = False) -> Any:
@@ -69,19 +71,43 @@ def parse_sampling(words: Sequence[str]) -> dict[str, str]:
   return found
 
 
-def parse_seeds(text: str) -> list[int]:
-  """The seeds of '0-9', '0,1,2' or '3,10-12'.
+class Seeds(Sequence):
+  """Seeds of several ranges one after the other, none of which is written out."""
+
+  def __init__(self, parts: Sequence[range]):
+    self._parts = parts
+    self._ends = list(itertools.accumulate(map(len, parts)))
+
+  def __len__(self) -> int:
+    return self._ends[-1]
+
+  def __getitem__(self, index: int) -> int:
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    part = bisect.bisect_right(self._ends, index)
+    return self._parts[part][index - self._ends[part]]
+
+
+def parse_seeds(text: str, most: int = ranges.IMAGES.most) -> Seeds:
+  """The seeds of '0-9', '0,1,2' or '3,10-12', at most so many.
 
   Raises:
-    UserError: it is not like that.
+    UserError: it is not like that, or a seed is out of range.
   """
-  found = []
+  parts = []
   for word in text.split(','):
-    first, dash, last = word.partition('-')
+    first, dash, last = (part.strip() for part in word.partition('-'))
     last = last if dash else first
-    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+    if not (first.isdecimal() and last.isdecimal()):
       raise errors.UserError(
-        f'--seeds={text}: {word!r} is no seed and no range; write for example 0-9 or 3,10-12.'
+        f'--seeds={text:.80}: {word[:80]!r} is no seed and no range; write whole numbers, for '
+        'example 0-9 or 3,10-12.'
       )
-    found += range(int(first), int(last) + 1)
+    first, last = (ranges.SEED.read(f'--seeds={text:.80}: seed ', word) for word in (first, last))
+    if first > last:
+      raise errors.UserError(f'--seeds={text:.80}: {word!r} is no seed and no range: it is empty.')
+    parts.append(range(first, last + 1))
+  found = Seeds(parts)
+  if len(found) > most:
+    raise errors.UserError(f'--seeds={text:.80} are {len(found):,} seeds; give at most {most:,}.')
   return found

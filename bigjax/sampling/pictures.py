@@ -1,13 +1,15 @@
 """Pictures of a trained generator as `bigjax sample` asks for them: by class, seed, truncation."""
 
 import argparse
+import dataclasses
 
 import numpy as np
 
 from bigjax.algorithms.base.contract import Spec
+from bigjax.core import ranges
 from bigjax.sampling import options
-from bigjax.sampling.image_files import Wanted, ready
-from bigjax.sampling.interpolation import first_of_each, interpolation
+from bigjax.sampling.image_files import Wanted, check_grid, ready
+from bigjax.sampling.interpolation import interpolation
 from bigjax.sampling.loaded import Loaded
 
 
@@ -18,21 +20,27 @@ def spec_of(loaded: Loaded, args: argparse.Namespace, truncation: str | None) ->
 
 def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int) -> Wanted:
   """Return samples class by class; those of an ADM file are in random order."""
-  spec, seeds = spec_of(loaded, args, args.truncation), None
+  spec = spec_of(loaded, args, args.truncation)
+  seeds = options.parse_seeds(args.seeds) if args.seeds else None
+  num = len(seeds) * len(labels) if seeds else num
+  ranges.IMAGES.check('the number of images is ', num)
+  columns = -(-num // len(labels))
+  if seeds and len(labels) == 1:
+    columns = min(len(seeds), 10)
+  if args.out.endswith('.png'):
+    check_grid(num, columns, loaded.shape)
   loaded.prepare(spec, args.recalibrate)
-  if args.seeds:
-    each = options.parse_seeds(args.seeds)
-    z = first_of_each(loaded, each, spec)
-    z = np.tile(z, (len(labels), *[1] * (z.ndim - 1)))
-    y, seeds = np.repeat(labels, len(each)), np.tile(np.array(each, np.int64), len(labels))
-    columns = len(each) if len(labels) > 1 else min(len(each), 10)
+  if seeds:
+    y = np.repeat(labels, len(seeds))
+    of = lambda i: seeds[i % len(seeds)]
+    latents = lambda first, n: loaded.sampler.first_of_each(map(of, range(first, first + n)), spec)
   else:
-    z = loaded.sampler.latents(args.seed, num, spec)
-    y, columns = labels[np.sort(np.arange(num) % len(labels))], -(-num // len(labels))
+    y = np.repeat(labels, num // len(labels) + (np.arange(len(labels)) < num % len(labels)))
+    latents = lambda first, n: loaded.sampler.latents(args.seed, n, spec, first)
     if args.layout == 'adm':  # its evaluator takes every 5,000 in a row for one sample of all
-      y = y[np.random.RandomState(args.seed % 2**32).permutation(num)]
-  make = lambda start: loaded.one_batch(z, y, spec, args.batch, start)
-  return Wanted(len(y), make, y, columns, seeds)
+      y = y[np.random.RandomState(args.seed).permutation(num)]
+  make = lambda start: loaded.one_batch(latents, y, spec, args.batch, start)
+  return Wanted(num, make, y, columns, seeds)
 
 
 def sweep(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
@@ -40,12 +48,13 @@ def sweep(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wante
   specs = [spec_of(loaded, args, t) for t in args.sweep.split(',')]
   seeds = options.parse_seeds(args.seeds) if args.seeds else None
   columns = len(seeds) if seeds else args.num or max(10, len(labels))
+  check_grid(columns * len(specs), columns, loaded.shape)
   y = labels[np.arange(columns) % len(labels)]
   rows = []
   for spec in specs:
     loaded.prepare(spec, args.recalibrate)
     z = (
-      first_of_each(loaded, seeds, spec)
+      loaded.sampler.first_of_each(seeds, spec)
       if seeds
       else loaded.sampler.latents(args.seed, columns, spec)
     )
@@ -58,6 +67,37 @@ def interpolate(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) ->
   spec = spec_of(loaded, args, args.truncation)
   loaded.prepare(spec, args.recalibrate)
   columns = max(-(-(args.num or 10 * len(labels)) // len(labels)), 3)
+  check_grid(columns * len(labels), columns, loaded.shape)
   return ready(
     interpolation(loaded, args.interpolate, labels, columns, args.seed, spec), None, columns
   )
+
+
+def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
+  """With words for a grid: what its rows and its columns have in common, and all of its images.
+
+  `labels` are the classes asked for.
+  """
+  columns, classes = wanted.columns, loaded.class_names
+  starts = range(0, wanted.num, columns)
+  of = lambda label: classes[label] if len(classes) > 1 else ''
+  seeds = options.parse_seeds(args.seeds) if args.seeds else ()
+  heads = [f'seed {seed}' for seed in seeds] if len(seeds) == columns else []
+  if args.sweep:
+    rows = [str(spec_of(loaded, args, t)) for t in args.sweep.split(',')]
+    classes_of = [of(label) for label in wanted.labels[:columns]]
+    heads = heads or (classes_of if len(set(classes_of)) > 1 else [])
+  elif args.interpolate:
+    ends = labels if args.interpolate == 'z' else np.roll(labels, -1)
+    pairs = zip(labels, ends, strict=True)
+    rows = [of(a) if a == b else f'{of(a)} → {of(b)}' for a, b in pairs]
+  else:
+    some = [set(wanted.labels[start : start + columns].tolist()) for start in starts]
+    rows = [of(*one) if len(one) == 1 else '' for one in some]
+  words = [f'step {loaded.card["step"]}'] if 'step' in loaded.card else []
+  words += [] if args.sweep else [str(spec_of(loaded, args, args.truncation))]
+  words += [] if heads and args.seeds else [f'seed{"s" if seeds else ""} {args.seeds or args.seed}']
+  if len(set(labels.tolist())) == 1 and args.sweep and of(labels[0]):
+    words.append(f'class {of(labels[0])}')
+  rows = rows if any(rows) else ()
+  return dataclasses.replace(wanted, rows=rows, heads=heads, caption=', '.join(words))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,14 @@ class Sampler:
       self.generator.latents, static_argnums=1, out_shardings=parallel.replicated(self.mesh)
     )
 
+  @functools.cached_property
+  def _firsts(self):
+    def one(seed, spec):
+      return self.generator.latents(jax.random.key(seed), 1, spec)[0]
+
+    each = jax.vmap(one, in_axes=(0, None))
+    return jax.jit(each, out_shardings=parallel.replicated(self.mesh))
+
   def _generate(self, out: Any) -> Callable[..., jax.Array]:
     def run(gen, z, y, spec):
       return to_uint8(self.generator.generate(gen, z, y, spec))
@@ -57,10 +65,17 @@ class Sampler:
     with jax.set_mesh(self.mesh):
       return self._to_each(gen, *parallel.shard_batch(self.mesh, (z, y)), spec)
 
-  def latents(self, seed: int, num: int, spec: Spec) -> np.ndarray:
-    """Latents [num, ...]; the first n do not depend on `num`."""
+  def latents(self, seed: int, num: int, spec: Spec, start: int = 0) -> np.ndarray:
+    """Latents [num, ...] of samples `start` and on of a seed; each follows from its number."""
+    key, start = jax.random.key(seed), np.int32(start)
     with jax.set_mesh(self.mesh):
-      return np.asarray(self._latents(jax.random.key(seed), num, spec).addressable_data(0))
+      return np.asarray(self._latents(key, num, spec, start).addressable_data(0))
+
+  def first_of_each(self, seeds: Iterable[int], spec: Spec) -> np.ndarray:
+    """The first latents of every seed, [n, ...]."""
+    seeds = np.fromiter(seeds, np.uint32)
+    with jax.set_mesh(self.mesh):
+      return np.asarray(self._firsts(seeds, spec).addressable_data(0))
 
   def images(
     self, gen: Gen, z: np.ndarray, y: np.ndarray, spec: Spec, batch: int = 64

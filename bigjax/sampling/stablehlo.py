@@ -6,7 +6,6 @@ two ways to hold it wrong. On two CPU cores, 74 MB of them inside compile in 4.4
 Its card says how latents are drawn. JAX promises to read such programs for six months only.
 """
 
-import importlib.util
 import os
 from typing import Any
 
@@ -24,11 +23,14 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 PROMISE = 'jax reads this program for six months at least; the tensors (.safetensors) last'
 
 USE = """\
-import jax
+import numpy as np
 from jax import export
+
 with open({name!r}, 'rb') as file:
   program = export.deserialize(file.read())
-images = jax.jit(program.call)(z, y)
+{z}
+y = {y}
+images = np.asarray(jax.jit(program.call)(z, y))  # uint8 [2, {shape}]
 """
 
 
@@ -42,11 +44,7 @@ def program(loaded: Loaded, spec: Spec, weights: bool = False) -> bytes:
   Raises:
     UserError: flatbuffers is not installed.
   """
-  if importlib.util.find_spec('flatbuffers') is None:
-    raise errors.UserError(
-      '--format=stablehlo needs flatbuffers, which is not installed; run: '
-      "pip install 'bigjax[export]'"
-    )
+  errors.need('--format=stablehlo', 'export', 'flatbuffers')
   from jax import export
 
   generator, gen = loaded.sampler.generator, jax.tree.map(np.asarray, loaded.gen)
@@ -74,6 +72,15 @@ def program_card(loaded: Loaded, spec: Spec, weights: bool, path: str) -> dict[s
     else (f'int32 [b], 0 to {classes - 1}: places in class_names')
   )
   recipe = generator.recipe(spec)
+  last = classes - 1
+  example = (
+    f'np.eye({classes}, dtype=np.float32)[[0, {last}]]'
+    if weights
+    else (f'np.array([0, {last}], np.int32)')
+  )
+  drawn = 'z = latents(seed=0, num=2)' if recipe else f'z = np.zeros((2, {z}), np.float32)'
+  shape = ', '.join(map(str, loaded.shape))
+  use = USE.format(name=os.path.basename(path), z=drawn, y=example, shape=shape)
   return {
     **loaded.card,
     'program': os.path.basename(path),
@@ -81,7 +88,7 @@ def program_card(loaded: Loaded, spec: Spec, weights: bool, path: str) -> dict[s
     'output': f'uint8 [b, {", ".join(map(str, loaded.shape))}], for any b',
     'made_at': spec.described(),
     'platforms': list(PLATFORMS),
-    'use': USE.format(name=os.path.basename(path)).splitlines(),
+    'use': [*(recipe or 'import jax').splitlines(), '', '', *use.splitlines()],
     'latents': recipe and recipe.splitlines(),
     'made_with': f'bigjax {bigjax.__version__}, jax {jax.__version__}',
     'lasts': PROMISE,

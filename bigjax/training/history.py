@@ -14,9 +14,15 @@ import ml_collections
 
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
-from bigjax.core import errors, files
+from bigjax.core import errors, files, ranges
 
 History = list[dict[str, Any]]
+ENTRY = {'from_step', 'seed', 'patch', 'reason'}
+NUMBERS = {  # of an entry, and their ranges
+  'from_step': ranges.Range(0, ranges.LARGEST),
+  'seed': ranges.SEED,
+  'position': ranges.Range(0, 2**63 - 1),
+}
 FIXED = ('algorithm', 'init_from', 'data.', 'export.')  # which make another run of it
 
 
@@ -35,10 +41,14 @@ def read(workdir: str) -> History | None:
   if not os.path.exists(path):
     return None
   found = files.read_json(path)
-  keys = {'from_step', 'seed', 'patch', 'reason'}
   sound = isinstance(found, list) and found
-  if not sound or not all(isinstance(e, dict) and keys <= e.keys() for e in found):
+  if not sound or not all(isinstance(e, dict) and e.keys() >= ENTRY for e in found):
     raise errors.UserError(f'{path!r} is not the history of a run; restore it from a copy.')
+  for entry in found:
+    for key, within in NUMBERS.items():
+      ranges.whole(f'the {key} of an entry of {path!r}', entry.get(key, 0), within)
+    if not isinstance(entry['patch'], dict):
+      raise errors.UserError(f'{path!r} has a patch that is no object; restore it from a copy.')
   # In the order they are written in: a run that goes on writes the same bytes.
   return [entry if 'position' in entry else {**entry, 'position': 0} for entry in found]
 
@@ -104,7 +114,8 @@ def match_run_config(
 ) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
   """Return (the config that the run of a workdir began with, what is asked to change in it).
 
-  Either that config or the one as it is since its last change may be given again.
+  Either that config or the one as it is since its last change may be given again; where a change
+  is asked for, the first one, too, is a change of the last.
 
   Args:
     workdir: with a run.
@@ -125,7 +136,8 @@ def match_run_config(
     base = None  # another set of keys: another version's, or another family's
     new = configs.later(config)
     first = {key: value for key, value in first.items() if value != new.get(key, missing)}
-  if not core_config.differences(ours, first):
+  begun = not core_config.differences(ours, first)
+  if begun and (base is None or not change):
     return config, {}
   now = configs.identity(patched(base, history)) if base is not None else first
   differing = core_config.differences(ours, now)
@@ -163,7 +175,8 @@ def read_patch(text: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
   Raises:
     UserError: a key is not in the config or cannot change, or a value has another type.
   """
-  known, patch = core_config.flatten(config), {}
+  values, patch = core_config.flat(config), {}
+  known = core_config.existing(configs.keys(values), values)
   for part in filter(None, (part.strip() for part in text.split(','))):
     key, equals, value = part.partition('=')
     if not equals or key not in known or key.startswith((*FIXED, *core_config.FREE)):
@@ -172,13 +185,13 @@ def read_patch(text: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
         f'watch.patch has {part!r}{core_config.suggestion(key, can)}; give KEY=VALUE of keys that '
         'may change, such as optim.r1_gamma=1.'
       )
-    kind = type(known[key])
     try:
-      patch[key] = {'True': True, 'False': False}[value] if kind is bool else kind(value)
-    except (KeyError, TypeError, ValueError):
+      patch[key] = core_config.parse_value(known[key], value)
+    except ValueError:
       raise errors.UserError(
-        f'watch.patch has {part!r}; expected a value like {known[key]!r}.'
+        f'watch.patch has {part!r}; expected {known[key].like(known[key].default)}.'
       ) from None
+    core_config.refuse(f'watch.patch: {key}', known[key], patch[key])
   return patch
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import safetensors.numpy
 
 from bigjax.algorithms import family
-from bigjax.core import buckets, checkpoint, errors, trees
+from bigjax.core import buckets, checkpoint, errors, files, trees
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.generator_file import is_weight, players_path
 
@@ -52,8 +52,9 @@ def read(path: str) -> tuple[WeightsByPlayer, list[str]]:
   if os.path.isfile(players_path(path)):
     try:
       stored = safetensors.numpy.load_file(players_path(path))
-    except (ValueError, safetensors.SafetensorError) as error:
-      raise errors.UserError(f'{players_path(path)!r} is damaged ({error}).') from None
+    except Exception as error:  # of safetensors: a type NumPy has not
+      raise cards.damaged(repr(players_path(path)), error) from None
+    files.check_weights(stored, players_path(path))
     for name, value in stored.items():
       player, _, leaf = name.partition('/')
       weights.setdefault(player, {})[leaf] = value

@@ -1,5 +1,6 @@
 """What a run writes down while it trains: rows, clock, events, curves, a profile."""
 
+import dataclasses
 import os
 import sys
 import time
@@ -13,6 +14,28 @@ from bigjax.core import files, progress
 from bigjax.training import plots, reference_curves
 
 Say = Callable[[str], None]
+
+
+@dataclasses.dataclass
+class Session:
+  """This process's part of a run: when it began, and the earliest step that it went on from."""
+
+  began: float
+  first: int | None = None
+
+  def goes_on_from(self, step: int) -> None:
+    """A roll-back goes on from an earlier one than the process began with, or a later one."""
+    self.first = step if self.first is None else min(step, self.first)
+
+  @property
+  def seconds(self) -> float:
+    """Since it began."""
+    return time.monotonic() - self.began
+
+  def words(self, step: int) -> str:
+    """What was done up to a step, and how long this process took for its part of that."""
+    of_them = f', {step - self.first} of them' if self.first else ''
+    return f'{step} steps{of_them} in {progress.duration(self.seconds)}'
 
 
 class Log:

@@ -7,7 +7,7 @@ are here. A resumed run writes the same bytes as one that was never stopped.
 import contextlib
 import dataclasses
 import os
-import sys
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,59 +16,26 @@ import jax
 import ml_collections
 
 import bigjax
-from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.contract import Stage
 from bigjax.core import buckets, checkpoint, errors, files, processes, progress
 from bigjax.evaluation import during_training
 from bigjax.sampling import generator_file as cards
 from bigjax.training import history as histories
-from bigjax.training import init_from, reference_curves, rollback, watchdog
-from bigjax.training.batches import Batches, check_data, held_out_batch, load_data
-from bigjax.training.logs import Log, Profile, Say
-from bigjax.training.program import Compiler, Program, make_program
-from bigjax.training.quick_evaluation import Evaluation
+from bigjax.training import holder, init_from, reference_curves, rollback
+from bigjax.training.batches import Batches, held_out_batch, load_data
+from bigjax.training.logs import Log, Profile, Say, Session
+from bigjax.training.program import Compiler
+from bigjax.training.ready import Ready, check, make_ready
 from bigjax.training.workdir import (
   about_data,
-  disk_is_full,
+  disk_trouble,
   frozen_digest,
   given_weights,
   prepare_workdir,
   restore,
   thawed,
 )
-
-
-def make_card(
-  program: Program, source: data.Source, config: ml_collections.ConfigDict
-) -> dict[str, Any]:
-  """What travels with a generator: its network, its data, how to sample it.
-
-  Raises:
-    UserError: the config asks for sampling settings that mean nothing.
-  """
-  algorithm, (_, last) = program.algorithm, program.stages[-1]
-  sampling = algorithm.sampling()
-  program.sampler(last).generator.prepared(sampling)
-  return {
-    'format': cards.FORMAT,
-    'bigjax': bigjax.__version__,
-    'algorithm': config.algorithm,
-    'architecture': algorithm.architecture(last),
-    'player': algorithm.sampled,
-    'class_names': class_names(program, source),
-    'data': config.data.source,
-    'license': f'data: {source.license}; weights: set by whoever publishes them',
-    'config_hash': configs.config_hash(config),
-    'sampling': sampling,
-  }
-
-
-def class_names(program: Program, source: data.Source) -> list[str]:
-  """Names of the classes that samples can be asked for; one where the generator knows none."""
-  _, last = program.stages[-1]
-  known = program.sampler(last).generator.num_classes
-  return ['all'] if known == 1 < len(source.class_names) else list(source.class_names)
 
 
 def refuse_non_finite(metrics: Mapping[str, Any], step: int, most: int) -> None:
@@ -83,31 +50,6 @@ def refuse_non_finite(metrics: Mapping[str, Any], step: int, most: int) -> None:
       f'{skipped} updates in a row were not finite and were refused, up to step {step}; '
       'lower the learning rates, or resume from an earlier checkpoint.'
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Ready:
-  """Everything that a config decides, made before anything is written."""
-
-  config: ml_collections.ConfigDict
-  source: data.Source
-  program: Program
-  evaluation: Evaluation
-  card: dict[str, Any]
-
-
-def make_ready(
-  config: ml_collections.ConfigDict, source: data.Source, devices: Sequence[jax.Device] | None
-) -> Ready:
-  """Build what a config asks for.
-
-  Raises:
-    UserError: it does not fit the data or the devices.
-  """
-  program = make_program(config, devices, source.class_counts)
-  check_data(source, program)
-  card = make_card(program, source, config)
-  return Ready(config, source, program, Evaluation(program, source, config), card)
 
 
 def train(
@@ -130,39 +72,48 @@ def train(
     UserError: config, data or workdir do not fit, the updates stay non-finite, or the watchdog ends
       the run.
   """
-  began = time.monotonic()
+  check(config)
+  with holder.hold(workdir, progress.say) as still_held:
+    return train_alone(config, buckets.local(workdir, training=True), devices, change, still_held)
+
+
+def train_alone(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  devices: Sequence[jax.Device] | None,
+  change: bool,
+  still_held: holder.Check,
+) -> dict[str, Any]:
+  """Train in a folder that no other run writes to; see `train`."""
+  session = Session(time.monotonic())
   # Everything that can be refused, before anything is written.
-  during_training.check(config)
-  watchdog.check(config)
-  workdir = buckets.local(workdir, training=True)
   config, source = load_data(config)
-  histories.read_patch(config.watch.patch, config)
   ready = make_ready(config, source, devices)
   given = given_weights(ready.program, workdir, config.init_from, source.class_names)
   base, history = prepare_workdir(workdir, config, about_data(source), change)
-  main = jax.process_index() == 0
-  say = progress.Progress(0, config.run.steps, 0, sys.stderr if main else None).say
+  say = progress.say
   for level, sentence in source.findings:
     if level != 'ok':
       say(f'{level}: {sentence}')
   # Run, and run again from an earlier checkpoint where the watchdog wants that.
-  with processes.Notice() as notice:
+  with processes.Notice(still_held) as notice:
     while True:
       now = histories.patched(base, history)
       if configs.config_hash(now) != configs.config_hash(ready.config):
         ready = make_ready(now, source, devices)
       ready.card['config_hash'] = configs.config_hash(base)
       try:
-        return loop(ready, workdir, history, given, notice, say, began)
+        return loop(ready, workdir, history, given, notice, say, session)
       except rollback.RollBack as back:
         history = rollback.go_back(workdir, now, history, back.alarm, say)
       except Exception as error:
-        if not disk_is_full(error):
+        trouble = disk_trouble(error, workdir)
+        if not trouble:
           raise
         steps = checkpoint.list_steps(workdir)
         kept = f'checkpoint {steps[-1]} is whole' if steps else 'no checkpoint was written yet'
         raise errors.UserError(
-          f'the disk of {workdir!r} is full; {kept}: make room, and give the same command again.'
+          f'{trouble}; {kept}: make room, or mend that, and give the same command again.'
         ) from error
 
 
@@ -220,8 +171,9 @@ class Run:
   ) -> tuple[Any, dict[str, float]]:
     """Vital signs, samples and scores after a step: (the prepared generator, scores)."""
     program, config = self.ready.program, self.ready.config
-    signs = jax.device_get(program.probe(state, batch, held_out, stage))
-    gen, scores = self.ready.evaluation(state, stage, self.workdir, done, self.scorer)
+    with progress.ticking(f'evaluating step {done} (the first time compiles)'):
+      signs = jax.device_get(program.probe(state, batch, held_out, stage))
+      gen, scores = self.ready.evaluation(state, stage, self.workdir, done, self.scorer)
     signs = {name: float(value) for name, value in sorted(signs.items())}
     # A last step off the periods leaves no row: a run that goes on has none there.
     if progress.due(done, config.run.eval_every):
@@ -271,7 +223,8 @@ def begin(
     weights, table = given
     if table:
       say(table)
-    restored = program.init(jax.random.key(histories.seed_at(history, 0)), weights), 0
+    with progress.ticking('drawing the first weights'):
+      restored = program.init(jax.random.key(histories.seed_at(history, 0)), weights), 0
   state, first = restored
   state = {**state, 'key': histories.key_at(history, first, state['key'])}
   stage, last = program.stage(first), config.run.steps
@@ -314,7 +267,7 @@ def loop(
   given: tuple[init_from.WeightsByPlayer, str],
   notice: processes.Notice,
   say: Say,
-  began: float,
+  session: Session,
 ) -> dict[str, Any]:
   """Train until the last step, a notice, or the watchdog's roll-back; see `train`.
 
@@ -325,6 +278,7 @@ def loop(
   periods = config.run
   with contextlib.ExitStack() as stack:
     state, run = begin(ready, workdir, history, given, say, stack)
+    session.goes_on_from(run.first)
     stage, held_out, gen = None, None, None
     metrics: Any = ()
     scores: dict[str, float] = {}
@@ -351,7 +305,7 @@ def loop(
       if new_stage:
         jax.block_until_ready(state)
         if step == run.first:
-          spent = progress.duration(time.monotonic() - began)
+          spent = progress.duration(session.seconds)
           say(f'first step after {spent} (data and compilation)')
         run.stream.waited()
         run.log.restart(done, stage.num_images)
@@ -383,13 +337,13 @@ def loop(
         break
     run.log_scores(wait_for=periods.steps + 1)
   ended = int(state['step']) >= periods.steps
-  summary = finish(ready, state, workdir, scores, began) if ended else {}
+  summary = finish(ready, state, workdir, scores, session) if ended else {}
   run.copies.finish()
   return summary
 
 
 def finish(
-  ready: Ready, state: Any, workdir: str, scores: dict[str, float], began: float
+  ready: Ready, state: Any, workdir: str, scores: dict[str, float], session: Session
 ) -> dict[str, Any]:
   """Export the generator, write summary.json and print the scores beside those of real images."""
   program, evaluation, card = ready.program, ready.evaluation, ready.card
@@ -406,23 +360,23 @@ def finish(
   if jax.process_index() == 0:
     path = os.path.join(workdir, 'export', 'generator.safetensors')
     cards.save(path, gen, card)
-  seconds = time.monotonic() - began
   summary = {
     **scores,
     'real': evaluation.floor,
     'step': step,
-    'seconds': round(seconds, 1),
+    'seconds': round(session.seconds, 1),
     'config_hash': card['config_hash'],
     'bigjax': bigjax.__version__,
   }
   if jax.process_index() == 0:
     files.write_json(os.path.join(workdir, 'summary.json'), summary)
     width = max((len(name) for name in scores), default=0)
-    print(f'{"":{width}}{"samples":>9}{"real":>9}')
+    if scores:  # else there was no evaluator
+      print(f'{"":{width}}{"samples":>9}{"real":>9}')
     for name, value in scores.items():
       print(f'{name:{width}}{value:9.3f}{evaluation.floor[name]:9.3f}')
     print(
-      f'{step} steps in {progress.duration(seconds)}: see samples, curves.png and '
-      f'vital_signs.png in {workdir}; try: bigjax sample --params {path}'
+      f'{session.words(step)}: see samples, curves.png and '
+      f'vital_signs.png in {workdir}; try: bigjax sample --params {shlex.quote(path)}'
     )
   return summary

@@ -1,7 +1,7 @@
 """Curves and vital signs of a run as PNG: losses, accuracies, scores, singular values, speed."""
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigjax.algorithms.base import metrics
@@ -13,6 +13,7 @@ from bigjax.core.plotting import (
   line,
   log_scale,
   names,
+  real_lines,
   series,
   stretches,
 )
@@ -21,6 +22,7 @@ from bigjax.training import reference_curves as tables
 if TYPE_CHECKING:
   from matplotlib.axes import Axes  # slow to import
   from matplotlib.figure import Figure
+EVENTS = 12  # that are told in words, the first and the last of them
 FIRST_FEW = 3  # published points that are shown however short the run is
 # Those of the discriminator and of real images are blue, of the generator and its images orange.
 STYLES = {
@@ -63,8 +65,6 @@ def curves_figure(
   curve: tables.Curve | None = None,
 ) -> 'Figure':
   """What `curves` saves: only panels that have something to show."""
-  from matplotlib.figure import Figure
-
   rows = list(rows)
   scores = [name for name in names(rows) if name in floor]
   kinds = {
@@ -87,21 +87,16 @@ def curves_figure(
     'fid': 'FID: lower is better (dashed: real images)',
     'is': 'Inception score: higher is better (dashed: real images)',
   }
-  figure = Figure(figsize=(15, 4 if len(panels) <= 3 else 8), layout='constrained')
-  for axis, (heading, shown) in zip(
-    plotting.panels(figure, len(panels)), panels.items(), strict=True
-  ):
+  figure, axes = plotting.figure(len(panels), title)
+  for axis, (heading, shown) in zip(axes, panels.items(), strict=True):
     for i, name in enumerate(shown):
       line(axis, series(rows, name), name, **{'color': f'C{i}', **STYLES.get(name, {})})
-      if name in floor:
-        axis.axhline(floor[name], color=f'C{i}', linestyle='--', linewidth=0.8)
+    real_lines(axis, [(floor[name], f'C{i}') for i, name in enumerate(shown) if name in floor])
     if curve and heading in curve.metrics:
       _published(axis, curve, heading, max((row['step'] for row in rows), default=0))
     if heading in (*kinds, 'fd'):
       log_scale(axis)
     finish(axis, headings.get(heading, heading))
-    axis.set_xlabel('step')
-  figure.suptitle(title)
   if curve:
     words = textwrap.fill(f'published: {curve.source}: {curve.protocol}.', 230)
     figure.supxlabel(words, fontsize=7.5, color='0.35')
@@ -128,7 +123,7 @@ def curves(
     published: a run to compare with, drawn dotted as far as ours has come, and at least to its
       third point, whether or not there are scores of ours.
   """
-  curves_figure(rows, floor, title, published).savefig(path, dpi=110)
+  plotting.save(curves_figure(rows, floor, title, published), path)
 
 
 def _lines(axis: 'Axes', rows: Rows, shown: Iterable[str]) -> None:
@@ -147,12 +142,31 @@ def _sigmas(axis: 'Axes', rows: Rows, lines: Mapping[str, Points], named: int = 
   log_scale(axis)
 
 
-def _events(axis: 'Axes', events: Iterable[tuple[int, str]]) -> None:
-  for step, word in events:
+def _events(axis: 'Axes', events: Sequence[tuple[int, str]]) -> None:
+  """Draw events as lines with their numbers; those that lie together share a place for these."""
+  low, high = axis.get_xlim()
+  places: list[tuple[float, list[str]]] = []
+  for i, (step, _) in enumerate(events, 1):
     axis.axvline(step, color='C3', linestyle='--', linewidth=0.8)
-    where = {'transform': axis.get_xaxis_transform(), 'rotation': 90, 'ha': 'right', 'va': 'top'}
-    short = textwrap.shorten(word, 36, placeholder='...')
-    axis.text(step, 0.97, short, color='C3', fontsize=7, clip_on=True, **where)
+    if places and step - places[-1][0] < (high - low) / 25:
+      places[-1][1].append(str(i))
+    else:
+      places.append((step, [str(i)]))
+  for step, numbers in places:
+    where = {'transform': axis.get_xaxis_transform(), 'ha': 'left', 'va': 'top'}
+    words = ','.join(numbers) if len(numbers) < 4 else f'{numbers[0]}-{numbers[-1]}'
+    axis.text(step, 0.99, f' {words}', color='C3', fontsize=8, fontweight='bold', **where)
+
+
+def _legend_of(events: Sequence[tuple[int, str]], width: int) -> str:
+  """What the numbers of events mean, once for all panels, in whole words."""
+  lines = [
+    f'{i}: step {step:,}, {" ".join(words.split())}' for i, (step, words) in enumerate(events, 1)
+  ]
+  if len(lines) > EVENTS:
+    rest = f'{len(lines) - EVENTS} more in between: see events.jsonl and history.json'
+    lines = [*lines[: EVENTS // 2], rest, *lines[-EVENTS // 2 :]]
+  return '\n'.join(textwrap.fill(text, width, subsequent_indent='    ') for text in lines)
 
 
 def vital_signs_figure(
@@ -163,9 +177,7 @@ def vital_signs_figure(
   player: str = 'gen',
 ) -> 'Figure':
   """What `vital_signs` saves: only panels that have something to show, three in a row."""
-  from matplotlib.figure import Figure
-
-  rows, clock, events = list(rows), list(clock), list(events)
+  rows, clock, events = list(rows), list(clock), sorted(events)
   known = names(rows)
   beginning = metrics.singular_value(0, player)
   sigma0 = {n.removeprefix(beginning): series(rows, n) for n in known if n.startswith(beginning)}
@@ -200,18 +212,17 @@ def vital_signs_figure(
     ('device memory in GiB', 'the peak so far', memory, lambda axis: _from_zero(axis, memory)),
   )  # fmt: skip
   shown = [(heading, hint, drawn) for heading, hint, any_, drawn in panels if any_]
-  height = -(-len(shown) // 3)
-  figure = Figure(figsize=(18, 4 * height), layout='constrained')
-  axes = list(figure.subplots(height, 3, sharex=True, squeeze=False).flat)
-  for axis, (heading, hint, drawn) in zip(axes, shown, strict=False):
+  figure, axes = plotting.figure(len(shown), title)
+  last = max([1, *(row['step'] for row in [*rows, *clock]), *(step for step, _ in events)])
+  for axis, (heading, hint, drawn) in zip(axes, shown, strict=True):
     drawn(axis)
+    axis.set_xlim(-0.03 * last, 1.03 * last)
     finish(axis, heading, hint)
-    axis.tick_params(labelbottom=True)
-    axis.set_xlabel('step')
     _events(axis, events)
-  for axis in axes[len(shown) :]:
-    axis.remove()
-  figure.suptitle(title)
+  if events:
+    width = int(15 * figure.get_figwidth())
+    figure.supxlabel(_legend_of(events, width), x=0.01, ha='left', fontsize=8, color='C3')
+    figure.set_figheight(figure.get_figheight() + 0.15 * len(figure.get_supxlabel().splitlines()))
   return figure
 
 
@@ -235,7 +246,8 @@ def _logarithmic(axis: 'Axes', rows: Rows, shown: Iterable[str]) -> None:
 
 def _from_zero(axis: 'Axes', points: Points, top: float = 0) -> None:
   line(axis, points, '_', color='C2')
-  axis.set_ylim(0, top or 1.1 * max(value for _, value in points) or 1)
+  top = top or 1.1 * max(value for _, value in points) or 1
+  axis.set_ylim(-0.03 * top, top)  # a line at 0 is not the frame
 
 
 def vital_signs(
@@ -255,8 +267,8 @@ def vital_signs(
     path: of the PNG.
     rows: of metrics.jsonl.
     clock: rows of timing.jsonl.
-    events: (step, words), drawn as vertical lines.
+    events: (step, words), drawn as vertical lines with numbers; below are the words.
     title: of the picture.
     player: whose kernels are shown.
   """
-  vital_signs_figure(rows, clock, events, title, player).savefig(path, dpi=100)
+  plotting.save(vital_signs_figure(rows, clock, events, title, player), path)

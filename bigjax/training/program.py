@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from bigjax.algorithms import family
 from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.contract import Algorithm, Batch, Due, Stage
-from bigjax.core import errors, parallel
+from bigjax.core import device, errors, microbatches, parallel, progress
 from bigjax.sampling.sampler import Sampler
 
 Pair = tuple[Stage, Due]  # what a step is compiled for
@@ -134,15 +134,22 @@ class Program:
     with jax.set_mesh(self.mesh):
       return self.jitted_step.lower(self.shapes(), batch, stage, due)
 
-  def compiled(self, stage: Stage, due: Due = contract.NONE_DUE) -> tuple[Callable, str]:
-    """(The step's executable, its digest), compiled at the first call for this pair."""
+  def compiled(
+    self, stage: Stage, due: Due = contract.NONE_DUE, what: str = ''
+  ) -> tuple[Callable, str]:
+    """(The step's executable, its digest), compiled at the first call for this pair.
+
+    `what` it is called while people wait for it; '' for nobody.
+    """
     if (stage, due) in self._steps:  # not behind the lock: the next stage's compilation holds it
       return self._steps[stage, due]
     with self._lock:
       if (stage, due) not in self._steps:
-        lowered = self.lower(stage, due)
-        with jax.set_mesh(self.mesh):
-          self._steps[stage, due] = lowered.compile(), program_digest(lowered)
+        with progress.ticking(f'tracing {what}', shown=bool(what)):
+          lowered = self.lower(stage, due)
+          text = lowered.as_text()
+        with jax.set_mesh(self.mesh), device.compiling(what, len(text)):
+          self._steps[stage, due] = lowered.compile(), text_digest(text)
       return self._steps[stage, due]
 
   def step(self, state: Any, batch: Batch, step: int = 0) -> tuple[Any, Any]:
@@ -165,11 +172,16 @@ def state_shapes(algorithm: Algorithm, mesh: Mesh) -> Any:
 
 def program_digest(lowered: jax.stages.Lowered) -> str:
   """16 hexadecimal digits of a program's StableHLO."""
-  return hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
+  return text_digest(lowered.as_text())
 
 
-def check_stages(stages: contract.Stages, num_devices: int) -> None:
-  """Refuse stages whose examples cannot be split over the devices.
+def text_digest(text: str) -> str:
+  """16 hexadecimal digits of a text."""
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_stages(stages: contract.Stages, num_devices: int, parts: int = 1) -> None:
+  """Refuse stages whose examples cannot be split over the devices, or within one into `parts`.
 
   Raises:
     UserError: names the first.
@@ -181,6 +193,7 @@ def check_stages(stages: contract.Stages, num_devices: int) -> None:
         f'a batch of {stage.examples} examples{since} cannot be split over {num_devices} devices; '
         f'use a multiple of {num_devices}.'
       )
+    microbatches.check(parts, stage.examples // num_devices)
 
 
 def make_program(
@@ -202,7 +215,7 @@ def make_program(
   algorithm = module.make(config, class_counts)
   mesh = parallel.make_mesh(devices)
   stages = list(algorithm.stages(config.run.steps))
-  check_stages(stages, mesh.size)
+  check_stages(stages, mesh.size, config.run.get('microbatches', 1))
   everywhere, examples = parallel.replicated(mesh), parallel.batched(mesh, lead=1)
   state = jax.tree.map(lambda x: x.sharding, state_shapes(algorithm, mesh))
   # Initialisation runs once: on CPUs, optimising its code costs more than it saves.
@@ -256,7 +269,10 @@ class Compiler:
     if self._next is not None:
       self._next.join()
     (start, end, stage), *later = [span for span in self._spans if span[1] > step]
-    digests = [self._program.compiled(*pair)[1] for pair in self._program.pairs(start, end)]
+    digests = []
+    for pair in self._program.pairs(start, end):
+      lazy = f' with {" and ".join(sorted(pair[1]))}' if pair[1] else ''
+      digests.append(self._program.compiled(*pair, f'the step{lazy}')[1])
     self._say(f'{stage}: program{"s" if len(digests) > 1 else ""} {", ".join(digests)}')
     if later:
       ahead = self._program.pairs(*later[0][:2])

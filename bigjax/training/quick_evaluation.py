@@ -15,8 +15,23 @@ from bigjax.core import errors
 from bigjax.evaluation import quick, samples
 from bigjax.evaluation.during_training import Off, Scoring
 from bigjax.evaluation.samples import BATCH, SEED
-from bigjax.sampling import image_files
+from bigjax.sampling import image_files, lettering
 from bigjax.training.program import Program
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuse an evaluator that there is not, and a run.best that is no score of it.
+
+  Raises:
+    UserError: names the key.
+  """
+  names, best = quick.scores(config.eval.name), config.run.best
+  if best and best.removeprefix('-') not in names:
+    given = f'{", ".join(names)} (with a leading - where lower is better)'
+    raise errors.UserError(
+      f'run.best is {best!r}, but eval.name={config.eval.name} gives '
+      f'{given if names else "no scores: set run.best= to nothing"}.'
+    )
 
 
 class Evaluation:
@@ -25,7 +40,7 @@ class Evaluation:
   Attributes:
     floor: {score: what real images get}.
   Raises:
-    UserError: there is no such evaluator, or it has no score of the name of run.best.
+    UserError: the images are not enough for it.
   """
 
   def __init__(self, program: Program, source: data.Source, config: ml_collections.ConfigDict):
@@ -36,13 +51,6 @@ class Evaluation:
     read = unlabelled if of_one else data.labelled
     real = [functools.partial(read, images) for images in (source.train, source.held_out)]
     self._score, self.floor = quick.load(config.eval.name, *real)
-    best = config.run.best
-    if best and best.removeprefix('-') not in self.floor:
-      given = f'{", ".join(self.floor)} (with a leading - where lower is better)'
-      raise errors.UserError(
-        f'run.best is {best!r}, but eval.name={config.eval.name} gives '
-        f'{given if self.floor else "no scores: set run.best= to nothing"}.'
-      )
 
   def _prepared(self, state: Any, stage: Stage) -> tuple[Any, Any, Any]:
     """(Sampler, the generator as it is now, prepared for the settings of samples, these)."""
@@ -76,7 +84,7 @@ class Evaluation:
     for _ in seen:  # what the scorer did not want
       pass
     images, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    self._draw(sampler, gen, spec, os.path.join(workdir, 'samples', f'{step:08d}.png'))
+    self._draw(sampler, gen, spec, workdir, step)
     images, whole = self._as_data(images)
     scores = self._score((images, labels)) if whole else {}
     return gen, {name: round(value, 6) for name, value in scores.items()}
@@ -87,13 +95,17 @@ class Evaluation:
     size = samples.whole_batches(BATCH, sampler.mesh.size)
     scorer.begin(samples.draw(sampler, gen, spec, scorer.num, SEED, size), step)
 
-  def _draw(self, sampler: Any, gen: Any, spec: Any, path: str) -> None:
-    """Draw a row per class, of at most ten."""
+  def _draw(self, sampler: Any, gen: Any, spec: Any, workdir: str, step: int) -> None:
+    """Draw a row per class, of at most ten, with their names."""
     columns, rows = self._config.grid_columns, min(max(self._num_classes, 1), 10)
     shown = np.repeat(np.arange(rows, dtype=np.int32), columns)
     cells = sampler.images(gen, sampler.latents(SEED, len(shown), spec), shown, spec)
     if jax.process_index() == 0:
-      image_files.grid(cells, columns).save(path)
+      names = [] if self._num_classes <= 1 else self._source.class_names[:rows]
+      grid = image_files.grid(cells, columns)
+      caption = f'step {step}, {spec}, seed {SEED}'
+      picture = lettering.labelled(grid, rows, columns, names, caption=caption)
+      picture.save(os.path.join(workdir, 'samples', f'{step:08d}.png'))
 
   def _as_data(self, images: np.ndarray) -> tuple[np.ndarray, bool]:
     """Samples of an earlier stage at the size of the data, by repetition; whether that is whole."""

@@ -13,7 +13,7 @@ import jax
 import ml_collections
 
 from bigjax.algorithms.base.contract import Algorithm
-from bigjax.core import checkpoint, errors, files, processes
+from bigjax.core import checkpoint, errors, files, processes, ranges
 from bigjax.training import history as histories
 from bigjax.training import watchdog
 from bigjax.training.logs import Say
@@ -110,7 +110,7 @@ def go_back(
   if jax.process_index() == 0:
     checkpoint.set_aside(workdir, step, 'rolled_back', say)
   patch = histories.read_patch(config.watch.patch, config)
-  seed = max(entry['seed'] for entry in history) + 1
+  seed = (max(entry['seed'] for entry in history) + 1) % (ranges.SEED.most + 1)
   what = f' with {histories.format_patch(patch)}' if patch else ''
   reason = f'{BACK} from {alarm.step} to {step}{what}: {alarm.signal}: {alarm.words}'
   history = histories.append_entry(history, step, seed, patch, position, reason)

@@ -82,18 +82,13 @@ class Alarm:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuse a group `watch` that makes no sense.
+  """Refuse a group `watch`, of a checked config, that makes no sense.
 
   Raises:
     UserError: names the first such key.
   """
   watch = config.watch
   errors.pick(watch.policy, dict.fromkeys(POLICIES), 'watch.policy')
-  if watch.patience < 1 or watch.most < 0:
-    raise errors.UserError('watch.patience must be at least 1, watch.most at least 0.')
-  for key in ('one_sided', 'data', 'variance', 'score'):
-    if not 0 <= watch[key] < 1:
-      raise errors.UserError(f'watch.{key} is {watch[key]}; give a share from 0 (off) to below 1.')
   for key in ('spike', 'sigma'):
     if watch[key] and watch[key] <= 1:
       raise errors.UserError(f'watch.{key} is {watch[key]}; give 0 (off) or a ratio above 1.')

@@ -32,7 +32,7 @@ def prepare_workdir(
   try:
     os.makedirs(os.path.join(workdir, 'samples'), exist_ok=True)
     probe = os.path.join(workdir, f'.writable{jax.process_index()}')
-    with open(probe, 'w'):
+    with open(probe, 'wb'):
       pass
     os.remove(probe)
   except OSError as error:
@@ -151,15 +151,20 @@ def restore(
   return state, meta['step']
 
 
-def disk_is_full(error: BaseException | None) -> bool:
-  """Return whether an error, or one that it came from, says that there is no room left.
+# What the disk of a workdir may do in mid-run; libraries below Orbax say it in words of their own.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOENT)
 
-  Libraries below Orbax say it in words of their own.
-  """
+
+def disk_trouble(error: BaseException | None, workdir: str) -> str:
+  """What an error, or one that it came from, says of the disk of a workdir; '' if nothing."""
   while error is not None:
-    if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
-      return True
-    if 'No space left on device' in str(error) or 'Disk quota exceeded' in str(error):
-      return True
+    said, number = str(error), getattr(error, 'errno', None)
+    if number in FULL or any(os.strerror(full) in said for full in FULL):
+      return f'the disk of {workdir!r} is full'
+    here = os.path.abspath(workdir) in said or str(workdir) in said
+    if here and (number in UNWRITABLE or os.strerror(errno.EROFS) in said):
+      why = getattr(error, 'strerror', None) or os.strerror(errno.EROFS)
+      return f'the workdir {workdir!r} can no longer be written ({why})'
     error = error.__cause__ or error.__context__
-  return False
+  return ''

@@ -732,7 +732,7 @@ def test_probe_reports_three_singular_values_of_every_normalised_tensor():
     ('digits:tiny', {'model__network': 'biggan_deep'}, ['config.model.rgb_filters is missing']),
     ('digits:tiny', {'optim__sigma_tool': 'clip'}, ["optim.sigma_tool is 'clip'", 'clamp']),
     ('digits:tiny', {'optim__name': 'lion'}, ["optim.name is 'lion'", 'adam_b1_0']),
-    ('digits:tiny', {'model__disc_dropout': 1.0}, ['disc_dropout is 1.0', 'below 1']),
+    ('digits:tiny', {'model__disc_dropout': 1.0}, ['disc_dropout is 1.0', 'less than 1']),
     ('digits:tiny', {'model__disc_dropout': -0.1}, ['disc_dropout is -0.1']),
     ('digits:tiny', {'run__microbatches': 0}, ['run.microbatches is 0', 'at least 1']),
     ('digits:tiny', {'model__latent': 'gauss'}, ["model.latent is 'gauss'"]),

@@ -188,3 +188,10 @@ def test_a_run_in_a_bucket_resumes_and_samples(s3, monkeypatch):
   assert checkpoint.list_steps(buckets.local('s3://runs/mine')) == [2, 4]
   images = loaded.load('s3://runs/mine')(labels=[3], seed=0)
   assert images.shape == (1, 16, 16, 1) and images.dtype == np.uint8
+
+
+def test_a_home_that_cannot_be_written(bucket, tmp_path, monkeypatch):
+  (tmp_path / 'file').write_text('')
+  monkeypatch.setenv('BIGJAX_CACHE', str(tmp_path / 'file' / 'cache'))
+  with pytest.raises(errors.UserError, match=r"of 'memory://runs/mine' .*BIGJAX_CACHE"):
+    buckets.local('memory://runs/mine')

@@ -230,3 +230,10 @@ def test_a_cache_is_whole_or_nothing(tmp_path, monkeypatch, capsys):
 
 def test_sizes_for_people():
   assert progress.size(41 * 2**20) == '41 MiB' and progress.size(3.25 * 2**30) == '3.25 GiB'
+
+
+def test_whether_a_folder_can_be_written(tmp_path):
+  assert files.unwritable(str(tmp_path / 'new' / 'folder')) == ''
+  assert list((tmp_path / 'new' / 'folder').iterdir()) == []
+  (tmp_path / 'file').write_text('')
+  assert files.unwritable(str(tmp_path / 'file' / 'folder')) == 'Not a directory'

@@ -14,8 +14,7 @@ from scipy import stats
 
 from bigjax import data
 from bigjax.core import errors
-from bigjax.data.reading import image_headers
-from bigjax.data.sources import folder as folders
+from bigjax.data.reading import image_headers, levels, listing, photo_files
 
 import places
 from folders import shade, write
@@ -110,26 +109,6 @@ def test_folders_of_splits(tmp_path):
   assert unseen(source) == [100, 101] and source.held_out()[1].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(
-  ('names', 'train', 'held_out'),
-  [
-    (['train', 'test'], 'train', 'test'),
-    (['Train', 'Validation'], 'Train', 'Validation'),
-    (['train', 'val', 'test', '.git'], 'train', 'test'),
-    (['train'], 'train', None),
-    (['test', 'val'], '', None),
-    (['train', 'test', 'plane'], '', None),
-    ([], '', None),
-  ],
-)
-def test_names_of_splits(tmp_path, names, train, held_out):
-  """Beside folders with other names, 'train' and 'test' are classes."""
-  for name in names:
-    (tmp_path / name).mkdir()
-  expected = tmp_path / train, held_out and str(tmp_path / held_out)
-  assert folders.splits(str(tmp_path)) == (str(expected[0]), expected[1])
-
-
 def test_a_train_folder_alone_is_split(tmp_path):
   root = write(tmp_path / 'all', {f'train/{i % 2}/{i}.png': shade(i) for i in range(8)})
   source = data.load(config(root))
@@ -217,7 +196,7 @@ def test_what_cannot_be_read_is_named_and_left_out(photos, cache):
   source = data.load(config(photos))
   assert everything(source) == list(range(8))
   assert re.search('warning: 6 of 14 images in .* cannot be read and are left out', said(source))
-  assert all(f'cats/{name}' in said(source) for name in list(bad())[: folders.NAMED])
+  assert all(f'cats/{name}' in said(source) for name in list(bad())[: levels.NAMED])
   assert ', ...' in said(source) and 'text.jpg' not in said(source)
   again = data.load(config(photos))
   assert again.findings == source.findings and again.digest == source.digest
@@ -236,10 +215,37 @@ def test_held_out_images_that_cannot_be_read_are_named(tmp_path):
   assert 'warning: 1 of ' in said(source) and 'a/broken.jpg' in said(source)
 
 
-def test_another_picture_under_the_same_name_is_other_data(photos):
-  first = data.load(config(photos)).digest
-  write(photos, {'cats/0.png': shade(77)})
-  assert data.load(config(photos)).digest != first
+def test_contents_are_what_data_is(tmp_path):
+  """Other pictures of the same names, sizes, bytes and times are other data; other names and
+  times of the same ones are not."""
+  flat = lambda level: encoded(Image.fromarray(shade(level)), compress_level=0)
+  root = write(tmp_path / 'all', {f'train/{"ab"[i % 2]}/{i}.png': flat(i) for i in range(6)})
+  write(root, {'test/a/x.png': flat(0)})
+  first, path = data.load(config(root)), root / 'train' / 'a' / '0.png'
+  before, other = os.stat(path), flat(77)
+  assert len(other) == before.st_size
+  with open(path, 'r+b') as file:  # the same inode
+    file.write(other)
+  os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+  second = data.load(config(root))
+  assert 77 in shades(second) and second.digest != first.digest
+  assert second.held_out_digest == first.held_out_digest
+  write(root, {'train/a/0.png': flat(0)})
+  os.rename(path, path.with_name('00.png'))
+  assert data.load(config(root)).digest == first.digest
+
+
+@pytest.mark.parametrize('size', [(1, 10_000), (10_000, 1)])
+def test_the_longest_images(tmp_path, size):
+  """Their central pixel, enlarged; and a sentence about that."""
+  level = np.zeros(size, np.uint8)
+  level[size[0] // 2 - 1 : size[0] // 2 + 1, size[1] // 2 - 1 : size[1] // 2 + 1] = 90
+  files = {'train/0.png': encoded(Image.fromarray(level))}
+  files['train/1.jpg'] = encoded(Image.fromarray(level), 'JPEG')
+  source = data.load(config(write(tmp_path / 'all', {**files, 'test/x.png': shade(0)})))
+  images, _ = source.train()
+  assert images.shape == (2, 8, 8, 3) and (images[0] == 90).all() and np.ptp(images[1]) == 0
+  assert 'warning: the smallest of 2 images looked at is' in said(source)
 
 
 def test_nothing_that_can_be_read_is_refused(tmp_path):
@@ -282,18 +288,62 @@ def test_hidden_and_other_files_are_passed_over(photos):
   write(photos, {'.x.png': shade(9), 'cats/.y.png': shade(9), '.git/z.png': shade(9)})
   write(photos, {'dogs/.old/z.png': shade(9), 'cats/.DS_Store': b'1'})
   assert 'other files' not in said(data.load(config(photos)))
-  write(photos, {'notes.txt': b'1', 'cats/x.gif': b'2', 'cats/png': b'3'})
+  write(photos, {'notes.txt': b'1', 'cats/x.mp4': b'2', 'cats/png': b'3'})
   source = data.load(config(photos))
   assert everything(source) == list(range(8))
   assert 'ok: 3 other files are not images that bigjax reads, such as ' in said(source)
 
 
+def gif(*levels):
+  """An animation of these shades."""
+  frames = [Image.fromarray(shade(level)) for level in levels]
+  return encoded(frames[0], 'GIF', save_all=True, append_images=frames[1:])
+
+
+def test_what_is_lost_is_named(photos):
+  """Each loss in a warning of its own, with its number and an example."""
+  write(photos, {'scans/0.bmp': encoded(Image.new('RGB', (9, 9)), 'BMP'), 'scans/1.heic': b'1'})
+  write(photos, {'dataset.json': b'{}', 'cats/labels.txt': b'0', 'dogs/4.xml': b'<a/>'})
+  write(photos, {'cats/@eaDir/0.png/THUMB.jpg': shade(99), 'dogs/thumbs/4.png': shade(98)})
+  write(photos, {'masks/readme': b'1', 'cats/.thumbnails/0.png': shade(97)})
+  source = data.load(config(photos))
+  assert everything(source) == list(range(8)) and source.class_names == ('cats', 'dogs')
+  for words in (
+    'without an image that bigjax reads: masks (1 other files), scans (2 other files)',
+    "2 pictures are of kinds that bigjax does not read; convert them to PNG, such as 'scans/0.bmp'",
+    "3 files look like labels and are not read: classes are folders, such as 'cats/labels.txt'",
+    "2 pictures in a device's or an archive's own folders are left out, such as 'cats/@eaDir/",
+  ):
+    assert re.search(f'warning: .*{re.escape(words)}', said(source)), (words, said(source))
+
+
+def test_of_a_gif_the_first_picture_is_used(tmp_path):
+  root = write(tmp_path / 'all', {f'a/{i}.gif': gif(i, 200) for i in range(4)})
+  write(root, {f'b/{i}.png': shade(i) for i in range(4, 8)})
+  source = data.load(config(root))
+  assert source.class_names == ('a', 'b') and everything(source) == list(range(8))
+  assert 'ok: 4 GIFs: of an animation the first picture is used' in said(source)
+
+
+def test_copies_are_told_with_what_they_spoil(tmp_path):
+  root = write(tmp_path / 'all', {f'train/a/{i}.png': shade(i) for i in range(9)})
+  write(
+    root, {'train/a/again.png': shade(3), 'train/b/x.png': shade(4), 'train/b/y.png': shade(40)}
+  )
+  write(root, {'test/a/z.png': shade(5), 'test/a/w.png': shade(50)})
+  (line,) = [line for line in said(data.load(config(root))).split('\n') if 'are copies' in line]
+  assert line == (
+    'warning: 3 of 14 images are copies of another (a/again.png of a/3.png); 1 of them in another '
+    'class (b/x.png of a/4.png); 1 both trained on and held out (a/z.png of a/5.png): remove them'
+  )
+
+
 def test_names_may_be_anything(tmp_path):
-  names = ('été à la mer', "it's #1 [100%]", 'снег', '雪 ❄')
+  names = ('été à la mer', "it's #1 [100%]", 'снег', '雪 ❄', '"' + 246 * 'n')
   root = write(tmp_path / 'фото 1', {f'{n}/{n} {i}.png': shade(i) for n in names for i in (0, 1)})
   source = data.load(config(root))
   assert source.class_names == tuple(sorted(names))
-  assert source.num_train == 4 and len(source.train()[0]) == 4
+  assert source.num_train == 5 and len(source.train()[0]) == 5
 
 
 def test_a_name_that_is_no_text(photos):
@@ -363,7 +413,7 @@ def test_a_second_load_reads_no_image(photos, cache, monkeypatch):
   first = data.load(config(photos))
   assert len(list(cache.iterdir())) == 1
   with monkeypatch.context() as patch:
-    patch.setattr(folders, 'read_all', None)
+    patch.setattr(photo_files, 'read_all', None)
     again = data.load(config(photos))
     assert again.digest == first.digest and again.findings == first.findings
     write(photos, {'cats/0.png': b'changed'})
@@ -376,11 +426,11 @@ def test_a_damaged_cache_is_made_again(photos, cache, monkeypatch):
   first = data.load(config(photos))
   (path,) = cache.iterdir()
   whole, made = dict(np.load(path)), []
-  monkeypatch.setattr(folders, 'read_all', lambda paths: made.append(paths) or whole)
+  monkeypatch.setattr(photo_files, 'read_all', lambda paths: made.append(paths) or whole)
   kept = path.read_bytes()
   for damage in (b'', b'PK\3\4 no archive', kept[:-200]):
     path.write_bytes(damage)
-    known = folders.examine(str(photos), ['cats', 'dogs'], config(photos))
+    known = photo_files.examine(str(photos), listing.walk(str(photos)).images, '')
     assert len(known['names']) == 8
     assert dict(np.load(path)).keys() == whole.keys()
   assert len(made) == 3 and len(made[0]) == 8 == first.num_train + 2

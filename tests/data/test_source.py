@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import os
 import re
 import sys
 import threading
@@ -16,7 +17,7 @@ from scipy import stats
 from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.core import errors
-from bigjax.data.reading import random_access
+from bigjax.data.reading import random_access, tfrecord
 from bigjax.evaluation import image_sets
 
 from pictures import pairs
@@ -469,9 +470,9 @@ def test_spread():
     ({'channels': 3}, ['data.channels is 3', 'use 1']),
     ({'channels': 2}, ['data.channels is 2', '1 (grey) or 3 (colour)']),
     ({'crop': 'centre'}, ["data.crop is 'centre'", 'did you mean center?']),
-    ({'fraction': 0.0}, ['data.fraction is 0', 'above 0 and at most 1']),
-    ({'fraction': 1.01}, ['data.fraction is 1.01', 'above 0 and at most 1']),
-    ({'per_class': -1}, ['data.per_class is -1', '0 for all']),
+    ({'fraction': 0.0}, ['data.fraction is 0', 'more than 0']),
+    ({'fraction': 1.01}, ['data.fraction is 1.01', 'at most 1']),
+    ({'per_class': -1}, ['data.per_class is -1', 'at least 0']),
   ],
 )
 def test_errors_say_what_is_wrong(change, words):
@@ -633,3 +634,29 @@ def test_a_batch_of_several_epochs():
   assert len({tuple(epoch) for epoch in epochs}) == 6
   of_one_host = next(data.stream(few, 5, 8 * 7, (2, 4), np.array([1, 3])))
   np.testing.assert_array_equal(of_one_host['label'], seen[7][:, [1, 3]])
+
+
+def test_a_digest_is_of_contents():
+  """Another byte, label or order is another."""
+
+  def digest(given, labels):
+    picture = lambda tf, i: (tf.constant(given)[i], tf.constant(1), tf.constant(labels)[i])
+    return data.digest(picture, len(given), str)
+
+  first = digest([b'ab', b'c'], [0, 1])
+  others = [([b'ab', b'd'], [0, 1]), ([b'ab', b'c'], [0, 0]), ([b'c', b'ab'], [0, 1])]
+  others += [([b'a', b'bc'], [0, 1]), ([b'ab', b'c', b''], [0, 1, 0])]
+  assert digest([b'ab', b'c'], [0, 1]) == first
+  assert len({first, *(digest(*other) for other in others)}) == 6
+
+
+def test_a_file_that_is_replaced_is_another(tmp_path):
+  """Of the same name, size and time of change, written in place or put in its place."""
+  path, found = tmp_path / 'x', []
+  for i, content in enumerate((b'one', b'two', b'six')):
+    target = tmp_path / 'y' if i == 2 else path
+    target.write_bytes(content)
+    os.utime(target, ns=(0, 0))
+    os.replace(target, path)
+    found.append(tfrecord.fingerprint([str(path)]))
+  assert len(set(found)) == 3

@@ -11,6 +11,7 @@ import pytest
 from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.preflight import machine_checks
+from bigjax.training import holder
 from bigjax.training.program import make_program
 
 
@@ -71,17 +72,78 @@ def test_a_bucket_is_written_to(config, program):
 
 
 def test_too_little_memory(source, program, monkeypatch):
-  only(machine_checks.memory(source, program), 'ok', 'are free')
-  sizes = {'SC_PAGE_SIZE': 1, 'SC_AVPHYS_PAGES': 1000}
-  monkeypatch.setattr(machine_checks.os, 'sysconf', sizes.get)
+  only(machine_checks.memory(source, program), 'ok', 'are available')
+  monkeypatch.setattr(machine_checks, 'available_memory', lambda: 1000)
   only(machine_checks.memory(source, program), 'fail', 'smaller batch')
+
+
+MEMINFO = 'MemTotal: 8388608 kB\nMemFree:  100 kB\nMemAvailable:  4194304 kB\nCached: 4000000 kB\n'
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+  ('cgroup', 'files', 'gib'),
+  [
+    ('', {}, 4),  # MemFree is not what counts
+    ('0::/\n', {'memory.max': 'max', 'memory.current': 3 * GIB}, 4),
+    ('0::/\n', {'memory.max': 3 * GIB, 'memory.current': 2 * GIB}, 1),
+    (
+      '0::/\n',  # what the group keeps of files can go
+      {
+        'memory.max': 3 * GIB, 'memory.current': 2 * GIB,
+        'memory.stat': f'anon 5\nactive_file 7\ninactive_file {GIB}\n',
+      },
+      2,
+    ),
+    (
+      '0::/a/b\n',  # a group above is tighter
+      {
+        'a/memory.max': 2 * GIB, 'a/memory.current': GIB, 'a/b/memory.max': 8 * GIB,
+        'a/b/memory.current': GIB,
+      },
+      1,
+    ),
+    ('0::/not/mounted/here\n', {'memory.max': 2 * GIB, 'memory.current': GIB}, 1),
+    (
+      '5:devices:/\n4:cpu,memory:/job\n0::/\n',  # v1
+      {
+        'memory/memory.limit_in_bytes': 2**63 - 4096, 'memory/memory.usage_in_bytes': GIB,
+        'memory/job/memory.limit_in_bytes': 3 * GIB, 'memory/job/memory.usage_in_bytes': 2 * GIB,
+        'memory/job/memory.stat': f'inactive_file 0\ntotal_inactive_file {GIB // 2}\n',
+      },
+      1.5,
+    ),
+    ('0::/\n', {'memory.max': GIB, 'memory.current': 2 * GIB}, 0),
+  ],
+)  # fmt: skip
+def test_memory_that_can_still_be_had(tmp_path, cgroup, files, gib):
+  files = {
+    'proc/meminfo': MEMINFO, 'proc/self/cgroup': cgroup,
+    **{f'groups/{name}': text for name, text in files.items()},
+  }  # fmt: skip
+  for name, text in files.items():
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(f'{text}\n')
+  proc, groups = str(tmp_path / 'proc'), str(tmp_path / 'groups')
+  assert machine_checks.available_memory(proc, groups) == gib * GIB
+
+
+def test_memory_of_this_machine():
+  total = machine_checks.first_number('/proc/meminfo', r'MemTotal:\s+(\d+)')
+  if total is None:
+    pytest.skip('this system has no /proc/meminfo')
+  assert 0 < machine_checks.available_memory() <= total * 1024
 
 
 def test_copies_are_counted(source):
   images, labels = source.train(100)
   twice = types.SimpleNamespace(num_train=110)
-  twice.train = lambda most: (np.concatenate([images, images[:10]]), labels)
+  twice.train = lambda most: (images[order], labels[order])
+  order = np.arange(110) % 100
   only(machine_checks.duplicates(twice), 'warning', '10 of all training images are copies')
+  labels = np.append(labels, (labels[:1] + 1) % 10)
+  images, order = np.append(images, images[:1], 0), np.arange(101)  # one, of another class
+  only(machine_checks.duplicates(twice), 'warning', ' of another, 1 of them in another class')
   only(machine_checks.duplicates(source), 'ok', '0 of all')
 
 
@@ -89,13 +151,13 @@ def test_weights_of_scores(config, source, tmp_path, monkeypatch):
   monkeypatch.setenv('BIGJAX_CACHE', str(tmp_path))
   monkeypatch.setenv('BIGJAX_WEIGHTS', '')
   asked = config.copy_and_resolve_references()
-  assert machine_checks.weights(asked, source) == []
+  assert machine_checks.weights(asked) == []
   asked.scores.update({'every': 2, 'features': 'classifier'})
-  only(machine_checks.weights(asked, source), 'ok', 'a classifier')
+  only(machine_checks.weights(asked), 'ok', 'a classifier')
   asked.scores.features = 'inception'
-  only(machine_checks.weights(asked, source), 'warning', 'will be fetched')
+  only(machine_checks.weights(asked), 'warning', 'will be fetched')
   asked.scores.weights = str(tmp_path / 'none.pth')
-  only(machine_checks.weights(asked, source), 'fail', 'none.pth')
+  only(machine_checks.weights(asked), 'fail', 'none.pth')
 
 
 @pytest.mark.parametrize(
@@ -124,6 +186,14 @@ def cut(folder):
   for path in folder.rglob('*'):
     if path.is_file():
       path.write_bytes(path.read_bytes()[:10])
+
+
+def test_a_workdir_that_a_run_holds(config, source, workdir, tmp_path):
+  copy = tmp_path / 'run'
+  shutil.copytree(workdir, copy)
+  with holder.hold(str(copy), print):
+    only(machine_checks.workdir(str(copy), config, source), 'warning', 'is held by a run (process')
+  only(machine_checks.workdir(str(copy), config, None), 'ok', 'go on at step 4')
 
 
 def test_an_empty_workdir_is_fine(config, source, tmp_path):

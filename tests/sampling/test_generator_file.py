@@ -165,6 +165,38 @@ def test_a_card_of_other_things_is_refused(tmp_path, key, value):
     assert 'format' in message if key == 'format' else f'its {key!r} is ' in message
 
 
+@pytest.mark.parametrize('kind', ['safetensors', 'npz'])
+@pytest.mark.parametrize(
+  ('name', 'value', 'said'),
+  [
+    ('params/conv/kernel', np.nan, 'not finite'),
+    ('params/conv/kernel', np.inf, 'not finite'),
+    ('stats/bn/var', -0.1, 'at least 0'),
+    ('knots', np.nan, 'not finite'),
+    ('knots', np.inf, ''),  # the statistics of untruncated samples
+    ('stats/bn/mean', -0.1, ''),
+  ],
+)
+def test_weights_that_are_no_networks_are_refused_by_name(tmp_path, kind, name, value, said):
+  arrays = {**ARRAYS, name: np.full((2, 3), 1.0)}
+  arrays[name][1, 2] = value
+  write(
+    tmp_path, safetensors=safetensors.numpy.save(arrays),
+    npz=npz({k: array(v) for k, v in arrays.items()}),
+  )  # fmt: skip
+  if not said:
+    cards.load(str(tmp_path / f'g.{kind}'))
+    return
+  message = refusal(cards.load, tmp_path / f'g.{kind}')
+  assert name in message and f'g.{kind}' in message and said in message
+
+
+@pytest.mark.parametrize('value', [-1, 2**31, 2**63, 10**30, float('nan'), float('inf'), [8, -1]])
+def test_numbers_of_a_card_have_a_range(tmp_path, value):
+  write(tmp_path, json=json.dumps({**CARD, 'architecture': {'ch': value}}).encode())
+  assert "'ch'" in refusal(cards.load, tmp_path / 'g.safetensors')
+
+
 def test_odd_names_do_not_leave_the_sentence(tmp_path):
   """Nor steer a terminal."""
   name = 'x\n\x1b[31m' * 3

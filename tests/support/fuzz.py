@@ -212,6 +212,7 @@ def images(rng, folder, seeds):
 
   from bigjax import data
   from bigjax.core import errors
+  from bigjax.data.reading import listing, photo_files
   from bigjax.data.sources import folder as folders
 
   for i in range(TOGETHER):
@@ -222,13 +223,13 @@ def images(rng, folder, seeds):
     {'source': 'folder', 'resolution': 16, 'channels': rng.choice((1, 3)), 'crop': 'center'}
   )
   try:
-    known = folders.examine(str(folder), [], given)
+    known = folders.examine(listing.walk(str(folder)), [], given.source)
   except errors.UserError:
     return TOGETHER
-  lookup = data.from_pictures(folders.picture_of(known), given, known['paths'].__getitem__)
+  lookup = data.from_pictures(photo_files.picture_of(known), given, known['paths'].__getitem__)
   found, _ = data.read(lookup, np.arange(len(known['paths'])))  # what was surveyed can be read
   assert found.shape == (len(known['paths']), 16, 16, given.channels)
-  folders.of_files(str(folder), known)
+  photo_files.of_files(str(folder), known)
   return TOGETHER
 
 

@@ -1,25 +1,24 @@
 """A run whose disk fills up: one sentence, and the last checkpoint is whole."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 
 import jax
 import pytest
 
 from bigjax.algorithms.base import configs
-from bigjax.core import checkpoint, errors
-from bigjax.training import loop, workdir
+from bigjax.core import checkpoint
+from bigjax.training import workdir
 from bigjax.training.program import make_program
 
-
-def tiny():
-  config = configs.read('digits:tiny')
-  config.optim.d_steps = 1  # the program of tiny_run
-  config.run.update(
-    {'steps': 40, 'log_every': 2, 'eval_every': 2, 'checkpoint_every': 2, 'keep': 9}
-  )
-  return config
+WORDS = (
+  '--config=digits:tiny', '--config.optim.d_steps=1', '--config.run.steps=40',
+  '--config.run.log_every=2', '--config.run.eval_every=2', '--config.run.checkpoint_every=2',
+  '--config.run.keep=9',
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -38,13 +37,20 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_ends_in_a_sentence_and_the_last_checkpoint_is_whole(small_disk):
-  workdir = small_disk / 'run'
-  with pytest.raises(errors.UserError, match=r'is full; checkpoint (\d+) is whole') as error:
-    loop.train(tiny(), str(workdir), jax.devices()[:1])
-  step = int(re.search(r'checkpoint (\d+)', str(error.value))[1])
-  assert checkpoint.restore_generator(str(workdir))[1] == step
-  program = make_program(tiny(), jax.devices()[:1])
-  checkpoints = checkpoint.Checkpoints(str(workdir))
+  folder = str(small_disk / 'run')
+  command = [sys.executable, '-m', 'bigjax', 'train', *WORDS, '--workdir', folder]
+  env = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+  assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
+  last = done.stderr.splitlines()[-1]
+  said = re.fullmatch(r'bigjax: the disk of .* is full; checkpoint (\d+) is whole: .*', last)
+  assert said, done.stderr
+  step = int(said[1])
+  assert checkpoint.restore_generator(folder)[1] == step
+  config = configs.read('digits:tiny')
+  config.optim.d_steps = 1
+  program = make_program(config, jax.devices()[:1])
+  checkpoints = checkpoint.Checkpoints(folder)
   said = []
   (state, _) = checkpoints.restore_latest(program.shapes(), said.append)
   checkpoints.close()
@@ -56,5 +62,14 @@ def test_what_a_full_disk_says():
   wrapped = ValueError('RESOURCE_EXHAUSTED: write: No space left on device')
   caused = RuntimeError('saving failed')
   caused.__cause__ = full
-  assert all(workdir.disk_is_full(error) for error in (full, wrapped, caused))
-  assert not workdir.disk_is_full(OSError(13, 'Permission denied'))
+  for error in (full, wrapped, caused):
+    assert workdir.disk_trouble(error, '/runs/a') == "the disk of '/runs/a' is full"
+  read_only = OSError(30, 'Read-only file system', '/runs/a/metrics.jsonl')
+  tensorstore = ValueError('FAILED_PRECONDITION: "/runs/a/checkpoints/4": Read-only file system')
+  for error in (read_only, tensorstore):
+    said = workdir.disk_trouble(error, '/runs/a')
+    assert said == "the workdir '/runs/a' can no longer be written (Read-only file system)"
+  gone = FileNotFoundError(2, 'No such file or directory', '/runs/a/samples/00000002.png')
+  assert 'No such file' in workdir.disk_trouble(gone, '/runs/a')
+  assert not workdir.disk_trouble(OSError(13, 'Permission denied', '/data/1.jpg'), '/runs/a')
+  assert not workdir.disk_trouble(ValueError('shapes differ'), '/runs/a')

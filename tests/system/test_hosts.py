@@ -14,7 +14,7 @@ import jax
 import pytest
 
 from bigjax.algorithms.base import configs
-from bigjax.core import checkpoint
+from bigjax.core import checkpoint, errors
 from bigjax.training import logs, loop
 
 import compile_flags
@@ -36,6 +36,8 @@ class Run:
       env = {**os.environ, 'XLA_FLAGS': ' '.join(compile_flags.FLAGS)}
       env |= {'JAX_NUM_PROCESSES': str(num), 'JAX_PROCESS_ID': str(i)} if num > 1 else {}
       env |= {'JAX_COORDINATOR_ADDRESS': address} if num > 1 else {}
+      if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
       with open(f'{folder}.{i}.log', 'w') as log:
         self.processes.append(
           subprocess.Popen(command, env=env, stderr=log, stdout=subprocess.DEVNULL)
@@ -144,10 +146,18 @@ LONG = ('--config.run.steps=100000', '--config.run.eval_every=100000',
         '--config.run.checkpoint_every=100000')  # fmt: skip
 
 
-def test_sigterm_on_any_host_saves_the_same_step_on_all(tmp_path):
+@pytest.mark.parametrize(
+  'told', [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_told_on_any_host_all_save_the_same_step(told, tmp_path):
+  """By Ctrl-C, which a process hands to itself as SIGTERM; a second run is refused meanwhile."""
   with Run(tmp_path / 'run', 2, *LONG) as run:
     run.until(3)
-    run.processes[-1].send_signal(signal.SIGTERM)
+    with pytest.raises(
+      errors.UserError, match=f'held by another run .process {run.processes[0].pid}'
+    ):
+      loop.train(configs.read('digits:tiny'), str(tmp_path / 'run'), jax.devices()[:1])
+    run.processes[-1].send_signal(told)
     assert run.wait() == [0, 0], run.said(0)
     assert 'told to end: saved step' in run.said(0)
   (step,) = checkpoint.list_steps(str(tmp_path / 'run'))

@@ -105,6 +105,31 @@ def test_wrong_patches_get_a_sentence(text):
     histories.read_patch(text, tiny())
 
 
+def test_a_change_can_be_taken_back(tmp_path):
+  """Without --change the config that the run began with means no change; with it, that one."""
+  path, now = workdir(tmp_path, tiny()), {'optim.gen_lr': 1e-3, 'optim.batch_size': 32}
+  history = histories.append_entry(histories.begin(0), 10, 0, now, 640, 'asked for')
+  assert histories.match_run_config(path, tiny(), history, change=False)[1] == {}
+  _, asked = histories.match_run_config(path, tiny(), history, change=True)
+  assert asked == {key: core_config.flatten(tiny())[key] for key in now}
+  history = histories.append_entry(history, 20, 0, asked, 1280, 'taken back')
+  assert histories.match_run_config(path, tiny(), history, change=True)[1] == {}
+
+
+@pytest.mark.parametrize('value', [float('nan'), -1, 2**63, 10**30, '1', None, True, 1.5])
+@pytest.mark.parametrize('key', ['from_step', 'seed', 'position'])
+def test_numbers_of_a_history_have_ranges(tmp_path, key, value):
+  histories.write(str(tmp_path), [{**histories.begin(2**32 - 1)[0], key: value}])
+  with pytest.raises(errors.UserError, match=f'the {key} of an entry of .*history.json'):
+    histories.read(str(tmp_path))
+
+
+@pytest.mark.parametrize('text', ['optim.gen_lr=nan', 'optim.ema_decay=2', 'optim.d_steps=-1'])
+def test_a_patch_out_of_range_is_refused(text):
+  with pytest.raises(errors.UserError, match=r'watch.patch: optim\.\w+ is '):
+    histories.read_patch(text, tiny())
+
+
 def test_damage_gets_a_sentence(tmp_path):
   (tmp_path / 'history.json').write_text(json.dumps([{'from_step': 0}]))
   with pytest.raises(errors.UserError, match='not the history of a run'):

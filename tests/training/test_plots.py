@@ -30,7 +30,7 @@ def draw(tmp_path, rows, floor):
 def test_curves_draws_what_the_rows_hold(tmp_path):
   empty = draw(tmp_path, [], {})
   pixels = draw(tmp_path, iter(ROWS), {'coverage': 0.9})
-  assert pixels.shape == empty.shape and min(pixels.shape[:2]) > 300
+  assert min(pixels.shape[:2]) > 300
   thirds = np.split(pixels[:, : pixels.shape[1] // 3 * 3], 3, axis=1)
   blue, orange = (31, 119, 180), (255, 127, 14)  # matplotlib's C0 and C1
   count = lambda image, colour: (np.abs(image - colour).sum(-1) < 12).sum()
@@ -249,13 +249,95 @@ def test_vital_signs_survives_numbers_that_are_not():
   assert [x for x, y in lines(panels.losses)['d_loss'] if np.isfinite(y)] == [1, 3]
 
 
-def test_events_are_lines_with_their_words_in_every_panel():
-  panels = vital_signs([step_row(1), step_row(9)], (), [(4, 'seed 2'), (7, 'very ' * 40)])
-  for axis in vars(panels).values():
+def drawn_events(events):
+  rows = [step_row(step) for step in range(1, 101)]
+  figure = plots.vital_signs_figure(rows, (), events, 'a title')
+  return figure, vars(vital_signs(rows, (), events)).values()
+
+
+def test_events_are_numbered_lines_in_every_panel_and_words_once():
+  long = 'very ' * 40 + 'end'
+  figure, panels = drawn_events([(70, long), (40, 'seed\n2')])
+  for axis in panels:
     at = [line.get_xdata()[0] for line in axis.get_lines() if line.get_linestyle() == '--']
-    assert at[-2:] == [4, 7]
-    assert 'seed 2' in words(axis) and 'very' in words(axis)
-    assert max(len(text.get_text()) for text in axis.texts) < 100
+    assert at[-2:] == [40, 70]
+    assert [t.get_text().strip() for t in axis.texts][-2:] == ['1', '2']
+    assert 'seed' not in words(axis) and 'very' not in words(axis)
+  told = figure.get_supxlabel()
+  assert told.startswith('1: step 40, seed 2\n2: step 70, very') and told.endswith('very end')
+  assert '...' not in told  # nothing is cut off
+
+
+def test_events_that_lie_together_share_a_place():
+  _, panels = drawn_events([(40, 'a'), (41, 'b'), (42, 'c'), (43, 'd'), (90, 'e'), (91, 'f')])
+  for axis in panels:
+    assert [t.get_text().strip() for t in axis.texts][-2:] == ['1-4', '5,6']
+
+
+def test_many_events_are_told_in_part():
+  figure, _ = drawn_events([(step, 'x') for step in range(1, 61)])
+  told = figure.get_supxlabel().splitlines()
+  assert len(told) == plots.EVENTS + 1 and told[6] == (
+    '48 more in between: see events.jsonl and history.json'
+  )
+  assert told[0] == '1: step 1, x' and told[-1] == '60: step 60, x'
+
+
+def test_no_legend_lies_on_data_and_no_label_is_out_of_the_picture():
+  rows = [*(step_row(step) for step in range(1, 101)), probe(50), probe(100)]
+  clock = [tick(step, waiting=0.0, device_memory_gib=1.0) for step in range(1, 101)]
+  named = {f'score_{i}': 0.1 * i for i in range(8)}
+  rows += [{'step': step, **named} for step in (50, 100)]
+  for figure in (
+    plots.vital_signs_figure(rows, clock, [(50, 'words'), (51, 'more')], 'a title'),
+    plots.curves_figure(rows, named, 'a title', CURVE),
+  ):
+    figure.draw_without_rendering()
+    whole, legends = figure.bbox, 0
+    for axis in figure.axes:
+      legend = axis.get_legend()
+      boxes = [other.get_tightbbox() for other in figure.axes if other is not axis]
+      if legend:
+        legends += 1
+        box = legend.get_window_extent()
+        assert box.y1 <= axis.get_window_extent().y0  # below it
+        assert not any(box.overlaps(other.get_window_extent()) for other in figure.axes)
+      mine = axis.get_tightbbox()
+      assert not any(mine.overlaps(other) for other in boxes)
+      assert whole.x0 <= mine.x0 and mine.x1 <= whole.x1 + 1
+    assert legends >= 3
+
+
+@pytest.mark.parametrize('values', [(10.2, 22.0), (1.0005, 1.003), (3.0, 40.0), (0.4, 380.0)])
+def test_logarithmic_axes_have_several_ticks(values):
+  rows = [{'step': i, 'fid50k_train': value} for i, value in enumerate(values, 1)]
+  figure = plots.curves_figure(rows, {'fid50k_train': values[0]}, '')
+  axis = figure.axes[headings(figure).index('FID')]
+  figure.draw_without_rendering()
+  low, high = axis.get_ylim()
+  shown = [t for t in axis.yaxis.get_ticklabels() if low <= t.get_position()[1] <= high]
+  assert axis.get_yscale() == 'log' and len([t for t in shown if t.get_text()]) >= 3
+
+
+def test_real_lines_on_each_other_show_all_their_colours():
+  rows = [{'step': 1, 'a': 0.0, 'b': 1.0, 'c': 0.5}, {'step': 2, 'a': 0.1, 'b': 0.9, 'c': 0.5}]
+  axis = plots.curves_figure(rows, {'a': 0.7, 'b': 0.7001, 'c': 0.2}, '').axes[-1]
+  dashed = {
+    line.get_color(): line._dash_pattern
+    for line in axis.get_lines()
+    if len(set(line.get_xdata())) == 2 and line.get_xdata()[0] == 0
+  }
+  assert set(dashed) == {'C0', 'C1', 'C2'}
+  (first, (on, off)), (second, same) = dashed['C0'], dashed['C1']
+  assert tuple(same) == (on, off) and off > on and on < second - first <= off
+  assert dashed['C2'][1][1] < dashed['C2'][1][0]
+
+
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
+  title = 'biggan on folder:/my/$photos_{x$, 花'
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    plots.curves(str(tmp_path / 'x.png'), [{'step': 1, 'd_loss': 1.0}], {}, title)
 
 
 def test_vital_signs_is_saved_as_png(tmp_path):

@@ -111,7 +111,7 @@ def test_a_probes_accuracies_may_be_anything(name):
   [
     ({'policy': 'rolback'}, 'did you mean rollback'),
     ({'patience': 0}, 'at least 1'),
-    ({'variance': 1.5}, 'a share'),
+    ({'variance': 1.5}, 'less than 1'),
     ({'spike': 0.5}, 'a ratio above 1'),
   ],
 )
@@ -119,4 +119,5 @@ def test_mistakes_get_a_sentence(change, said):
   config = configs.read('digits:tiny')
   config.watch.update(change)
   with pytest.raises(errors.UserError, match=said):
+    configs.check(config)
     watchdog.check(config)

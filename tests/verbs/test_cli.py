@@ -121,6 +121,32 @@ def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
+  'word',
+  [
+    'run.best=fid', 'watch.policy=panic', 'watch.patch=optim.zzz=1', 'init_from=nowhere',
+    'run.microbatches=3', 'eval.name=pixel', 'eval.published=nobody', 'scores.every=1',
+    'optim.batch_size=17', 'model.latent=flat',
+  ],
+)  # fmt: skip
+def test_a_dry_run_refuses_what_a_start_does(bigjax, tmp_path, monkeypatch, word):
+  """In the same words, with and without the data, and writes nothing."""
+  monkeypatch.chdir(tmp_path)
+  words = [*TRAIN, '--config.eval.name=none', f'--config.{word}']
+  start = bigjax(*words)
+  assert start[0] == 2 and start[2].startswith('bigjax: ')
+  assert bigjax(*words, '--dry_run')[::2] == start[::2]
+  assert bigjax(*words, '--dry_run', '--config.data.source=folder:nowhere')[::2] == start[::2]
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_refuses_the_workdir_of_another_run(bigjax, workdir):
+  words = [*TRAIN, '--dry_run', f'--workdir={workdir}']
+  assert 'holds a run of another config (optim.d_steps' in bigjax(*words)[2]
+  assert bigjax(*words, '--config.optim.d_steps=1')[0] == 0
+  assert bigjax(*words, '--change')[0] == 0
+
+
+@pytest.mark.parametrize(
   ('words', 'said'),
   [
     (['--config=folder', '--config.data.source=folder:nowhere'], 'assumes 10 classes'),

@@ -166,6 +166,21 @@ def test_data_that_is_refused_fails(bigjax, tmp_path, as_what):
   assert not (tmp_path / 'contact_sheet.png').exists()
 
 
+def test_without_data_the_other_checks_go_on(bigjax, tmp_path):
+  words = ('--config=digits:tiny', f'--config.data.source=folder:{tmp_path}/none')
+  words += ('--config.data.num_classes=None', '--config.run.microbatches=3')
+  wrong = ('--config.run.best=fid', '--config.watch.policy=panic', '--config.init_from=nowhere')
+  status, report = as_json(bigjax, *words, *wrong, f'--workdir={tmp_path}/run')
+  assert status == 1 and levels(report, 'there is no folder') == ['fail']
+  assert levels(report, 'what follows assumes 10 classes') == ['warning']
+  for said in ("run.best is 'fid'", "watch.policy is 'panic'", 'run.microbatches is 3'):
+    assert levels(report, said) == ['fail'], said
+  assert levels(report, 'holds no run: one would begin') == ['ok']
+  status, report = as_json(bigjax, *words[:-1], '--config.init_from=nowhere')
+  assert levels(report, 'batches of 16 on 8 devices') == ['ok']
+  assert levels(report, 'checkpoints of') == ['ok'] and levels(report, 'nowhere') == ['fail']
+
+
 def test_number_of_classes_is_read_from_the_data(bigjax, tmp_path):
   """Where a config says None; another number is a failed check."""
   own = tmp_path / 'own.py'
@@ -204,9 +219,9 @@ def test_a_mistake_on_the_command_line(bigjax, words, said):
 
 
 def test_a_sheet_that_cannot_be_written_fails(bigjax, tmp_path):
-  for name in ('none/sheet.png', 'sheet.what'):
-    status, out, _ = bigjax('doctor', '--config=digits:tiny', f'--sheet={tmp_path / name}')
-    assert status == 1 and f'fail    --sheet={tmp_path / name} cannot be written' in out
+  path = tmp_path / 'none' / 'sheet.png'
+  status, out, _ = bigjax('doctor', '--config=digits:tiny', f'--sheet={path}')
+  assert status == 1 and f'fail    --sheet={path} cannot be written' in out
 
 
 def test_help(bigjax):
@@ -243,7 +258,7 @@ def test_labels_that_cannot_be_read_fail(bigjax, monkeypatch):
   ],
 )
 def test_counts_of_classes(counts, level, words):
-  found, sentence = data_checks.of_labels(np.array(counts), 'abc'[: len(counts)])
+  found, sentence = data_checks.of_counts(np.array(counts), 'abc'[: len(counts)])
   assert found == level and words in sentence
 
 

@@ -194,6 +194,8 @@ def stats(path, dim):
   ('words', 'said'),
   [
     (('--metrics', 'fid,isc'), r"--metrics is 'isc' \(did you mean is\?\)"),
+    (('--metrics', ','), '--metrics is empty'),
+    (('--metrics', 'fid', '--out', 'x.json'), 'give a folder, x.json/'),
     (('--metrics', 'fid'), 'give --reference'),
     (('--seeds', 'a'), 'whole numbers'),
     (('--num', '1'), 'at least 2'),
@@ -220,6 +222,61 @@ def test_statistics_of_other_features_are_refused(tmp_path):
   protocol.refuse(['fid'], reference.split, 10)
   shifted = frechet.Gaussian(np.full(12, 2.0), np.eye(12))
   assert frechet.frechet(shifted, reference.seen.moments) == pytest.approx(48)
+
+
+def test_statistics_that_are_none_are_refused_by_name(tmp_path):
+  """A NaN once gave nan, and a negative covariance the perfect score 0."""
+  path = str(tmp_path / 's.npz')
+
+  def said(mu, sigma):
+    np.savez(path, mu=mu, sigma=sigma)
+    with pytest.raises(errors.UserError) as error:
+      read_statistics(path, 3)
+    assert 's.npz' in str(error.value)
+    return str(error.value)
+
+  mu, sigma = np.zeros(3), np.eye(3)
+  assert "'mu'" in said([0, np.nan, 0], sigma) and "'sigma'" in said(mu, sigma + np.inf)
+  assert 'expected numbers' in said(['a', 'b', 'c'], sigma)
+  assert 'none may be negative' in said(mu, -sigma)
+  assert 'none may be negative' in said(mu, np.diag([1.0, 1.0, -0.01]))
+  assert 'not symmetric' in said(mu, sigma + np.triu(np.ones((3, 3)), 1))
+  assert 'of 2 features' in said(mu[:2], sigma)
+  rows = np.random.default_rng(0).normal(size=(2, 3))  # of less rank, and rounded
+  np.savez(path, mu=mu.astype(np.float32), sigma=np.cov(rows.T).astype(np.float32))
+  assert read_statistics(path, 3).seen.moments.cov.dtype == np.float64
+
+
+LABELS = np.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+  ('arrays', 'said'),
+  [
+    ({'labels': LABELS[:4]}, r"'labels' of .*x.npz' is int64 \[4\]; .*whole numbers \[6\]"),
+    ({'labels': np.eye(3)[LABELS]}, r"'labels' .*float64 \[6, 3\]"),
+    ({'labels': LABELS.astype(float)}, "'labels' .*whole numbers"),
+    ({'labels': LABELS.astype(str)}, "'labels' .*whole numbers"),
+    ({'arr_1': LABELS - 1}, "'arr_1' .*at least 0"),
+    ({'labels': LABELS + 10**9}, "'labels' .*at most"),
+    ({'images': np.zeros((0, 4, 4, 3), np.uint8)}, "no images: 'images'"),
+    ({'images': np.zeros((6, 0, 4, 3), np.uint8)}, "no images: 'images'"),
+    ({'images': np.zeros((6, 4, 4, 3))}, 'float64'),
+    ({'images': np.array([None] * 6)}, 'cannot be read'),
+    ({'images': None}, 'no arrays'),
+  ],
+)
+def test_arrays_of_images_and_labels_that_are_none(tmp_path, arrays, said):
+  arrays = {'images': np.zeros((6, 4, 4, 3), np.uint8), **arrays}
+  np.savez(tmp_path / 'x.npz', **{k: a for k, a in arrays.items() if a is not None})
+  with pytest.raises(errors.UserError, match=said):
+    image_sets.open_files(str(tmp_path / 'x.npz'))
+
+
+def test_labels_of_any_width_are_read(tmp_path):
+  for kind in (np.uint8, np.int32, np.int64):
+    np.savez(tmp_path / 'x.npz', arr_0=np.zeros((6, 4, 4, 3), np.uint8), arr_1=LABELS.astype(kind))
+    assert image_sets.open_files(str(tmp_path / 'x.npz')).num_classes == 3
 
 
 @pytest.mark.slow

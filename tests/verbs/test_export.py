@@ -1,7 +1,9 @@
 """The exported generator: its formats, and the program that runs where bigjax is not installed."""
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -15,6 +17,8 @@ from bigjax.core import device, trees
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling import stablehlo
 from bigjax.sampling.loaded import load
+
+from places import ROOT
 
 # Imports of the project fail here, as where only jax and flatbuffers are installed.
 ALONE = """
@@ -36,14 +40,13 @@ import numpy as np
 for name in sys.argv[1:]:
   card = json.load(open(name + '.stablehlo.json'))
   given, scope = dict(np.load(name + '.npz')), {}
-  exec('\\n'.join(card['latents']), scope)
+  exec('\\n'.join(card['use']), scope)  # as pasted
+  pasted, run = scope['images'], scope['jax'].jit(scope['program'].call)
   drawn = scope['latents'](3, len(given['z']))
   y = given['labels']
   y = np.eye(10, dtype=np.float32)[y] if 'weights' in card['inputs']['y'] else y
-  scope |= {'z': given['z'], 'y': y}
-  exec('\\n'.join(card['use']), scope)
-  few = scope['jax'].jit(scope['program'].call)(given['z'][:3], y[:3])
-  np.savez(name + '-alone.npz', drawn=drawn, images=scope['images'], few=few)
+  images, few = run(given['z'], y), run(given['z'][:3], y[:3])
+  np.savez(name + '-alone.npz', drawn=drawn, images=images, few=few, pasted=pasted)
 """
 OURS = """
 import sys
@@ -92,6 +95,8 @@ def test_programs_alone_make_the_images_of_sample(bigjax, params, tmp_path):
     np.testing.assert_array_equal(ours['labels'], np.arange(20) // 2)
     assert alone['images'].shape == (20, 16, 16, 1) and alone['images'].dtype == np.uint8
     np.testing.assert_array_equal(alone['images'], ours['images'])
+    assert alone['pasted'].shape == (2, 16, 16, 1) and alone['pasted'].dtype == np.uint8
+    assert (alone['pasted'][0] != alone['pasted'][1]).any()
     np.testing.assert_allclose(alone['few'].astype(int), ours['images'][:3].astype(int), atol=1)
 
 
@@ -104,6 +109,10 @@ def test_the_card_of_a_program(bigjax, params, tmp_path):
   assert card['made_at'] == {
     'truncation': '0.5:resample', 'dialect': 'resample', 'standing_passes': 2, 'standing_batch': 16,
   }  # fmt: skip
+  page = (ROOT / 'docs' / 'sampling.md').read_text()
+  shown = re.findall(r'```python\n(.*?)```', page, re.S)[-1]  # of digits, whose z is larger
+  shown = re.sub(r'\b60\b', '12', shown).replace('runs/digits/export/generator', 'x')
+  assert shown.splitlines() == card['use']
   assert card['platforms'] == ['cpu', 'cuda', 'tpu']
   assert card['program'] == 'x.stablehlo' and jax.__version__ in card['made_with']
   assert card['class_names'] == list('0123456789') and card['step'] == 4
@@ -196,14 +205,15 @@ def test_a_workdir_that_is_none(bigjax, tmp_path):
   assert status == 2 and 'is not the workdir of a run' in err and err.count('\n') == 1
 
 
-def test_without_flatbuffers(bigjax, params, tmp_path, monkeypatch):
-  found = stablehlo.importlib.util.find_spec
+@pytest.mark.parametrize('formats', ['stablehlo', 'safetensors,stablehlo'])
+def test_without_flatbuffers(bigjax, tmp_path, monkeypatch, formats):
+  """Said before anything is read, which is not there, or written."""
+  found = importlib.util.find_spec
   monkeypatch.setattr(
-    stablehlo.importlib.util,
-    'find_spec',
-    lambda name: None if name == 'flatbuffers' else found(name),
+    importlib.util, 'find_spec', lambda name: None if name == 'flatbuffers' else found(name)
   )
-  status, _, err = bigjax('export', '--params', params, '--out', tmp_path / 'x.stablehlo')
+  ask = ('--params', tmp_path / 'none.npz', '--format', formats)
+  status, _, err = bigjax('export', *ask)
   assert status == 2 and err.count('\n') == 1 and "pip install 'bigjax[export]'" in err
   assert not list(tmp_path.iterdir())
 

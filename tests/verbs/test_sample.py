@@ -15,10 +15,18 @@ from PIL import Image
 
 from bigjax.core import errors, trees
 from bigjax.nn import latents as laws
-from bigjax.sampling import generator_file, image_files, interpolation, options, sampler
+from bigjax.sampling import (
+  generator_file,
+  image_files,
+  interpolation,
+  lettering,
+  options,
+  sampler,
+)
 from bigjax.sampling.loaded import Loaded, load, parse_classes, read_labels
 
-NAMES = ['cat', 'dog', '0', 'bird']
+NAMES = ['cat', 'dog', 'fox, red', 'bird']
+NUMBERED = [str(i) for i in range(1, 11)]  # folders called 1 to 10
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +66,9 @@ def read(path):
     ('all', [0, 1, 2, 3]),
     ('3,1', [3, 1]),
     ('bird,cat', [3, 0]),
-    ('0', [2]),  # a name wins over a number
+    ('0', [0]),
+    ('fox, red', [2]),
+    ('bird, name:dog, number:2', [3, 1, 2]),
     ('1,1', [1, 1]),
   ],
 )
@@ -74,6 +84,35 @@ def test_a_class_that_does_not_exist(text):
     parse_classes(text, NAMES)
   assert f'there is no class {word!r}' in str(error.value) and '0 to 3' in str(error.value)
   assert ('(did you mean cat?)' in str(error.value)) == (text == 'cta')
+
+
+@pytest.mark.parametrize('text', ['1', '0,1', '10', '0', 'name:0', 'number:10', 'name:x'])
+def test_a_number_that_may_be_a_name_is_refused(text):
+  with pytest.raises(errors.UserError) as error:
+    parse_classes(text, NUMBERED)
+  if ':' not in text:
+    assert 'may be a name or a number' in str(error.value)
+    assert f'write name:{text[0]}' in str(error.value)
+
+
+def test_numbers_mean_the_same_everywhere():
+  """Numbers are places, in Python and, where classes have other names, on the command line."""
+  natural = [str(i) for i in range(12)]
+  for names in (NAMES, natural, [f'kind {i}' for i in range(12)]):
+    for given in ('2', 2, [2], ['2'], 'number:2', ['bird', 2][1:]):
+      assert read_labels(given, names, None).tolist() == [2]
+  assert parse_classes('name:1,number:1,name:10', NUMBERED).tolist() == [0, 1, 9]
+  assert read_labels([1, 'name:1'], NUMBERED, None).tolist() == [1, 0]
+  with pytest.raises(errors.UserError, match="2 classes are named 'crane'"):
+    parse_classes('crane', ['crane', 'dog', 'crane'])
+
+
+def test_a_class_called_all():
+  """Is not taken for all of them; where it is the only one, both are the same."""
+  assert parse_classes('all', ['all']).tolist() == [0]
+  assert parse_classes('name:all', ['all', 'none']).tolist() == [0]
+  with pytest.raises(errors.UserError, match='write name:all for that'):
+    parse_classes('all', ['all', 'none'])
 
 
 def test_slerp_goes_along_the_arc():
@@ -148,7 +187,9 @@ def test_class_grid_as_png_and_folder(bigjax, params, loaded, tmp_path):
   assert bigjax(*ask, tmp_path / 'folder')[0] == 0
   images = plain(loaded, [7, 7, 7, 3, 3, 3], seed=4)[:5]
   with Image.open(tmp_path / 'new' / 'x.png') as picture:
-    expected = np.asarray(image_files.grid(images, 3)).astype(int)
+    words = {'rows': ['7', '3'], 'caption': 'step 4, untruncated, seed 4'}
+    expected = lettering.labelled(image_files.grid(images, 3), 2, 3, **words)
+    expected = np.asarray(expected).astype(int)
     np.testing.assert_allclose(np.asarray(picture).astype(int), expected, atol=1)
   names = sorted(os.listdir(tmp_path / 'folder'))
   names.remove('samples.json')
@@ -166,6 +207,45 @@ def test_num_is_the_number_of_images(bigjax, params, tmp_path, num):
   arrays = read(tmp_path / 'x.npz')
   assert len(arrays['images']) == len(arrays['labels']) == num
   assert arrays['labels'].tolist() == sorted(arrays['labels'])  # class by class
+
+
+@pytest.mark.parametrize(
+  ('words', 'rows', 'heads', 'caption'),
+  [
+    ('--classes 3,7 --num 6', ['3', '7'], [], 'step 4, untruncated, seed 0'),
+    ('--classes 3,7 --num 5 --seed 2', ['3', '7'], [], 'step 4, untruncated, seed 2'),
+    ('--num 20 --truncation 0.5', list('0123456789'), [], 'step 4, 0.5 (resample), seed 0'),
+    ('--classes 3,7 --seeds 0-1', ['3', '7'], ['seed 0', 'seed 1'], 'step 4, untruncated'),
+    ('--classes 3 --seeds 0-11', ['3', '3'], [], 'step 4, untruncated, seeds 0-11'),
+    ('--classes 3,7 --sweep 0.5,none', ['0.5 (resample)', 'untruncated'], list('3737373737'),
+     'step 4, seed 0'),
+    ('--classes 3 --sweep 0.5,none', ['0.5 (resample)', 'untruncated'], [],
+     'step 4, seed 0, class 3'),
+    ('--classes 3,7 --interpolate both', ['3 → 7', '7 → 3'], [], 'step 4, untruncated, seed 0'),
+    ('--classes 3,7 --interpolate z', ['3', '7'], [], 'step 4, untruncated, seed 0'),
+  ],
+)  # fmt: skip
+def test_grids_say_what_is_in_them(
+  bigjax, params, tmp_path, monkeypatch, words, rows, heads, caption
+):
+  said = []
+  labelled = lettering.labelled
+
+  def see(grid, num_rows, num_columns, rows, heads, caption):
+    said.append((list(rows), list(heads), caption))
+    assert len(rows) == num_rows and len(heads) in (0, num_columns)
+    return labelled(grid, num_rows, num_columns, rows, heads, caption)
+
+  monkeypatch.setattr(lettering, 'labelled', see)
+  out = tmp_path / 'x.PNG'
+  assert bigjax('sample', '--params', params, *words.split(), '--out', out)[0] == 0
+  assert said == [(rows, heads, caption)] and out.is_file()
+
+
+@pytest.mark.parametrize('name', ['it\'s a \n"grid".png', "two\nlines' folder", 'ü 花.npz'])
+def test_an_out_of_any_name(bigjax, params, tmp_path, name):
+  status, out, _ = bigjax('sample', '--params', params, '--num', 2, '--out', tmp_path / name)
+  assert status == 0 and name in out and [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_num_is_shared_evenly_among_the_classes(bigjax, params, tmp_path):
@@ -226,7 +306,7 @@ def test_interpolation_is_a_row_per_class(bigjax, params, tmp_path, kind):
   ('text', 'seeds'), [('0-3', [0, 1, 2, 3]), ('7', [7]), ('5,1,2-3', [5, 1, 2, 3]), ('4-4', [4])]
 )
 def test_parse_seeds(text, seeds):
-  assert options.parse_seeds(text) == seeds
+  assert list(options.parse_seeds(text)) == seeds
 
 
 @pytest.mark.parametrize('text', ['', 'a', '3-1', '1,', '-1', '1-', '0-2-4', '1.5'])
@@ -405,7 +485,7 @@ def test_names_with_commas_in_them():
     ({'labels': np.full((1, 10), np.nan)}, ['not finite']),
     ({'labels': []}, ['[0]']),
     ({'labels': [True]}, ['bool [1]']),
-    ({'num': 0}, ['num is 0', '1 or more']),
+    ({'num': 0}, ['num is 0', 'at least 1']),
     ({'num': 2.5}, ['num is 2.5']),
     ({'seed': -1}, ['seed is -1']),
     ({'seed': '1'}, ["seed is '1'"]),
@@ -531,7 +611,9 @@ def test_export_can_be_repeated(bigjax, workdir, params, tmp_path):
 def test_card_says_what_it_is(params, workdir):
   found = json.loads((params.parent / 'generator.json').read_text())
   assert set(generator_file.CARD_KEYS) < set(found)
-  assert {'step', 'config_hash', 'license', 'class_names', 'architecture'} < set(found)
+  assert {'step', 'config_hash', 'license', 'class_names', 'class_numbers', 'architecture'} < set(
+    found
+  )
   assert found['class_names'] == list('0123456789')
   assert found['config_hash'] == json.loads((workdir / 'summary.json').read_text())['config_hash']
 

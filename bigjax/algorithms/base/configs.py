@@ -13,7 +13,7 @@ import ml_collections
 
 from bigjax import algorithms
 from bigjax.core import config as core_config
-from bigjax.core import errors
+from bigjax.core import errors, paths
 from bigjax.core.config import Keys, Values
 
 # Flags of other people's programs, and what does it here.
@@ -92,10 +92,6 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   values = core_config.flat(config)
   core_config.require(values, keys(values))
-  if not 0 < config.data.held_out < 1:
-    raise errors.UserError(
-      f'data.held_out is {config.data.held_out}; give a share between 0 and 1.'
-    )
 
 
 def identity(config: ml_collections.ConfigDict) -> Values:
@@ -168,14 +164,14 @@ def _split(verb: str, argv: list[str], given: dict[str, Any]) -> dict[str, str |
       text = words.pop(0) if followed else None
       if text is None and flag == 'config':
         text = ''  # what there is, is said below
-      elif text is None and key == flag:
-        raise errors.UserError(f'--{flag} needs a value: --{flag}=...; see {_help(verb)}.')
+    if not text and key == flag != 'config' and not isinstance(given[flag], bool):
+      raise errors.needs_value(f'--{flag}', f'bigjax {verb}')
     if key != flag:
       overrides[key] = text
     elif isinstance(given[flag], bool):
       given[flag] = _switch(flag, text) if equals else True
     else:
-      given[flag] = text
+      given[flag] = paths.expanded(text)
   return overrides
 
 
@@ -226,6 +222,7 @@ def _overridden(values: Values, overrides: Mapping[str, str | None]) -> Values:
     except ValueError:
       like = key.like(values.get(name, key.default))
       raise errors.UserError(f'--config.{name}={text or ""}: expected {like}.') from None
+    core_config.refuse(name, key, found[name])
   return found
 
 
@@ -258,6 +255,7 @@ a whole config, and marks what it states. Any key can be given on the command li
 composed from left to right: `--config imagenet128:gpu8,tiny`. Every config has `tiny` (seconds, no
 data needed) and `digits` (minutes, on scikit-learn's digits). Keys of `run`, `scores` and `watch`,
 `data.data_dir` and `eval.published` may change between resumes; all others are a run's identity.
+A number outside the range of its key is refused, as is one that is not finite.
 A config of your own is a Python file with `get_config()`, which returns what it states, as a
 dictionary of groups, and perhaps a table `VARIANTS = {'NAME': {'group.key': value}}`.
 """
@@ -274,12 +272,12 @@ def document() -> str:
 
 
 def _table(table: Keys) -> str:
-  lines = ['| key | default | what it is |', '|---|---|---|']
+  lines = ['| key | default | range | what it is |', '|---|---|---|---|']
   for name, key in table.items():
     words = key.description.replace('|', '\\|')
     words += f'; one of {", ".join(key.choices)}' if key.choices else ''
     words += f'; only where `{"=".join(key.where)}`' if key.where else ''
-    lines.append(f'| `{name}` | `{key.default!r}` | {words} |')
+    lines.append(f'| `{name}` | `{key.default!r}` | {key.within or ""} | {words} |')
   return '\n'.join(lines) + '\n'
 
 

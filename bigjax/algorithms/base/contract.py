@@ -235,8 +235,8 @@ class Generator(Protocol):
   def prepared(self, sampling: Mapping[str, Any]) -> Sequence[Spec]:
     """The settings that an export is prepared for."""
 
-  def latents(self, key: Array, num: int, spec: Spec) -> Array:
-    """Latents [num, ...]; the first n do not depend on `num`."""
+  def latents(self, key: Array, num: int, spec: Spec, start: Array | int = 0) -> Array:
+    """Latents [num, ...] of samples `start` and on; each follows from its number alone."""
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: Spec) -> Array:
     """Samples [B, ...] in [-1, 1]; y is int32 [B] or float32 [B, classes] weights."""
@@ -275,9 +275,11 @@ NORMAL_RECIPE = """\
 import jax
 import jax.numpy as jnp
 
+
 def latents(seed, num):  # the z of bigjax sample, float32 [num, *{shape}]
   def one(i):
     return jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), {shape})
+
   return jax.jit(jax.vmap(one))(jnp.arange(num))
 """
 
@@ -300,9 +302,9 @@ class PlainGenerator:
     del sampling
     return ()
 
-  def latents(self, key: Array, num: int, spec: NoChoice) -> Array:
+  def latents(self, key: Array, num: int, spec: NoChoice, start: Array | int = 0) -> Array:
     del spec
-    return normal_latents(key, num, self.latent_shape)
+    return normal_latents(key, num, self.latent_shape, start)
 
   def prepare(self, gen: Gen, key: Array, spec: NoChoice) -> Gen:
     del key, spec
@@ -338,7 +340,12 @@ def check_options(given: Mapping[str, str] | None, known: Iterable[str]) -> None
       )
 
 
-def normal_latents(key: Array, num: int, shape: tuple[int, ...]) -> Array:
-  """N(0, I) latents [num, *shape] of which the first n do not depend on `num`."""
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
+def sample_keys(key: Array, num: int, start: Array | int = 0) -> Array:
+  """PRNG keys [num] of samples `start` and on, each a function of its number."""
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num) + start)
+
+
+def normal_latents(key: Array, num: int, shape: tuple[int, ...], start: Array | int = 0) -> Array:
+  """N(0, I) latents [num, *shape] of samples `start` and on, by `sample_keys`."""
+  keys = sample_keys(key, num, start)
   return jax.vmap(lambda one: jax.random.normal(one, shape))(keys)

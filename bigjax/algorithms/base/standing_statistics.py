@@ -19,6 +19,7 @@ from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import Gen
 from bigjax.core import errors, parallel
 from bigjax.core.config import Key, Keys
+from bigjax.core.ranges import BATCH
 from bigjax.nn import latents
 from bigjax.nn.latents import Law, SamplingSpec, knot_weights
 
@@ -28,10 +29,15 @@ SAMPLING = {'dialect': str, 'standing_passes': int, 'standing_batch': int, 'trun
 
 # What a config says of them, for the tables of families whose generators have them.
 KEYS: Keys = {
-  'eval.standing_passes': Key(100, 'batches that standing statistics are averaged over', least=1),
-  'eval.standing_batch': Key(2048, 'samples in each of them', least=1),
+  'eval.standing_passes': Key(
+    100, 'batches that standing statistics are averaged over', least=1, most=10**6
+  ),
+  'eval.standing_batch': Key(2048, 'samples in each of them', least=1, most=BATCH.most),
   'export.truncations': Key(
-    ('0.5', '1', '2', 'none'), 'truncations whose statistics are stored in exported generators'
+    ('0.5', '1', '2', 'none'),
+    'truncations whose statistics are stored in exported generators',
+    items=(str, int, float),
+    most=latents.TRUNCATION.most,
   ),
   'export.dialect': Key('resample', 'what these mean: resample, truncnorm, scale, clamp'),
 }
@@ -99,9 +105,7 @@ class StandingStatistics:
     numbers = {}
     for name in ('standing_passes', 'standing_batch'):
       word = str(given.get(name, sampling[name]))
-      if not word.isdecimal() or int(word) < 1:
-        raise errors.UserError(f'{name} is {word!r}; give a whole number, 1 or more.')
-      numbers[name] = int(word)
+      numbers[name] = KEYS[f'eval.{name}'].within.read(f'{name}=', word)
     asked = latents.parse(given.get('truncation', 'none'), sampling['dialect'])
     latents.check_truncation(asked, self.law.dialects)
     return dataclasses.replace(asked, **numbers)
@@ -110,9 +114,8 @@ class StandingStatistics:
     self.spec(sampling)  # refuses what is no list
     return [self.spec(sampling, {'truncation': str(t)}) for t in sampling['truncations']]
 
-  def latents(self, key: Array, num: int, spec: SamplingSpec) -> Array:
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
-    return self.law.draw(keys, self.net.z_dim, spec)
+  def latents(self, key: Array, num: int, spec: SamplingSpec, start: Array | int = 0) -> Array:
+    return self.law.draw(contract.sample_keys(key, num, start), self.net.z_dim, spec)
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: SamplingSpec) -> Array:
     if 'knots' not in gen:

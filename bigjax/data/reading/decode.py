@@ -1,4 +1,4 @@
-"""JPEG, PNG and WebP bytes -> square uint8 images, as TensorFlow operations for tf.data.
+"""JPEG, PNG, WebP and GIF bytes -> square uint8 images, as TensorFlow operations for tf.data.
 
 Most functions take the TensorFlow module first: data.tensorflow() alone imports it. The size that a
 header states is checked before anything is decoded: a few kB may otherwise become many GB.
@@ -17,17 +17,21 @@ def decode(tf: Any, encoded: Any, orientation: Any) -> Any:
   """Return the picture in these bytes as uint8 [h, w, 3], upright.
 
   Of 16 bits the upper 8 are kept, CMYK becomes RGB, what is transparent lies on white, and of an
-  animation the first picture is taken. What is none of the three formats, damaged, or larger than
+  animation the first picture is taken. What is none of the four formats, damaged, or larger than
   MOST_PIXELS is an error of TensorFlow's.
 
   Args:
     tf: the TensorFlow module.
-    encoded: a scalar string; its first byte tells PNG and WebP from JPEG.
+    encoded: a scalar string; its first byte tells PNG, WebP and GIF from JPEG.
     orientation: EXIF's, int32 in 1..8: how the camera was held.
   """
   first = tf.strings.substr(encoded, 0, 1)
   image = tf.case(
-    [(first == b'\x89', lambda: png(tf, encoded)), (first == b'R', lambda: webp(tf, encoded))],
+    [
+      (first == b'\x89', lambda: png(tf, encoded)),
+      (first == b'R', lambda: webp(tf, encoded)),
+      (first == b'G', lambda: gif(tf, encoded)),
+    ],
     default=lambda: jpeg(tf, encoded),
   )
   image = tf.ensure_shape(image, [None, None, 3])
@@ -38,7 +42,7 @@ def jpeg(tf: Any, encoded: Any) -> Any:
   """Return the JPEG in these bytes as uint8 [h, w, 3]."""
   # TensorFlow's decode_jpeg decodes GIF, JPEG XL and others too.
   known = tf.debugging.Assert(
-    tf.strings.substr(encoded, 0, 2) == b'\xff\xd8', ['neither JPEG, PNG nor WebP']
+    tf.strings.substr(encoded, 0, 2) == b'\xff\xd8', ['neither JPEG, PNG, WebP nor GIF']
   )
   with tf.control_dependencies([known]):
     shape = tf.image.extract_jpeg_shape(encoded)
@@ -86,9 +90,22 @@ def webp(tf: Any, encoded: Any) -> Any:
   return tf.cond(tf.shape(image)[2] == 4, lambda: on_white(tf, image, 255), lambda: image)
 
 
+def gif(tf: Any, encoded: Any) -> Any:
+  """Return the first picture of the GIF in these bytes as uint8 [h, w, 3]."""
+  # TensorFlow's decoder decodes all of an animation.
+  image = tf.numpy_function(first_picture, [encoded], tf.uint8, stateful=False)
+  return on_white(tf, tf.ensure_shape(image, [None, None, 4]), 255)
+
+
 def first_picture(encoded: bytes) -> np.ndarray:
-  """Return the first picture of an animated WebP as uint8 [h, w, 4]."""
-  with Image.open(io.BytesIO(encoded), formats=('WEBP',)) as image:
+  """Return the first picture of an animated WebP or a GIF as uint8 [h, w, 4].
+
+  Raises:
+    ValueError: it has more than MOST_PIXELS.
+  """
+  with Image.open(io.BytesIO(encoded), formats=('WEBP', 'GIF')) as image:
+    if image.width * image.height > MOST_PIXELS:
+      raise ValueError(f'more than the {MOST_PIXELS} pixels that bigjax decodes')
     return np.asarray(image.convert('RGBA'))
 
 

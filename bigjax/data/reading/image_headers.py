@@ -15,7 +15,7 @@ from bigjax.data.reading import decode
 ORIENTATION = 274  # EXIF's tag
 MOST_BYTES = 2**29  # of a file
 MOST_WORK = 2**33  # pixels times scans: ten seconds. A thousand scans of a JPEG fit in 100 kB.
-FORMATS = ('JPEG', 'PNG', 'WEBP')
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF')
 
 
 def examine(path: str) -> tuple[int, str]:

@@ -5,6 +5,7 @@ where a crop is random. TensorFlow is imported when it is first needed.
 """
 
 import dataclasses
+import hashlib
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ Labelled = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n] or [n,
 Lookup = Callable[[Any, Any, Any], tuple[Any, Any]]
 Picture = Callable[[Any, Any], tuple[Any, Any, Any]]
 JOINERS = '\u200c\u200d'  # which scripts and emoji need within words
+MOST_HASHED, HASHED = 100_000, 10_000  # pictures of which all, or so many, make a digest
 PATIENCE = 60.0  # seconds until a stream says that it waits
 
 
@@ -116,23 +118,26 @@ def in_batches(lookup: Lookup, indices: np.ndarray, size: int) -> Iterator[Label
 
 
 def survey(picture: Picture, indices: np.ndarray, what: str) -> np.ndarray:
-  """Return (number, height, width, label) of these pictures, int64 [n, 4], less what is unreadable.
+  """Return (number, height, width, label, whether grey) of these pictures, int64 [n, 5].
 
-  Every one is decoded as in training. `what` is what the progress line calls it.
+  Every one is decoded as in training; what cannot be is left out. `what` is what the progress line
+  calls it.
   """
   tf = tensorflow()
 
   @tf.autograph.experimental.do_not_convert
   def one(index):
     encoded, orientation, label = picture(tf, index)
-    shape = tf.cast(tf.shape(decode.decode(tf, encoded, orientation)), tf.int64)
-    return tf.stack([index, shape[0], shape[1], tf.cast(label, tf.int64)])
+    image = decode.decode(tf, encoded, orientation)
+    shape = tf.cast(tf.shape(image), tf.int64)
+    grey = tf.cast(tf.reduce_all(image == image[..., :1]), tf.int64)
+    return tf.stack([index, shape[0], shape[1], tf.cast(label, tf.int64), grey])
 
   dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
   dataset = dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   rows = readable(tf, with_options(tf, dataset.ignore_errors()))
   found = [row for _, row in zip(progress.counted(indices, what), rows, strict=False)]
-  return np.array(found, np.int64).reshape(-1, 4)
+  return np.array(found, np.int64).reshape(-1, 5)
 
 
 def read_labels(picture: Picture, numbers: np.ndarray, name_of: Callable[[int], str]) -> np.ndarray:
@@ -150,6 +155,40 @@ def read_labels(picture: Picture, numbers: np.ndarray, name_of: Callable[[int], 
   rows = readable(tf, with_options(tf, dataset))
   rows = blamed(rows, lookup, lambda i: numbers[i : i + 1])
   return np.array([next(rows) for _ in progress.counted(numbers, 'reading labels')], np.int32)
+
+
+def digest(picture: Picture, num: int, name_of: Callable[[int], str]) -> str:
+  """A digest of the encoded bytes and labels of pictures 0 to num - 1, decoding none of them.
+
+  Of more than MOST_HASHED, it is that of HASHED ones, chosen at random and always the same: whoever
+  changes fewer than one in a thousand of so many may not be seen. See Named for `name_of`.
+
+  Raises:
+    UserError: one cannot be read.
+  """
+  tf = tensorflow()
+  numbers = np.arange(num)
+  if num > MOST_HASHED:
+    numbers = np.sort(np.random.RandomState(0).permutation(num)[:HASHED])
+
+  def both(index):
+    encoded, _, label = picture(tf, index)
+    return encoded, tf.cast(label, tf.int64)
+
+  dataset = tf.data.Dataset.from_tensor_slices(numbers).map(
+    tf.autograph.experimental.do_not_convert(both),
+    num_parallel_calls=tf.data.AUTOTUNE,
+    deterministic=True,
+  )
+  lookup = Named(lambda tf, i, chance: (picture(tf, i[0])[2][None],) * 2, name_of)
+  rows = readable(tf, with_options(tf, dataset))
+  rows = blamed(rows, lookup, lambda i: numbers[i : i + 1])
+  words = hashlib.blake2b(f'{num} '.encode(), digest_size=12)
+  for _ in progress.counted(numbers, 'reading contents'):
+    encoded, label = next(rows)
+    words.update(f'{len(encoded)} {label} '.encode())
+    words.update(encoded)
+  return words.hexdigest()
 
 
 def readable(tf: Any, dataset: Any) -> Iterator[Any]:

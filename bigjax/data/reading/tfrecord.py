@@ -153,11 +153,9 @@ def refuse_other_number(path: str, num: int, expected: int) -> None:
     )
 
 
-def split_digest(builder: Any, split: str) -> str:
-  """Return a digest of a split's name, version and sizes: the same wherever its files lie."""
-  info = builder.info.splits[split]
-  words = f'{builder.info.full_name} {split} {list(info.shard_lengths)} {info.num_bytes}'
-  return hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
+def files_of(builder: Any, split: str) -> str:
+  """The fingerprint of a split's files: another where one changes."""
+  return fingerprint([str(path) for path in builder.info.splits[split].filepaths])
 
 
 def index(paths: list[str], lengths: list[int]) -> dict[str, np.ndarray]:
@@ -215,8 +213,10 @@ def _size(path: str) -> int:
   return _stat(path)[0]
 
 
-def _stat(path: str) -> tuple[int, int]:
-  """Return (bytes, nanoseconds of the last change).
+def _stat(path: str) -> tuple[int, ...]:
+  """Return (bytes, nanoseconds of the last change), and of local files inode and change of status.
+
+  Bytes and times can be kept when a file is replaced; the latter two cannot.
 
   Raises:
     UserError: there is no such file.
@@ -224,7 +224,7 @@ def _stat(path: str) -> tuple[int, int]:
   try:
     if not _remote(path):
       stat = os.stat(path)
-      return stat.st_size, stat.st_mtime_ns
+      return stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns
     import tensorflow as tf
 
     stat = tf.io.gfile.stat(path)
@@ -238,7 +238,7 @@ def _stat(path: str) -> tuple[int, int]:
 
 
 def fingerprint(paths: list[str], need: bool = True) -> str:
-  """Return a digest of the names, sizes and times of these files: another where one changes.
+  """Return a digest of what the file system says of these files: another where one changes.
 
   Raises:
     UserError: a file is missing, and `need` says that none may be.

@@ -26,6 +26,7 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     ) from None
   raw, labels = load_digits(return_X_y=True)
   grey = np.rint(raw.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # 17 levels
+  data.check_memory(len(grey), config)
   size = (config.resolution, config.resolution)
   images = np.stack(
     [np.asarray(Image.fromarray(g).resize(size, Image.Resampling.BICUBIC)) for g in grey]

@@ -62,15 +62,15 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
   common = {
     'class_names': tuple(builder.info.features['label'].names),
     'license': f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
-    'digest': tfrecord.split_digest(builder, 'train'),
-    'held_out_digest': tfrecord.split_digest(builder, unseen or 'train'),
+    'digest': contents(tf, builder, 'train'),
+    'held_out_digest': contents(tf, builder, unseen or 'train'),
     'findings': (data.small_images(looked_at[:, 1:3], config.resolution),),
   }
 
   @functools.cache
   def labels():
     read = lambda: {'labels': data.read_labels(picture, everything, lookup.name_of)}
-    return tfrecord.cached('labels', tfrecord.split_digest(builder, 'train'), read)['labels']
+    return tfrecord.cached('labels', tfrecord.files_of(builder, 'train'), read)['labels']
 
   if unseen:
     other = upright(tfrecord.open_split(tf, builder, unseen))
@@ -199,6 +199,17 @@ def labelled(tf: Any, builder: Any, split: str) -> bool:
   return (
     data.read_labels(picture, data.subset(num, 8), tfrecord.place_of(builder, split)).min() >= 0
   )
+
+
+def contents(tf: Any, builder: Any, split: str) -> str:
+  """A digest of a split's images and labels: the same in whichever files and wherever they lie."""
+
+  def read():
+    picture = upright(tfrecord.open_split(tf, builder, split))
+    num = builder.info.splits[split].num_examples
+    return {'digest': np.array(data.digest(picture, num, tfrecord.place_of(builder, split)))}
+
+  return str(tfrecord.cached('contents', tfrecord.files_of(builder, split), read)['digest'])
 
 
 def upright(read: tfrecord.Read) -> data.Picture:

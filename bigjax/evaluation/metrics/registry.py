@@ -18,6 +18,7 @@ if TYPE_CHECKING:
   from bigjax.evaluation.metrics import frechet
 
 SWD_IMAGES = 16_384  # as in the PGGAN paper
+FEW = 100  # images on either side, of which no score says much
 FID_NETWORKS = ('inception', 'inception_pytorch_fid')  # one network, two ways to resize
 
 
@@ -43,6 +44,7 @@ class Metric:
     compares: whether it needs a reference.
     sees: whether it is computed in the features of a network.
     words: what its name ends with.
+    spread: where it scatters among few images: its name in words.
   """
 
   score: Callable[[FeatureStats, FeatureStats | None, int], dict[str, float]]
@@ -50,6 +52,7 @@ class Metric:
   compares: bool = True
   sees: bool = True
   words: str = ''
+  spread: str = ''
 
 
 def _fid(samples, real, seed):
@@ -119,10 +122,12 @@ def _cas(samples, real, seed):
 
 METRICS = {
   'fid': Metric(_fid),
-  'kid': Metric(_kid, keeps=('features',)),
-  'is': Metric(_is, keeps=('logits',), compares=False, words='10splits'),
-  'pr': Metric(_pr, keeps=('features',), words='k3'),
-  'dc': Metric(_dc, keeps=('features',), words='k5'),
+  'kid': Metric(_kid, keeps=('features',), spread='KID'),
+  'is': Metric(
+    _is, keeps=('logits',), compares=False, words='10splits', spread='the Inception Score'
+  ),
+  'pr': Metric(_pr, keeps=('features',), words='k3', spread='precision and recall'),
+  'dc': Metric(_dc, keeps=('features',), words='k5', spread='density and coverage'),
   'intra_fid': Metric(_intra, keeps=('features', 'labels')),
   'swd': Metric(_swd, keeps=('images',), sees=False),
   'ms_ssim': Metric(_ms_ssim, keeps=('images',), compares=False, sees=False),
@@ -167,4 +172,12 @@ def warnings(
   if 'intra_fid' in metrics:
     dimensions = samples.features.shape[1]
     found.append(intra_fid.warning(samples.labels, reference.labels, dimensions))
+  sides = {'samples': samples} | ({'real images': reference} if reference else {})
+  what, fewest = min(sides.items(), key=lambda side: side[1].num)
+  scattered = [METRICS[name].spread for name in metrics if METRICS[name].spread]
+  if scattered and fewest.num < FEW:
+    found.append(
+      f'{", ".join(scattered)} of {fewest.num:,} {what} would be another number for others; '
+      f'give {FEW} or more, and compare at equal numbers.'
+    )
   return [words for words in found if words]

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable
+from types import ModuleType
 
 from bigjax.core import errors
 from bigjax.data import Labelled
@@ -13,10 +14,8 @@ Scores = dict[str, float]
 RealImages = Callable[[int], Labelled]  # at most so many real images, evenly chosen
 
 
-def load(
-  name: str, train: RealImages, held_out: RealImages
-) -> tuple[Callable[[Labelled], Scores], Scores]:
-  """The evaluator evaluation/quick/NAME.py: (score samples, their real-against-real floor).
+def _evaluator(name: str) -> ModuleType:
+  """evaluation/quick/NAME.py, which has `make` and the names of its SCORES.
 
   Raises:
     UserError: no such evaluator.
@@ -27,4 +26,24 @@ def load(
       f'eval.name is {name!r}{errors.did_you_mean(name, known)}; '
       f'expected one of: {", ".join(known)}.'
     )
-  return importlib.import_module(f'{__name__}.{name}').make(train, held_out)
+  return importlib.import_module(f'{__name__}.{name}')
+
+
+def scores(name: str) -> tuple[str, ...]:
+  """What an evaluator scores.
+
+  Raises:
+    UserError: no such evaluator.
+  """
+  return _evaluator(name).SCORES
+
+
+def load(
+  name: str, train: RealImages, held_out: RealImages
+) -> tuple[Callable[[Labelled], Scores], Scores]:
+  """An evaluator: (score samples, their real-against-real floor).
+
+  Raises:
+    UserError: no such evaluator, or not enough images for it.
+  """
+  return _evaluator(name).make(train, held_out)

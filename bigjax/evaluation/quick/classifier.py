@@ -1,7 +1,9 @@
 """Scores in the features of a classifier trained on the real images, for sets without an Inception.
 
-A small network (models/classifier.py) learns the real training images once, deterministically, and
-is kept in the cache folder. Its penultimate features stand in for Inception's: what is computed in
+A small network (models/pretrained/small_classifier.py) learns the real training images once,
+deterministically, and is kept in the cache folder: their classes, and to tell images as they are
+from distorted ones (evaluation/distortions.py), without which noise would pass for photos. Its
+penultimate features stand in for Inception's: what is computed in
 them must not be compared with published FIDs, nor between sets or recipes. In them:
 
 agreement, worst_class: share of samples, in all and in the worst class, whose predicted class is
@@ -34,12 +36,16 @@ import optax
 from bigjax.core import files, trees
 from bigjax.core.progress import Progress, out, say
 from bigjax.data import Labelled
+from bigjax.evaluation import distortions
 from bigjax.evaluation.metrics import frechet, precision_recall
 from bigjax.evaluation.quick import NEIGHBOURS, RealImages, Scores
 from bigjax.models.pretrained import small_classifier as models
 
 TRAINED_ON = 20_000
 HELD_OUT = 10_000
+SCORES = (
+  'agreement', 'worst_class', 'fd_held_out_classifier', 'precision', 'coverage', 'std_ratio',
+)  # fmt: skip
 FLOOR = 2000  # real training images that the floor scores: about what eval.num_samples is
 PAIRS = 4000
 LARGEST = 64
@@ -51,7 +57,7 @@ MOST_BYTES = 2**32  # of real images in memory before they are reduced
 class Recipe:
   """How the classifier is trained. Whatever changes its weights changes this, so also `version`."""
 
-  version: int = 1
+  version: int = 2
   widths: tuple[int, ...] = (32, 64, 96, 96)
   batch: int = 128
   epochs: int = 14
@@ -59,6 +65,7 @@ class Recipe:
   lr: float = 1e-2
   weight_decay: float = 1e-2
   smoothing: float = 0.1  # of labels
+  distorted: float = 0.5  # share of a batch; its classes are not asked for
   shift: float = 1 / 16  # of the side, at most, in either direction
   seed: int = 0
 
@@ -118,34 +125,43 @@ def turn(images: np.ndarray, quarters: np.ndarray) -> np.ndarray:
 
 
 def network(num_classes: int) -> models.Classifier:
-  """Return the classifier; of one class, it tells quarter turns apart (Gidaris et al. 2018)."""
-  return models.Classifier(num_classes if num_classes > 1 else 4, RECIPE.widths)
+  """The classifier; of one class, it tells quarter turns apart (Gidaris et al. 2018)."""
+  return models.Classifier(
+    num_classes if num_classes > 1 else 4, len(distortions.KINDS), RECIPE.widths
+  )
 
 
 def fit(
-  images: np.ndarray, classes: np.ndarray, num_classes: int, what: str = 'real images'
+  images: np.ndarray,
+  classes: np.ndarray,
+  num_classes: int,
+  what: str = 'real images',
+  recipe: Recipe = RECIPE,
 ) -> Any:
-  """Train the classifier by RECIPE and return its variables, as NumPy arrays.
+  """Trains the classifier and returns its variables, as NumPy arrays.
 
   Args:
     images: uint8 [n, H, H, C].
     classes: int [n], in 0..num_classes - 1.
     num_classes: at least 1.
     what: the images are, for whoever waits.
+    recipe: of the training.
   """
-  recipe, net, num = RECIPE, network(num_classes), len(images)
+  net, num = network(num_classes), len(images)
   batch = min(recipe.batch, num)
   steps = max(recipe.epochs * num // batch, recipe.min_steps)
   schedule = optax.linear_onecycle_schedule(steps, recipe.lr, 0.2, div_factor=10)
   optimizer = optax.adamw(schedule, weight_decay=recipe.weight_decay)
 
   @jax.jit
-  def step(variables, opt, images, classes):
+  def step(variables, opt, images, classes, kinds):
     def loss(params):
       given = {**variables, 'params': params}
-      (logits, _), stats = net.apply(given, images, True, mutable=['batch_stats'])
+      (logits, told, _), stats = net.apply(given, images, True, mutable=['batch_stats'])
       target = optax.smooth_labels(jax.nn.one_hot(classes, logits.shape[1]), recipe.smoothing)
-      return optax.softmax_cross_entropy(logits, target).mean(), stats
+      of_classes = optax.softmax_cross_entropy(logits, target).mean(where=kinds == 0)
+      of_kinds = optax.softmax_cross_entropy_with_integer_labels(told, kinds).mean()
+      return of_classes + of_kinds, stats
 
     (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(variables['params'])
     with jax.numpy_dtype_promotion('standard'):  # optax adds integers to floats
@@ -162,13 +178,18 @@ def fit(
   order = np.concatenate(order)[: steps * batch].reshape(steps, batch)
   variables = jax.jit(net.init, static_argnums=2)(jax.random.key(recipe.seed), images[:1], False)
   opt = optimizer.init(variables['params'])
+  num_distorted = int(recipe.distorted * batch)
   said = time.monotonic()
   for i, pick in enumerate(order):
     shown, asked = augment(images, pick, int(recipe.shift * images.shape[1]), rng), classes[pick]
     if num_classes == 1:
       asked = rng.randint(0, 4, batch)
       shown = turn(shown, asked)
-    variables, opt, value = step(variables, opt, shown, asked.astype(np.int32))
+    kinds = np.zeros(batch, np.int32)
+    if num_distorted:
+      changed, kinds[:num_distorted] = distortions.distort(shown[:num_distorted], rng)
+      shown = np.concatenate([changed, shown[num_distorted:]])
+    variables, opt, value = step(variables, opt, shown, asked.astype(np.int32), kinds)
     if time.monotonic() - said > 10 or i == 0:
       said = time.monotonic()
       progress.update(i + 1, {'loss': float(value)}) if i else progress.restart(1)
@@ -271,7 +292,7 @@ class Trained:
 
   def apply(self, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
     """Return {'features': [b, d], 'logits': [b, k]} of uint8 images [b, H, H, C]. Traced."""
-    logits, features = self.net.apply(variables, reduced(images), False)
+    logits, _, features = self.net.apply(variables, reduced(images), False)
     return {'features': features, 'logits': logits}
 
   @functools.cached_property

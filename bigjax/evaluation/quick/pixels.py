@@ -19,6 +19,7 @@ from bigjax.evaluation.metrics.precision_recall import precision_coverage
 from bigjax.evaluation.quick import NEIGHBOURS, RealImages, Scores
 
 MOST = 4000
+SCORES = ('agreement', 'worst_class', 'std_ratio', 'precision', 'coverage', 'nearest_ratio')
 
 
 def flatten(images: np.ndarray) -> np.ndarray:

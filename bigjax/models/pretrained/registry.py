@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.core import errors, torch_pickle, trees
-from bigjax.models.pretrained import cifar_resnet, inception
+from bigjax.core import errors, files, trees
+from bigjax.models.pretrained import cifar_resnet, inception, torch_pickle
 from bigjax.models.pretrained.download import file_sha256, find
 from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 from bigjax.models.pretrained.torch_layout import from_torch, shapes
@@ -163,6 +163,7 @@ def load(name: str, path: str | None = None) -> FeatureNetwork:
   else:
     _note_if_not_published(path, network.weights)
   module, tensors = network.make(), read(path)
+  files.check_weights(tensors, path)
   try:
     variables = from_torch(tensors, shapes(module), network.unused)
   except errors.UserError as error:

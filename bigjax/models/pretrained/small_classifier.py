@@ -34,18 +34,20 @@ def mean_pool(x: Array) -> Array:
 
 
 class Classifier(nn.Module):
-  """uint8 images [B, H, W, C], 4 px or more -> (logits [B, num_classes], features [B, widths[-1]]).
+  """uint8 images [B, H, W, C], 4 px or more -> (logits, kinds, features [B, widths[-1]]).
 
-  The features are what the last, linear layer sees: averages over the last map of values >= 0. Maps
+  There are two linear heads: logits [B, num_classes], and of what may have been done to an image
+  [B, num_kinds]. The features are what both see: averages over the last map of values >= 0. Maps
   are at most LARGEST_MAP wide, then half and a quarter of that for all further `widths`. BatchNorm
   keeps running averages in the collection `batch_stats`.
   """
 
   num_classes: int
+  num_kinds: int
   widths: tuple[int, ...]
 
   @nn.compact
-  def __call__(self, images: Array, train: bool) -> tuple[Array, Array]:
+  def __call__(self, images: Array, train: bool) -> tuple[Array, Array, Array]:
     x = images.astype(jnp.float32) / 127.5 - 1
     x = fold(x, math.ceil(x.shape[1] / LARGEST_MAP))
     for i, width in enumerate(self.widths):
@@ -54,4 +56,5 @@ class Classifier(nn.Module):
       x = nn.relu(nn.BatchNorm(not train, momentum=0.9, name=f'norm_{i}')(x))
     features = x.mean((1, 2))
     logits = nn.Dense(self.num_classes, precision=EXACT, name='linear')
-    return logits(features), features
+    kinds = nn.Dense(self.num_kinds, precision=EXACT, name='kinds')
+    return logits(features), kinds(features), features

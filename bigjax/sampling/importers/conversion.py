@@ -1,11 +1,12 @@
 """Generators of four other codes read, runs written as BigGAN-PyTorch has them.
 
-The layout and the architecture are read off the arrays. Pickles are read by core/torch_pickle.py,
-which runs nothing of them.
+The layout and the architecture are read off the arrays. Pickles are read by
+models/pretrained/torch_pickle.py, which runs nothing of them.
 """
 
 import argparse
 import os
+import shlex
 import zipfile
 
 import jax
@@ -13,7 +14,8 @@ import numpy as np
 import safetensors.numpy
 
 import bigjax
-from bigjax.core import checkpoint, errors, torch_pickle, trees
+from bigjax.core import checkpoint, errors, files, trees
+from bigjax.models.pretrained import torch_pickle
 from bigjax.nn import spectral_norm
 from bigjax.sampling import generator_file
 from bigjax.sampling.importers import hugging_face, layout, sngan_chainer, tf_hub
@@ -53,6 +55,7 @@ def read_arrays(path: str) -> Arrays:
       arrays = torch_pickle.read(path)
   except (EOFError, OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
     raise errors.UserError(f'{path!r} cannot be read ({error}).') from None
+  files.check_weights(arrays, path)
   # torch.nn.DataParallel puts `module.` before every name; half-precision weights are widened.
   return {
     name.removeprefix('module.'): np.asarray(array, np.float32) for name, array in arrays.items()
@@ -68,7 +71,7 @@ def read_class_names(path: str, num: int) -> list[str]:
   if not path:
     return [str(i) for i in range(num)]
   try:
-    with open(path) as file:
+    with open(path, encoding='utf-8') as file:
       names = [line.strip() for line in file if line.strip()]
   except (OSError, UnicodeDecodeError) as error:
     raise errors.UserError(f'--class_names={path} cannot be read ({error}).') from None
@@ -130,6 +133,7 @@ def bring_in(args: argparse.Namespace) -> None:
     'algorithm': 'sngan' if source.layout == layout.CHAINER else 'biggan',
     'architecture': architecture,
     'class_names': read_class_names(args.class_names, architecture['num_classes']),
+    'class_numbers': generator_file.CLASS_NUMBERS,
     'license': 'that of the weights it was converted from',
     'converted_from': os.path.basename(args.gen) + own,
     'player': 'gen',
@@ -168,7 +172,7 @@ def bring_in(args: argparse.Namespace) -> None:
   if players:
     path = generator_file.players_path(args.out)
     generator_file.save_tensors(path, players)
-    print(f'wrote {path}: {", ".join(players)}, for --config.init_from={args.out}')
+    print(f'wrote {path}: {", ".join(players)}, for --config.init_from={shlex.quote(args.out)}')
   for note in source.notes:
     print(f'{note}.')
 

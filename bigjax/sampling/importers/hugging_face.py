@@ -37,7 +37,7 @@ def config_beside(path: str) -> dict[str, Any]:
   if not name.endswith('config.json') or not os.path.isfile(path):
     return {}
   try:
-    with open(path) as file:
+    with open(path, encoding='utf-8') as file:
       config = json.load(file)
   except (OSError, ValueError) as error:
     raise errors.UserError(f'{path!r} cannot be read ({error}).') from None

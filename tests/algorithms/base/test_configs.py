@@ -109,6 +109,17 @@ def test_the_recorded_configs_are_all():
   assert set(BIGGAN) == set(GOLDEN['configs'])
 
 
+def test_photos_on_a_laptop_get_the_recipe_that_cifar10_was_measured_with():
+  ours, theirs = (core_config.flatten(configs.read(f'{n}:laptop')) for n in ('folder', 'cifar10'))
+  differs = {key for key in theirs if ours[key] != theirs[key]}
+  data = {'data.source', 'data.num_classes', 'augment.name'}
+  assert differs == {*data, 'run.checkpoint_every', 'eval.num_samples', 'scores.features'}
+  many = core_config.flatten(configs.read('folder:laptop_many'))
+  assert {key for key in theirs if many[key] != theirs[key]} == (
+    differs - {'augment.name', 'eval.num_samples'}
+  )
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_every_config_has_tiny(name):
   assert 'tiny' in variants(name)

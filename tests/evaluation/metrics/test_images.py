@@ -291,7 +291,8 @@ def by_brightness(monkeypatch):
   """
   shapes = []
 
-  def fit(images, classes, num, what):
+  def fit(images, classes, num, what, recipe):
+    assert recipe.distorted == 0
     shapes.append(images.shape)
     assert classes.min() == 0 and classes.max() == num - 1 and what == 'samples'
 
@@ -299,7 +300,7 @@ def by_brightness(monkeypatch):
     assert variables is None and not train
     shapes.append(images.shape)
     middle = images.astype(np.float32).mean((1, 2, 3))[:, None]
-    return -abs(middle - np.array([[0, 127, 255]], np.float32)), None
+    return -abs(middle - np.array([[0, 127, 255]], np.float32)), None, None
 
   monkeypatch.setattr(classifier, 'fit', fit)
   monkeypatch.setattr(classifier, 'network', lambda num: types.SimpleNamespace(apply=apply))

@@ -254,6 +254,15 @@ def test_another_layout_is_refused_by_the_names_of_its_tensors(tmp_path):
   refused('linear.weight of shape (64, 10), where (10, 64)', **{'linear.weight': kernel})
 
 
+@pytest.mark.parametrize(
+  ('name', 'value'), [('linear.bias', np.nan), ('bn1.running_var', -1.0), ('bn1.weight', np.inf)]
+)
+def test_weights_of_a_network_that_failed_are_refused_by_name(tmp_path, name, value):
+  size = 10 if name.startswith('linear') else 16
+  path = save(tmp_path / 'any.npz', **{name: np.full(size, value, np.float32)})
+  fails(path, f"the array '{name}'", path=path)
+
+
 @pytest.mark.parametrize('ending', ['.npz', '.pth'])
 def test_damaged_files_are_refused(ending, tmp_path, published):
   path = tmp_path / f'any{ending}'

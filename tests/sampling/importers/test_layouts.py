@@ -22,7 +22,7 @@ from bigjax.core import errors, trees
 from bigjax.nn.latents import SamplingSpec
 from bigjax.sampling import generator_file
 from bigjax.sampling import generator_file as cards
-from bigjax.sampling.importers import biggan_pytorch, hugging_face, layout, tf_hub
+from bigjax.sampling.importers import biggan_pytorch, conversion, hugging_face, layout, tf_hub
 from bigjax.sampling.loaded import load
 from bigjax.sampling.sampler import from_card
 from bigjax.training import init_from
@@ -374,6 +374,22 @@ def test_a_network_beside_an_optimizer(tmp_path, capsys):
   assert set(found) == set(arrays) and notes == ['left out: optimizer.state.0.exp_avg']
   converted(tmp_path, whole, name='checkpoint.pth')
   assert 'left out: optimizer.state.0.exp_avg' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('name', 'value', 'ending'),
+  [
+    ('linear.weight', np.nan, 'npz'), ('linear.weight', np.inf, 'safetensors'),
+    ('blocks.0.0.bn1.stored_var', -1.0, 'pth'), ('linear.bias', 'text', 'npz'),
+  ],
+)  # fmt: skip
+def test_weights_of_a_network_that_failed_are_refused_by_name(tmp_path, name, value, ending):
+  arrays = {'linear.weight': np.ones((2, 2), np.float32), name: np.array([value, value])}
+  if isinstance(value, float):
+    arrays[name] = arrays[name].astype(np.float32)
+  path = write(tmp_path / f'x.{ending}', arrays)
+  with pytest.raises(errors.UserError, match=f'the array .*{name}.* of .*x.{ending}'):
+    conversion.read_arrays(str(path))
 
 
 def test_files_that_hold_no_network_or_several_are_refused():

@@ -14,7 +14,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bigjax.core import errors, torch_pickle
+from bigjax.core import errors
+from bigjax.models.pretrained import torch_pickle
 
 from pickles import (
   MAGIC,

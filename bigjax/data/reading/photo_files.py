@@ -1,0 +1,178 @@
+"""What is known of every image file below a folder: whether it can be read, its size, its contents.
+
+Found once and kept in bigjax's cache for as long as no file changes. Training, references and
+images to be scored all read their files by what is found here.
+"""
+
+import concurrent.futures
+import hashlib
+import os
+
+import numpy as np
+
+from bigjax import data
+from bigjax.core import errors
+from bigjax.data.reading import image_headers, listing, tfrecord
+from bigjax.data.reading.levels import NAMED, readable, some
+
+HASH = 16  # bytes of a file's
+
+
+def examine(root: str, names: list[str], source: str) -> dict[str, np.ndarray]:
+  """Facts about every image that can be read, in the order of their names.
+
+  names [n] (relative to `root`), paths [n], orientations int32 [n], sizes int [n, 2], grey bool
+  [n] (whether it has no colour), contents uint8 [n, HASH], labels int32 [n] (0), the names of
+  unreadable images, and why they were not tried ('' if they were).
+
+  Args:
+    root: a folder.
+    names: of its images, relative to it.
+    source: what it was asked for by.
+  Raises:
+    UserError: there is no image, or none can be read.
+  """
+  if not names:
+    raise errors.UserError(
+      f'data.source is {source!r}, but no image is below {root!r} '
+      f'(looked for {" ".join(listing.SUFFIXES)}).'
+    )
+  paths = [os.path.join(root, name) for name in names]
+  facts = tfrecord.cached(
+    'photos', tfrecord.fingerprint(paths, need=False), lambda: read_all(paths)
+  )
+  good, reasons = facts['readable'], facts['reasons']
+  if not good.any():
+    raise errors.UserError(
+      f'data.source is {source!r}, but none of its {len(names)} images can be read, such as '
+      f'{paths[0]!r}.'
+    )
+  # Of Python's own texts: NumPy's would all be as long as the longest.
+  names, paths = np.array(names, object), np.array(paths, object)
+  return {
+    'names': names[good],
+    'paths': paths[good],
+    'labels': np.zeros(good.sum(), np.int32),
+    'unreadable': names[~good],
+    'reasons': reasons[~good],
+    **{name: facts[name][good] for name in ('orientations', 'sizes', 'grey', 'contents')},
+  }
+
+
+def read_all(paths: list[str]) -> dict[str, np.ndarray]:
+  """What `examine` keeps of files, readable or not."""
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    told = list(pool.map(look, paths))
+  orientations, reasons, contents = zip(*told, strict=True)
+  reasons, orientations = np.array(reasons), np.array(orientations, np.int32)
+  everything = {'paths': paths, 'orientations': orientations, 'labels': np.zeros(len(paths), int)}
+  seen = data.survey(picture_of(everything), np.flatnonzero(reasons == ''), 'examining photos')
+  can_be = np.zeros(len(paths), bool)
+  sizes, grey = np.zeros((len(paths), 2), np.int64), np.zeros(len(paths), bool)
+  can_be[seen[:, 0]], sizes[seen[:, 0]], grey[seen[:, 0]] = True, seen[:, 1:3], seen[:, 4]
+  return {
+    'readable': can_be,
+    'reasons': reasons,
+    'orientations': orientations,
+    'sizes': sizes,
+    'grey': grey,
+    'contents': np.frombuffer(b''.join(contents), np.uint8).reshape(-1, HASH),
+  }
+
+
+def look(path: str) -> tuple[int, str, bytes]:
+  """A file's orientation, why not to decode it ('' to do so), and the hash of its bytes if so."""
+  orientation, reason = image_headers.examine(path)
+  words = hashlib.blake2b(digest_size=HASH)
+  if not reason:
+    try:
+      with open(path, 'rb') as file:
+        words = hashlib.file_digest(file, lambda: words)
+    except OSError:  # which the decoder fails at too
+      pass
+  return orientation, reason, words.digest()
+
+
+def picture_of(known: dict[str, np.ndarray]) -> data.Picture:
+  """Return the pictures of examined files."""
+  paths = [os.fsencode(path) for path in known['paths']]  # a name need not be text
+  columns = paths, known['orientations'], known['labels']
+
+  def picture(tf, index):
+    with tf.init_scope():  # outside the graph, whose constants may not exceed 2 GiB
+      path, orientation, label = (tf.constant(column) for column in columns)
+    return tf.io.read_file(path[index]), orientation[index], label[index]
+
+  return picture
+
+
+def digest(known: dict[str, np.ndarray], kept: np.ndarray, classes: list[str]) -> str:
+  """A digest of some of the images: their bytes and labels, in order, and the names of classes."""
+  words = hashlib.blake2b(digest_size=12)
+  for name, kind in (('contents', np.uint8), ('labels', '<i4')):
+    words.update(np.ascontiguousarray(known[name][kept], kind).data)
+  words.update(os.fsencode('\0'.join(classes)))
+  return words.hexdigest()
+
+
+def of_files(root: str, known: dict[str, np.ndarray]) -> data.Finding:
+  """Whether all images of a folder can be read, naming those that cannot."""
+  bad = known['unreadable']
+  total = len(known['names']) + len(bad)
+  if not len(bad):
+    return 'ok', f'all {total:,} images in {readable(root)!r} can be read'
+  told = zip(map(readable, bad[:NAMED]), known['reasons'], strict=False)
+  words = ', '.join(name + f' ({reason})' * bool(reason) for name, reason in told)
+  words += ', ...' if len(bad) > NAMED else ''
+  return 'warning', (
+    f'{len(bad)} of {total:,} images in {readable(root)!r} cannot be read and are left out: {words}'
+  )
+
+
+def of_others(listed: listing.Listing) -> list[data.Finding]:
+  """Findings about what lies below a folder and is not read."""
+  found: list[data.Finding] = []
+  suffix = lambda path: os.path.splitext(path)[1].lower()
+  unread = [path for path in listed.others if suffix(path) in listing.UNREAD]
+  tables = [path for path in listed.others if listing.is_table(path)]
+  rest = sorted({*listed.others} - {*unread} - {*tables})
+  if moving := [path for path in listed.images if suffix(path) == '.gif']:
+    found.append(('ok', f'{len(moving):,} GIFs: of an animation the first picture is used'))
+  for paths, level, words in (
+    (unread, 'warning', 'pictures are of kinds that bigjax does not read; convert them to PNG'),
+    (
+      tables,
+      'warning',
+      'files look like labels and are not read: classes are folders',
+    ),
+    (listed.aside, 'warning', "pictures in a device's or an archive's own folders are left out"),
+    (listed.closed, 'warning', 'folders may not be read and are left out'),
+    (rest, 'ok', 'other files are not images that bigjax reads'),
+  ):
+    if paths:
+      found.append((level, f'{len(paths):,} {words}, such as {some(paths[:1])!r}'))
+  return found
+
+
+def copies(known: dict[str, np.ndarray], held_out: np.ndarray | None = None) -> list[data.Finding]:
+  """The finding about files with the same bytes as another, none where all differ.
+
+  Args:
+    known: see `examine`.
+    held_out: bool [n], of which images; None where none are.
+  """
+  words = np.ascontiguousarray(known['contents']).view('<u8')
+  _, first, group = np.unique(words, axis=0, return_index=True, return_inverse=True)
+  group = group.reshape(-1)
+  again = np.flatnonzero(first[group] != np.arange(len(group)))
+  if not len(again):
+    return []
+  other = lambda values: again[values[again] != values[first[group[again]]]]
+  name = lambda i: readable(known['names'][i])
+  pair = lambda i: f'{name(i)} of {name(first[group[i]])}'
+  told = [f'{len(again):,} of {len(group):,} images are copies of another ({pair(again[0])})']
+  if len(astray := other(known['labels'])):
+    told.append(f'{len(astray):,} of them in another class ({pair(astray[0])})')
+  if held_out is not None and len(leaked := other(held_out)):
+    told.append(f'{len(leaked):,} both trained on and held out ({pair(leaked[0])})')
+  return [('warning', '; '.join(told) + ': remove them')]

@@ -1,0 +1,37 @@
+"""What is compiled for a run, and what is said meanwhile."""
+
+from bigjax.training.program import Compiler
+
+
+class Recorded:
+  """A program of two stages, with a lazy term in the first; compiles nothing."""
+
+  def __init__(self):
+    self.compilations = []
+
+  def spans(self, first, last):
+    return [(first, 4, 'small'), (4, last, 'large')]
+
+  def pairs(self, first, last):
+    del last
+    return (
+      {('small', frozenset({'r1', 'pl'})): 1, ('small', frozenset()): 3}
+      if not first
+      else {('large', frozenset()): 4}
+    )
+
+  def compiled(self, stage, due, what=''):
+    self.compilations.append((stage, what))
+    return None, f'digest{len(self.compilations)}'
+
+
+def test_what_people_wait_for_has_a_name():
+  program, said = Recorded(), []
+  compiler = Compiler(program, 0, 8, said.append)
+  compiler.enter(0)
+  compiler._next.join()
+  awaited = [('small', 'the step with pl and r1'), ('small', 'the step')]
+  assert program.compilations == [*awaited, ('large', '')]  # meanwhile, which nobody waits for
+  compiler.enter(4)
+  assert program.compilations[3:] == [('large', 'the step')]
+  assert said == ['small: programs digest1, digest2', 'large: program digest4']
