@@ -101,14 +101,19 @@ def read_generator(path: str) -> PublishedGenerator:
   return source._replace(notes=notes + source.notes)
 
 
-def read_discriminator(path: str) -> tuple[Arrays, Architecture, list[str]]:
-  """Return (discriminator in BigGAN-PyTorch's layout, its fields, notes), of any layout with one.
+def read_discriminator(path: str, beside: str) -> tuple[Arrays, Architecture, list[str]]:
+  """Return (discriminator in BigGAN-PyTorch's layout, its fields, notes) to a generator `beside`.
 
   Raises:
-    UserError: the file cannot be read, or holds none.
+    UserError: the file cannot be read, holds none, or one of another kind of network.
   """
   arrays, notes = layout.network(read_arrays(path))
-  if layout.layout(arrays) == layout.CHAINER:
+  own = layout.layout(arrays)
+  if (own == layout.CHAINER) != (beside == layout.CHAINER):
+    raise errors.UserError(
+      f'the discriminator is of {own}, the generator of {beside}; give two of the same run.'
+    )
+  if own == layout.CHAINER:
     arrays, _ = sngan_chainer.disc_in(arrays)
     return arrays, sngan_chainer.disc_architecture(arrays), notes
   return arrays, disc_architecture(arrays), notes
@@ -153,7 +158,7 @@ def bring_in(args: argparse.Namespace) -> None:
     raw_params = plain_tables(*params_in(raw.arrays, shapes['params'], raw.names))[0]
     players['gen'], players['ema'] = raw_params, params
   if args.disc:
-    arrays, fields, notes = read_discriminator(args.disc)
+    arrays, fields, notes = read_discriminator(args.disc, source.layout)
     source.notes.extend(notes)
     for key in ('resolution', 'num_classes'):
       if fields[key] != architecture[key]:

@@ -15,7 +15,7 @@ from bigjax.models import sngan
 from bigjax.nn import spectral_norm
 from bigjax.nn.latents import SamplingSpec, law
 from bigjax.sampling import generator_file
-from bigjax.sampling.importers import biggan_pytorch, layout, sngan_chainer
+from bigjax.sampling.importers import biggan_pytorch, conversion, layout, sngan_chainer
 
 from golden_files import golden, under
 from networks import disc_shapes, gen_shapes
@@ -110,6 +110,13 @@ def test_what_is_missing_or_has_no_place_is_named_as_it_is_called():
     sngan_chainer.gen_in({**gen, 'block3/c9/W': gen['block3/c1/W']})
   with pytest.raises(errors.UserError, match=r'there are 1 blocks; expected one of'):
     sngan_chainer.gen_architecture({'blocks.0.0.conv1.weight': gen['block3/c1/W']}, 2e-5)
+
+
+def test_networks_of_two_codes_are_refused(tmp_path):
+  own = tmp_path / 'D.npz'
+  np.savez(own, **theirs('D'))
+  with pytest.raises(errors.UserError, match='of SN-GAN in chainer, the generator of BigGAN-Py'):
+    conversion.read_discriminator(str(own), layout.TORCH)
 
 
 def test_convert_makes_the_authors_images(tmp_path, capsys):
