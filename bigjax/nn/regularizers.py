@@ -49,12 +49,6 @@ def r1(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array
   return jnp.square(grads).sum((1, 2, 3)) / 2
 
 
-def no_r1(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
-  """Return the penalty that is none, [B]."""
-  del critic
-  return jnp.zeros(images.shape[:1], images.dtype)
-
-
 def _excess(slopes: jax.Array, target: float, one_sided: bool) -> jax.Array:
   """The squared distance of slopes [B] to the target, or of those above it."""
   distance = slopes - target

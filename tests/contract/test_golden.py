@@ -16,7 +16,7 @@ import pytest
 from bigjax.algorithms import biggan as algorithm
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.draws import LabelLaw
-from bigjax.nn import augment, latents, layers, optim, regularizers, spectral_norm
+from bigjax.nn import latents, layers, optim, regularizers, spectral_norm
 from bigjax.sampling.importers import biggan_pytorch
 
 from golden_files import NAMES, golden, under
@@ -52,8 +52,8 @@ class Nets:
   def algorithm(self):
     """BigGAN around these networks, for its losses."""
     return algorithm.BigGAN(
-      self.gen, self.disc, None, None, (1, len(self.y)), latents.law('normal'),
-      LabelLaw(self.gen.num_classes), 0, 0, 0, augment.none,
+      self.gen, self.disc, None, None, (1, len(self.y)), len(self.y), latents.law('normal'),
+      LabelLaw(self.gen.num_classes), 0, 0,
     )  # fmt: skip
 
   def losses(self, params):

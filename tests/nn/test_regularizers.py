@@ -150,11 +150,6 @@ def test_r1_of_an_image_does_not_depend_on_the_others():
   np.testing.assert_allclose(regularizers.r1(quadratic(a), x[2:3])[0], got[2], rtol=1e-5)
 
 
-def test_no_r1_is_zero_for_each_image():
-  got = regularizers.no_r1(quadratic(jnp.eye(24)), images())
-  assert got.shape == (5,) and not got.any()
-
-
 # Dropout: the keys are per example, as the augmentation's are.
 
 DRAW = jax.jit(regularizers.dropout_mask, static_argnums=(1, 2))

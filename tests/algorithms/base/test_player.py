@@ -44,7 +44,7 @@ def test_descend_is_one_step_of_the_optimizer(num_devices):
 
 def test_descend_each_takes_the_minibatches_in_turn():
   state, skipped = start()
-  state, skipped, metrics = ONE.descend_each(
+  state, skipped, metrics, _ = ONE.descend_each(
     state, skipped, loss, {'slope': jnp.float32(3)}, {'x': X}, 'line_grad'
   )
   w, seen = 1.0, []
@@ -59,7 +59,7 @@ def test_descend_each_takes_the_minibatches_in_turn():
 def test_a_minibatch_that_is_not_finite_is_skipped_and_the_next_one_is_not():
   state, skipped = start()
   broken = np.array([[np.nan, 1, 1, 1], X[1]], np.float32)
-  state, skipped, _ = ONE.descend_each(
+  state, skipped, _, _ = ONE.descend_each(
     state, skipped, loss, {'slope': jnp.float32(3)}, {'x': broken}, 'line_grad'
   )
   np.testing.assert_allclose(state['params']['w'], 1 + 0.4 * np.square(X[1]).mean(), rtol=1e-6)
