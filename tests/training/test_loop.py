@@ -16,7 +16,7 @@ import pytest
 from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, parallel, trees
 from bigjax.evaluation import quick
-from bigjax.nn import optim
+from bigjax.nn import losses, optim
 from bigjax.training import batches, logs, loop, reference_curves
 from bigjax.training import history as history_of
 from bigjax.training.batches import Batches, load_data
@@ -113,9 +113,9 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted, capsys):
   assert before == after
 
 
-def test_updates_that_stay_non_finite_end_the_run_in_a_sentence(tmp_path):
+def test_updates_that_stay_non_finite_end_the_run_in_a_sentence(tmp_path, monkeypatch):
   config = tiny(steps=6, max_skipped=2)
-  config.optim.disc_lr = float('inf')
+  monkeypatch.setattr(losses, 'hinge_disc', lambda real, fake: (np.nan * real.mean(), fake.mean()))
   with pytest.raises(errors.UserError, match='in a row were not finite'):
     train(config, str(tmp_path))
 
