@@ -73,6 +73,7 @@ def test_resumed_run_equals_the_uninterrupted_one(uninterrupted, tmp_path, stop,
   assert exports[0] == exports[1]
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(uninterrupted, tmp_path):
   config = tiny(steps=2)
   config.seed = 1
