@@ -215,6 +215,7 @@ def test_sgd_step_does_not_depend_on_the_number_of_devices(name, request, monkey
           np.testing.assert_allclose(many[path], one[path], atol=1e-5, err_msg=path)
 
 
+@pytest.mark.slow
 def test_first_adam_step_differs_by_at_most_two_learning_rates(trained):
   """It is lr * sign(gradient), whatever the gradient's size."""
   _, batch = trained
