@@ -1,5 +1,6 @@
 """Strict mode for every test: 8 fake CPU devices, no silent rank or dtype promotion."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -27,6 +28,12 @@ pytest_plugins = ['tiny_run', 'toys']
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 device.use_compilation_cache()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def light_garbage_collection():
+  """Whatever JAX has traced and compiled so far stays, and is not searched for garbage again."""
+  gc.freeze()
 
 
 @pytest.fixture

@@ -126,10 +126,11 @@ def check_array(
       f'{what} has {wrong.sum():,} of {wrong.size:,} elements that are not finite: it is damaged, '
       'or of a computation that had failed.'
     )
-  for outside, words in ((array.min() < least, 'least'), (array.max() > most, 'most')):
-    if outside:
-      end, limit = (array.min(), least) if words == 'least' else (array.max(), most)
-      raise errors.UserError(f'{what} has an element {end}; expected at {words} {limit:g}.')
+  low, high = array.min(), array.max()
+  if low < least:
+    raise errors.UserError(f'{what} has an element {low}; expected at least {least:g}.')
+  if high > most:
+    raise errors.UserError(f'{what} has an element {high}; expected at most {most:g}.')
 
 
 VARIANCE = re.compile(r'(^|[/._])var(iance)?(:0)?$')  # names that networks give to variances

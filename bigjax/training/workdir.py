@@ -29,16 +29,11 @@ def prepare_workdir(
   Raises:
     UserError: it cannot be written, or holds a run of another config or on other data.
   """
-  try:
-    os.makedirs(os.path.join(workdir, 'samples'), exist_ok=True)
-    probe = os.path.join(workdir, f'.writable{jax.process_index()}')
-    with open(probe, 'wb'):
-      pass
-    os.remove(probe)
-  except OSError as error:
+  why = files.unwritable(workdir) or files.unwritable(os.path.join(workdir, 'samples'))
+  if why:
     raise errors.UserError(
-      f'the workdir {workdir!r} cannot be written ({error.strerror}); give another with --workdir.'
-    ) from None
+      f'the workdir {workdir!r} cannot be written ({why}); give another with --workdir.'
+    )
   history = histories.read(workdir)
   processes.wait('history')  # before the first of them writes it
   if history is None:

@@ -18,8 +18,8 @@ from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, files, trees
 from bigjax.evaluation import after_training
 from bigjax.models.pretrained import registry
-from bigjax.training import batches, loop
-from bigjax.training.program import make_program
+from bigjax.training import batches, loop, ready
+from bigjax.training.program import Program, make_program
 
 import toys
 
@@ -79,9 +79,9 @@ def test_resuming_equals_going_on(run, at, tmp_path):
 def test_stages_reach_data_programs_held_out_batch_and_clock(monkeypatch, tmp_path):
   """C1 to C4: all of a step is sized by its stage, and a stage's compilation is no stepping."""
   seen, held = [], []
-  step, make = loop.Program.step, batches.held_out_batch
+  step, make = Program.step, batches.held_out_batch
   monkeypatch.setattr(
-    loop.Program, 'step',
+    Program, 'step',
     lambda self, state, batch, at=0: (
       seen.append(jax.tree.map(lambda x: x.shape, dict(batch))), step(self, state, batch, at)
     )[1],
@@ -116,15 +116,15 @@ def test_the_small_stage_is_the_mean_of_the_large_one(tmp_path):
 
 def test_programs_are_compiled_per_stage_and_due_before_the_stage(monkeypatch, tmp_path):
   events = []
-  lower, step = loop.Program.lower, loop.Program.step
+  lower, step = Program.lower, Program.step
   monkeypatch.setattr(
-    loop.Program, 'lower',
+    Program, 'lower',
     lambda self, stage, due=frozenset(): (
       events.append(('compile', stage.image, sorted(due))), lower(self, stage, due)
     )[1],
   )  # fmt: skip
   monkeypatch.setattr(
-    loop.Program,
+    Program,
     'step',
     lambda self, state, batch, at=0: (events.append(('step', at)), step(self, state, batch, at))[1],
   )
@@ -182,7 +182,7 @@ def test_other_frozen_weights_are_refused(run, tmp_path, monkeypatch):
   name, workdir = run
   other = tmp_path / 'run'
   shutil.copytree(workdir, other)
-  make = loop.make_program
+  make = ready.make_program
 
   def changed(*args):
     program = make(*args)
@@ -193,7 +193,7 @@ def test_other_frozen_weights_are_refused(run, tmp_path, monkeypatch):
     )  # fmt: skip
     return make(*args)
 
-  monkeypatch.setattr(loop, 'make_program', changed)
+  monkeypatch.setattr(ready, 'make_program', changed)
   with pytest.raises(errors.UserError, match='other frozen weights'):
     loop.train(config_of(name, run__steps=5), str(other), jax.devices()[:2])
 

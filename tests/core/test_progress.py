@@ -56,8 +56,11 @@ def test_compilations_are_expected_to_take_what_the_last_took(tmp_path, monkeypa
 def test_a_damaged_note_of_compilations_is_no_error(tmp_path, monkeypatch, content):
   monkeypatch.setenv('BIGJAX_CACHE', str(tmp_path))
   (tmp_path / device.RATES).write_text(content)
+  entered = False
   with device.compiling('', 1000):
-    pass
+    entered = True
+  assert entered
+  assert (tmp_path / device.RATES).read_text() == content  # what compiles at once measures nothing
 
 
 def test_what_the_first_item_sets_up_is_no_measure_of_the_rest(monkeypatch, capsys):

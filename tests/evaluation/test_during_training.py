@@ -69,6 +69,7 @@ def test_a_run_that_goes_on_has_every_row_once(workdir, tmp_path):
   assert [row['step'] for row in rows] == [2, 4, 6] and rows[-1]['scores']
 
 
+@pytest.mark.slow
 def test_the_steps_do_not_wait_for_the_thread(monkeypatch, tmp_path):
   stepped, done, scored, order = threading.Event(), threading.Event(), protocol.scored, []
 

@@ -138,6 +138,7 @@ def total(costs, what):
   return sum((what(cost) or 0) * cost.times for cost in costs)
 
 
+@pytest.mark.slow
 def test_scanned_and_unrolled_loops_agree(mesh):
   """FLOPs exactly, cycles within 5 %: the compiler's own sums have a twentieth of them."""
 

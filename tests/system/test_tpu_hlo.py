@@ -91,7 +91,9 @@ def mesh(devices):
   return parallel.make_mesh(devices)
 
 
-@pytest.fixture(scope='module', params=['biggan', 'biggan_deep'])
+@pytest.fixture(
+  scope='module', params=['biggan', pytest.param('biggan_deep', marks=pytest.mark.slow)]
+)
 def real(request, devices):
   config = tiny_config(request.param, attention=(8,), augment='translation')
   return compile_step(devices, config)

@@ -48,6 +48,7 @@ def rows(folder, name='metrics.jsonl'):
   return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_warning_changes_nothing(workdir, tmp_path, trouble, capsys):
   trouble.append(1)
   folder = at_step_two(workdir, tmp_path / 'run')

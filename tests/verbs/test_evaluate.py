@@ -105,6 +105,7 @@ def test_scores_of_a_run(workdir, bigjax, tmp_path):
   assert again['scores'] == last['scores']
 
 
+@pytest.mark.slow
 def test_a_sweep_draws_what_truncation_trades(params, bigjax, tmp_path):
   status, _, err = bigjax(
     'evaluate', '--params', params, '--features', 'classifier', '--num', 40, '--metrics', 'fid,pr',

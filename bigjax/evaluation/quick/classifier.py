@@ -136,7 +136,7 @@ def fit(
   classes: np.ndarray,
   num_classes: int,
   what: str = 'real images',
-  recipe: Recipe = RECIPE,
+  recipe: Recipe | None = None,
 ) -> Any:
   """Trains the classifier and returns its variables, as NumPy arrays.
 
@@ -145,9 +145,9 @@ def fit(
     classes: int [n], in 0..num_classes - 1.
     num_classes: at least 1.
     what: the images are, for whoever waits.
-    recipe: of the training.
+    recipe: of the training (default: RECIPE).
   """
-  net, num = network(num_classes), len(images)
+  recipe, net, num = recipe or RECIPE, network(num_classes), len(images)
   batch = min(recipe.batch, num)
   steps = max(recipe.epochs * num // batch, recipe.min_steps)
   schedule = optax.linear_onecycle_schedule(steps, recipe.lr, 0.2, div_factor=10)
