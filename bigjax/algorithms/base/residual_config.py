@@ -273,4 +273,4 @@ def check_nets(config: ml_collections.ConfigDict, gen_net: Any, disc_net: Any) -
   if config.optim.gsr_weight:
     z = jnp.zeros((2, gen_net.z_dim), jnp.float32)
     init = functools.partial(gen_net.clone(bn_group=None, microbatches=1).init, train=True)
-    class_affines.affines(jax.eval_shape(init, jax.random.key(0), z, y)['params'])
+    jax.eval_shape(lambda key: class_affines.affines(init(key, z, y)['params']), jax.random.key(0))
