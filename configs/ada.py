@@ -18,6 +18,7 @@ import ml_collections
 
 from bigjax.configs import diffaug
 
+PAPER = 'ada'  # that docs/papers.md names its row after
 ADA = {'name': 'ada_bgc', 'target': 0.6}
 
 

@@ -36,6 +36,8 @@ Hardware: one GPU for CIFAR, a v3-128 for ImageNet. Nothing of these has been me
 
 import ml_collections
 
+PAPER = 'diffaug'  # that docs/papers.md names its row after
+
 
 def get_config() -> ml_collections.ConfigDict:
   """CIFAR-10, all of it."""

@@ -5,9 +5,10 @@
   bigjax train --config gran:celeba --config.data.data_dir=/data/tfds
   bigjax train --config gran:digits
 
-The bare name is `cifar10`. Networks are SN-GAN's, unconditional, without spectral norm, with the
-non-saturating loss: the paper's GraND; `critic` has the Wasserstein loss of its GraNC. `gn` after
-any of them is GN-GAN's recipe: hinge loss, learning rates 2e-4 and 4e-4, 200,000 steps, averaged
+The bare name is `cifar10`; `cifar100`, `stl10` (48 px), `lsun_bedroom` and `celeba` (128 px) are
+the paper's other sets. Networks are SN-GAN's, unconditional, without spectral norm, with the non-
+saturating loss: the paper's GraND; `critic` has the Wasserstein loss of its GraNC. `gn` after any
+of them is GN-GAN's recipe: hinge loss, learning rates 2e-4 and 4e-4, 200,000 steps, averaged
 weights. Published are FIDs of 10.8 for GraND, 13.2 for SN-GAN and 13.6 for WGAN-GP, we believe on
 LSUN bedrooms; other tables and the paper's code could not be had, so that K, epsilon and the
 learning rates of each data set are ours. K is to be tuned against Adam's epsilon:

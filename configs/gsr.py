@@ -17,6 +17,8 @@ minutes on two CPU cores, on a long tail of its own, is in docs/papers.md.
 
 import ml_collections
 
+PAPER = 'gsr'  # that docs/papers.md names its row after
+
 
 def get_config() -> ml_collections.ConfigDict:
   """CIFAR-10-LT, imbalance 100."""

@@ -6,7 +6,8 @@
 
 The paper's formula, amounts and code are not public: this is our reading of its abstract (see
 bigjax/nn/objectives/perturbations.py), with SN-GAN's networks and game. Published: Tiny ImageNet's
-FID from 58.59 to 50.42. `baseline` after any of them leaves the perturbation out.
+FID from 58.59 to 50.42. `cifar10`, the bare name, and `celeba` have no published number that we
+know of. `baseline` after any of them leaves the perturbation out.
 
 Hardware: one GPU. Nothing of these has been measured here; what `digits` reaches in minutes on two
 CPU cores is in docs/papers.md.

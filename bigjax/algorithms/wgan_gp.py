@@ -76,9 +76,10 @@ KEYS: Keys = {
     optim__spectral_norm='none',
   ),
 }
-TINY = residual_config.TINY
+TINY = {**residual_config.TINY, 'model.network': 'wgan_gp'}
 DIGITS = {
   **residual_config.DIGITS,
+  'model.network': 'wgan_gp',
   'optim.d_steps': 3, 'optim.gen_batch_times': 1, 'optim.schedule': 'constant',
   'optim.gen_lr': 5e-4, 'optim.disc_lr': 5e-4,
 }

@@ -374,7 +374,7 @@ def require(values: Mapping[str, Any], keys: Keys) -> None:
 def condition(key: Key) -> str:
   """Where a key exists, in words: 'model.network=biggan or biggan_deep'."""
   other, *allowed = key.where
-  return f'{other}={" or ".join(allowed)}'
+  return f'{other}={" or ".join(map(str, allowed))}'
 
 
 def unknown(name: str, keys: Keys) -> str:

@@ -41,7 +41,9 @@ KEYS: Keys = {
   'optim.zcr_gen_weight': Key(
     0.0, 'how much the generator gains by making these differ (zCR); 0: off', since=1
   ),
-  'optim.zcr_sigma': Key(0.05, 'how near', since=1, above=0),
+  'optim.zcr_sigma': Key(
+    0.05, 'standard deviation of the step from z to one that is near', since=1, above=0
+  ),
   'optim.lecam_weight': Key(
     0.0, 'LeCam: scores stay near averages of the other kind; 0: off', since=1,
   ),
