@@ -4,7 +4,7 @@ golden/programs.json: digests of the StableHLO of a step by the version of jax t
 the rows of metrics.jsonl that four steps of `digits:tiny` wrote before the contract was widened
 (7e322c5): equal to the last bit on the machine that wrote them, when it was. Who changes a program
 or a number on purpose runs `PYTHONPATH=tests/support python tests/contract/test_programs.py`, and
-says why in the commit (with XLA_FLAGS=--xla_force_host_platform_device_count=8).
+says why in the commit.
 """
 
 import json
@@ -61,6 +61,7 @@ def test_four_steps_give_the_numbers_that_they_gave(tmp_path):
 
 
 if __name__ == '__main__':
+  os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'  # read at first use
   found = golden()
   found['jax'] = jax.__version__
   found['digests'] = {
