@@ -45,4 +45,5 @@ VARIANTS = {
   'cifar10_acgan': {'data.num_classes': 10, 'model.class_head': True},
   'lsun64': LSUN,
   'resnet101': {**LSUN, 'model.network': 'wgan_gp_resnet101'},
+  'digits': ('digits', {'model.class_head': True}),  # else its critic would know no classes
 }

@@ -236,11 +236,3 @@ def best(fake: jax.Array, share: jax.Array) -> jax.Array:
   still = jax.lax.stop_gradient(fake)
   kept = jnp.where(still > border, 1, jnp.where(still == border, left, 0)) * (num / k)
   return still + kept.astype(fake.dtype) * (fake - still)
-
-
-PENALTIES: dict[str, Callable[..., Penalty]] = {
-  'gradient_penalty': gradient_penalty,
-  'r1': r1_penalty,
-  'r2': r2_penalty,
-  'dragan': dragan_penalty,
-}

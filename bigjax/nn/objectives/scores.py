@@ -100,18 +100,6 @@ def gn() -> Transform:
 TRANSFORMS: dict[str, Callable[..., Transform]] = {'none': lambda: none, 'gran': gran, 'gn': gn}
 
 
-def mixes_examples(score: Score, images: Array) -> bool:
-  """Whether some image's score depends on another image: BatchNorm, minibatch statistics.
-
-  Args:
-    score: a critic.
-    images: [B, H, W, C], no two alike, B > 1.
-  """
-  first = jnp.zeros_like(images).at[0].set(images[0] + 1)
-  moved = jax.jvp(score, (images,), (first,))[1]
-  return bool(jnp.any(moved[1:] != 0))
-
-
 # Is a critic linear in pieces? Read off its program, as a function of the image, without running
 # it: its primitives are followed with what is known of their operands.
 

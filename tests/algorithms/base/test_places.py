@@ -6,56 +6,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from linear_players import DISC, GEN, NUM, SIZE, V, fakes, game, score
 
 from bigjax import algorithms
 from bigjax.algorithms import wgan_gp
 from bigjax.algorithms.base import configs, places_config
-from bigjax.algorithms.base.draws import LabelLaw, purpose
-from bigjax.algorithms.base.player import Player
+from bigjax.algorithms.base.draws import purpose
 from bigjax.core import config as core_config
 from bigjax.core import errors, parallel
-from bigjax.nn import latents, layers, schedules
+from bigjax.nn import layers
 from bigjax.nn.augment import diffaugment
 from bigjax.nn.objectives import losses, regularizers
 
 from keyed import keys
 
-SIZE, NUM = 2, 10
-V = np.array([1.0, -2.0, 0.5, 1.5], np.float32)  # the gradient of the score, everywhere
-SLOPE = float(np.linalg.norm(V))
-
-
-class Line(nn.Module):
-  """A generator: images that are linear in z."""
-
-  resolution: int = SIZE
-  channels: int = 1
-  z_dim: int = 3
-  num_classes: int = 2
-  bn_group: int | None = None
-  microbatches: int = 1
-
-  @nn.compact
-  def __call__(self, z, y, train):
-    return nn.Dense(SIZE * SIZE, use_bias=False)(z).reshape(-1, SIZE, SIZE, 1)
-
-
-class Plane(nn.Module):
-  """A critic: scores that are linear in the image, and logits of two classes."""
-
-  num_features: int = 4
-  class_head: bool = False
-
-  @nn.compact
-  def __call__(self, x, y, mask=None):
-    x = x.reshape(len(x), -1)
-    score = x @ self.param('v', nn.initializers.ones, (4,)) + self.param(
-      'b', nn.initializers.ones, ()
-    )
-    logits = jnp.stack([score, -score], 1)
-    return (score, logits) if self.class_head else score
+SLOPE = float(np.linalg.norm(V))  # of the score, everywhere
 
 
 def config(**stated):
@@ -64,16 +30,6 @@ def config(**stated):
   values |= {name.replace('__', '.', 1): value for name, value in stated.items()}
   here = core_config.existing(configs.keys(values), values)
   return configs.complete({name: value for name, value in values.items() if name in here})
-
-
-def game(given, **fields):
-  player = Player(optax.sgd(0.1))
-  fields = {'class_head': False, 'microbatches': 1} | fields
-  return wgan_gp.WGANGP(
-    gen_net=Line(), disc_net=Plane(class_head=fields.pop('class_head')), gen=player, disc=player,
-    batch=(1, NUM), gen_batch=NUM, law=latents.law('normal'), labels=LabelLaw(2),
-    ema=schedules.ema_decay(0.9), ema_start=0, places=given, **fields,
-  )  # fmt: skip
 
 
 def examples():
@@ -87,13 +43,6 @@ def examples():
   }  # fmt: skip
 
 
-DISC = {'v': jnp.asarray(V), 'b': jnp.float32(0.25)}
-GEN = {
-  'Dense_0': {'kernel': jnp.asarray(np.random.default_rng(1).normal(size=(3, 4)), jnp.float32)}
-}
-score = lambda x: np.asarray(x).reshape(len(x), -1) @ V + 0.25
-
-
 def disc_loss(given, terms=None, **fields):
   shared = {'gen': GEN} | ({'terms': terms} if terms else {})
   with jax.numpy_rank_promotion('allow'):
@@ -104,10 +53,6 @@ def gen_loss(given, terms=None, **fields):
   shared = {'disc': DISC} | ({'terms': terms} if terms else {})
   with jax.numpy_rank_promotion('allow'):
     return game(given, **fields).gen_loss(GEN, shared, examples())
-
-
-def fakes(z):
-  return jnp.asarray(z @ GEN['Dense_0']['kernel']).reshape(-1, SIZE, SIZE, 1)
 
 
 @pytest.mark.parametrize('parts', [1, 2])

@@ -184,9 +184,3 @@ def test_biggans_discriminator_is_linear_in_pieces_but_for_attention(attention):
   zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
   bend = scores.curved(lambda x: net.apply(zeros, x, y), x)
   assert bool(bend) == bool(attention)
-
-
-def test_batchnorm_mixes_examples():
-  assert not scores.mixes_examples(critic(jax.nn.relu), images())
-  centred = lambda x: critic(jax.nn.relu)(x - x.mean(0, keepdims=True))
-  assert scores.mixes_examples(centred, images())
