@@ -101,6 +101,8 @@ def truncation(
 def by_class(path: str, records: Sequence[Mapping[str, Any]], title: str) -> None:
   """Draw a bar per class, most training images first, in a panel for each score, into a PNG.
 
+  Of more classes than there is room for names of, lines take the place of bars.
+
   Args:
     path: of the PNG.
     records: {what, name, train_images or None, scores: {name: {value, std}}, real: {name: value}}
@@ -110,31 +112,46 @@ def by_class(path: str, records: Sequence[Mapping[str, Any]], title: str) -> Non
   whats = list(dict.fromkeys(record['what'] for record in records))
   of_each = {what: [record for record in records if record['what'] == what] for what in whats}
   classes = of_each[whats[0]]
-  counts = [record['train_images'] for record in classes]
-  counted = None not in counts
-  shown, places, height = _scored(records), np.arange(len(classes)), 0.8 / len(whats)
+  few, counted = len(classes) <= NAMED, None not in [record['train_images'] for record in classes]
+  shown = _scored(records)
   figure, axes = plotting.figure(len(shown) + counted, title)
-  axes = iter(axes)
   if counted:
-    axis = next(axes)
-    axis.barh(places, counts, 0.8, color='0.6')
-    axis.set_xscale('log')
-    _class_names(axis, classes)
-    finish(axis, 'training images', x='images')
-  for name in shown:
-    axis = next(axes)
+    _counts(axes[0], classes)
+  for axis, name in zip(axes[counted:], shown, strict=True):
     for i, (what, some) in enumerate(of_each.items()):
-      values = [record['scores'].get(name, {'value': np.nan})['value'] for record in some]
+      height = 0.8 / len(whats) if few else 0
+      where = np.arange(len(classes)) + (i - (len(whats) - 1) / 2) * height
+      values = [record['scores'].get(name, {}).get('value', math.nan) for record in some]
       stds = [record['scores'].get(name, {}).get('std') or 0 for record in some]
-      where = places + (i - (len(whats) - 1) / 2) * height
-      axis.barh(where, values, height, xerr=stds if any(stds) else None, label=what, color=f'C{i}')
-    real = [record['real'].get(name, np.nan) for record in classes]
+      if few:
+        axis.barh(where, values, height, xerr=stds if any(stds) else None, label=what)
+      else:
+        axis.plot(values, where, label=what, linewidth=1)
+    real = [record['real'].get(name, math.nan) for record in classes]
     if not np.isnan(real).all():
-      axis.plot(real, places, '|', color='black', markersize=8, label='real images')
+      style = {'marker': '|', 'markersize': 8, 'linestyle': ''} if few else {'linewidth': 1}
+      axis.plot(real, range(len(classes)), color='black', label='real images', **style)
     _class_names(axis, classes)
     better = 'higher' if _kind(name) in HIGHER else 'lower'
     finish(axis, name, f'{better} is better', x='score')
   plotting.save(figure, path)
+
+
+def _counts(axis: 'Axes', classes: Sequence[Mapping[str, Any]]) -> None:
+  """The training images of each class, on a logarithmic axis."""
+  from matplotlib import ticker
+
+  few = len(classes) <= NAMED
+  counts = [record['train_images'] for record in classes]
+  bars = axis.barh(range(len(classes)), counts, 0.8 if few else 1, color='0.6')
+  axis.set_xscale('log')
+  axis.set_xlim(0.5, 4 * max(*counts, 1))
+  axis.xaxis.set_major_formatter('{x:,.0f}')
+  axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+  if few:
+    axis.bar_label(bars, [f'{count:,}' for count in counts], padding=3, fontsize=8)
+  _class_names(axis, classes)
+  finish(axis, 'training images', 'of each class', x='images')
 
 
 def _class_names(axis: 'Axes', classes: Sequence[Mapping[str, Any]]) -> None:

@@ -56,7 +56,7 @@ def test_counts_are_the_published_ones(given, total):
 
 
 def test_whole_numbers_are_not_rounded_down():
-  """Where `pow` gives the float below one: 1000 x 10^(-y/3), for one, of which 1 is the last."""
+  """Where `pow` gives the float below: of 100,000 images at 100,000, 999 and 9 for 1,000 and 10."""
   for digits in range(1, 6):
     tail = shares.long_tail(np.full(digits + 1, 10**digits), 10.0**digits, '')
     assert tail.tolist() == [10**n for n in range(digits, -1, -1)]

@@ -76,8 +76,10 @@ def test_a_bar_for_each_class(tmp_path, monkeypatch, num, whats, counted):
   (figure,) = figures
   assert len(figure.axes) == 2 + counted
   *_, distance, agreement = figure.axes
-  assert [bar.get_width() for bar in distance.patches[:num]] == list(range(num))
-  assert len(distance.get_lines()) == 1 and not agreement.get_lines()
+  bars, lines = [bar.get_width() for bar in distance.patches], distance.get_lines()
+  drawn = bars[:num] if num < 60 else lines[0].get_xdata().tolist()
+  assert drawn == list(range(num)) and lines[-1].get_xdata().tolist() == [2.0] * num
+  assert agreement.get_legend().get_texts()[0].get_text() == 'step 0'
   ticks = [text.get_text() for text in distance.get_yticklabels()]
   assert ticks == ([f'class {i}' for i in range(num)] if num < 60 else [])
   assert distance.yaxis_inverted()
