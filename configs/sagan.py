@@ -13,6 +13,8 @@ docs/papers.md has what it reaches.
 
 import ml_collections
 
+PAPER = 'sagan'  # that docs/papers.md names its row after
+
 
 def get_config() -> ml_collections.ConfigDict:
   """The paper's ImageNet."""

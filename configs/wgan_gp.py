@@ -1,10 +1,12 @@
 """WGAN-GP (Gulrajani et al. 2017).
 
   bigjax train --config wgan_gp --config.data.data_dir=/data/tfds
+  bigjax train --config wgan_gp:cifar10_acgan --config.data.data_dir=/data/tfds
   bigjax train --config wgan_gp:lsun64 --config.data.data_dir=/data/tfds
   bigjax train --config wgan_gp:digits
 
-The bare name is `cifar10`: the unconditional ResNet, Inception Score 7.86 +- .07. `lsun64` are the
+The bare name is `cifar10`: the unconditional ResNet, Inception Score 7.86 +- .07; `cifar10_acgan`
+knows the classes, by BatchNorms of its own and a head of the critic: 8.42 +- .10. `lsun64` are the
 64 px networks, whose critic has LayerNorm, on LSUN's bedrooms; `resnet101` the networks of 101
 layers there, of which the paper shows samples. Its character-level language model is out of scope.
 
@@ -40,6 +42,7 @@ LSUN = {
 }
 VARIANTS = {
   'cifar10': {},
+  'cifar10_acgan': {'data.num_classes': 10, 'model.class_head': True},
   'lsun64': LSUN,
   'resnet101': {**LSUN, 'model.network': 'wgan_gp_resnet101'},
 }

@@ -16,14 +16,15 @@ from typing import Any
 import ml_collections
 import optax
 
-from bigjax.algorithms.base import configs, contract, networks, player, residual
+from bigjax.algorithms.base import configs, contract, networks, player, residual, residual_config
 from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
-from bigjax.algorithms.base.player import Player, spectral
+from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors, parallel
 from bigjax.core.config import Key, Keys
 from bigjax.models import biggan, biggan_deep, sagan
-from bigjax.nn import optim, regularizers, spectral_norm
+from bigjax.nn import optim, spectral_norm
+from bigjax.nn.objectives import regularizers
 
 NETWORKS = {'biggan': biggan, 'biggan_deep': biggan_deep, 'sagan': sagan}
 
@@ -53,7 +54,7 @@ class BigGAN(residual.ResidualGAN):
 
     # Generator: one step against the discriminator as it is now.
     gen, gen_skipped, ema, metrics, terms = self.move_gen(
-      state, skipped['gen'], self.disc.weights(disc), of_gen, terms, pulled
+      state, skipped['gen'], self.disc.weights(disc), of_gen, due, terms, pulled
     )
 
     skipped = {'gen': gen_skipped, 'disc': disc_skipped}
@@ -69,7 +70,7 @@ class BigGAN(residual.ResidualGAN):
 
 def make_generator(architecture: dict[str, Any]) -> StandingStatistics:
   """Build the sampled network from a card's `architecture`."""
-  return residual.make_generator(NETWORKS, architecture)
+  return residual_config.make_generator(NETWORKS, architecture)
 
 
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
@@ -89,9 +90,6 @@ KEYS: Keys = {
     where=('model.network', 'biggan_deep'),
   ),
   'optim.ortho_beta': Key(1e-4, 'orthogonal penalty of the generator (Eq. 3); 0: off'),
-  'optim.spectral_eps': Key(
-    1e-4, "added to norms in spectral norm's power iteration", above=0, most=1,
-  ),
   'optim.sigma_tool': Key(
     'none', "what holds the generator's largest singular values down (Eq. 4): none, clamp, penalty"
   ),
@@ -99,7 +97,7 @@ KEYS: Keys = {
   'optim.sigma_reg': Key(0.0, 'bound: a fixed value'),
   'optim.sigma_ratio': Key(1.0, 'bound: times the second singular value'),
   'optim.freeze_disc': Key(0, 'first blocks of the discriminator that stay as they are (FreezeD)'),
-  **residual.defaults(
+  **residual_config.defaults(
     model__ch=96, model__z_dim=120, model__gen_attention=(64,), model__disc_attention=(64,),
     model__bn_eps=1e-4, optim__batch_size=2048, optim__d_steps=2, optim__gen_lr=5e-5,
     optim__b2=0.999, optim__ema_decay=0.9999, optim__ema_start=20_000,
@@ -198,20 +196,20 @@ def make(
   """
   check(config)
   opt, name = config.optim, config.model.network
-  fields = residual.fields(config, name, NETWORKS[name], class_counts)
+  fields = residual_config.fields(config, name, NETWORKS[name], class_counts)
   dtype = fields['gen_net'].dtype
   sigma_before, sigma_after = sigma_tools(opt)
   gen = Player(
-    residual.adam(config, opt.gen_lr, 1),
+    residual_config.adam(config, opt.gen_lr, 1),
     before=optax.chain(optim.add_orthogonal_penalty(opt.ortho_beta, penalised), sigma_before),
     after=sigma_after,
-    reparametrisation=spectral(spectral_norm.spec(), opt.spectral_eps),
+    reparametrisation=residual_config.reparametrisation(config, 'gen'),
     dtype=dtype,
   )
   disc = Player(
-    residual.adam(config, opt.disc_lr, opt.d_steps),
+    residual_config.adam(config, opt.disc_lr, opt.d_steps),
     after=optim.freeze(frozen_blocks(opt.freeze_disc)),
-    reparametrisation=spectral(spectral_norm.spec(embeddings=True), opt.spectral_eps),
+    reparametrisation=residual_config.reparametrisation(config, 'disc', embeddings=True),
     dtype=dtype,
   )
   return BigGAN(**fields, gen=gen, disc=disc, penalty=opt.ortho_beta)

@@ -13,13 +13,12 @@ from typing import Any
 
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, networks, player, residual
+from bigjax.algorithms.base import configs, contract, networks, player, residual, residual_config
 from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
-from bigjax.algorithms.base.player import Player, spectral
+from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core.config import Key, Keys
 from bigjax.models import sngan
-from bigjax.nn import spectral_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,12 @@ class SNGAN(residual.ResidualGAN):
 
     # Generator first: against the discriminator that the step before left.
     gen, gen_skipped, ema, metrics, terms = self.move_gen(
-      state, skipped['gen'], self.disc.weights(state['players']['disc']), of_gen, self.terms(state)
+      state,
+      skipped['gen'],
+      self.disc.weights(state['players']['disc']),
+      of_gen,
+      due,
+      self.terms(state),
     )
 
     # Discriminator: k steps, each with fresh fakes of the generator as it is now.
@@ -49,7 +53,7 @@ class SNGAN(residual.ResidualGAN):
 
 def make_generator(architecture: dict[str, Any]) -> StandingStatistics:
   """Build the sampled network from a card's `architecture`."""
-  return residual.make_generator({'sngan': sngan}, architecture)
+  return residual_config.make_generator({'sngan': sngan}, architecture)
 
 
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
@@ -60,17 +64,14 @@ KEYS: Keys = {
     choices=sngan.CLASS_INPUTS,
   ),
   'model.class_dim': Key(128, 'dimensions of that embedding', least=1, most=65_536),
-  'optim.spectral_eps': Key(
-    1e-12, "added to norms in spectral norm's power iteration", above=0, most=1,
-  ),
-  **residual.defaults(
+  **residual_config.defaults(
     model__ch=64, optim__batch_size=64, optim__gen_batch_times=2, optim__d_steps=5,
-    optim__schedule='linear',
+    optim__schedule='linear', optim__spectral_norm='disc', optim__spectral_eps=1e-12,
   ),
 }
-TINY = residual.TINY
+TINY = residual_config.TINY
 DIGITS = {
-  **residual.DIGITS,
+  **residual_config.DIGITS,
   'optim.d_steps': 2, 'optim.gen_batch_times': 1, 'optim.schedule': 'constant',
   'optim.gen_lr': 5e-4, 'optim.disc_lr': 1e-3,
 }
@@ -100,11 +101,15 @@ def make(
     UserError: as `check`, or a name that stands for nothing.
   """
   check(config)
-  opt, fields = config.optim, residual.fields(config, 'sngan', sngan, class_counts)
+  opt, fields = config.optim, residual_config.fields(config, 'sngan', sngan, class_counts)
   disc = Player(
-    residual.adam(config, opt.disc_lr, opt.d_steps),
-    reparametrisation=spectral(spectral_norm.spec(embeddings=True), opt.spectral_eps),
+    residual_config.adam(config, opt.disc_lr, opt.d_steps),
+    reparametrisation=residual_config.reparametrisation(config, 'disc', embeddings=True),
     dtype=fields['disc_net'].dtype,
   )
-  gen = Player(residual.adam(config, opt.gen_lr, 1), dtype=fields['gen_net'].dtype)
+  gen = Player(
+    residual_config.adam(config, opt.gen_lr, 1),
+    reparametrisation=residual_config.reparametrisation(config, 'gen'),
+    dtype=fields['gen_net'].dtype,
+  )
   return SNGAN(**fields, gen=gen, disc=disc, read=residual.dequantised)

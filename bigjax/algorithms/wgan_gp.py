@@ -12,12 +12,14 @@ from typing import Any
 
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, networks, player, residual
+from bigjax.algorithms.base import configs, contract, networks, player, residual, residual_config
 from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
+from bigjax.algorithms.base.places import Places
 from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core.config import Key, Keys
 from bigjax.models import wgan_gp, wgan_gp_resnet101
+from bigjax.nn.objectives import losses
 
 NETWORKS = {'wgan_gp': wgan_gp, 'wgan_gp_resnet101': wgan_gp_resnet101}
 
@@ -40,7 +42,7 @@ class WGANGP(residual.ResidualGAN):
 
     # Generator: one step against the critic as it is now.
     gen, gen_skipped, ema, metrics, terms = self.move_gen(
-      state, skipped['gen'], self.disc.weights(disc), of_gen, terms
+      state, skipped['gen'], self.disc.weights(disc), of_gen, due, terms
     )
 
     skipped = {'gen': gen_skipped, 'disc': disc_skipped}
@@ -50,21 +52,34 @@ class WGANGP(residual.ResidualGAN):
 
 def make_generator(architecture: dict[str, Any]) -> StandingStatistics:
   """Build the sampled network from a card's `architecture`."""
-  return residual.make_generator(NETWORKS, architecture)
+  return residual_config.make_generator(NETWORKS, architecture)
 
 
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 # fmt: off
 KEYS: Keys = {
   'model.network': Key('wgan_gp', 'architecture', choices=tuple(NETWORKS)),
-  **residual.defaults(
+  'model.class_head': Key(
+    False, 'whether the critic tells classes apart (ACGAN)', since=1,
+    where=('model.network', 'wgan_gp'),
+  ),
+  'optim.class_weight': Key(
+    1.0, "of that head's cross-entropy on training images, for the critic", since=1,
+    where=('model.class_head', True),
+  ),
+  'optim.class_gen_weight': Key(
+    0.1, 'the same on fakes, for the generator', since=1, where=('model.class_head', True),
+  ),
+  **residual_config.defaults(
     model__ch=128, model__bn_eps=1e-5, optim__batch_size=64, optim__gen_batch_times=2,
     optim__d_steps=5, optim__schedule='linear', optim__loss='wasserstein', optim__gp_weight=10.0,
+    optim__spectral_norm='none',
   ),
 }
-TINY = residual.TINY
+TINY = {**residual_config.TINY, 'model.network': 'wgan_gp'}
 DIGITS = {
-  **residual.DIGITS,
+  **residual_config.DIGITS,
+  'model.network': 'wgan_gp',
   'optim.d_steps': 3, 'optim.gen_batch_times': 1, 'optim.schedule': 'constant',
   'optim.gen_lr': 5e-4, 'optim.disc_lr': 5e-4,
 }
@@ -81,6 +96,17 @@ def check(config: ml_collections.ConfigDict) -> None:
   networks.check(config.model.network, NETWORKS[config.model.network], config)
 
 
+def with_classes(given: Places, weight: float, gen_weight: float) -> Places:
+  """The places with an ACGAN's terms: both players gain where the critic knows the class."""
+  disc = lambda x: weight * losses.class_entropy(x.classes, x.labels)
+  gen = lambda x: gen_weight * losses.class_entropy(x.classes, x.labels)
+  return dataclasses.replace(
+    given,
+    disc_terms=(*given.disc_terms, ('class', disc)),
+    gen_terms=(*given.gen_terms, ('class', gen)),
+  )
+
+
 def make(
   config: ml_collections.ConfigDict, class_counts: Callable[[], Sequence[int]] | None = None
 ) -> WGANGP:
@@ -95,7 +121,15 @@ def make(
   """
   check(config)
   opt, name = config.optim, config.model.network
-  fields = residual.fields(config, name, NETWORKS[name], class_counts)
-  gen = Player(residual.adam(config, opt.gen_lr, 1), dtype=fields['gen_net'].dtype)
-  disc = Player(residual.adam(config, opt.disc_lr, opt.d_steps), dtype=fields['disc_net'].dtype)
+  fields = residual_config.fields(config, name, NETWORKS[name], class_counts)
+  if config.model.get('class_head'):
+    fields['places'] = with_classes(fields['places'], opt.class_weight, opt.class_gen_weight)
+  gen, disc = (
+    Player(
+      residual_config.adam(config, opt[f'{player}_lr'], updates),
+      reparametrisation=residual_config.reparametrisation(config, player),
+      dtype=fields[f'{player}_net'].dtype,
+    )
+    for player, updates in (('gen', 1), ('disc', opt.d_steps))
+  )
   return WGANGP(**fields, gen=gen, disc=disc, read=residual.dequantised)

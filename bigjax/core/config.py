@@ -249,8 +249,8 @@ def layers(given: str) -> list[Values | str]:
   """What a config states, from left to right: values, and names from VARIANTS_OF_ALL.
 
   The file is executed. Its `get_config()` states values, whole or in part; its table VARIANTS has
-  more for each variant. One without that table may do what ml_collections has: `get_config` takes
-  the words after the colon.
+  more for each variant, or a tuple of these and of names from VARIANTS_OF_ALL. One without that
+  table may do what ml_collections has: `get_config` takes the words after the colon.
 
   Raises:
     UserError: there is no such config or variant, or get_config refuses it.
@@ -276,7 +276,11 @@ def layers(given: str) -> list[Values | str]:
         f'--config={given}: there is no variant {word!r}{errors.did_you_mean(word, known)}; '
         f'known: {", ".join(known)}.'
       )
-  return [stated, *((variants or {}).get(word, word) for word in words)]
+  found = [(variants or {}).get(word, word) for word in words]
+  return [
+    stated,
+    *(layer for one in found for layer in (one if isinstance(one, tuple) else (one,))),
+  ]
 
 
 # --- Values
@@ -376,7 +380,7 @@ def require(values: Mapping[str, Any], keys: Keys) -> None:
 def condition(key: Key) -> str:
   """Where a key exists, in words: 'model.network=biggan or biggan_deep'."""
   other, *allowed = key.where
-  return f'{other}={" or ".join(allowed)}'
+  return f'{other}={" or ".join(map(str, allowed))}'
 
 
 def unknown(name: str, keys: Keys) -> str:

@@ -134,6 +134,9 @@ class Moments(nn.Module):
     return checkpoint_name(jnp.stack([mean, var], 1), 'moments')
 
 
+MIXING = (Moments,)  # layers in which examples of a batch see each other
+
+
 def standardize(x: Array, moments: Array, eps: float, dtype: Any) -> Array:
   """Return (x - mean) / sqrt(variance + eps), computed in at least float32, as `dtype`."""
   mean, var = moments[:, 0, None, None], moments[:, 1, None, None]

@@ -12,7 +12,8 @@ from bigjax.core import errors
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]  # count of updates, int32 -> factor or learning rate
-Decay = Callable[[Array, int], Array]  # (step from 0, examples of a step) -> decay of an average
+# (step from 0, examples of a step) -> decay of an average.
+Decay = Callable[[Array, int], Array | float]
 
 
 def _left(step: Array, start: int, steps: int) -> Array:
@@ -79,31 +80,24 @@ def learning_rate(
   return schedule
 
 
-def ema_decay(decay: float, start: int = 0) -> Decay:
-  """A decay per step, whatever the batch; before `start` 0, which makes the average a copy."""
-
-  def law(step, examples):
-    del examples
-    return jnp.where(step >= start, jnp.float32(decay), 0)
-
-  return law
+def ema_decay(decay: float) -> Decay:
+  """The same decay at every step, whatever the batch."""
+  return lambda step, examples: decay
 
 
-def ema_half_life(images: float, ramp: float | None = None, start: int = 0) -> Decay:
+def ema_half_life(images: float, ramp: float | None = None) -> Decay:
   """Decay by half-life (Karras et al. 2018): a weight's share halves after so many images.
 
   Args:
     images: the half-life, in images that the generator's player has seen.
     ramp: while the run is young, the half-life is at most this share of the images seen before the
       step, so that the first weights are soon forgotten (StyleGAN2: 0.05); None: no ramp.
-    start: step before which the average is a copy.
   """
 
   def law(step, examples):
     seen = step.astype(jnp.float32) * examples
     half_life = images if ramp is None else jnp.minimum(images, ramp * seen)
     # Raised to a power that overflows to infinity, 1/2 is 0: the average is a copy at first.
-    decay = jnp.exp2(-examples / jnp.maximum(half_life, 1e-8))
-    return jnp.where(step >= start, decay, 0)
+    return jnp.exp2(-examples / jnp.maximum(half_life, 1e-8))
 
   return law

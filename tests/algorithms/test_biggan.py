@@ -20,8 +20,9 @@ from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.player import Player, spectral
 from bigjax.core import errors, parallel, trees
 from bigjax.models import biggan as models
-from bigjax.nn import layers, linalg, regularizers, spectral_norm
+from bigjax.nn import layers, linalg, spectral_norm
 from bigjax.nn.latents import SamplingSpec
+from bigjax.nn.objectives import perturbations
 from bigjax.training.program import make_program
 
 CLASSES, Z_DIM, SIDE = 10, 12, 4
@@ -397,7 +398,7 @@ def test_dropout_multiplies_the_summed_features():
   x, y = jnp.asarray(rng.normal(size=(6, 8, 8, 1)), jnp.float32), jnp.asarray([0, 9, 3, 3, 1, 2])
   params = random_like(jax.eval_shape(net.init, jax.random.key(0), x, y)['params'], np.float32)
   assert net.num_features == 16
-  mask = regularizers.dropout_mask(jax.random.split(jax.random.key(0), 6), 16, 0.4)
+  mask = perturbations.kept(jax.random.split(jax.random.key(0), 6), (16,), 0.4)
 
   @jax.jit
   def run(params, mask):

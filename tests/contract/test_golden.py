@@ -16,7 +16,8 @@ import pytest
 from bigjax.algorithms import biggan as algorithm
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.draws import LabelLaw
-from bigjax.nn import latents, layers, optim, regularizers, spectral_norm
+from bigjax.nn import latents, layers, optim, spectral_norm
+from bigjax.nn.objectives import regularizers
 from bigjax.sampling.importers import biggan_pytorch
 
 from golden_files import NAMES, golden, under

@@ -9,7 +9,8 @@ import pytest
 
 from bigjax.core import errors, trees
 from bigjax.models import sngan
-from bigjax.nn import kernels, losses, spectral_norm
+from bigjax.nn import kernels, spectral_norm
+from bigjax.nn.objectives import losses
 from bigjax.sampling.importers import biggan_pytorch, sngan_chainer
 
 from counts import num_params

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from bigjax.core import parallel
+from bigjax.core import parallel, trees
 
 Array = jax.Array
 
@@ -51,6 +51,14 @@ def label_law(
 def example_keys(key: Array, shape: tuple[int, ...]) -> Array:
   """One PRNG key per example, sharded over them."""
   return parallel.shard_examples(jax.random.split(key, shape), lead=len(shape) - 1)
+
+
+def purpose(keys: Array, name: str) -> Array:
+  """Keys [B] for one more thing that is drawn for the same examples, by its name.
+
+  Not `fold_in(key, 1)`, which is the second of the keys that `split(key)` makes of it.
+  """
+  return jax.vmap(lambda key: jax.random.fold_in(key, trees.stable_hash(name)))(keys)
 
 
 def keys_of(z: Array) -> Array:

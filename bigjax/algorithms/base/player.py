@@ -229,7 +229,7 @@ def advanced(
   return state, skipped_metrics(skipped)
 
 
-def averaged(state: State, params: Any, decay: float, start: int, finite: Array) -> Any:
+def averaged(state: State, params: Any, decay: float | Array, start: int, finite: Array) -> Any:
   """The exponential moving average of params after a step; refused updates leave it as it is.
 
   Args:

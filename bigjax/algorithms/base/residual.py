@@ -6,29 +6,24 @@ whatever a config asks for. A family adds `step`, and its paper's own links of t
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
-import optax
 
-from bigjax.algorithms.base import contract, places, player, standing_statistics
+from bigjax.algorithms.base import contract, player
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
-from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law
-from bigjax.algorithms.base.places import Places, Seen
+from bigjax.algorithms.base.draws import LabelLaw, example_keys, purpose
+from bigjax.algorithms.base.places import Judged, Made, Places
 from bigjax.algorithms.base.player import Player, to_float
-from bigjax.core import errors, parallel
-from bigjax.core.config import WAYS, Key, Keys
+from bigjax.core import parallel
 from bigjax.core.microbatches import microbatched
-from bigjax.core.ranges import BATCH
-from bigjax.nn import kernels, optim, regularizers
-from bigjax.nn.latents import Law, law
-from bigjax.nn.schedules import SCHEDULES, learning_rate
+from bigjax.nn.latents import Law
+from bigjax.nn.objectives import perturbations
+from bigjax.nn.schedules import Decay
 
 Array = jax.Array
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16, 'float64': jnp.float64}
 
 
 def as_stored(keys: Array, images: Array) -> Array:
@@ -57,9 +52,9 @@ class ResidualGAN:
   gen_batch: int  # examples of the generator's step
   law: Law
   labels: LabelLaw
-  ema_decay: float
+  ema: Decay  # of the averaged weights
   ema_start: int
-  places: Places = Places()
+  places: Places
   dropout: float = 0.0  # of the discriminator's summed features
   microbatches: int = 1  # parts of a device's batch, one after the other
   read: Callable[[Array, Array], Array] = as_stored  # (keys, uint8 images) -> floats
@@ -119,12 +114,36 @@ class ResidualGAN:
     net = net.clone(microbatches=self.microbatches)
     return net.apply({'params': weights}, z, y, train=True)
 
-  def mask(self, keys: Array) -> Array | None:
-    """Factors of dropout [B, features], None where it is off."""
-    if not self.dropout:
-      return None
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)  # key itself: the augmentation's
-    return regularizers.dropout_mask(keys, self.disc_net.num_features, self.dropout)
+  def fakes(self, weights: Any, batch: dict) -> dict[str, Any]:
+    """{'fake': images, 'others': those of further latents} of a device's batch."""
+    z, y = batch['z'], batch['y']
+    others = {name: move(purpose(batch['aug'], name), z) for name, move in self.places.latents}
+    return {
+      'fake': self.images(weights, z, y),
+      'others': {name: self.images(weights, z, y) for name, z in others.items()},
+    }
+
+  def critic(
+    self, weights: Any, keys: Array, labels: Array
+  ) -> Callable[[Array], tuple[Array, Array | None]]:
+    """The discriminator in training: images -> (scores [b], logits of the classes or None).
+
+    Args:
+      weights: normalised.
+      keys: [b], of its dropout and perturbations.
+      labels: [b].
+    """
+    mask = None
+    if self.dropout:
+      num = self.disc_net.num_features
+      mask = perturbations.kept(purpose(keys, 'dropout'), (num,), self.dropout)
+
+    def judge(images):
+      with perturbations.perturbing(self.places.perturb, purpose(keys, 'perturb')):
+        said = self.disc_net.apply({'params': weights}, images, labels, mask)
+      return said if isinstance(said, tuple) else (said, None)
+
+    return judge
 
   def disc_loss(
     self, weights: Any, shared: dict, batch: dict, due: contract.Due = contract.NONE_DUE
@@ -133,31 +152,33 @@ class ResidualGAN:
 
     Terms with a state take it from shared['terms'], and leave it in the metrics' 'terms'.
     """
-    judge_by = lambda *inputs: self.disc_net.apply({'params': weights}, *inputs)
-    given, terms = self.places, self.places.due(due)
-    augment = given.augmented(shared.get('terms', {}))
+    given = self.places.strengthened(shared.get('terms', {}))
+    terms = given.due(given.disc_terms, due)
 
     def judge(part):
+      key_real, key_fake = part['aug_real'], part['aug']
       plain_fake = part['fake']
-      fake = augment(part['aug'], plain_fake)
-      plain_real = self.read(part['aug_real'], part['image']).astype(fake.dtype)
-      real = augment(part['aug_real'], plain_real)
-      masks = [self.mask(part[name]) for name in ('aug_real', 'aug')]
-      both = None if masks[0] is None else jnp.concatenate(masks)
-      labels = jnp.concatenate([part['label'], part['y']])
-      score = lambda images: judge_by(images, labels, both)
-      logits = given.transform(score, jnp.concatenate([real, fake]))
-      bound = lambda y, mask: lambda images: given.transform(lambda x: judge_by(x, y, mask), images)
-      seen = Seen(
-        bound(part['label'], masks[0]), bound(part['y'], masks[1]), real, fake, plain_real,
-        plain_fake, part['aug'], augment,
+      plain_real = self.read(purpose(key_real, 'noise'), part['image']).astype(plain_fake.dtype)
+      plain_real, label = given.shown(
+        purpose(key_real, 'pseudo'), (plain_real, part['label']), (plain_fake, part['y'])
+      )
+      real, fake = given.augmented(key_real, plain_real), given.augmented(key_fake, plain_fake)
+      both = [jnp.concatenate(pair) for pair in ((key_real, key_fake), (label, part['y']))]
+      logits, said = given.transform(self.critic(weights, *both), jnp.concatenate([real, fake]))
+      real_logits, fake_logits = jnp.split(logits, 2)
+      score = lambda *of: lambda images: given.transform(self.critic(weights, *of), images)[0]
+      judged = Judged(
+        score(key_real, label), score(key_fake, part['y']), real, fake, plain_real, plain_fake,
+        real_logits, fake_logits, label, key_fake, lambda images: given.augmented(key_fake, images),
+        None if said is None else said[: len(real)], part['others'],
       )  # fmt: skip
-      return *jnp.split(logits, 2), {name: term(seen) for name, term in terms}
+      return real_logits, fake_logits, {
+        name: term(dataclasses.replace(judged, keys=purpose(key_fake, name)))
+        for name, term in terms
+      }  # fmt: skip
 
-    fake = self.images(shared['gen'], batch['z'], batch['y'])
-    real_logits, fake_logits, values = microbatched(
-      judge, self.microbatches, {**batch, 'fake': fake}
-    )
+    fakes = self.fakes(shared['gen'], batch)
+    real_logits, fake_logits, values = microbatched(judge, self.microbatches, {**batch, **fakes})
     loss_real, loss_fake = given.loss.disc(real_logits, fake_logits)
     metrics = {
       'd_loss': loss_real + loss_fake,
@@ -169,39 +190,41 @@ class ResidualGAN:
       'd_accuracy_fake': (fake_logits < 0).mean(dtype=jnp.float32),
     }
     if given.controller is not None:
-      metrics['d_sign_real'] = jnp.sign(real_logits).mean()
-    total, states = loss_real + loss_fake, {}
-    penalties = {f'd_{name}': value.mean() for name, value in values.items()}
+      metrics['d_overfit'] = given.controller.measure(real_logits, fake_logits)
+    penalties, states = {f'd_{name}': value.mean() for name, value in values.items()}, {}
     for name, term in given.score_terms:
       penalties[f'd_{name}'], states[name] = term(shared['terms'][name], real_logits, fake_logits)
-    for value in penalties.values():
-      total += value
+    total = sum(penalties.values(), loss_real + loss_fake)
     return total, metrics | penalties | ({'terms': states} if states else {})
 
-  def gen_loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
+  def gen_loss(
+    self, weights: Any, shared: dict, batch: dict, due: contract.Due = contract.NONE_DUE
+  ) -> tuple[Array, Metrics]:
     """L_G on one device's examples; links of the optimizer chain have penalties of their own."""
-    given, augment = self.places, self.places.augmented(shared.get('terms', {}))
+    given = self.places.strengthened(shared.get('terms', {}))
 
     def judge(part):
-      score = lambda images: self.disc_net.apply(
-        {'params': shared['disc']}, images, part['y'], mask
-      )
-      fake, mask = augment(part['aug'], part['fake']), self.mask(part['aug'])
-      return given.transform(score, fake, stop_norm=True)
+      critic = self.critic(shared['disc'], part['aug'], part['y'])
+      fake = given.augmented(part['aug'], part['fake'])
+      logits, said = given.transform(critic, fake, stop_norm=True)
+      made = Made(part['fake'], part['y'], said, part['others'])
+      return logits, {name: term(made) for name, term in given.due(given.gen_terms, due)}
 
     def judge_real(part):
-      score = lambda images: self.disc_net.apply({'params': shared['disc']}, images, part['label'])
-      real = augment(part['aug_real'], self.read(part['aug_real'], part['image']))
-      return given.transform(score, real)
+      critic = self.critic(shared['disc'], part['aug_real'], part['label'])
+      real = self.read(purpose(part['aug_real'], 'noise'), part['image'])
+      return given.transform(critic, given.augmented(part['aug_real'], real))[0]
 
-    fake = self.images(weights, batch['z'], batch['y'])
-    logits = microbatched(judge, self.microbatches, {**batch, 'fake': fake})
+    fakes = self.fakes(weights, batch)
+    logits, values = microbatched(judge, self.microbatches, {**batch, **fakes})
     real = microbatched(judge_real, self.microbatches, batch) if given.loss.needs_real else None
-    loss = total = given.loss.gen(logits, real)
-    penalties, states = {}, {}
-    for name, term in given.gen_terms:
+    penalties, states = {f'g_{name}': value.mean() for name, value in values.items()}, {}
+    for name, keep in given.filters:
+      logits, states[name] = keep(shared['terms'][name], logits)
+    for name, term in given.due(given.weight_terms, due):
       penalties[f'g_{name}'], states[name] = term(shared['terms'][name], weights)
-      total += penalties[f'g_{name}']
+    loss = given.loss.gen(logits, real)
+    total = sum(penalties.values(), loss)
     return total, {'g_loss': loss} | penalties | ({'terms': states} if states else {})
 
   def examples(self, state: State, batch: Batch, stage: Stage) -> tuple[dict, dict]:
@@ -264,6 +287,7 @@ class ResidualGAN:
     skipped: Array,
     disc_weights: Any,
     examples: dict,
+    due: contract.Due,
     terms: dict[str, Any],
     pulled: Any = None,
   ) -> tuple[dict[str, Any], Array, Any, Metrics, dict[str, Any]]:
@@ -272,11 +296,13 @@ class ResidualGAN:
     Returns:
       (player, skipped, averaged weights, metrics, {'terms': states} where there are any).
     """
+    loss = functools.partial(self.gen_loss, due=due)
     gen, skipped, finite, metrics = self.gen.descend(
-      state['players']['gen'], skipped, self.gen_loss, {'disc': disc_weights, **terms}, examples,
+      state['players']['gen'], skipped, loss, {'disc': disc_weights, **terms}, examples,
       'g_grad_norm', pulled,
     )  # fmt: skip
-    ema = player.averaged(state, gen['params'], self.ema_decay, self.ema_start, finite)
+    decay = self.ema(state['step'], self.gen_batch)
+    ema = player.averaged(state, gen['params'], decay, self.ema_start, finite)
     new = {name: terms[name] | metrics.pop(name) for name in terms if name in metrics}
     return gen, skipped, ema, metrics, {**terms, **new}
 
@@ -328,155 +354,3 @@ class ResidualGAN:
 
   def sampling(self) -> dict[str, Any]:
     return dict(self.card)
-
-
-# --- from a config
-
-# fmt: off
-KEYS: Keys = {
-  'model.ch': Key(64, 'channels, which all layers have a multiple of', least=1, most=4096),
-  'model.z_dim': Key(128, 'dimensions of z', least=1, most=65_536),
-  'model.latent': Key('normal', 'law of z: normal, uniform, bernoulli, censored_normal, ...'),
-  'model.fake_labels': Key(
-    'uniform', 'law of fake labels: uniform, or as frequent as in the data',
-    choices=('uniform', 'data'), since=1,
-  ),
-  'model.gen_attention': Key((), "resolutions of the generator's attention"),
-  'model.disc_attention': Key((), "resolutions of the discriminator's attention"),
-  'model.disc_widths': Key(
-    (), 'multiples of ch of its blocks; (): the published ones', least=1, most=1024,
-  ),
-  'model.disc_dropout': Key(
-    0.0, "share of the discriminator's summed features that is dropped", below=1,
-  ),
-  'model.bn_group': Key(0, "examples that share BatchNorm's moments; 0: the global batch"),
-  'model.bn_eps': Key(2e-5, 'epsilon of BatchNorm', above=0, most=1),
-  'model.dtype': Key('bfloat16', 'of the computation', choices=tuple(DTYPES)),
-  'optim.batch_size': Key(
-    64, "examples of a discriminator's step, over all devices", least=1, most=BATCH.most
-  ),
-  'optim.gen_batch_times': Key(
-    1, "examples of the generator's step, in times that", least=1, most=1000, since=1
-  ),
-  'optim.d_steps': Key(5, "discriminator steps to one of the generator's", least=1, most=1000),
-  'optim.name': Key('adam_b1_0', 'optimizer: adam, or adam_b1_0, which keeps no first moment'),
-  'optim.gen_lr': Key(2e-4, 'learning rate of the generator', most=1000),
-  'optim.disc_lr': Key(2e-4, 'learning rate of the discriminator', most=1000),
-  'optim.schedule': Key('constant', 'of both learning rates', choices=tuple(SCHEDULES), since=1),
-  'optim.schedule_start': Key(0, 'step at which they begin to fall, to 0 at run.steps', since=1),
-  'optim.warmup': Key(0, 'steps over which they rise at first', since=1),
-  'optim.b1': Key(0.0, "Adam's decay of gradients", below=1),
-  'optim.b2': Key(0.9, "Adam's decay of squared gradients", below=1),
-  'optim.eps': Key(1e-8, "Adam's epsilon", above=0, most=1),
-  'optim.ema_decay': Key(0.0, 'decay of the averaged weights, per step; 0: none', below=1),
-  'optim.ema_start': Key(0, 'step at which averaging begins'),
-  **places.KEYS,
-  **WAYS,
-  **standing_statistics.KEYS,
-}
-TINY = {
-  'run.microbatches': 1,
-  'data.resolution': 32,
-  'model.ch': 8, 'model.z_dim': 16, 'model.gen_attention': (), 'model.disc_attention': (),
-  'model.disc_widths': (), 'model.bn_group': 0, 'model.dtype': 'float32',
-  'optim.batch_size': 8, 'optim.d_steps': 1, 'optim.schedule': 'constant', 'optim.warmup': 0,
-  'eval.standing_passes': 2, 'eval.standing_batch': 8, 'export.truncations': ('1', 'none'),
-}
-DIGITS = {
-  'run.microbatches': 1, 'run.remat': False,
-  'model.ch': 16, 'model.z_dim': 60, 'model.gen_attention': (), 'model.disc_attention': (),
-  'model.disc_widths': (), 'model.bn_group': 0, 'model.dtype': 'float32',
-  'optim.batch_size': 64, 'optim.b1': 0.0, 'optim.b2': 0.99, 'optim.ema_decay': 0.99,
-  'optim.ema_start': 200, 'optim.warmup': 0, 'augment.name': 'none',
-  'eval.standing_passes': 16, 'eval.standing_batch': 128,
-  'export.truncations': ('0.5', '1', '2', 'none'),
-}
-# fmt: on
-
-
-def defaults(**of: Any) -> Keys:
-  """KEYS with a family's own defaults, given as GROUP__KEY."""
-  found = dict(KEYS)
-  for name, value in of.items():
-    name = name.replace('__', '.', 1)
-    found[name] = dataclasses.replace(found[name], default=value)
-  return found
-
-
-def make_generator(
-  networks: Mapping[str, Any], architecture: dict[str, Any]
-) -> standing_statistics.StandingStatistics:
-  """The sampled network of a card's `architecture`, from {name: module of models/}."""
-  fields = {**architecture, 'attention': tuple(architecture['attention'])}
-  network = networks[fields.pop('network')]
-  return standing_statistics.StandingStatistics(
-    law=law(fields.pop('latent')), net=network.Generator(**fields)
-  )
-
-
-def adam(
-  config: ml_collections.ConfigDict, lr: float, updates: int
-) -> optax.GradientTransformation:
-  """A player's optimizer, with the config's schedule of its learning rate.
-
-  Args:
-    config: with KEYS.
-    lr: the highest learning rate.
-    updates: of this player in a step.
-  """
-  opt = config.optim
-  rate = learning_rate(lr, opt.schedule, config.run.steps, opt.schedule_start, opt.warmup, updates)
-  return errors.pick(opt.name, optim.OPTIMIZERS, 'optim.name')(rate, opt.b1, opt.b2, opt.eps)
-
-
-def fields(
-  config: ml_collections.ConfigDict,
-  name: str,
-  network: Any,
-  class_counts: Callable[[], Sequence[int]] | None,
-) -> dict[str, Any]:
-  """All fields of ResidualGAN that follow from KEYS alone: all but the players.
-
-  Args:
-    config: complete.
-    name, network: of the networks, a module of models/.
-    class_counts: () -> training images of each class; None where the data is not read.
-  """
-  run, data, model, opt = config.run, config.data, config.model, config.optim
-  shared = {
-    'resolution': data.resolution,
-    'num_classes': data.num_classes,
-    'ch': model.ch,
-    'remat': run.remat,
-    'kernels': errors.pick(run.kernels, kernels.KERNELS, 'run.kernels'),
-    'dtype': errors.pick(model.dtype, DTYPES, 'model.dtype'),
-  }
-  return {
-    'gen_net': network.Generator(
-      **shared,
-      z_dim=model.z_dim,
-      channels=data.channels,
-      attention=tuple(model.gen_attention),
-      bn_group=model.bn_group or None,
-      bn_eps=model.bn_eps,
-      **{key: model[key] for key in network.OPTIONS},
-    ),
-    'disc_net': network.Discriminator(
-      **shared,
-      widths=tuple(model.disc_widths),
-      attention=tuple(model.disc_attention),
-      **{key: model[key] for key in network.DISC_OPTIONS if key in model},
-    ),
-    'batch': (opt.d_steps, opt.batch_size),
-    'gen_batch': opt.batch_size * opt.gen_batch_times,
-    'law': law(model.latent),
-    'labels': label_law(model.fake_labels, data.num_classes, class_counts),
-    'ema_decay': opt.ema_decay,
-    'ema_start': opt.ema_start,
-    'places': places.places(config, class_counts),
-    'dropout': model.disc_dropout,
-    'microbatches': run.microbatches,
-    'network': name,
-    'options': tuple(network.OPTIONS),
-    'card': standing_statistics.card(config),
-  }

@@ -6,18 +6,42 @@ strength p goes up or down by what would lead it from 0 to 1 in `kimg` thousand 
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from bigjax.core import parallel
-
 State = dict[str, jax.Array]
+Measure = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def mean_sign(logits: jax.Array) -> jax.Array:
-  """The mean sign [] of D's logits [B] of training images, over the global batch."""
-  return parallel.global_mean(jnp.sign(logits))[0]
+  """The mean sign [] of D's logits [B]; of the global batch, it is the mean over the devices."""
+  return jnp.sign(logits).mean()
+
+
+# Each is 0 when D is at a loss and 1 when it is sure, of logits [B] of what it was shown as
+# training images and of fakes.
+
+
+def lambda_r(real: jax.Array, fake: jax.Array) -> jax.Array:
+  """E[sign D(real)]: ADA's r_t, and what APA's results and its code have."""
+  del fake
+  return mean_sign(real)
+
+
+def lambda_f(real: jax.Array, fake: jax.Array) -> jax.Array:
+  """-E[sign D(fake)]."""
+  del real
+  return -mean_sign(fake)
+
+
+def lambda_rf(real: jax.Array, fake: jax.Array) -> jax.Array:
+  """The mean of both."""
+  return (lambda_r(real, fake) + lambda_f(real, fake)) / 2
+
+
+MEASURES: dict[str, Measure] = {'lambda_r': lambda_r, 'lambda_f': lambda_f, 'lambda_rf': lambda_rf}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +53,14 @@ class Controller:
     target: r_t above which p grows, and below which it falls.
     kimg: thousand images in which p goes from 0 to 1; the paper's transfer runs have 100.
     interval: steps from one adjustment to the next.
+    measure: (logits of training images [B], of fakes [B]) -> []: r_t's, ADA's or one of APA's.
   """
 
   batch: int
   target: float = 0.6
   kimg: float = 500.0
   interval: int = 4
+  measure: Measure = lambda_r
 
   def init(self, p: float = 0.0) -> State:
     """{'p', 'r_t', 'signs', 'logits': float32 [], 'steps': int32 []}, all of it to be saved.
@@ -46,7 +72,7 @@ class Controller:
     return {**state, 'p': jnp.asarray(p, jnp.float32), 'steps': jnp.zeros((), jnp.int32)}
 
   def update(self, state: State, sign: jax.Array, num: int) -> State:
-    """The state after a step in which D judged `num` training images, with this mean sign [].
+    """The state after a step in which D judged `num` training images; `sign` [] is the measure's.
 
     All of its judgements count, those of several discriminator steps and of a lazy penalty too.
     """

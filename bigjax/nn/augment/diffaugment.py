@@ -40,6 +40,13 @@ def adjust_color(
   return ((x - mean) * per_image(contrast) + mean).astype(images.dtype)
 
 
+def flip(keys: jax.Array, images: jax.Array, strength: jax.Array | float) -> jax.Array:
+  """Mirror half of the images: no part of DiffAugment, but of what CR compares images with."""
+  del strength
+  mirrored = jax.vmap(jax.random.bernoulli)(keys)[:, None, None, None]
+  return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
 def translation(keys: jax.Array, images: jax.Array, strength: jax.Array | float) -> jax.Array:
   """Shift each image by whole pixels, up to an eighth of its side, filling with 0."""
   del strength
@@ -102,7 +109,7 @@ def cut(images: jax.Array, rows: jax.Array, columns: jax.Array, ratio: float) ->
   return jnp.where(square, jnp.zeros((), images.dtype), images)
 
 
-TRANSFORMS = {'color': color, 'translation': translation, 'cutout': cutout}
+TRANSFORMS = {'color': color, 'flip': flip, 'translation': translation, 'cutout': cutout}
 
 
 @dataclasses.dataclass(frozen=True)

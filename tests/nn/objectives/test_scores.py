@@ -10,13 +10,18 @@ import pytest
 
 from bigjax.core import errors, parallel
 from bigjax.models import biggan
-from bigjax.nn import scores
+from bigjax.nn.objectives import scores
 
 leaky = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
 
 
 def images(num=4, seed=0):
   return jnp.asarray(np.random.default_rng(seed).normal(size=(num, 4, 4, 3)), jnp.float32)
+
+
+def said(score):
+  """A critic that says its scores and nothing else, as transforms take it."""
+  return lambda x: (score(x), None)
 
 
 def critic(act, scale=1.0):
@@ -36,7 +41,7 @@ def test_slope_of_gran(act):
   @jax.jit
   def measure(x):
     slopes = scores.slopes(critic(act), x)
-    of = lambda stop: scores.slopes(lambda x: transform(critic(act), x, stop), x)
+    of = lambda stop: scores.slopes(lambda x: transform(said(critic(act)), x, stop)[0], x)
     return slopes, of(False), of(True)
 
   n, got, still = (np.asarray(value, np.float64) for value in measure(x))
@@ -46,17 +51,17 @@ def test_slope_of_gran(act):
   assert (got < k).all() or not linear
   value = k * np.asarray(critic(act)(x)) * n / (n**2 + eps)
   for stop in (False, True):
-    np.testing.assert_allclose(transform(critic(act), x, stop), value, rtol=1e-5)
+    np.testing.assert_allclose(transform(said(critic(act)), x, stop)[0], value, rtol=1e-5)
 
 
 def test_gn_lies_between_minus_one_and_one():
   # |grad g| = n^2 / (n + |f|)^2 for a critic that is linear in pieces.
   score, x, transform = critic(jax.nn.relu, scale=3.0), images(8), scores.gn()
   n, f = scores.slopes(score, x), score(x)
-  got = transform(score, x)
+  got = transform(said(score), x)[0]
   np.testing.assert_allclose(got, f / (n + jnp.abs(f)), rtol=1e-6)
   assert np.abs(got).max() < 1
-  slope = scores.slopes(lambda x: transform(score, x), x)
+  slope = scores.slopes(lambda x: transform(said(score), x)[0], x)
   np.testing.assert_allclose(slope, n**2 / (n + jnp.abs(f)) ** 2, rtol=1e-5)
 
 
@@ -67,7 +72,7 @@ def test_a_dead_critic_has_finite_gradients(name):
 
   def value(w, x, stop_norm):
     score = lambda x: jax.nn.relu(x.reshape(len(x), -1)) @ w
-    return transform(score, x, stop_norm).sum()
+    return transform(said(score), x, stop_norm)[0].sum()
 
   for stop_norm in (False, True):
     value_of, by = jax.value_and_grad(value, argnums=(0, 1))(jnp.zeros(48), x, stop_norm)
@@ -98,7 +103,7 @@ def test_a_generators_step_with_a_still_norm_costs_no_second_pass():
       h = jax.nn.relu(h @ w)
     return h.sum(1)
 
-  step = lambda transform, stop: jax.grad(lambda x: transform(score, x, stop).sum())
+  step = lambda transform, stop: jax.grad(lambda x: transform(said(score), x, stop)[0].sum())
   plain = flops(step(scores.none, False), x)
   assert flops(step(scores.gran(), True), x) < 1.1 * plain
   assert flops(step(scores.gran(), False), x) > 1.4 * plain
@@ -109,7 +114,8 @@ def test_transforms_run_on_many_devices():
 
   def loss(w, shared, x):
     score = lambda x: leaky(x.reshape(len(x), -1)) @ w
-    return transform(score, x).mean() + transform(score, x, True).mean(), {}
+    both = [transform(said(score), x, stop)[0].mean() for stop in (False, True)]
+    return sum(both), {}
 
   x = images(16)
   want, want_grad = jax.value_and_grad(lambda w: loss(w, {}, x)[0])(w)

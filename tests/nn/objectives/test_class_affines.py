@@ -7,7 +7,7 @@ import pytest
 
 from bigjax.core import errors, parallel, trees
 from bigjax.models import biggan
-from bigjax.nn import class_affines
+from bigjax.nn.objectives import class_affines
 
 import golden_files
 

@@ -1,4 +1,4 @@
-"""What keeps weights and critics in bounds: penalties, consistency, top-k, perturbed features.
+"""What keeps weights and critics in bounds: penalties, consistency, top-k.
 
 First of weights, for losses, logs and tests. Then of critics: each is made by a factory whose
 keywords are its paper's numbers, and takes `score`, images [B, H, W, C] -> scores [B] with labels,
@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.core import parallel, trees
-from bigjax.nn import linalg, scores
+from bigjax.nn import linalg
+from bigjax.nn.objectives import scores
 
 Penalty = Callable[..., jax.Array]  # (score, real, fake, keys [B]) -> [B]
-Perturbation = Callable[[jax.Array, jax.Array], jax.Array]  # (keys [B], x [B, ...]) -> x
 
 
 def orthogonal(w: jax.Array) -> jax.Array:
@@ -163,63 +163,66 @@ def lecam(weight: float = 0.3, decay: float = 0.99, relu: bool = False) -> Calla
   return term
 
 
-def consistency(weight: float = 10.0) -> Callable:
+def consistency(weight: float = 10.0) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """CR (Zhang et al. 2020): weight (D(x) - D(T(x)))^2, for augmented images T(x).
 
-  Of real images alone it is CR; of real and of fake ones bCR (Zhao et al. 2021), both weights 10.
+  Of real images alone it is CR; of real and of fake ones bCR (Zhao et al. 2021), both weights 10;
+  of fakes of z and of `nearby` latents zCR's term of the discriminator, weight 5; ICR is bCR and
+  zCR together.
 
   Returns:
-    (score, augment, images, keys [B]) -> [B], where `augment(keys, images)` has its strength bound.
+    (scores [B] of images, scores of their others) -> [B].
   """
-
-  def term(score, augment, images, keys):
-    return weight * jnp.square(score(images) - score(augment(keys, images)))
-
-  return term
+  return lambda scores, others: weight * jnp.square(scores - others)
 
 
-def nearby(z: jax.Array, keys: jax.Array, sigma: float) -> jax.Array:
+def nearby(keys: jax.Array, z: jax.Array, sigma: float = 0.05) -> jax.Array:
   """Latents [B, ...] moved by normal noise of standard deviation sigma, a key for each."""
   noise = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:], z.dtype))(keys)
   return z + sigma * noise
 
 
-def latent_consistency(weight: float = 5.0, sigma: float = 0.05) -> Callable:
-  """zCR of the discriminator (Zhao et al. 2021): weight (D(G(z)) - D(G(z + sigma n)))^2.
-
-  ICR is bCR and zCR together.
-
-  Returns:
-    (judge, z, keys [B]) -> [B], where `judge` scores what the generator makes of latents.
-  """
-  return lambda judge, z, keys: weight * jnp.square(judge(z) - judge(nearby(z, keys, sigma)))
-
-
-def latent_diversity(weight: float = 0.5, sigma: float = 0.05) -> Callable:
+def latent_diversity(weight: float = 0.5) -> Callable:
   """zCR of the generator: -weight |G(z) - G(z + sigma n)|^2, a mean over the pixels.
 
   Returns:
-    (generate, z, keys [B]) -> [B], where `generate` makes images [B, H, W, C] of latents.
+    (images G(z), images G(z + sigma n)) -> [B].
   """
 
-  def term(generate, z, keys):
-    gap = generate(z) - generate(nearby(z, keys, sigma))
+  def term(fake, near):
+    gap = fake - near
     return -weight * jnp.square(gap).mean(tuple(range(1, gap.ndim)))
 
   return term
 
 
-def top_k_share(epochs: jax.Array, decay: float = 0.99, least: float = 0.5) -> jax.Array:
-  """What share of its batch a generator learns from after so many epochs: decay^epochs or more."""
-  return jnp.maximum(decay**epochs, least)
+def top_k(decay: float, least: float = 0.5) -> Callable:
+  """Top-k training (Sinha et al. 2020): the generator learns from the best of its batch alone.
+
+  Args:
+    decay: of the share k / B per step; the paper's is 0.99 per epoch.
+    least: share at which that ends.
+  Returns:
+    (share [], scores of fakes [B]) -> (the scores, the next step's share): a filter of the scores
+    before any adversarial loss.
+  """
+
+  def keep(share, scores):
+    return best(scores, share), jnp.maximum(share * decay, least)
+
+  return keep
 
 
-def top_k(fake: jax.Array, share: jax.Array) -> jax.Array:
-  """Top-k training (Sinha et al. 2020): the generator's scores, those of its worst fakes constants.
+def top_k_start() -> jax.Array:
+  """The share before the first step: all of the batch."""
+  return jnp.ones((), jnp.float32)
+
+
+def best(fake: jax.Array, share: jax.Array) -> jax.Array:
+  """Scores of fakes, the worst of them constants.
 
   Values stay, and what is left of the gradient is that of the mean over the k best of the global
-  batch, so that this goes before any adversarial loss and k is no static shape. Equal scores at the
-  border share what is left for them.
+  batch, so that k is no static shape. Equal scores at the border share what is left for them.
 
   Args:
     fake: [B] scores of this device's fakes.
@@ -235,69 +238,9 @@ def top_k(fake: jax.Array, share: jax.Array) -> jax.Array:
   return still + kept.astype(fake.dtype) * (fake - still)
 
 
-def dropout_mask(keys: jax.Array, features: int, rate: float) -> jax.Array:
-  """Return factors [B, features] from a key per example: 0 at `rate`, else 1 / (1 - rate)."""
-  return _dropped(keys, (features,), rate)
-
-
-def _dropped(keys: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
-  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(keys)
-  return keep.astype(jnp.float32) / (1 - rate)
-
-
-# PConv (Park et al. 2022): in training, what enters each convolution of the discriminator is
-# perturbed at random. The paper's formula is not public: these are our reading of its abstract
-# ("not only a convolution operation but also a dropout one"), and so are the amounts. A gradient by
-# the image (GraN, gradient penalties) takes the keys of the pass that it belongs to.
-
-
-def no_perturbation(keys: jax.Array, x: jax.Array) -> jax.Array:
-  """The perturbation that is none."""
-  del keys
-  return x
-
-
-def _normal(keys: jax.Array, x: jax.Array) -> jax.Array:
-  draw = lambda key: jax.random.normal(key, x.shape[1:], jnp.float32)
-  return jax.vmap(draw)(keys).astype(x.dtype)
-
-
-def gauss_mult(amount: float = 0.1) -> Perturbation:
-  """Gaussian dropout, x (1 + amount n): each element keeps its mean."""
-  return lambda keys, x: x * (1 + amount * _normal(keys, x))
-
-
-def gauss_add(amount: float = 0.1) -> Perturbation:
-  """Noise in units of each example's own standard deviation: x + amount std(x) n."""
-
-  def perturb(keys, x):
-    wide = jax.lax.stop_gradient(trees.at_least_float32(x))
-    std = wide.std(tuple(range(1, x.ndim)), keepdims=True).astype(x.dtype)
-    return x + amount * std * _normal(keys, x)
-
-  return perturb
-
-
-def dropout(amount: float = 0.1) -> Perturbation:
-  """Dropout of single elements: 0 at the rate `amount`, else x / (1 - amount)."""
-  return lambda keys, x: x * _dropped(keys, x.shape[1:], amount).astype(x.dtype)
-
-
-def spatial_dropout(amount: float = 0.1) -> Perturbation:
-  """Dropout of whole channels of x [B, H, W, C]."""
-  return lambda keys, x: x * _dropped(keys, x.shape[-1:], amount).astype(x.dtype)[:, None, None]
-
-
 PENALTIES: dict[str, Callable[..., Penalty]] = {
   'gradient_penalty': gradient_penalty,
   'r1': r1_penalty,
   'r2': r2_penalty,
   'dragan': dragan_penalty,
-}
-PERTURBATIONS: dict[str, Callable[..., Perturbation]] = {
-  'none': lambda: no_perturbation,
-  'gauss_mult': gauss_mult,
-  'gauss_add': gauss_add,
-  'dropout': dropout,
-  'spatial_dropout': spatial_dropout,
 }

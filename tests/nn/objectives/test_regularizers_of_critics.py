@@ -1,6 +1,6 @@
-"""What keeps critics in bounds: penalties, LeCam, consistency, top-k, perturbed features.
+"""What keeps critics in bounds: penalties, LeCam, consistency, top-k.
 
-Sources: specs/others.md 2, 5.2 and 6, and the papers that nn/regularizers.py names.
+Sources: specs/others.md 2, 5.2 and 6, and the papers that nn/objectives/regularizers.py names.
 """
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bigjax.core import parallel
-from bigjax.nn import regularizers
+from bigjax.nn.objectives import regularizers
 
 
 def rand(*shape, seed=0):
@@ -189,11 +189,9 @@ def test_lecam_anchors_are_of_the_global_batch():
 
 def test_consistency_is_the_squared_change_of_the_score():
   real, _ = pair()
-  shift = lambda keys, x: x + 2
-  got = regularizers.consistency()(linear, shift, real, keys(5))
+  got = regularizers.consistency()(linear(real), linear(real + 2))
   np.testing.assert_allclose(got, np.full(5, 10 * 4 * float(W.sum()) ** 2), rtol=1e-4)
-  still = regularizers.consistency()(linear, lambda keys, x: x, real, keys(5))
-  assert not still.any()
+  assert not regularizers.consistency()(linear(real), linear(real)).any()
 
 
 def test_latent_terms_have_opposite_signs():
@@ -202,11 +200,10 @@ def test_latent_terms_have_opposite_signs():
   z = jnp.asarray(rand(5, 6, seed=8), jnp.float32)
   generate = lambda z: (z @ a).reshape(-1, 4, 3, 2)
   n = jax.vmap(lambda key: jax.random.normal(key, (6,)))(keys(5))
-  gap = 0.05 * generate(n)
-  got = regularizers.latent_diversity()(generate, z, keys(5))
+  gap, near = 0.05 * generate(n), generate(regularizers.nearby(keys(5), z))
+  got = regularizers.latent_diversity()(generate(z), near)
   np.testing.assert_allclose(got, -0.5 * jnp.square(gap).mean((1, 2, 3)), rtol=1e-3)
-  judge = lambda z: linear(generate(z))
-  got = regularizers.latent_consistency()(judge, z, keys(5))
+  got = regularizers.consistency(5.0)(linear(generate(z)), linear(near))
   np.testing.assert_allclose(got, 5 * jnp.square(linear(gap) + 0.2), rtol=1e-2, atol=1e-6)
   assert len(np.unique(got)) == 5
 
@@ -217,75 +214,40 @@ def test_latent_terms_have_opposite_signs():
 def test_top_k_learns_from_the_best_alone():
   # The gradient is that of the mean over the k best, the values stay.
   fake, share = jnp.array([0.3, -2.0, 5.0, 1.0]), jnp.float32(0.5)
-  value = lambda fake: jnp.square(regularizers.top_k(fake, share)).mean()
+  value = lambda fake: jnp.square(regularizers.best(fake, share)).mean()
   got, grad = jax.value_and_grad(value)(fake)
   np.testing.assert_allclose(got, jnp.square(fake).mean(), rtol=1e-6)
   np.testing.assert_allclose(grad, [0, 0, 5, 1], rtol=1e-6)  # d/df of f^2 / k, k = 2
-  full = jax.grad(lambda fake: jnp.square(regularizers.top_k(fake, jnp.float32(1))).mean())(fake)
+  full = jax.grad(lambda fake: jnp.square(regularizers.best(fake, jnp.float32(1))).mean())(fake)
   np.testing.assert_allclose(full, fake / 2, rtol=1e-6)
 
 
 def test_equal_scores_share_what_is_left():
-  grad = jax.grad(lambda fake: regularizers.top_k(fake, jnp.float32(0.5)).mean())
+  grad = jax.grad(lambda fake: regularizers.best(fake, jnp.float32(0.5)).mean())
   np.testing.assert_allclose(grad(jnp.array([1.0, 1, 1, 0])), [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
   np.testing.assert_allclose(grad(jnp.full(4, 7.0)), [0.25] * 4, rtol=1e-6)
-  none = jax.grad(lambda fake: regularizers.top_k(fake, jnp.float32(0)).mean())
+  none = jax.grad(lambda fake: regularizers.best(fake, jnp.float32(0)).mean())
   np.testing.assert_allclose(none(jnp.array([1.0, 2.0])), [0, 1], rtol=1e-6)  # k is at least 1
 
 
 def test_top_k_is_of_the_global_batch():
   scores = jnp.asarray(rand(16, seed=9), jnp.float32)
-  loss = lambda w, shared, x: (regularizers.top_k(w * x, jnp.float32(0.25)).mean(), {})
+  loss = lambda w, shared, x: (regularizers.best(w * x, jnp.float32(0.25)).mean(), {})
   with jax.set_mesh(parallel.make_mesh()):
     _, grad = jax.jit(parallel.value_and_grad(loss))(jnp.float32(1), {}, scores)
   np.testing.assert_allclose(grad, np.sort(scores)[-4:].mean(), rtol=1e-5)
 
 
 def test_top_k_is_annealed():
-  share = regularizers.top_k_share(jnp.array([0.0, 1.0, 10.0, 68.0, 69.0, 1e6]))
-  np.testing.assert_allclose(share, [1, 0.99, 0.99**10, 0.99**68, 0.5, 0.5], rtol=1e-5)
-
-
-# PConv: what enters a convolution is perturbed.
-
-
-@pytest.mark.parametrize('name', list(regularizers.PERTURBATIONS))
-def test_perturbations_keep_the_mean(name):
-  x = jnp.asarray(rand(1, 2, 3, 4, seed=10) + 3, jnp.float32)
-  perturb = regularizers.PERTURBATIONS[name]()
-  num = 4096
-  got = jax.jit(lambda keys: perturb(keys, jnp.broadcast_to(x, (num, *x.shape[1:]))))(keys(num))
-  error = got.std(0) / num**0.5 + 1e-6
-  assert (np.abs(got.mean(0) - x[0]) < 5 * error).all()
-  assert (got.std(0) > 0.05).all() == (name != 'none')
-  np.testing.assert_allclose(perturb(keys(num)[2:4], jnp.repeat(x, 2, 0)), got[2:4], rtol=1e-6)
-  assert perturb(keys(1), x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
-
-
-@pytest.mark.parametrize('name', list(regularizers.PERTURBATIONS)[1:])
-def test_a_perturbation_of_nothing_changes_no_bit(name):
-  x = jnp.asarray(rand(3, 4, 4, 2), jnp.float32)
-  got = regularizers.PERTURBATIONS[name](0.0)(keys(3), x)
-  np.testing.assert_array_equal(got, x)
-
-
-def test_what_is_dropped():
-  x = jnp.ones((200, 4, 4, 8))
-  elements = np.asarray(regularizers.dropout(0.25)(keys(200), x))
-  assert set(np.unique(elements)) == {0, np.float32(1 / 0.75)}
-  np.testing.assert_allclose((elements == 0).mean(), 0.25, atol=0.01)
-  channels = np.asarray(regularizers.spatial_dropout(0.25)(keys(200), x))
-  assert (channels == channels[:, :1, :1]).all()  # whole maps
-  np.testing.assert_allclose((channels[:, 0, 0] == 0).mean(), 0.25, atol=0.05)
-
-
-def test_added_noise_is_in_units_of_each_examples_deviation():
-  x = jnp.asarray(rand(2, 16, 16, 8, seed=11), jnp.float32) * jnp.array([1.0, 50.0]).reshape(
-    2, 1, 1, 1
-  )
-  moved = regularizers.gauss_add(0.1)(keys(2), x) - x
-  np.testing.assert_allclose(moved.std((1, 2, 3)) / x.std((1, 2, 3)), 0.1, rtol=0.05)
-  constant = jax.grad(lambda x: regularizers.gauss_add(0.1)(keys(1), x).sum())(
-    jnp.ones((1, 2, 2, 1))
-  )
-  np.testing.assert_array_equal(constant, jnp.ones((1, 2, 2, 1)))
+  # An epoch in four steps: 0.99 after it, and never below a half.
+  keep = regularizers.top_k(0.99**0.25)
+  scores, share = jnp.array([2.0, 1.0, 0.0, -1.0]), regularizers.top_k_start()
+  shares = [1.0]
+  for _ in range(400):
+    kept, share = keep(share, scores)
+    shares.append(float(share))
+  np.testing.assert_allclose(kept, scores)
+  np.testing.assert_allclose([shares[4], shares[40]], [0.99, 0.99**10], rtol=1e-5)
+  assert shares[-1] == 0.5
+  grad = jax.grad(lambda scores: keep(share, scores)[0].sum())(scores)
+  np.testing.assert_allclose(grad, [2, 2, 0, 0])

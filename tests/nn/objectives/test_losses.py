@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bigjax.core import parallel
-from bigjax.nn import losses
+from bigjax.nn.objectives import losses
 
 
 def disc_loss(real, fake):

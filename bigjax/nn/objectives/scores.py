@@ -18,18 +18,19 @@ from bigjax.core import errors, trees
 
 Array = jax.Array
 Score = Callable[[Array], Array]  # images [B, H, W, C] -> [B], each of its own image alone
-Transform = Callable[..., Array]  # (score, images, stop_norm=False) -> [B]
+Critic = Callable[[Array], tuple[Array, Any]]  # images -> (scores [B], whatever else it says)
+Transform = Callable[..., tuple[Array, Any]]  # (critic, images, stop_norm=False) -> the same
 
 
-def with_gradient(score: Score, images: Array) -> tuple[Array, Array]:
-  """Scores [B], and their gradients by the images [B, H, W, C], in at least float32."""
+def with_gradient(critic: Critic, images: Array) -> tuple[Array, Any, Array]:
+  """What a critic says, and its scores' gradients by the images [B, H, W, C], at least float32."""
 
   def total(x):
-    scores = score(x)
-    return scores.sum(), scores
+    scores, said = critic(x)
+    return scores.sum(), (scores, said)
 
-  gradients, scores = jax.grad(total, has_aux=True)(images)
-  return trees.at_least_float32(scores), trees.at_least_float32(gradients)
+  gradients, (scores, said) = jax.grad(total, has_aux=True)(images)
+  return trees.at_least_float32(scores), said, trees.at_least_float32(gradients)
 
 
 def squares(x: Array) -> Array:
@@ -45,28 +46,28 @@ def safe_sqrt(x: Array) -> Array:
 
 def slopes(score: Score, images: Array) -> Array:
   """The norm of each score's gradient by its image, [B]; differentiable also where it is 0."""
-  return safe_sqrt(squares(with_gradient(score, images)[1]))
+  return safe_sqrt(squares(with_gradient(lambda x: (score(x), None), images)[2]))
 
 
-def none(score: Score, images: Array, stop_norm: bool = False) -> Array:
+def none(critic: Critic, images: Array, stop_norm: bool = False) -> tuple[Array, Any]:
   """The transform that is none."""
   del stop_norm
-  return score(images)
+  return critic(images)
 
 
-def _measured(score: Score, images: Array, stop_norm: bool) -> tuple[Array, Array]:
-  """Scores and the squared norms of their gradients, [B] both.
+def _measured(critic: Critic, images: Array, stop_norm: bool) -> tuple[Array, Any, Array]:
+  """What a critic says, and the squared norms [B] of its scores' gradients.
 
   With `stop_norm` the norms are constants and the scores linear in the images, whose gradient is
   at hand: what a generator needs, for the price of a score without transform. Where the critic is
   linear in pieces that is exact, because the norm does not change around an image.
   """
-  scores, gradients = with_gradient(score, images)
+  scores, said, gradients = with_gradient(critic, images)
   if stop_norm:
     scores, gradients = lax.stop_gradient((scores, gradients))
     moved = (images - lax.stop_gradient(images)).astype(gradients.dtype)
     scores = scores + (gradients * moved).sum(tuple(range(1, images.ndim)))
-  return scores, squares(gradients)
+  return scores, said, squares(gradients)
 
 
 def gran(k: float = 1.0, eps: float = 0.1) -> Transform:
@@ -78,9 +79,9 @@ def gran(k: float = 1.0, eps: float = 0.1) -> Transform:
     eps: added to the squared norm.
   """
 
-  def transform(score, images, stop_norm=False):
-    scores, norms = _measured(score, images, stop_norm)
-    return k * scores * safe_sqrt(norms) / (norms + eps)
+  def transform(critic, images, stop_norm=False):
+    scores, said, norms = _measured(critic, images, stop_norm)
+    return k * scores * safe_sqrt(norms) / (norms + eps), said
 
   return transform
 
@@ -88,10 +89,10 @@ def gran(k: float = 1.0, eps: float = 0.1) -> Transform:
 def gn() -> Transform:
   """GN: f / (|grad f| + |f|), between -1 and 1; 0 where both are 0."""
 
-  def transform(score, images, stop_norm=False):
-    scores, norms = _measured(score, images, stop_norm)
+  def transform(critic, images, stop_norm=False):
+    scores, said, norms = _measured(critic, images, stop_norm)
     below = safe_sqrt(norms) + jnp.abs(scores)
-    return jnp.where(below > 0, scores / jnp.where(below > 0, below, 1), 0)
+    return jnp.where(below > 0, scores / jnp.where(below > 0, below, 1), 0), said
 
   return transform
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.nn import linalg, optim, regularizers
+from bigjax.nn import linalg, optim
+from bigjax.nn.objectives import regularizers
 
 # [..., out]: more taps than filters, fewer (both sides of the Gram), square, one filter.
 SHAPES = [(3, 3, 4, 8), (5, 40), (1, 1, 6, 6), (9, 1)]
@@ -148,30 +149,3 @@ def test_r1_of_an_image_does_not_depend_on_the_others():
   others = regularizers.r1(quadratic(a), x.at[1:].set(9.0))
   np.testing.assert_allclose(others[0], got[0], rtol=1e-6)
   np.testing.assert_allclose(regularizers.r1(quadratic(a), x[2:3])[0], got[2], rtol=1e-5)
-
-
-# Dropout: the keys are per example, as the augmentation's are.
-
-DRAW = jax.jit(regularizers.dropout_mask, static_argnums=(1, 2))
-
-
-@pytest.mark.parametrize('rate', [0.2, 0.5, 0.9])
-def test_dropout_mask_keeps_the_mean(rate):
-  mask = np.asarray(DRAW(jax.random.split(jax.random.key(0), 400), 500, rate), np.float64)
-  assert mask.shape == (400, 500)
-  kept = mask > 0
-  np.testing.assert_allclose(mask[kept], 1 / (1 - rate), rtol=1e-6)
-  std = (rate * (1 - rate) / mask.size) ** 0.5
-  np.testing.assert_allclose(kept.mean(), 1 - rate, atol=5 * std)
-  # neither examples nor features go together: shares of rows and columns scatter as coins do
-  for axis, num in ((0, 400), (1, 500)):
-    spread = kept.mean(axis).std() / (rate * (1 - rate) / num) ** 0.5
-    np.testing.assert_allclose(spread, 1, atol=0.2)
-
-
-def test_dropout_mask_depends_on_its_own_key_alone():
-  keys = jax.random.split(jax.random.key(0), 6)
-  mask = DRAW(keys, 30, 0.5)
-  np.testing.assert_array_equal(DRAW(keys[2:4], 30, 0.5), mask[2:4])
-  assert len(np.unique(np.asarray(mask), axis=0)) == 6
-  assert mask.dtype == jnp.float32

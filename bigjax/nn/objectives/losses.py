@@ -108,6 +108,11 @@ def relativistic(pair: Callable[[Array, Array], tuple[Array, Array]]) -> Loss:
   return Loss(disc, gen, needs_real=True)
 
 
+def class_entropy(logits: Array, labels: Array) -> Array:
+  """Cross-entropy [B] of logits [B, classes] and the true labels [B]: an ACGAN's (Odena 2017)."""
+  return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+
+
 LOSSES: dict[str, Loss] = {
   'hinge': Loss(hinge_disc, hinge_gen),
   'logistic': Loss(logistic_disc, logistic_gen),
