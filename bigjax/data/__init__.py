@@ -181,6 +181,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   if config.channels not in (1, 3):
     raise errors.UserError(f'data.channels is {config.channels}; give 1 (grey) or 3 (colour).')
   errors.pick(config.crop, {'center': 0, 'random': 0}, 'data.crop')
+  if 0 < config.imbalance < 1:
+    raise errors.UserError(
+      f'data.imbalance is {config.imbalance:g}; give the images of the first class over those of '
+      'the last, as 100 where others have a factor of 0.01, or 1 for the images as they are.'
+    )
 
 
 def refuse_one_label(source: Source, config: ml_collections.ConfigDict) -> None:
@@ -214,12 +219,12 @@ def limit(source: Source, config: ml_collections.ConfigDict) -> Source:
     UserError: a long tail of one class, or with a class of no images.
   """
   share = config.fraction != 1 or config.per_class
-  if not share and config.imbalance == 1:
+  if not share and config.imbalance <= 1:
     return source
   labels = one_label(source.labels())
   nums = shares.of_each(labels, len(source.class_names), config.fraction, config.per_class)
   even = _only(source, shares.first(labels, nums)) if share else source
-  if config.imbalance == 1:
+  if config.imbalance <= 1:
     return even
   tail = shares.long_tail(nums, config.imbalance, config.source)
   return dataclasses.replace(_only(source, shares.first(labels, tail)), even=even)

@@ -30,6 +30,7 @@ ASSUMED_CLASSES = 10  # of a config that leaves their number to its data, where 
 # What a config alone can be refused for, in the order in which a start looks.
 CHECKS: tuple[Callable[[ml_collections.ConfigDict], Any], ...] = (
   configs.check,
+  lambda config: data.check(config.data),
   during_training.check,
   watchdog.check,
   lambda config: histories.read_patch(config.watch.patch, config),

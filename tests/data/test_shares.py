@@ -12,6 +12,7 @@ from bigjax.algorithms.base import configs
 from bigjax.core import errors
 from bigjax.data.reading import shares
 from bigjax.evaluation import image_sets
+from bigjax.training import ready
 
 from pictures import pairs
 
@@ -110,12 +111,17 @@ def test_tails_that_mean_nothing_are_refused(counts, change, words):
   assert all(word in str(error.value) for word in words), error.value
 
 
-@pytest.mark.parametrize('given', [0.0, 0.01, -1.0, float('inf')])
-def test_the_ratio_is_one_or_more(given):
+@pytest.mark.parametrize(
+  ('given', 'words'), [(0.01, 'as 100 where'), (-1.0, 'at least 0'), (float('inf'), 'finite')]
+)
+def test_the_ratio_is_one_or_more(given, words, even):
   asked = configs.read('digits:tiny')
   asked.data.imbalance = given
-  with pytest.raises(errors.UserError, match=r'data\.imbalance is'):
-    configs.check(asked)
+  with pytest.raises(errors.UserError, match=rf'data\.imbalance is .*{words}'):
+    ready.check(asked)
+  asked.data.imbalance = 0.0
+  ready.check(asked)
+  assert data.limit(even, config(imbalance=0.0)) is even
 
 
 def test_a_run_is_another_with_a_tail_and_the_same_without():
