@@ -45,6 +45,7 @@ def settings(source: str, resolution: int, data_dir: str = '') -> ml_collections
       'held_out': 0.05,
       'fraction': 1.0,
       'per_class': 0,
+      'imbalance': 1.0,
       'crop': 'center',
       'flip': False,
     }

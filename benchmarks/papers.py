@@ -211,7 +211,7 @@ def refuse_other_images(config: ml_collections.ConfigDict, referee: Referee) -> 
   if not np.array_equal(images, referee.train[0]):
     raise errors.UserError(
       f'it trains on other images than {YARDSTICK}: give both the same data.resolution, '
-      'data.channels, data.held_out, data.fraction and data.per_class.'
+      'data.channels, data.held_out, data.fraction, data.per_class and data.imbalance.'
     )
 
 

@@ -36,6 +36,9 @@ def arguments() -> errors.Arguments:
     'on the reference',
   )
   parser.add_argument('--weights', help="the network's file (default: kept ones, or a download)")
+  parser.add_argument(
+    '--by_class', action='store_true', help='scores of each class, too: a table and by_class.png'
+  )
   options.add_sampling(parser)
   parser.add_argument('--sweep', metavar='t,t,...', help='truncations to compare: 0.2,0.5,1,none')
   parser.add_argument(
@@ -69,8 +72,9 @@ def parse(argv: list[str]) -> Any:
   args.seeds = list(options.parse_seeds(args.seeds, MOST_SEEDS))
   if args.images and args.sweep:
     raise errors.UserError('--sweep asks for truncations of a generator; --images are as they are.')
-  if args.sweep or args.checkpoint == 'all' or ',' in (args.checkpoint or ''):
-    errors.need('a picture of several scores', 'train', 'matplotlib')
+  several = args.checkpoint == 'all' or ',' in (args.checkpoint or '')
+  if args.sweep or args.by_class or several:
+    errors.need('a picture of scores', 'train', 'matplotlib')
   if args.out:
     files.ending('--out', args.out, (), folder=True)
   args.num = args.num or (None if args.images else 50_000)

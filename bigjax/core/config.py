@@ -128,6 +128,11 @@ SHARED: Keys = {
   ),
   'data.fraction': Key(1.0, 'share of the training images that is trained on', above=0, most=1),
   'data.per_class': Key(0, 'training images of each class, at most; 0: all'),
+  'data.imbalance': Key(
+    1.0,
+    'images of the first class over those of the last, a long tail; 1 or 0: as is',
+    since=1,
+  ),
   'data.crop': Key('center', 'of the longer side: center, or random at every visit'),
   'data.flip': Key(False, 'mirror half of the images that are trained on'),
   # Scores at each evaluation.

@@ -111,7 +111,7 @@ def finish(
     axis.xaxis.set_major_formatter(lambda x, _: f'{x:,.0f}' if abs(x - round(x)) < 1e-6 else '')
   axis.grid(alpha=0.3)
   labels = axis.get_legend_handles_labels()[1]
-  if not axis.get_lines():
+  if not axis.has_data():
     axis.text(0.5, 0.5, nothing, transform=axis.transAxes, ha='center', va='center', color='0.5')
     axis.set_yticks([])
   elif labels:

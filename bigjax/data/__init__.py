@@ -19,6 +19,7 @@ import numpy as np
 from bigjax.core import config as core_config
 from bigjax.core import errors
 from bigjax.data import sources
+from bigjax.data.reading import shares
 from bigjax.data.reading.random_access import (
   Labelled,
   Lookup,
@@ -33,6 +34,7 @@ from bigjax.data.reading.random_access import (
   survey,
   tensorflow,
 )
+from bigjax.data.reading.shares import held_out_mask, one_label, subset
 from bigjax.data.reading.stream import check_size, shrunk, sizes, stream
 
 __all__ = [
@@ -101,6 +103,7 @@ class Source:
     findings: about the data, 'ok' or 'warning'.
     name: what the config calls it.
     size: pixels a side of its images.
+    even: the source before `data.imbalance`, where that is on; else None.
   """
 
   num_train: int
@@ -119,6 +122,14 @@ class Source:
   findings: tuple[Finding, ...] = ()
   name: str = 'a source without a name'
   size: int = 0
+  even: 'Source | None' = None
+
+  def reference(self, most: int | None = None) -> Labelled:
+    """As `train`, for scores to learn from and compare with: the images before `data.imbalance`.
+
+    So rare classes are known as well as frequent ones, and compared at equal numbers.
+    """
+    return (self.even or self).train(most)
 
   def class_counts(self) -> list[int]:
     """Training images of each class; reads all of them where labels are not at hand."""
@@ -170,6 +181,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   if config.channels not in (1, 3):
     raise errors.UserError(f'data.channels is {config.channels}; give 1 (grey) or 3 (colour).')
   errors.pick(config.crop, {'center': 0, 'random': 0}, 'data.crop')
+  if 0 < config.imbalance < 1:
+    raise errors.UserError(
+      f'data.imbalance is {config.imbalance:g}; give the images of the first class over those of '
+      'the last, as 100 where others have a factor of 0.01, or 1 for the images as they are.'
+    )
 
 
 def refuse_one_label(source: Source, config: ml_collections.ConfigDict) -> None:
@@ -193,78 +209,45 @@ def refuse_one_label(source: Source, config: ml_collections.ConfigDict) -> None:
 
 
 def limit(source: Source, config: ml_collections.ConfigDict) -> Source:
-  """Return the source with `config.fraction` of its training images, at most `per_class` of each.
+  """Return the source with those of its training images that the config asks for.
 
-  A smaller share is part of a larger one, and every class keeps one image at least.
+  In this order: `config.fraction` of each class (one image at least), at most `per_class` of it,
+  and with an `imbalance` R above 1 the long tail whose first class has R times the images of its
+  last, as CIFAR-10-LT (Cui et al. 2019; Cao et al. 2019). A smaller share is part of a larger one.
+
+  Raises:
+    UserError: a long tail of one class, or with a class of no images.
   """
-  if config.fraction == 1 and config.per_class == 0:
+  share = config.fraction != 1 or config.per_class
+  if not share and config.imbalance <= 1:
     return source
-  keep = []
-  for of_class in _by_class(one_label(source.labels())):
-    num = max(round(config.fraction * len(of_class)), 1)
-    keep.append(of_class[: min(num, config.per_class or num)])
-  keep = np.sort(np.concatenate(keep))
-  lookup = _renumbered(source.lookup, keep)
+  labels = one_label(source.labels())
+  nums = shares.of_each(labels, len(source.class_names), config.fraction, config.per_class)
+  even = _only(source, shares.first(labels, nums)) if share else source
+  if config.imbalance <= 1:
+    return even
+  tail = shares.long_tail(nums, config.imbalance, config.source)
+  return dataclasses.replace(_only(source, shares.first(labels, tail)), even=even)
+
+
+def _only(source: Source, keep: np.ndarray) -> Source:
+  """The source with these of its training images alone."""
+  lookup, labels = _renumbered(source.lookup, keep), source.labels()[keep]
   return dataclasses.replace(
     source,
     num_train=len(keep),
     lookup=lookup,
-    labels=lambda: source.labels()[keep],
+    labels=lambda: labels,
+    labels_known=True,
     train=lambda most=None: read(lookup, subset(len(keep), most)),
     digest=_digest(np.frombuffer(source.digest.encode(), np.uint8), keep),
   )
-
-
-def one_label(labels: np.ndarray) -> np.ndarray:
-  """Return the first label of each image, [n], of labels [n] or [n, m] padded with -1.
-
-  For what needs one and the same label per image: held-out batches, evaluators, splits.
-  """
-  if labels.ndim == 1:
-    return labels
-  return labels[np.arange(len(labels)), (labels >= 0).argmax(1)]
 
 
 def labelled(images: Callable[..., Labelled], most: int) -> Labelled:
   """Return at most so many images, of Source.train or held_out, with one label each."""
   some, labels = images(most)
   return some, one_label(labels)
-
-
-def _by_class(labels: np.ndarray, order: np.ndarray | None = None) -> list[np.ndarray]:
-  """Return the examples of each class in turn, in a fixed order (by default a random one)."""
-  order = np.random.RandomState(0).permutation(len(labels)) if order is None else order
-  order = order[np.argsort(labels[order], kind='stable')]
-  return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-
-
-def held_out_mask(labels: np.ndarray, share: float, order: np.ndarray | None = None) -> np.ndarray:
-  """Return which examples are held out: the same share of every class, the same in every run.
-
-  A class of two or more has at least one on either side; a single example is trained on.
-
-  Args:
-    labels: of all examples.
-    share: of each class.
-    order: in which examples are chosen; by default a fixed permutation. One that follows from each
-      example's own name keeps the split of the others where some are added.
-  """
-  labels = one_label(labels)
-  mask = np.zeros(len(labels), bool)
-  for of_class in _by_class(labels, order):
-    num = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
-    mask[of_class[:num]] = True
-  return mask
-
-
-def subset(num: int, most: int | None) -> np.ndarray:
-  """Return `most` of the numbers below `num` (all for None), ascending, always the same ones.
-
-  Chosen at random: evenly spaced ones would miss classes that alternate.
-  """
-  if most is None or most >= num:
-    return np.arange(num)
-  return np.sort(np.random.RandomState(0).permutation(num)[:most])
 
 
 def small_images(sizes: np.ndarray, resolution: int) -> Finding:

@@ -16,21 +16,16 @@ from bigjax import data
 from bigjax.algorithms.base.contract import Spec
 from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
-from bigjax.evaluation import image_sets, plots
+from bigjax.evaluation import class_scores, image_sets, plots
+from bigjax.evaluation.class_scores import ByClass, Record
 from bigjax.evaluation.feature_pass import FeaturePass, over_frames
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.metrics.registry import METRICS
-from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, refuse, scored, warn
+from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, refuse, scored, warn
 from bigjax.evaluation.reference import cached_reference, chosen, open_network, read_statistics
 from bigjax.sampling import options
 from bigjax.sampling.loaded import Loaded, load
-
-
-def cell(score: Mapping[str, Any]) -> str:
-  """Return '12.3 ± 0.2', or '12.3' of one seed."""
-  spread = '' if score['std'] is None else f' ± {score["std"]:.2g}'
-  return f'{score["value"]:.4g}{spread}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +37,16 @@ class Generated:
   spec: Spec | None
   card: Mapping[str, Any]
   scores: Mapping[str, Mapping[str, Any]]
+  classes: Sequence[Record] = ()  # of --by_class
 
 
-def write(folder: str, rows: Sequence[Mapping[str, Any]]) -> None:
-  """Add the rows to scores.jsonl, the protocol of each beside its scores.
+def write(folder: str, rows: Sequence[Mapping[str, Any]], name: str = 'scores.jsonl') -> None:
+  """Add the rows to a file: of scores.jsonl, the protocol of each lies beside its scores.
 
   Raises:
     UserError: the folder cannot be written.
   """
-  path = os.path.join(folder, 'scores.jsonl')
+  path = os.path.join(folder, name)
   try:
     os.makedirs(folder, exist_ok=True)
     with open(path, 'a', encoding='utf-8') as file:
@@ -78,6 +74,11 @@ def draw(args: Any, rows: Sequence[Generated], floor: Mapping[str, float], title
     path = os.path.join(args.out, 'truncation.png')
     plots.truncation(path, points, floor, f'{title}, truncation by {rows[0].spec.dialect}')
     say(f'{path}: what truncation trades for what')
+  classes = [record for row in rows for record in row.classes]
+  if classes:
+    path = os.path.join(args.out, 'by_class.png')
+    plots.by_class(path, classes, title)
+    say(f'{path}: scores of each class')
 
 
 def shares(seconds: Mapping[str, float]) -> str:
@@ -118,7 +119,11 @@ def checkpoints_of(workdir: str, which: str) -> list[str]:
 
 
 def of_generators(
-  args: Any, readers: list[Callable[[], Loaded]], look: FeaturePass, reference: Any
+  args: Any,
+  readers: list[Callable[[], Loaded]],
+  look: FeaturePass,
+  reference: Any,
+  by_class: ByClass | None,
 ) -> list[Generated]:
   """Score every generator at every truncation asked for; one of them is in memory at a time."""
   found = []
@@ -127,16 +132,18 @@ def of_generators(
     loaded = readers.pop(0)()
     for spec in specs(args, loaded):
       loaded.prepare(spec, anew=True)
-      each = []
+      each, by_seed = [], []
       for seed in args.seeds:
         samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed)
         if not (found or each):
           warn(samples, reference, args.metrics)
         each.append(scored(samples, reference, args.metrics, look.network.name, seed))
+        by_seed += [by_class(samples)] if by_class else []
       step = loaded.card.get('step')
       what = 'exported' if step is None else f'step {step:,}'
       what += f', {spec}' if args.sweep else ''
-      found.append(Generated(what, step, spec, loaded.card, over_seeds(each)))
+      classes = by_class.records(what, by_seed) if by_class else ()
+      found.append(Generated(what, step, spec, loaded.card, over_seeds(each), classes))
   return found
 
 
@@ -151,7 +158,9 @@ def specs(args: Any, loaded: Loaded) -> list[Spec]:
   return [loaded.spec(text and text.strip(), **given) for text in truncations]
 
 
-def of_images(args: Any, images: ImageSet, look: FeaturePass, reference: Any) -> list[Generated]:
+def of_images(
+  args: Any, images: ImageSet, look: FeaturePass, reference: Any, by_class: ByClass | None
+) -> list[Generated]:
   """Score a set of images as it is."""
   num = min(args.num or images.num, images.num)
   kept = np.arange(images.num) < num
@@ -163,9 +172,9 @@ def of_images(args: Any, images: ImageSet, look: FeaturePass, reference: Any) ->
   samples = look(batches, num, images.name)
   warn(samples, reference, args.metrics)
   each = [scored(samples, reference, args.metrics, look.network.name, args.seeds[0])]
-  return [
-    Generated(os.path.basename(os.path.normpath(images.name)), None, None, {}, over_seeds(each))
-  ]
+  what = os.path.basename(os.path.normpath(images.name))
+  classes = by_class.records(what, [by_class(samples)]) if by_class else ()
+  return [Generated(what, None, None, {}, over_seeds(each), classes)]
 
 
 def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, ImageSet | None]:
@@ -232,30 +241,41 @@ def _run(args: Any) -> None:
   size = first.shape if first else images.size
   real_images, splits, statistics = find_real(args, size)
   split = real_images.split if real_images else 'stats' if statistics else ''
-  refuse(args.metrics, split, first.num_classes if first else images.num_classes)
+  num_classes = first.num_classes if first else images.num_classes
+  refuse(args.metrics, split, num_classes)
+  if args.by_class:
+    class_scores.refuse(num_classes, real_images)
   network = open_network(args.features, args.weights, splits.get('train'))
   keeps = frozenset(kept for name in args.metrics for kept in METRICS[name].keeps)
+  keeps |= class_scores.KEEPS if args.by_class else frozenset()
   if len(size) == 4:
     network = over_frames(network)
   look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
   reference = read_statistics(statistics, network.dim) if statistics else None
   if real_images is not None:
     reference = cached_reference(look, real_images, keeps, args.num)
-  floor, floor_num = {}, 0
+  floor, floor_num, floor_seen = {}, 0, None
   if real_images is not None and not args.no_floor and real_images.split != 'all':
     other = splits['test' if real_images.split == 'train' else 'train']
-    floor, floor_num = floor_of(look, other, reference, args.metrics, args.num)
+    floor, floor_seen = floor_of(look, other, reference, args.metrics, args.num)
+    floor_num = floor_seen.num
     itself = frechet.frechet(reference.seen.moments, reference.seen.moments)
     say(
       f'floor: {floor_num:,} real images of {other.name}/{other.split}; Frechet distance of the '
       f'reference to itself: {itself:.2g}'
     )
   look.restart()
+  by_class = None
+  if args.by_class:
+    counts = class_scores.counts_in(first.card if first else {}, num_classes)
+    per_class = class_scores.per_class(args.num, num_classes, floor_seen)
+    names = real_images.class_names
+    by_class = ByClass(reference, names, network, counts, per_class, floor_seen)
   if first:
     del first  # which its reader alone shall hold
-    rows = of_generators(args, readers, look, reference)
+    rows = of_generators(args, readers, look, reference, by_class)
   else:
-    rows = of_images(args, images, look, reference)
+    rows = of_images(args, images, look, reference, by_class)
   written = []
   for row in rows:
     record = {'what': row.what, 'scores': row.scores, 'floor': floor, 'floor_num': floor_num}
@@ -264,7 +284,12 @@ def _run(args: Any) -> None:
     )
     written.append({**record, 'protocol': about})
   write(args.out, written)
+  if by_class:
+    write(args.out, [record for row in rows for record in row.classes], 'by_class.jsonl')
   name = os.path.basename(os.path.normpath(args.workdir or args.params or args.images))
   draw(args, rows, floor, f'{data.printable(name)}, {args.num:,} samples')
   print(overview(written, floor, floor_num))
+  for row in rows if by_class else ():
+    groups = by_class.groups(row.classes)
+    print(f'\n{row.what}, by class\n\n{class_scores.table(row.classes, groups)}\n')
   print(shares(look.seconds))

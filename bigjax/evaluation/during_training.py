@@ -81,7 +81,8 @@ class Scoring:
     self.num = num = config.scores.num
     self._reference = cached_reference(self._look, splits[split], keeps, num)
     other = splits[{'train': 'test', 'test': 'train'}[split]]
-    self._floor, self._floor_num = floor_of(self._look, other, self._reference, self._metrics, num)
+    self._floor, seen = floor_of(self._look, other, self._reference, self._metrics, num)
+    self._floor_num = seen.num
     self._png = os.path.join(workdir, 'scores.png')
     self._title = f'{config.algorithm} on {config.data.source}, {num:,} samples'
     path = os.path.join(workdir, 'scores.jsonl')

@@ -33,6 +33,7 @@ class ImageSet:
     num: of images.
     size: (H, W, C), or (T, H, W, C) of clips.
     num_classes: 0 where there are no labels.
+    class_names: of a source; () elsewhere.
     digest: another where the images are others.
     batches: (size) -> (uint8 images [b, H, W, C], labels int [b] or None), in a fixed order; all
       but the last of that size.
@@ -48,6 +49,7 @@ class ImageSet:
   digest: str
   batches: Callable[[int], Iterator[ImageBatch]]
   some: Callable[[int], ImageBatch] | None = None
+  class_names: tuple[str, ...] = ()
   findings: tuple[data.Finding, ...] = ()
 
 
@@ -87,6 +89,7 @@ def config_of(
       'held_out': known.get('held_out', held_out),
       'fraction': known.get('fraction', 1.0),
       'per_class': known.get('per_class', 0),
+      'imbalance': known.get('imbalance', 1.0),
       'crop': 'center',
       'flip': False,
     }
@@ -98,6 +101,9 @@ def open_source(
 ) -> dict[str, ImageSet]:
   """Return the splits of a source of images, cut and resized as for training.
 
+  Of a long tail, the training images are those before `data.imbalance`: samples, whose classes come
+  in turn, are compared with as many of each class, as the literature does.
+
   Args:
     given: data.source, such as 'tfds:cifar10'.
     size: (H, W, C) of an image, or (T, H, W, C) of a clip.
@@ -106,7 +112,7 @@ def open_source(
   Raises:
     UserError: it cannot be read.
   """
-  source = data.load(config_of(given, size, data_dir, known))
+  source = data.load(config_of(given, size, data_dir, {**known, 'imbalance': 1.0}))
 
   def batches(lookup: data.Lookup, num: int, size: int) -> Iterator[ImageBatch]:
     for images, labels in data.in_batches(lookup, np.arange(num), size):
@@ -134,6 +140,7 @@ def open_source(
       len(source.class_names),
       f'{digest}-{split}',
       batches,
+      class_names=source.class_names,
       findings=source.findings,
     )
     for split, (num, batches) in found.items()

@@ -67,6 +67,12 @@ def warn(samples: FeatureStats, reference: Reference | None, metrics: Sequence[s
     say(f'warning: {warning}')
 
 
+def cell(score: Mapping[str, Any]) -> str:
+  """Return '12.3 ± 0.2', or '12.3' of one seed."""
+  spread = '' if score['std'] is None else f' ± {score["std"]:.2g}'
+  return f'{score["value"]:.4g}{spread}'
+
+
 def over_seeds(each: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
   """Return {name: {value: mean over seeds, std: their standard deviation, seeds: each}}."""
   return {
@@ -81,8 +87,8 @@ def over_seeds(each: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]
 
 def floor_of(
   look: FeaturePass, other: ImageSet, reference: Reference, metrics: Sequence[str], num: int
-) -> tuple[dict[str, float], int]:
-  """Return the scores of real images that are not in the reference, and their number.
+) -> tuple[dict[str, float], FeatureStats]:
+  """Return the scores of real images that are not in the reference, and what is known of these.
 
   No generator need be better; `fid` of the reference and itself is there, too, and is 0.
   """
@@ -90,7 +96,7 @@ def floor_of(
   most = min(num, other.num)
   batches = chosen(other.batches(look.batch), kept, look.batch)
   seen = look(batches, most, f'floor: {other.name}/{other.split}')
-  return scored(seen, reference, metrics, look.network.name, 0), most
+  return scored(seen, reference, metrics, look.network.name, 0), seen
 
 
 def protocol(

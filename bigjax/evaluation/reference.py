@@ -51,6 +51,7 @@ def open_network(name: str, weights: str | None, train: ImageSet | None) -> netw
     num_logits=trained.net.num_classes,
     variables=trained.variables,
     apply=trained.apply,
+    class_names=tuple(train.class_names[label] for label in trained.known),
   )
 
 

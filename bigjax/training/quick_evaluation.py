@@ -14,6 +14,7 @@ from bigjax.algorithms.base.contract import Stage
 from bigjax.core import errors
 from bigjax.evaluation import quick, samples
 from bigjax.evaluation.during_training import Off, Scoring
+from bigjax.evaluation.metrics import by_class
 from bigjax.evaluation.samples import BATCH, SEED
 from bigjax.sampling import image_files, lettering
 from bigjax.training.program import Program
@@ -25,7 +26,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: names the key.
   """
-  names, best = quick.scores(config.eval.name), config.run.best
+  names, best = quick.scores(config.eval.name, config.data.imbalance > 1), config.run.best
   if best and best.removeprefix('-') not in names:
     given = f'{", ".join(names)} (with a leading - where lower is better)'
     raise errors.UserError(
@@ -49,8 +50,9 @@ class Evaluation:
     self._num_classes = program.sampler(last).generator.num_classes
     of_one = self._num_classes == 1  # who knows no classes is scored as of one
     read = unlabelled if of_one else data.labelled
-    real = [functools.partial(read, images) for images in (source.train, source.held_out)]
-    self._score, self.floor = quick.load(config.eval.name, *real)
+    real = [functools.partial(read, images) for images in (source.reference, source.held_out)]
+    groups = by_class.thirds(source.class_counts()) if source.even and not of_one else ()
+    self._score, self.floor = quick.load(config.eval.name, *real, groups)
 
   def _prepared(self, state: Any, stage: Stage) -> tuple[Any, Any, Any]:
     """(Sampler, the generator as it is now, prepared for the settings of samples, these)."""

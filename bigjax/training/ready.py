@@ -30,6 +30,7 @@ ASSUMED_CLASSES = 10  # of a config that leaves their number to its data, where 
 # What a config alone can be refused for, in the order in which a start looks.
 CHECKS: tuple[Callable[[ml_collections.ConfigDict], Any], ...] = (
   configs.check,
+  lambda config: data.check(config.data),
   during_training.check,
   watchdog.check,
   lambda config: histories.read_patch(config.watch.patch, config),
@@ -62,6 +63,8 @@ def make_card(
     'class_names': class_names(program, source),
     'class_numbers': cards.CLASS_NUMBERS,
     'data': config.data.source,
+    'data_share': {name: config.data[name] for name in ('fraction', 'per_class', 'imbalance')},
+    'class_counts': class_counts(program, source),
     'license': f'data: {source.license}; weights: set by whoever publishes them',
     'config_hash': configs.config_hash(config),
     'sampling': algorithm.sampling(),
@@ -73,6 +76,14 @@ def class_names(program: Program, source: data.Source) -> list[str]:
   _, last = program.stages[-1]
   known = program.sampler(last).generator.num_classes
   return ['all'] if known == 1 < len(source.class_names) else list(source.class_names)
+
+
+def class_counts(program: Program, source: data.Source) -> list[int] | None:
+  """Training images of each of `class_names`; None where all would have to be read for that."""
+  if not source.labels_known:
+    return None
+  counts = source.class_counts()
+  return counts if len(counts) == len(class_names(program, source)) else [sum(counts)]
 
 
 def check_program(program: Program, source: data.Source | None) -> None:

@@ -35,6 +35,7 @@ def config(path, **changes):
     'held_out': 0.25,
     'fraction': 1.0,
     'per_class': 0,
+    'imbalance': 1.0,
     'crop': 'center',
     'flip': False,
   }
@@ -610,6 +611,13 @@ def test_a_share_of_photos(strips, photos):
   batch = next(data.stream(some, 0, 0, (1, 8), np.arange(8)))
   assert set(batch['image'][0, :, 0, 0, 0].tolist()) == set(shades(some))
   np.testing.assert_array_equal(batch['image'][0, :, 0, 0, 0] // 4, batch['label'][0])
+
+
+def test_a_long_tail_of_photos(photos):
+  whole, tail = data.load(config(photos)), data.load(config(photos, imbalance=3.0))
+  assert tail.class_counts() == [3, 1] and tail.train()[1].tolist() == [0, 0, 0, 1]
+  assert shades(tail).items() < shades(whole).items() and unseen(tail) == unseen(whole)
+  np.testing.assert_array_equal(tail.reference()[0], whole.train()[0])
 
 
 # Real photos.

@@ -63,6 +63,7 @@ def config(**changes):
     'held_out': 0.25,
     'fraction': 1.0,
     'per_class': 0,
+    'imbalance': 1.0,
     'crop': 'center',
     'flip': False,
   }

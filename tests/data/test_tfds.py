@@ -41,6 +41,7 @@ def config(name, folder, **changes):
     'held_out': 0.25,
     'fraction': 1.0,
     'per_class': 0,
+    'imbalance': 1.0,
     'crop': 'center',
     'flip': False,
   }

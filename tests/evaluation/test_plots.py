@@ -51,3 +51,35 @@ def test_one_line_needs_no_legend(tmp_path, monkeypatch):
   monkeypatch.setattr(plotting, 'save', lambda fig, path: figures.append(fig))
   plots.scores('', points(KINDS[:1], (None,), (1, 2)), {}, 'a title')
   assert figures[0].axes[0].get_legend() is None
+
+
+@pytest.mark.parametrize(('num', 'whats', 'counted'), [(10, 1, True), (3, 2, False), (60, 1, True)])
+def test_a_bar_for_each_class(tmp_path, monkeypatch, num, whats, counted):
+  """From above in the order given, with names where there is room, and a dash for real images."""
+  figures, save = [], plotting.save
+  monkeypatch.setattr(plotting, 'save', lambda fig, path: figures.append(fig) or save(fig, path))
+  names = ('fd50_train_classifier', 'agreement50_classifier')
+  records = [
+    {
+      'what': f'step {what}',
+      'name': f'class {i}',
+      'train_images': 1000 // (i + 1) if counted else None,
+      'scores': {name: {'value': i + what, 'std': None} for name in names[: 1 + (i > 0)]},
+      'real': {names[0]: 2.0},
+    }
+    for what in range(whats)
+    for i in range(num)
+  ]
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    plots.by_class(str(tmp_path / 'x.png'), records, 'a title')
+  (figure,) = figures
+  assert len(figure.axes) == 2 + counted
+  *_, distance, agreement = figure.axes
+  bars, lines = [bar.get_width() for bar in distance.patches], distance.get_lines()
+  drawn = bars[:num] if num < 60 else lines[0].get_xdata().tolist()
+  assert drawn == list(range(num)) and lines[-1].get_xdata().tolist() == [2.0] * num
+  assert agreement.get_legend().get_texts()[0].get_text() == 'step 0'
+  ticks = [text.get_text() for text in distance.get_yticklabels()]
+  assert ticks == ([f'class {i}' for i in range(num)] if num < 60 else [])
+  assert distance.yaxis_inverted()

@@ -99,10 +99,19 @@ def test_scores_of_a_run(workdir, bigjax, tmp_path):
   assert last['floor']['fd60_train_classifier'] < 0.2 * score['value']  # four steps are no training
   Image.open(tmp_path / 'a' / 'scores.png').verify()
 
-  status, _, err = bigjax(*words, '--out', tmp_path / 'b')
+  status, out, err = bigjax(*words, '--by_class', '--out', tmp_path / 'b')
   assert status == 0 and 'reference digits' not in err  # it was kept
   (again,) = rows_of(tmp_path / 'b')
   assert again['scores'] == last['scores']
+  classes = [json.loads(line) for line in (tmp_path / 'b' / 'by_class.jsonl').open()]
+  counts = [row['train_images'] for row in classes]
+  assert sorted(row['name'] for row in classes) == list('0123456789')
+  assert counts == sorted(counts, reverse=True) and sum(counts) == 1347
+  assert classes[0]['real'].keys() >= {'fd6_train_classifier', 'agreement6_classifier'}
+  scores = [row['scores']['fd6_train_classifier'] for row in classes]
+  assert all(len(score['each']) == 2 and score['value'] > 0 for score in scores)
+  assert 'the 3 most frequent' in out and 'the 3 rarest' in out and out.count('\n| ') > 20
+  Image.open(tmp_path / 'b' / 'by_class.png').verify()
 
 
 @pytest.mark.slow
@@ -204,6 +213,8 @@ def stats(path, dim):
     (('--metrics', 'fid', '--reference', 'tdfs:x'), 'expected one of'),
     (('--features', 'classifier', '--metrics', 'is'), 'is trained on the labelled images'),
     (('--metrics', 'cas', '--features', 'classifier', '--reference', 'digits'), 'needs labels'),
+    (('--by_class', '--metrics', 'ms_ssim'), '--by_class compares with real images'),
+    (('--by_class', '--metrics', 'fid', '--reference', 'digits'), 'no classes and digits has 10'),
   ],
 )
 def test_mistakes_get_a_sentence(words, said, bigjax, tmp_path):

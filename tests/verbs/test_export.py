@@ -116,6 +116,8 @@ def test_the_card_of_a_program(bigjax, params, tmp_path):
   assert card['platforms'] == ['cpu', 'cuda', 'tpu']
   assert card['program'] == 'x.stablehlo' and jax.__version__ in card['made_with']
   assert card['class_names'] == list('0123456789') and card['step'] == 4
+  assert len(card['class_counts']) == 10 and sum(card['class_counts']) == 1347
+  assert card['data_share'] == {'fraction': 1, 'per_class': 0, 'imbalance': 1}
   assert jax.export.deserialize(out.read_bytes()).platforms == ('cpu', 'cuda', 'tpu')
 
 

@@ -15,6 +15,7 @@ from bigjax.evaluation.metrics.distances import squared_distances
 
 ROWS = 2048  # of a block of distances
 COLUMNS = 8192  # the other way
+STEP = 64  # of the sizes of smaller blocks
 
 
 def precision_recall(samples: np.ndarray, real: np.ndarray, *, k: int = 3) -> tuple[float, float]:
@@ -119,8 +120,11 @@ def _balls(some, middle, reach, num):
 
 
 def _blocks(x, most):
-  """Yield (start, rows): the last filled up with 0, so that there is one program for all."""
-  size = min(most, len(x))
+  """Yield (start, rows): the last filled up with 0, so that there is one program for all.
+
+  Small sets fill up to whole steps, so that those of about one size, such as classes, share it.
+  """
+  size = min(most, -(-len(x) // STEP) * STEP)
   for i in range(0, len(x), size):
     some = x[i : i + size]
     yield i, np.pad(some, ((0, size - len(some)), (0, 0)))

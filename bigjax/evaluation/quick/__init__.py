@@ -5,10 +5,14 @@ import pkgutil
 from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
+
 from bigjax.core import errors
 from bigjax.data import Labelled
+from bigjax.evaluation.metrics.by_class import GROUPS, Groups
 
 NEIGHBOURS = 3  # k of precision and coverage
+BY_GROUP = ('agreement', 'std_ratio')  # told of groups of classes, too
 
 Scores = dict[str, float]
 RealImages = Callable[[int], Labelled]  # at most so many real images, evenly chosen
@@ -29,21 +33,46 @@ def _evaluator(name: str) -> ModuleType:
   return importlib.import_module(f'{__name__}.{name}')
 
 
-def scores(name: str) -> tuple[str, ...]:
+def scores(name: str, grouped: bool = False) -> tuple[str, ...]:
   """What an evaluator scores.
 
+  Args:
+    name: of it.
+    grouped: whether it is told groups of classes.
   Raises:
     UserError: no such evaluator.
   """
-  return _evaluator(name).SCORES
+  names = _evaluator(name).SCORES
+  more = [f'{one}_{group}' for group in GROUPS for one in BY_GROUP if one in names]
+  return (*names, *(more if grouped else ()))
+
+
+def of_groups(groups: Groups, labels: np.ndarray, score: Callable[[np.ndarray], Scores]) -> Scores:
+  """{NAME_GROUP: a score of the samples of these classes alone}; none of a group without samples.
+
+  Args:
+    groups: of classes.
+    labels: int [n], of the samples.
+    score: (bool [n], which samples) -> {NAME: value}.
+  """
+  found = {}
+  for group, classes in groups:
+    of = np.isin(labels, classes)
+    if of.any():
+      found |= {f'{name}_{group}': float(value) for name, value in score(of).items()}
+  return found
 
 
 def load(
-  name: str, train: RealImages, held_out: RealImages
+  name: str, train: RealImages, held_out: RealImages, groups: Groups = ()
 ) -> tuple[Callable[[Labelled], Scores], Scores]:
   """An evaluator: (score samples, their real-against-real floor).
 
+  Args:
+    name: of it.
+    train, held_out: real images.
+    groups: of classes, whose agreement and std_ratio are told by themselves, too.
   Raises:
     UserError: no such evaluator, or not enough images for it.
   """
-  return _evaluator(name).make(train, held_out)
+  return _evaluator(name).make(train, held_out, groups)

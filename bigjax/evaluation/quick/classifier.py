@@ -38,7 +38,7 @@ from bigjax.core.progress import Progress, out, say
 from bigjax.data import Labelled
 from bigjax.evaluation import distortions
 from bigjax.evaluation.metrics import frechet, precision_recall
-from bigjax.evaluation.quick import NEIGHBOURS, RealImages, Scores
+from bigjax.evaluation.quick import NEIGHBOURS, Groups, RealImages, Scores, of_groups
 from bigjax.models.pretrained import small_classifier as models
 
 TRAINED_ON = 20_000
@@ -320,7 +320,9 @@ def trained_on(images: RealImages) -> tuple[Trained, Labelled]:
   return trained, (some, labels)
 
 
-def make(train: RealImages, held_out: RealImages) -> tuple[Callable[[Labelled], Scores], Scores]:
+def make(
+  train: RealImages, held_out: RealImages, groups: Groups = ()
+) -> tuple[Callable[[Labelled], Scores], Scores]:
   """Return (score, floor): `score((images, labels))`, and what real images get.
 
   The floor's agreement and worst class are those of the held-out images. Its other scores are those
@@ -349,10 +351,20 @@ def make(train: RealImages, held_out: RealImages) -> tuple[Callable[[Labelled], 
       'fd_held_out_classifier': frechet.frechet(moments(found[0]), gaussian),
       **precision_coverage(found, real),
       'std_ratio': std_ratio(found, real),
+      **of_groups(groups, labels, lambda of: of_some(predicted, found, of)),
     }
 
+  def of_some(predicted: np.ndarray, found: Labelled, of: np.ndarray) -> Scores:
+    rows, labels = found[0][of], found[1][of]
+    own = np.isin(unseen_labels, labels)
+    spread = std_ratio((rows, labels), (real[0][own], unseen_labels[own]) if own.any() else real)
+    return {'agreement': (predicted[of] == labels).mean(), 'std_ratio': spread}
+
   of_floor = evenly((images, labels), FLOOR)
-  floor = {**score(of_floor), **agreements(predicted, unseen_labels)}
+  unseen_groups = of_groups(
+    groups, unseen_labels, lambda of: {'agreement': (predicted == unseen_labels)[of].mean()}
+  )
+  floor = {**score(of_floor), **agreements(predicted, unseen_labels), **unseen_groups}
   say(
     f'classifier: {floor["agreement"]:.1%} right of {len(unseen):,} held-out images, to which '
     f'samples and, for real scores, {len(of_floor[1]):,} training images are compared'

@@ -16,7 +16,7 @@ from bigjax.core import errors
 from bigjax.data import Labelled
 from bigjax.evaluation.metrics.distances import squared_distances
 from bigjax.evaluation.metrics.precision_recall import precision_coverage
-from bigjax.evaluation.quick import NEIGHBOURS, RealImages, Scores
+from bigjax.evaluation.quick import NEIGHBOURS, Groups, RealImages, Scores, of_groups
 
 MOST = 4000
 SCORES = ('agreement', 'worst_class', 'std_ratio', 'precision', 'coverage', 'nearest_ratio')
@@ -38,7 +38,9 @@ def class_std(rows: np.ndarray, labels: np.ndarray) -> float:
   return float(np.mean([np.sqrt(rows[labels == c].var(0).mean()) for c in np.unique(labels)]))
 
 
-def make(train: RealImages, held_out: RealImages) -> tuple[Callable[[Labelled], Scores], Scores]:
+def make(
+  train: RealImages, held_out: RealImages, groups: Groups = ()
+) -> tuple[Callable[[Labelled], Scores], Scores]:
   """Return (score, floor): `score((images, labels))`, and what real images get.
 
   The floor's precision and coverage are those of the training images; for `nearest_ratio`, the
@@ -67,29 +69,34 @@ def make(train: RealImages, held_out: RealImages) -> tuple[Callable[[Labelled], 
   nearest_real = nearest(unseen, real)
   real_std = class_std(real, real_labels)
 
-  def agreements(rows, labels):
+  def of_labels(rows, labels):
     hits = predict(rows) == labels
-    return float(hits.mean()), float(min(hits[labels == c].mean() for c in np.unique(labels)))
+
+    def of_some(of):
+      own = np.isin(real_labels, labels[of])
+      spread = class_std(real[own], real_labels[own]) if own.any() else real_std
+      return {'agreement': hits[of].mean(), 'std_ratio': class_std(rows[of], labels[of]) / spread}
+
+    return {
+      'agreement': float(hits.mean()),
+      'worst_class': float(min(hits[labels == c].mean() for c in np.unique(labels))),
+      'std_ratio': class_std(rows, labels) / real_std,
+      **of_groups(groups, labels, of_some),
+    }
 
   def score(samples: Labelled) -> Scores:
     rows, labels = flatten(samples[0]), samples[1]
-    agreement, worst = agreements(rows, labels)
     precision, coverage = precision_coverage(rows, unseen, k=NEIGHBOURS)
     return {
-      'agreement': agreement,
-      'worst_class': worst,
-      'std_ratio': class_std(rows, labels) / real_std,
+      **of_labels(rows, labels),
       'precision': precision,
       'coverage': coverage,
       'nearest_ratio': nearest(rows, real) / nearest_real,
     }
 
-  agreement, worst = agreements(unseen, unseen_labels)
   precision, coverage = precision_coverage(real, unseen, k=NEIGHBOURS)
   floor = {
-    'agreement': agreement,
-    'worst_class': worst,
-    'std_ratio': class_std(unseen, unseen_labels) / real_std,
+    **of_labels(unseen, unseen_labels),
     'precision': precision,
     'coverage': coverage,
     'nearest_ratio': 1.0,

@@ -17,6 +17,9 @@ from jax import lax
 Array = jax.Array
 EXACT = lax.Precision.HIGHEST
 SIDE = 32  # pixels, of what the network sees
+CLASSES = (
+  'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck',
+)  # fmt: skip
 WIDTHS = (16, 32, 64)
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

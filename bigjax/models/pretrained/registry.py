@@ -42,6 +42,7 @@ class FeatureNetwork:
       flow; grey images are repeated in three channels. The logits are
       those that the network's reference computes the Inception score of. UserError: the images
       have another size or number of channels than the network takes.
+    class_names: of the classes that the logits are of, where they are those of a known data set.
   """
 
   name: str
@@ -51,6 +52,7 @@ class FeatureNetwork:
   num_logits: int
   variables: Any
   apply: Callable[[Any, Array], dict[str, Array]]
+  class_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Network:
   weights: PublishedFile
   resizer: str
   side: int | None = None  # the only size it takes
+  class_names: tuple[str, ...] = ()
   unused: tuple[str, ...] = ()  # beginnings of tensors' names that the file may have for nothing
 
 
@@ -80,6 +83,7 @@ NETWORKS = {
     PUBLISHED['cifar_resnet56'],
     'none_32',
     side=cifar_resnet.SIDE,
+    class_names=cifar_resnet.CLASSES,
   ),
 }
 
@@ -178,4 +182,5 @@ def load(name: str, path: str | None = None) -> FeatureNetwork:
     num_logits=module.num_logits,
     variables=variables,
     apply=_applied(name, network, module),
+    class_names=network.class_names,
   )

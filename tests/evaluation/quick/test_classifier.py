@@ -105,6 +105,20 @@ def test_floor_and_scores_have_the_same_names(made, real):
   assert all(isinstance(value, float) for value in score(real).values())
 
 
+def test_groups_of_classes_are_told_by_themselves(made, real):
+  """One that is a single image of another is seen in its group alone."""
+  groups = ('rare', np.array([3])), ('frequent', np.array([0])), ('none', np.array([99]))
+  score, floor = quick.load('classifier', images(TRAIN), images(HELD_OUT), groups)
+  samples = real[0].copy()
+  samples[real[1] == 3] = real[0][real[1] == 1][0]
+  scores = score((samples, real[1]))
+  assert list(scores) == list(floor) == list(quick.scores('classifier', grouped=True))
+  assert scores['agreement_rare'] < 0.1 and scores['std_ratio_rare'] < 0.01
+  assert scores['agreement_frequent'] > 0.95 and scores['std_ratio_frequent'] > 0.8
+  assert {name: scores[name] for name in NAMES} == made[0]((samples, real[1]))
+  assert floor['agreement_rare'] > 0.9 and floor['std_ratio_rare'] > 0.8
+
+
 def test_floor_is_what_it_says(made):
   """Agreement: held-out images. The rest: training images, as if they were samples."""
   score, floor = made

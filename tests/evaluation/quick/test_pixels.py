@@ -118,6 +118,24 @@ def test_samples_of_one_class_alone_can_be_scored(real, evaluator):
   assert scores['coverage'] < 0.2
 
 
+def test_groups_of_classes_are_told_by_themselves(real):
+  """One that is drawn as another and one that is a single image are seen in theirs alone."""
+  groups = (
+    ('rare', np.array([7, 8, 9])),
+    ('frequent', np.array([0, 1, 2])),
+    ('none', np.array([99])),
+  )
+  score, floor = quick.load('pixels', lambda _: real[0], lambda _: real[2], groups)
+  images, labels = real[1]
+  samples = images.copy()
+  samples[labels == 8] = images[labels == 3][0]
+  scores = score((samples, labels))
+  assert scores.keys() == floor.keys() == BARS.keys() | set(quick.scores('pixels', grouped=True))
+  assert scores['agreement_rare'] < 0.72 < 0.97 < scores['agreement_frequent']
+  assert scores['std_ratio_rare'] < 0.75 < 0.9 < scores['std_ratio_frequent']
+  assert min(floor[name] for name in floor if 'rare' in name) > 0.9
+
+
 def test_floor_has_the_keys_of_the_scores(real, evaluator):
   score, floor = evaluator
   assert list(floor) == list(score(real[1])) == list(BARS)
