@@ -2,14 +2,14 @@
 
   bigjax train --config gsr --config.data.data_dir=/data/tfds
   bigjax train --config gsr:cifar100_lt100 --config.data.data_dir=/data/tfds
-  bigjax train --config sngan:cifar10_lt100 --config.data.data_dir=/data/tfds
   bigjax train --config gsr:inaturalist2019 --config.data.source=folder:/data/inaturalist2019
 
 The bare name is `cifar10_lt100`: BigGAN with LeCam and DiffAugment, as in the authors' code, on
-CIFAR-10 whose rarest class has a hundredth of the images of its most frequent one; `sngan` has the
-same with its own networks and game. `baseline` after any of them is without gSR. The paper's tables
-could not be had; it claims the state of the art on these sets. `lsun_lt` are five of LSUN's
-categories, as class folders.
+CIFAR-10 whose rarest class has a hundredth of the images of its most frequent one; `cifar10_lt50`,
+`cifar10_lt10` and `cifar100_lt100` likewise, and `sngan:cifar10_lt100` has the same with its own
+networks and game. `baseline` after any of them is without gSR. The paper's tables could not be had;
+it claims the state of the art on these sets. `lsun_lt` are five of LSUN's categories, as class
+folders.
 
 Hardware: one GPU. What has been measured here is in docs/stabilisers.md; what `digits` reaches in
 minutes on two CPU cores, on a long tail of its own, is in docs/papers.md.
@@ -67,6 +67,7 @@ VARIANTS = {
   'cifar100_lt100': CIFAR100,
   'lsun_lt': {
     'data.source': 'folder:lsun_lt',
+    'model.disc_widths': (),
     'data.resolution': 64,
     'data.num_classes': 5,
     'data.imbalance': 0.0,

@@ -14,7 +14,7 @@ import ml_collections
 from bigjax import algorithms
 from bigjax.core import config as core_config
 from bigjax.core import errors, paths
-from bigjax.core.config import Keys, Values
+from bigjax.core.config import Key, Keys, Values
 
 # Flags of other people's programs, and what does it here.
 FOREIGN = {
@@ -262,22 +262,37 @@ dictionary of groups, and perhaps a table `VARIANTS = {'NAME': {'group.key': val
 
 
 def document() -> str:
-  """docs/config.md: a line per key, of all families."""
-  parts = [HEAD, '## All families\n', _table(core_config.SHARED)]
+  """docs/config.md: a line per key, of all families that have it."""
+  found: dict[tuple, dict[str, Key]] = {}  # {(name, words, ...): {family: key}}
   for module in pkgutil.iter_modules(algorithms.__path__):
     if not module.ispkg:
-      family = algorithms.family(module.name)
-      parts += [f'\n## `{module.name}`\n', _table(core_config.in_order(family.KEYS))]
+      for name, key in core_config.in_order(algorithms.family(module.name).KEYS).items():
+        found.setdefault((name, *_line(key)), {})[module.name] = key
+  shared = {(name, *_line(key)): {'': key} for name, key in core_config.SHARED.items()}
+  parts = [HEAD, '## All families\n', _table(shared)]
+  for families in dict.fromkeys(tuple(owners) for owners in found.values()):
+    rows = {row: owners for row, owners in found.items() if tuple(owners) == families}
+    parts += [f'\n## {", ".join(f"`{family}`" for family in families)}\n', _table(rows)]
   return '\n'.join(parts)
 
 
-def _table(table: Keys) -> str:
+def _line(key: Key) -> tuple[str, str]:
+  """(Range, what it is): what families must agree on to share a line."""
+  words = key.description.replace('|', '\\|')
+  words += f'; one of {", ".join(key.choices)}' if key.choices else ''
+  words += f'; only where `{core_config.condition(key)}`' if key.where else ''
+  return str(key.within or ''), words
+
+
+def _table(rows: Mapping[tuple, Mapping[str, Key]]) -> str:
   lines = ['| key | default | range | what it is |', '|---|---|---|---|']
-  for name, key in table.items():
-    words = key.description.replace('|', '\\|')
-    words += f'; one of {", ".join(key.choices)}' if key.choices else ''
-    words += f'; only where `{core_config.condition(key)}`' if key.where else ''
-    lines.append(f'| `{name}` | `{key.default!r}` | {key.within or ""} | {words} |')
+  for (name, within, words), owners in rows.items():
+    by_default: dict[str, list[str]] = {}
+    for family, key in owners.items():
+      by_default.setdefault(f'`{key.default!r}`', []).append(family)
+    some = len(by_default) > 1
+    default = ', '.join(f'{x} {"/".join(f)}' if some else x for x, f in by_default.items())
+    lines.append(f'| `{name}` | {default} | {within} | {words} |')
   return '\n'.join(lines) + '\n'
 
 
