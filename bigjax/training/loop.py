@@ -19,10 +19,10 @@ import bigjax
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.contract import Stage
 from bigjax.core import buckets, checkpoint, errors, files, processes, progress
-from bigjax.evaluation import during_training
+from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
 from bigjax.training import history as histories
-from bigjax.training import holder, init_from, reference_curves, rollback
+from bigjax.training import holder, init_from, rollback
 from bigjax.training.batches import Batches, held_out_batch, load_data
 from bigjax.training.logs import Log, Profile, Say, Session
 from bigjax.training.program import Compiler

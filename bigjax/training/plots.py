@@ -17,7 +17,7 @@ from bigjax.core.plotting import (
   series,
   stretches,
 )
-from bigjax.training import reference_curves as tables
+from bigjax.evaluation import reference_curves as tables
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes  # slow to import

@@ -16,10 +16,10 @@ from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.core import buckets, errors
 from bigjax.core import config as core_config
-from bigjax.evaluation import during_training
+from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
 from bigjax.training import history as histories
-from bigjax.training import quick_evaluation, reference_curves, watchdog
+from bigjax.training import quick_evaluation, watchdog
 from bigjax.training.batches import check_data, load_data
 from bigjax.training.program import Program, make_program
 from bigjax.training.quick_evaluation import Evaluation

@@ -18,8 +18,8 @@ from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
 from bigjax.core import errors
 from bigjax.core.config import Key
-from bigjax.evaluation import quick
-from bigjax.training import history, program, reference_curves
+from bigjax.evaluation import quick, reference_curves
+from bigjax.training import history, program
 
 import places
 import toys
