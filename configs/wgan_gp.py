@@ -6,9 +6,10 @@
   bigjax train --config wgan_gp:digits
 
 The bare name is `cifar10`: the unconditional ResNet, Inception Score 7.86 +- .07; `cifar10_acgan`
-knows the classes, by BatchNorms of its own and a head of the critic: 8.42 +- .10. `lsun64` are the
-64 px networks, whose critic has LayerNorm, on LSUN's bedrooms; `resnet101` the networks of 101
-layers there, of which the paper shows samples. Its character-level language model is out of scope.
+knows the classes, by BatchNorms of its own and a head of the critic: 8.42 +- .10.
+`cifar10_gradinit` begins from scaled weights, see `gradinit`. `lsun64` are the 64 px networks,
+whose critic has LayerNorm, on LSUN's bedrooms; `resnet101` the networks of 101 layers there, of
+which the paper shows samples. Its character-level language model is out of scope.
 
 Hardware: one GPU. Nothing of these has been measured here. `digits` takes minutes on two CPU cores:
 docs/papers.md has what it reaches.
@@ -43,6 +44,7 @@ LSUN = {
 VARIANTS = {
   'cifar10': {},
   'cifar10_acgan': {'data.num_classes': 10, 'model.class_head': True},
+  'cifar10_gradinit': {'gradinit.optimizer': 'adam'},
   'lsun64': LSUN,
   'resnet101': {**LSUN, 'model.network': 'wgan_gp_resnet101'},
   'digits': ('digits', {'model.class_head': True}),  # else its critic would know no classes

@@ -90,12 +90,14 @@ GROUPS = (
   'model',
   'optim',
   'augment',
+  'gradinit',
   'eval',
   'scores',
   'watch',
   'export',
 )
 FREE = ('run.', 'scores.', 'watch.', 'data.data_dir', 'eval.published')
+GRADINIT = ('gradinit.optimizer', 'adam', 'sgd', 'normalised_sgd')  # where its keys exist
 SHARED: Keys = {
   'algorithm': Key('', 'the game that is played: a file of bigjax/algorithms'),
   'seed': Key(0, 'of parameters, latents and the order of the data', most=ranges.SEED.most),
@@ -135,6 +137,23 @@ SHARED: Keys = {
   ),
   'data.crop': Key('center', 'of the longer side: center, or random at every visit'),
   'data.flip': Key(False, 'mirror half of the images that are trained on'),
+  # A scale for every tensor, learned between init and the first step: training/gradinit.py.
+  'gradinit.optimizer': Key(
+    'none',
+    'GradInit: the optimizer whose first step is to lower the losses most',
+    since=1,
+    choices=('none', *GRADINIT[1:]),
+  ),
+  'gradinit.steps': Key(
+    390, 'its iterations, of each player', since=1, least=1, most=10**6, where=GRADINIT
+  ),
+  'gradinit.scale_lr': Key(
+    1e-2, 'learning rate of the scales', since=1, above=0, most=1, where=GRADINIT
+  ),
+  'gradinit.eta': Key(0.1, 'length of that step', since=1, above=0, most=1000, where=GRADINIT),
+  'gradinit.gamma': Key(
+    1.0, "norm of a loss's gradient above which that is lowered", since=1, above=0, where=GRADINIT
+  ),
   # Scores at each evaluation.
   'eval.name': Key('none', 'what scores a run: pixels (small images), classifier, none'),
   'eval.num_samples': Key(512, 'samples of each evaluation', least=1, most=10**6),
@@ -181,13 +200,13 @@ RENAMED = {'run.minibatches': 'run.microbatches', 'run.forms': 'run.kernels'}
 VARIANTS_OF_ALL: Mapping[str, Values] = {
   'tiny': {
     'run.steps': 2, 'run.log_every': 1, 'run.eval_every': 2, 'run.checkpoint_every': 2,
-    'run.best': '',
+    'run.best': '', 'gradinit.steps': 2,
     'data.source': 'synthetic:64', 'data.num_classes': 10,
     'eval.name': 'none', 'eval.num_samples': 20, 'eval.grid_columns': 2, 'eval.published': '',
   },
   'digits': {
     'run.steps': 700, 'run.log_every': 25, 'run.eval_every': 175, 'run.checkpoint_every': 175,
-    'run.keep': 2, 'run.keep_every': 0, 'run.best': 'coverage',
+    'run.keep': 2, 'run.keep_every': 0, 'run.best': 'coverage', 'gradinit.steps': 100,
     'data.source': 'digits', 'data.resolution': 16, 'data.channels': 1, 'data.num_classes': 10,
     'data.held_out': 0.25, 'data.flip': False,
     'eval.name': 'pixels', 'eval.num_samples': 1000, 'eval.grid_columns': 10, 'eval.published': '',

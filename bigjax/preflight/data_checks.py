@@ -82,7 +82,7 @@ def of_program(
     return [('fail', str(error))]
   num_train = source.num_train if source else None
   found = [of_batch(num_train, stage, program.mesh.size) for _, stage in program.stages]
-  found += failure(ready.check_program, program, source)
+  found += failure(ready.check_program, program, source, config)
   if source:
     found += machine_checks.memory(source, program)
   found += machine_checks.disk(config, program, workdir)

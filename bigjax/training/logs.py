@@ -11,7 +11,8 @@ import jax
 
 from bigjax.algorithms.base.metrics import LOSS
 from bigjax.core import files, progress
-from bigjax.training import plots, reference_curves
+from bigjax.evaluation import reference_curves
+from bigjax.training import plots
 
 Say = Callable[[str], None]
 

@@ -19,10 +19,10 @@ import bigjax
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.contract import Stage
 from bigjax.core import buckets, checkpoint, errors, files, processes, progress
-from bigjax.evaluation import during_training
+from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
+from bigjax.training import gradinit, holder, init_from, rollback
 from bigjax.training import history as histories
-from bigjax.training import holder, init_from, reference_curves, rollback
 from bigjax.training.batches import Batches, held_out_batch, load_data
 from bigjax.training.logs import Log, Profile, Say, Session
 from bigjax.training.program import Compiler
@@ -223,8 +223,15 @@ def begin(
     weights, table = given
     if table:
       say(table)
+    key = jax.random.key(histories.seed_at(history, 0))
     with progress.ticking('drawing the first weights'):
-      restored = program.init(jax.random.key(histories.seed_at(history, 0)), weights), 0
+      fresh = program.init(key, weights)
+    if gradinit.is_on(config):
+      images = gradinit.batches(program, ready.source, config, history)
+      scaled, reports = gradinit.learn(program, config, fresh, images)
+      gradinit.show(reports, workdir, config, say)
+      fresh = program.init(key, scaled)
+    restored = fresh, 0
   state, first = restored
   state = {**state, 'key': histories.key_at(history, first, state['key'])}
   stage, last = program.stage(first), config.run.steps

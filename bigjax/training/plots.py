@@ -17,7 +17,7 @@ from bigjax.core.plotting import (
   series,
   stretches,
 )
-from bigjax.training import reference_curves as tables
+from bigjax.evaluation import reference_curves as tables
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes  # slow to import
@@ -272,3 +272,35 @@ def vital_signs(
     player: whose kernels are shown.
   """
   plotting.save(vital_signs_figure(rows, clock, events, title, player), path)
+
+
+def scales_figure(by_player: Mapping[str, Mapping[str, float]], title: str) -> 'Figure':
+  """What `scales` saves: a panel for each player, a dot for each tensor in the network's order."""
+  from matplotlib.figure import Figure
+
+  longest = max(len(scales) for scales in by_player.values())
+  made = Figure(figsize=(6.5 * max(len(by_player), 2), 1.5 + 0.19 * max(longest, 8)))
+  made.set_layout_engine('constrained')
+  axes = made.subplots(1, len(by_player), squeeze=False)[0]
+  for axis, (player, scales) in zip(axes, by_player.items(), strict=True):
+    rows, values = range(len(scales)), list(scales.values())
+    axis.axvline(1, color='0.35', linewidth=0.9)
+    axis.hlines(rows, 1, values, color='0.75', linewidth=0.9)
+    axis.plot(values, rows, 'o', markersize=4, color='C1' if player == 'gen' else 'C0')
+    finish(axis, f'player {player}', 'line at 1: as drawn', x='scale')
+    axis.set_yticks(rows, labels=list(scales), fontsize=7)
+    axis.set_ylim(len(scales) - 0.5, -0.5)
+    axis.set_xlim(left=0)
+  made.suptitle(title, parse_math=False)
+  return made
+
+
+def scales(path: str, by_player: Mapping[str, Mapping[str, float]], title: str) -> None:
+  """Draw the scales that GradInit found into a PNG.
+
+  Args:
+    path: of the PNG.
+    by_player: {player: {tensor: scale}}.
+    title: of the picture.
+  """
+  plotting.save(scales_figure(by_player, title), path)

@@ -16,10 +16,10 @@ from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.core import buckets, errors
 from bigjax.core import config as core_config
-from bigjax.evaluation import during_training
+from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
+from bigjax.training import gradinit, quick_evaluation, watchdog
 from bigjax.training import history as histories
-from bigjax.training import quick_evaluation, reference_curves, watchdog
 from bigjax.training.batches import check_data, load_data
 from bigjax.training.program import Program, make_program
 from bigjax.training.quick_evaluation import Evaluation
@@ -36,6 +36,7 @@ CHECKS: tuple[Callable[[ml_collections.ConfigDict], Any], ...] = (
   lambda config: histories.read_patch(config.watch.patch, config),
   lambda config: reference_curves.get(config.eval.published),
   quick_evaluation.check,
+  gradinit.check,
 )
 
 
@@ -86,8 +87,12 @@ def class_counts(program: Program, source: data.Source) -> list[int] | None:
   return counts if len(counts) == len(class_names(program, source)) else [sum(counts)]
 
 
-def check_program(program: Program, source: data.Source | None) -> None:
+def check_program(
+  program: Program, source: data.Source | None, config: ml_collections.ConfigDict
+) -> None:
   """Refuse a program that does not fit its data (None where that is not here), or cannot sample.
+
+  Nor may there be nothing to scale for GradInit, where the config asks for it.
 
   Raises:
     UserError: names what does not fit.
@@ -96,6 +101,8 @@ def check_program(program: Program, source: data.Source | None) -> None:
     check_data(source, program)
   for _, stage in program.stages:
     program.sampler(stage).generator.prepared(program.algorithm.sampling())
+  if gradinit.is_on(config):
+    gradinit.check_program(program)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +125,7 @@ def make_ready(
     UserError: it does not fit the data or the devices.
   """
   program = make_program(config, devices, source.class_counts)
-  check_program(program, source)
+  check_program(program, source, config)
   card = make_card(program, source, config)
   return Ready(config, source, program, Evaluation(program, source, config), card)
 
@@ -176,7 +183,7 @@ def dry_run(config: ml_collections.ConfigDict, workdir: str, change: bool) -> No
   assumed = config.data.num_classes is None
   config, source, absent = data_of(config)
   program = make_program(config, class_counts=source.class_counts if source else None)
-  check_program(program, source)
+  check_program(program, source, config)
   check_start(program, config, source, buckets.local(workdir), change)
   if source:
     known = f'{source.num_train:,} training images, {config.data.num_classes} classes'

@@ -195,6 +195,7 @@ def test_losses_are_what_the_step_differentiates(name):
   reported = []
   for player, loss in losses.items():
     params = state['players'][player]['params']
+    assert loss.scale_free <= set(trees.flat(params))
     loss = jax.jit(loss)  # else every operation is compiled alone
     (_, seen), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     norm = float(jnp.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(grads))))

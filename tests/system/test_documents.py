@@ -4,7 +4,6 @@ import argparse
 import ast
 import importlib
 import pathlib
-import pkgutil
 import re
 import runpy
 import shlex
@@ -14,8 +13,8 @@ import setuptools
 from PIL import Image
 
 import bigjax as package
-from bigjax import __main__, algorithms, train
-from bigjax.algorithms.base import configs as algorithm_configs
+from bigjax import __main__, train
+from bigjax.algorithms.base import configs as family_configs
 from bigjax.core import config as configs
 
 from places import ROOT
@@ -256,15 +255,8 @@ def test_paths_exist(page):
 
 @pytest.fixture(scope='module')
 def keys():
-  """'group.key' of all built-in configs, and of the families."""
-  families = [module.name for module in pkgutil.iter_modules(algorithms.__path__[:1])]
-  of_families = {
-    key
-    for name in families
-    if name != 'base'
-    for key in algorithm_configs.keys({'algorithm': name})
-  }
-  return of_families | {key for name in configs.builtin() for key in read(name)}
+  """'group.key' of all built-in configs, those too that only some values bring with them."""
+  return {key for name in configs.builtin() for key in family_configs.keys(read(name))}
 
 
 PRESENT = [page for page in PAGES if page.name != 'CHANGELOG.md']  # which speaks of old keys

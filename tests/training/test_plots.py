@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from bigjax.core import plotting
-from bigjax.training import plots, reference_curves
+from bigjax.evaluation import reference_curves
+from bigjax.training import plots
 
 ROWS = [
   *(

@@ -14,9 +14,9 @@ from bigjax import __main__, algorithms, data
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
 from bigjax.core import errors, ranges
-from bigjax.evaluation import during_training
+from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling.loaded import load
-from bigjax.training import history, reference_curves, watchdog
+from bigjax.training import history, watchdog
 
 import toys
 

@@ -22,7 +22,7 @@ exported and kept in checkpoints is one tree, too, which only its Generator look
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -36,7 +36,6 @@ Gen = Any
 Metrics = dict[str, Array]
 Batch = Mapping[str, Array]
 Due = frozenset[str]
-Loss = Callable[[Any], tuple[Array, Metrics]]  # of a player's parameters
 # {'<player>' or 'ema': {path: array}}: weights to begin with in place of freshly drawn ones.
 Given = Mapping[str, Mapping[str, Array]]
 NOTHING: Given = {}
@@ -145,6 +144,20 @@ def dues_between(periods: Mapping[str, int], first: int, last: int) -> dict[Due,
   return counts
 
 
+class Loss(Protocol):
+  """A player's loss as a function of its parameters: what `Player.loss` makes.
+
+  Attributes:
+    scale_free: paths of the tensors whose scale makes no difference to it, because the player's
+      reparametrisation divides it out.
+  """
+
+  scale_free: frozenset[str]
+
+  def __call__(self, params: Any) -> tuple[Array, Metrics]:
+    """(The loss, metrics), means over the global batch."""
+
+
 class Algorithm(Protocol):
   """The game. Methods that take a state are pure; training/program.py jits them.
 
@@ -167,8 +180,8 @@ class Algorithm(Protocol):
   def losses(self, state: State, batch: Batch, stage: Stage) -> dict[str, Loss]:
     """Each player's loss in this step's first minibatch, as a function of its parameters.
 
-    What `step` differentiates; for initialisers, probes and tests. {player: params -> (loss,
-    metrics)}, means over the global batch; lazy terms are left out.
+    What `step` differentiates; for initialisers, probes and tests. Lazy terms are left out. The
+    stage may be one of the run's with another number of minibatches.
     """
 
   def step(

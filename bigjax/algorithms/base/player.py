@@ -27,12 +27,14 @@ class Reparametrisation:
     weights: (params, optimizer state) -> weights, differentiable in the first.
     fold: params -> weights, without the link's help: for averaged parameters.
     signs: (name of the player, its state, whole on every device) -> its vital signs.
+    scale_free: params -> paths of the tensors that `weights` divides by a norm of their own.
   """
 
   link: optax.GradientTransformation
   weights: Callable[[Any, Any], Any]
   fold: Callable[[Any], Any]
   signs: Callable[[str, dict[str, Any]], Metrics]
+  scale_free: Callable[[Any], frozenset[str]] = lambda params: frozenset()
 
 
 def weight_norm(name: str, player: dict[str, Any]) -> Metrics:
@@ -57,7 +59,19 @@ def spectral(which: spectral_norm.Spec, eps: float) -> Reparametrisation:
     lambda params, opt: spectral_norm.normalize(params, spectral_norm.vectors(opt)),
     lambda params: spectral_norm.fold(params, which),
     spectral_signs,
+    lambda params: frozenset(path for path, w in trees.flat(params).items() if which(path, w)),
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class PlayerLoss:
+  """A player's loss as a function of its parameters; see contract.Loss."""
+
+  of_params: Callable[[Any], tuple[Array, Metrics]]
+  scale_free: frozenset[str]
+
+  def __call__(self, params: Any) -> tuple[Array, Metrics]:
+    return self.of_params(params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +186,7 @@ class Player:
 
   def loss(
     self, player: dict[str, Any], fn: Callable[..., tuple[Array, Metrics]], *others: Any
-  ) -> Callable[[Any], tuple[Array, Metrics]]:
+  ) -> PlayerLoss:
     """`fn(weights, *others)`, as `parallel.value_and_grad` takes it, as a function of params."""
 
     def of_params(params):
@@ -181,7 +195,7 @@ class Player:
       )
       return parallel.over_batch(fn)(weights, *others)
 
-    return of_params
+    return PlayerLoss(of_params, self.reparametrisation.scale_free(player['params']))
 
 
 def initial_state(

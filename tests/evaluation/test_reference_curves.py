@@ -6,7 +6,7 @@ import math
 import pytest
 
 from bigjax.core import errors
-from bigjax.training import reference_curves
+from bigjax.evaluation import reference_curves
 
 FID = 'fid50k_train_inception'
 ALL = list(reference_curves.CURVES.values())
