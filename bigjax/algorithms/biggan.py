@@ -21,7 +21,7 @@ from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
 from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors, parallel
-from bigjax.core.config import Key, Keys
+from bigjax.core.keys import Key, Keys
 from bigjax.models import biggan, biggan_deep, sagan
 from bigjax.nn import optim, spectral_norm
 from bigjax.nn.objectives import regularizers

@@ -17,7 +17,7 @@ from bigjax.algorithms.base import configs, contract, networks, player, residual
 from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
 from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
-from bigjax.core.config import Key, Keys
+from bigjax.core.keys import Key, Keys
 from bigjax.models import sngan
 
 

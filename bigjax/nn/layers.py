@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from bigjax.core import microbatches, parallel, trees
+from bigjax.core import parallel, trees
+from bigjax.nn import microbatches
 from bigjax.nn.convolution import max_pool, mean_pool, upsample
 from bigjax.nn.kernels import FAST, Kernels
 

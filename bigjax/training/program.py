@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 from bigjax.algorithms import family
 from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.contract import Algorithm, Batch, Due, Stage
-from bigjax.core import device, errors, microbatches, parallel, progress
+from bigjax.core import device, errors, parallel, progress
+from bigjax.nn import microbatches
 from bigjax.sampling.sampler import Sampler
 
 Pair = tuple[Stage, Due]  # what a step is compiled for

@@ -8,7 +8,8 @@ import pytest
 
 from bigjax.core import config as core_config
 from bigjax.core import errors
-from bigjax.core.config import GROUPS, SHARED, Key
+from bigjax.core.config import GROUPS, SHARED
+from bigjax.core.keys import Key
 
 TABLE = {
   'algorithm': Key('', 'a game'),

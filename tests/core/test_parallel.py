@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from bigjax.core import errors, microbatches, parallel
+from bigjax.core import errors, parallel
+from bigjax.nn import microbatches
 
 B = 16
 

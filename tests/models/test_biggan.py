@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.core import errors, microbatches, parallel, trees
+from bigjax.core import errors, parallel, trees
 from bigjax.models import biggan as models
 from bigjax.models import biggan_deep as deep
-from bigjax.nn import convolution, kernels, layers
+from bigjax.nn import convolution, kernels, layers, microbatches
 
 from counts import num_params
 from networks import (

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.core import microbatches, parallel, trees
+from bigjax.core import parallel, trees
 from bigjax.models import biggan as models
+from bigjax.nn import microbatches
 
 from counts import num_params
 

@@ -14,7 +14,8 @@ import ml_collections
 from bigjax import algorithms
 from bigjax.core import config as core_config
 from bigjax.core import errors, paths
-from bigjax.core.config import Key, Keys, Values
+from bigjax.core.config import Values
+from bigjax.core.keys import Key, Keys
 
 # Flags of other people's programs, and what does it here.
 FOREIGN = {
@@ -181,7 +182,7 @@ def _help(verb: str) -> str:
 
 def _switch(flag: str, text: str) -> bool:
   try:
-    return core_config.parse_value(core_config.Key(False, ''), text)
+    return core_config.parse_value(Key(False, ''), text)
   except ValueError:
     raise errors.UserError(f'--{flag}={text}: expected True or False.') from None
 

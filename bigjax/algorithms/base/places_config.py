@@ -7,7 +7,7 @@ import ml_collections
 
 from bigjax.algorithms.base.places import DiscTerm, GenTerm, Places
 from bigjax.core import errors
-from bigjax.core.config import Key, Keys
+from bigjax.core.keys import Key, Keys
 from bigjax.nn import augment
 from bigjax.nn.augment import adaptive
 from bigjax.nn.objectives import class_affines, losses, perturbations, regularizers, scores

@@ -12,8 +12,8 @@ import optax
 from bigjax.algorithms.base.contract import Metrics, State
 from bigjax.algorithms.base.metrics import singular_value
 from bigjax.core import parallel, trees
-from bigjax.core.microbatches import scan
 from bigjax.nn import optim, singular_values, spectral_norm
+from bigjax.nn.microbatches import scan
 
 Array = jax.Array
 

@@ -18,8 +18,8 @@ from bigjax.algorithms.base.draws import LabelLaw, example_keys, purpose
 from bigjax.algorithms.base.places import Judged, Made, Places
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.core import parallel
-from bigjax.core.microbatches import microbatched
 from bigjax.nn.latents import Law
+from bigjax.nn.microbatches import microbatched
 from bigjax.nn.objectives import perturbations
 from bigjax.nn.schedules import Decay
 

@@ -16,7 +16,8 @@ from bigjax.algorithms.base import places_config, standing_statistics
 from bigjax.algorithms.base.draws import label_law
 from bigjax.algorithms.base.player import IDENTITY, Reparametrisation, spectral
 from bigjax.core import errors
-from bigjax.core.config import WAYS, Key, Keys
+from bigjax.core.config import WAYS
+from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
 from bigjax.nn import kernels, layers, optim, schedules, spectral_norm
 from bigjax.nn.latents import law

@@ -18,7 +18,7 @@ import numpy as np
 from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import Gen
 from bigjax.core import errors, parallel
-from bigjax.core.config import Key, Keys
+from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
 from bigjax.nn import latents
 from bigjax.nn.latents import Law, SamplingSpec, knot_weights

@@ -17,7 +17,7 @@ from bigjax import algorithms, data
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
 from bigjax.core import errors
-from bigjax.core.config import Key
+from bigjax.core.keys import Key
 from bigjax.evaluation import quick, reference_curves
 from bigjax.training import history, program
 

@@ -11,7 +11,7 @@ import optax
 
 from bigjax.algorithms.base import contract, draws, player
 from bigjax.core import parallel
-from bigjax.core.config import Key, Keys
+from bigjax.core.keys import Key, Keys
 
 BATCH_KEY = 'optim.batch_size'
 KEYS: Keys = {

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from bigjax.algorithms.base import contract, draws, player
 from bigjax.core import parallel
-from bigjax.core.config import Key, Keys
+from bigjax.core.keys import Key, Keys
 from bigjax.nn import optim
 
 BATCH_KEY = 'optim.batch_size'
