@@ -51,7 +51,7 @@ class Log:
     )
     self._events = TensorBoard(os.path.join(workdir, 'tensorboard')) if main else files.Null()
     self.progress = progress.Progress(first, last, images_per_step, sys.stderr if main else None)
-    self._start = time.time()
+    self._start = time.monotonic()  # no clock that somebody sets
     self._last = time.monotonic()  # when the time began that the next row's `waiting` is a share of
 
   def restart(self, step: int, images_per_step: int) -> None:
@@ -80,7 +80,7 @@ class Log:
       **device_memory(),
     }
     self._last = now
-    clock = {'seconds': round(time.time() - self._start, 3), 'time': round(time.time(), 3)}
+    clock = {'seconds': round(now - self._start, 3), 'time': round(time.time(), 3)}
     self._clock.write({'step': step, **shown, **clock})
     self._events.write({'step': step, **shown})
     return values
