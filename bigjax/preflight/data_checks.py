@@ -121,7 +121,7 @@ def of_counts(counts: np.ndarray, names: Sequence[str]) -> Finding:
     f'{counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) training images per '
     'class'
     if counts[least] < counts[most]
-    else f'{counts[most]:,} training images in every class'
+    else f'{counts[most]:,} training image{"" if counts[most] == 1 else "s"} in every class'
   )
   if counts[most] > UNEVEN * counts[least]:
     return 'warning', f'{words}: fakes are drawn evenly, so rare classes are seen far less real'

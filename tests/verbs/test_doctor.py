@@ -255,6 +255,7 @@ def test_labels_that_cannot_be_read_fail(bigjax, monkeypatch):
     ([5, 0, 7], 'warning', '1 of 3 classes have no training image (b)'),
     ([0, 0, 7], 'fail', "all images have the label 'c' of 3 classes"),
     ([7], 'ok', '7 training images in every class'),
+    ([1, 1], 'ok', '1 training image in every class'),
   ],
 )
 def test_counts_of_classes(counts, level, words):
