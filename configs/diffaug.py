@@ -27,8 +27,8 @@ and 7.62); half of the images, `_50`: 91.9 and 8.88 (89.9 and 9.64); a quarter, 
 images are in [0, 1], so that what leaves the frame is black and not grey. CIFAR's networks begin
 from N(0, 0.02) there, and from orthogonal weights here.
 
-`lowshot` is BigGAN at 256 px on a hundred images, for which the paper has StyleGAN2: no result is
-published.
+`lowshot` is BigGAN at 256 px on a hundred images, of which five are held out, for which the paper
+has StyleGAN2: no result is published.
 
 Hardware: one GPU for CIFAR, a v3-128 for ImageNet. Nothing of these has been measured here; what
 `digits` reaches in minutes on two CPU cores is in docs/papers.md.
@@ -137,6 +137,8 @@ VARIANTS |= {
     'model.disc_attention': (64,),
     'optim.batch_size': 16,
     'augment.name': 'color,translation,cutout',
+    'scores.num': 5000,
+    'scores.reference': 'train',
   },
   'digits': ('digits', {'augment.name': 'translation,cutout'}),
 }

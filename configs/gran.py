@@ -11,8 +11,7 @@ saturating loss: the paper's GraND; `critic` has the Wasserstein loss of its Gra
 of them is GN-GAN's recipe: hinge loss, learning rates 2e-4 and 4e-4, 200,000 steps, averaged
 weights. Published are FIDs of 10.8 for GraND, 13.2 for SN-GAN and 13.6 for WGAN-GP, we believe on
 LSUN bedrooms; other tables and the paper's code could not be had, so that K, epsilon and the
-learning rates of each data set are ours. K is to be tuned against Adam's epsilon:
-docs/stabilisers.md has a sweep on digits.
+learning rates of each data set are ours. K is to be tuned against Adam's epsilon.
 
 Hardware: one GPU. Nothing of these has been measured here; what `digits` reaches in minutes on two
 CPU cores is in docs/papers.md.
@@ -27,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     {
       'algorithm': 'sngan',
       'run': {'steps': 100_000},
-      'data': {'source': 'tfds:cifar10', 'resolution': 32, 'num_classes': 1, 'flip': True},
+      'data': {'source': 'tfds:cifar10', 'resolution': 32, 'num_classes': 1},
       'model': {'ch': 128, 'dtype': 'float32'},
       'optim': {'loss': 'logistic', 'scores': 'gran', 'spectral_norm': 'none'},
     }
@@ -37,11 +36,15 @@ def get_config() -> ml_collections.ConfigDict:
 VARIANTS = {
   'cifar10': {},
   'cifar100': {'data.source': 'tfds:cifar100'},
-  'stl10': {'data.source': 'tfds:stl10/unlabelled', 'data.resolution': 48, 'model.ch': 64},
+  'stl10': {
+    'data.source': 'tfds:stl10',
+    'data.split': 'unlabelled',
+    'data.resolution': 48,
+    'model.ch': 64,
+  },
   'lsun_bedroom': {
     'data.source': 'tfds:lsun/bedroom',
     'data.resolution': 128,
-    'data.flip': False,
     'model.ch': 64,
   },
   'celeba': {'data.source': 'tfds:celeb_a', 'data.resolution': 128, 'model.ch': 64},

@@ -11,8 +11,8 @@ networks and game. `baseline` after any of them is without gSR. The paper's tabl
 it claims the state of the art on these sets. `lsun_lt` are five of LSUN's categories, as class
 folders.
 
-Hardware: one GPU. What has been measured here is in docs/stabilisers.md; what `digits` reaches in
-minutes on two CPU cores, on a long tail of its own, is in docs/papers.md.
+Hardware: one GPU. Nothing of these has been measured here; what `digits` reaches in minutes on two
+CPU cores, on a long tail of its own, is in docs/papers.md.
 """
 
 import ml_collections
@@ -90,7 +90,7 @@ VARIANTS = {
     'optim.gsr_beta': 0.999,
     'optim.ema_start': 20_000,
   },
-  'baseline': {'optim.gsr_weight': 0.0},
+  'baseline': {'optim.gsr_weight': 0.0, 'optim.gsr_beta': 0.99},
   'digits': (
     'digits',
     {'data.imbalance': 10.0, 'optim.lecam_weight': 0.1, 'optim.gsr_weight': 0.5},

@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     {
       'algorithm': 'sngan',
       'run': {'steps': 50_000},
-      'data': {'source': 'tfds:cifar10', 'resolution': 32, 'num_classes': 10, 'flip': True},
+      'data': {'source': 'tfds:cifar10', 'resolution': 32, 'num_classes': 10},
       'model': {'ch': 128, 'disc_perturb': 'gauss_mult', 'dtype': 'float32'},
     }
   )

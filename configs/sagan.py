@@ -38,6 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
         'disc_lr': 4e-4,
         'b2': 0.9,
         'ortho_beta': 0.0,
+        'spectral_eps': 1e-12,
         'ema_decay': 0.0,
         'ema_start': 0,
       },

@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     {
       'algorithm': 'sngan',
       'run': {'steps': 50_000},
-      'data': {'source': 'tfds:cifar10', 'resolution': 32, 'num_classes': 10, 'flip': True},
+      'data': {'source': 'tfds:cifar10', 'resolution': 32, 'num_classes': 10},
       'model': {'ch': 128, 'dtype': 'float32'},
     }
   )
@@ -46,12 +46,14 @@ VARIANTS = {
   'cifar10_uncond': {'data.num_classes': 1},
   'cifar10_lt100': {
     'data.imbalance': 100.0,
+    'data.flip': True,
     'optim.lecam_weight': 0.1,
     'optim.gsr_weight': 0.5,
     'augment.name': 'color,translation,cutout',
   },
   'stl10': {
-    'data.source': 'tfds:stl10/unlabelled',
+    'data.source': 'tfds:stl10',
+    'data.split': 'unlabelled',
     'data.resolution': 48,
     'data.num_classes': 1,
     'model.ch': 64,

@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     {
       'algorithm': 'wgan_gp',
       'run': {'steps': 100_000},
-      'data': {'source': 'tfds:cifar10', 'resolution': 32, 'num_classes': 1, 'flip': True},
+      'data': {'source': 'tfds:cifar10', 'resolution': 32, 'num_classes': 1},
       'model': {'dtype': 'float32'},
     }
   )
@@ -46,6 +46,6 @@ VARIANTS = {
   'cifar10_acgan': {'data.num_classes': 10, 'model.class_head': True},
   'cifar10_gradinit': {'gradinit.optimizer': 'adam'},
   'lsun64': LSUN,
-  'resnet101': {**LSUN, 'model.network': 'wgan_gp_resnet101'},
+  'resnet101': {**LSUN, 'model.network': 'wgan_gp_resnet101', 'model.ch': 32},
   'digits': ('digits', {'model.class_head': True}),  # else its critic would know no classes
 }

@@ -38,6 +38,10 @@ def penalised(path: str, leaf: Any) -> bool:
 class BigGAN(residual.ResidualGAN):
   """The game of the paper; see contract.Algorithm for what each method promises."""
 
+  remedies = (
+    'lower the learning rates, or add a tool of the paper (optim.r1_gamma, optim.sigma_tool, '
+    'model.disc_dropout)'
+  )
   penalty: float = 0.0  # beta of Eq. 3, reported; the gradient is in the generator's chain
 
   def step(

@@ -2,9 +2,9 @@
 
 A step is one of the generator, on a batch of its own size, and then k of the discriminator with
 fresh fakes, as in the authors' code; the hinge loss; learning rates that fall to 0; no averaged
-weights. Real images have the noise of their quantisation added. Differences from that code: real
-and fake images go through D together, so that there is one power iteration per update and not two;
-standing statistics replace its running averages.
+weights. Real images have the noise of their quantisation added, which that code does on ImageNet
+alone. Differences from that code: real and fake images go through D together, so that there is one
+power iteration per update and not two; standing statistics replace its running averages.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
 A step is k of the critic, which has no BatchNorm, and one of the generator, on a batch of its own
 size; the Wasserstein loss; the gradient penalty is one of the five places (optim.gp_weight);
-learning rates that fall to 0. Real images have the noise of their quantisation added. The paper's
-language model is not here. Of one class it is the paper's unconditional game.
+learning rates that fall to 0. Below 64 px, real images have the noise of their quantisation added.
+The paper's language model is not here. Of one class it is the paper's unconditional game.
 """
 
 import dataclasses
@@ -27,6 +27,11 @@ NETWORKS = {'wgan_gp': wgan_gp, 'wgan_gp_resnet101': wgan_gp_resnet101}
 @dataclasses.dataclass(frozen=True)
 class WGANGP(residual.ResidualGAN):
   """The game of the paper; see contract.Algorithm for what each method promises."""
+
+  def examples(self, state: State, batch: Batch, stage: Stage) -> tuple[dict, dict]:
+    """As of all residual GANs, but the critic's fakes have the labels of its real images."""
+    of_disc, of_gen = super().examples(state, batch, stage)
+    return {**of_disc, 'y': of_disc['label']}, of_gen
 
   def step(
     self, state: State, batch: Batch, stage: Stage, due: contract.Due = contract.NONE_DUE
@@ -102,8 +107,8 @@ def with_classes(given: Places, weight: float, gen_weight: float) -> Places:
   gen = lambda x: gen_weight * losses.class_entropy(x.classes, x.labels)
   return dataclasses.replace(
     given,
-    disc_terms=(*given.disc_terms, ('class', disc)),
-    gen_terms=(*given.gen_terms, ('class', gen)),
+    disc_terms=(*given.disc_terms, *([('class', disc)] if weight else [])),
+    gen_terms=(*given.gen_terms, *([('class', gen)] if gen_weight else [])),
   )
 
 
@@ -132,4 +137,6 @@ def make(
     )
     for player, updates in (('gen', 1), ('disc', opt.d_steps))
   )
-  return WGANGP(**fields, gen=gen, disc=disc, read=residual.dequantised)
+  noisy = config.data.resolution < 64  # as in the authors' codes of either size
+  read = residual.dequantised if noisy else residual.as_stored
+  return WGANGP(**fields, gen=gen, disc=disc, read=read)

@@ -61,6 +61,9 @@ SHARED: Keys = {
   'run.profile_steps': Key(0, 'steps that the profiler records; 0: none'),
   # What is trained on.
   'data.source': Key('', 'NAME or NAME:ARGUMENT: digits, folder:DIR, tfds:NAME, synthetic:NUMBER'),
+  'data.split': Key(
+    '', "split of a tfds set that is trained on, such as stl10's unlabelled; '': train", since=1
+  ),
   'data.data_dir': Key('', "where TFDS' prepared sets lie; '': TFDS' own place"),
   'data.resolution': Key(128, 'of square images, in pixels', least=1, most=8192),
   'data.channels': Key(3, '3: colour, 1: grey', least=1, most=3),
@@ -68,7 +71,11 @@ SHARED: Keys = {
     0, 'of clips, for sources that have them; 0: still images', since=1, most=4096
   ),
   'data.num_classes': Key(
-    None, 'classes; None: as many as the data has', kind=int, least=1, most=10**6
+    None,
+    'classes; None: as many as the data has; 1: labels are not looked at',
+    kind=int,
+    least=1,
+    most=10**6,
   ),
   'data.held_out': Key(
     0.05, 'share of each class held out, of data without a test split', above=0, below=1

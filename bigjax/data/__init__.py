@@ -70,6 +70,7 @@ __all__ = [
 ]  # fmt: skip
 Finding = tuple[str, str]  # ('ok', 'warning' or 'fail', a sentence for people)
 
+ALL = ('all',)  # the class of images whose labels are not looked at
 SEEN = 256  # images whose labels are looked at before training
 MOST_GIB = 4  # of a set held in memory (twice while it is streamed: NumPy's and TensorFlow's)
 
@@ -157,7 +158,14 @@ def load(config: ml_collections.ConfigDict) -> Source:
     raise errors.UserError(
       f'data.frames is {config.frames}, but {config.source!r} has still images; set data.frames=0.'
     )
+  if config.get('split', '') and not getattr(module, 'SPLITS', False):
+    raise errors.UserError(
+      f'data.split is {config.split!r}, but only sets of tfds have splits by name, and data.source '
+      f"is {config.source!r}; set data.split=''."
+    )
   source = module.load(config, argument)
+  if config.num_classes == 1:
+    source = without_labels(source)
   num = len(source.class_names)
   if config.num_classes is not None and num != config.num_classes:
     raise errors.UserError(
@@ -241,6 +249,40 @@ def _only(source: Source, keep: np.ndarray) -> Source:
     labels_known=True,
     train=lambda most=None: read(lookup, subset(len(keep), most)),
     digest=_digest(np.frombuffer(source.digest.encode(), np.uint8), keep),
+  )
+
+
+def without_labels(source: Source) -> Source:
+  """The same images as one class: what an unconditional generator learns."""
+  if len(source.class_names) == 1:
+    return source
+
+  def blind(lookup: Lookup) -> Lookup:
+    def looked_up(tf, indices, chance):
+      images, _ = lookup(tf, indices, chance)
+      return images, tf.zeros(tf.shape(images)[:1], tf.int32)
+
+    return Named(looked_up, lookup.name_of) if isinstance(lookup, Named) else looked_up
+
+  def plain(images: Callable[..., Labelled]) -> Callable[..., Labelled]:
+    def some(most=None):
+      found, _ = images(most)
+      return found, np.zeros(len(found), np.int32)
+
+    return some
+
+  digest = lambda of: _digest(np.frombuffer(f'{of} without labels'.encode(), np.uint8))
+  return dataclasses.replace(
+    source,
+    class_names=ALL,
+    lookup=blind(source.lookup),
+    labels=lambda: np.zeros(source.num_train, np.int32),
+    labels_known=True,
+    train=plain(source.train),
+    held_out=plain(source.held_out),
+    held_out_lookup=blind(source.held_out_lookup),
+    digest=digest(source.digest),
+    held_out_digest=digest(source.held_out_digest),
   )
 
 

@@ -454,6 +454,23 @@ def test_a_rare_class_is_none_too_few():
   data.refuse_one_label(source, config(source='some:where'))
 
 
+def test_of_one_class_labels_are_not_looked_at():
+  given = configs.read('digits').data
+  labelled = data.load(given)
+  given.num_classes = 1
+  source = data.load(given)
+  assert source.class_names == ('all',) and source.class_counts() == [source.num_train]
+  assert source.digest != labelled.digest
+  for ours, theirs in (
+    (source.train(5), labelled.train(5)),
+    (source.held_out(), labelled.held_out()),
+  ):
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    assert not ours[1].any()
+  batch = next(data.stream(source, 0, 0, (1, 8), np.arange(8)))
+  assert not batch['label'].any()
+
+
 def test_spread():
   assert data.subset(10, None).tolist() == data.subset(10, 99).tolist() == list(range(10))
   assert data.subset(10, 3).tolist() == [2, 4, 8]  # as in every process and session
@@ -467,7 +484,7 @@ def test_spread():
     ({'source': 'no_such:thing'}, ["'no_such:thing'", 'expected one of: ', 'digits']),
     ({'source': 'digits:5'}, ['takes no argument', "'5'"]),
     ({'num_classes': 7}, ['data.num_classes is 7', '10 classes']),
-    ({'num_classes': 1}, ['data.num_classes is 1', '10 classes', 'or None']),
+    ({'split': 'test'}, ["data.split is 'test'", 'only sets of tfds']),
     ({'channels': 3}, ['data.channels is 3', 'use 1']),
     ({'channels': 2}, ['data.channels is 2', '1 (grey) or 3 (colour)']),
     ({'crop': 'centre'}, ["data.crop is 'centre'", 'did you mean center?']),

@@ -417,6 +417,21 @@ def test_the_index_is_made_once(prepared, tmp_path, cache, monkeypatch):
 
 
 @pytest.mark.parametrize(
+  ('name', 'change'),
+  [('tiny_unlabelled', {}), ('tiny_grey', {}), ('tiny_test', {'split': 'test'})],
+)
+def test_of_one_class_no_label_is_asked_for(small, name, change):
+  """Sets without labels, sets with them, and other splits than train."""
+  source = data.load(config(name, small, channels=1, num_classes=1, **change))
+  images, labels = source.train()
+  assert source.class_names == ('all',) and source.class_counts() == [source.num_train]
+  assert len(images) == source.num_train and not labels.any() and labels.dtype == np.int32
+  batch = next(data.stream(source, 0, 0, (1, 4), np.arange(4)))
+  assert not batch['label'].any() and batch['image'].shape == (1, 4, SIZE, SIZE, 1)
+  assert not source.held_out()[1].any()
+
+
+@pytest.mark.parametrize(
   ('name', 'change', 'words'),
   [
     ('', {'source': 'tfds'}, ['needs the name', 'tfds:cifar10']),

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bigjax.core import trees
 from bigjax.nn import augment as augmentations
 from bigjax.nn.augment import Augment, apa
 from bigjax.nn.augment.adaptive import Controller
@@ -33,6 +34,7 @@ class Judged:
   Attributes:
     score: images [b, H, W, C] -> scores [b], with the labels and the dropout of the real images.
     score_fake: the same with those of the fake ones.
+    score_plain: as `score`, of images before they are augmented.
     real, fake: images as they are judged, augmented.
     plain_real, plain_fake: before that.
     real_scores, fake_scores: [b], of `real` and `fake`.
@@ -45,6 +47,7 @@ class Judged:
 
   score: Score
   score_fake: Score
+  score_plain: Score
   real: Array
   fake: Array
   plain_real: Array
@@ -94,7 +97,7 @@ class Places:
     pseudo: whether fakes stand in for real images, at that strength: see nn/augment/apa.py.
     controller: of the strength, for adaptive ones; None: it is `strength`.
     strength: where nothing adapts it.
-    perturb: of what enters each convolution of the discriminator: see nn/perturbations.py.
+    perturb: of what enters the discriminator's convolutions, see nn/objectives/perturbations.py.
     transform: of scores, see nn/objectives/scores.py.
     loss: the pair.
     filters: of the scores that the generator learns from.
@@ -158,7 +161,9 @@ class Places:
     """(States, metrics) after the discriminator judged `num` real images: the strength follows."""
     if self.controller is None:
       return states, metrics
-    state = self.controller.update(states['augment'], metrics['d_overfit'], num)
+    sign = metrics['d_overfit']
+    state = self.controller.update(states['augment'], sign, num)
+    state = trees.select(jnp.isfinite(sign), state, states['augment'])
     return {**states, 'augment': state}, {
       **metrics, 'augment_p': state['p'], 'augment_r_t': state['r_t'],
     }  # fmt: skip

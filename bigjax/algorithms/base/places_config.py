@@ -21,6 +21,9 @@ KEYS: Keys = {
   'optim.r1_every': Key(
     1, 'steps between two of R1, each with so many times its weight', since=1, least=1,
   ),
+  'optim.r1_plain': Key(
+    False, 'its gradient is by images before augmentation, through it (StyleGAN2-ADA)', since=1,
+  ),
   'optim.r2_gamma': Key(0.0, 'the same on fake images; 0: off', since=1),
   'optim.gp_weight': Key(
     0.0, 'gradient penalty between real and fake images (WGAN-GP); 0: off', since=1,
@@ -75,7 +78,7 @@ KEYS: Keys = {
     0.1, 'added to the squared norm', since=1, above=0, where=('optim.scores', 'gran'),
   ),
   'model.disc_perturb': Key(
-    'none', "what perturbs the input of each of D's convolutions (PConv)", since=1,
+    'none', "what perturbs the input of each convolution of D's blocks (PConv)", since=1,
     choices=tuple(perturbations.PERTURBATIONS),
   ),
   'model.disc_perturb_amount': Key(
@@ -101,6 +104,19 @@ KEYS: Keys = {
   'augment.kimg': Key(500.0, 'thousand images in which p goes from 0 to 1', since=1, above=0),
 }
 # fmt: on
+# Keys that change nothing while all of these are 0.
+SAYS_HOW = {
+  'optim.r1_every': ('optim.r1_gamma',),
+  'optim.r1_plain': ('optim.r1_gamma',),
+  'optim.gp_one_sided': ('optim.gp_weight',),
+  'optim.cr_augment': ('optim.cr_weight', 'optim.cr_fake_weight'),
+  'optim.zcr_sigma': ('optim.zcr_weight', 'optim.zcr_gen_weight'),
+  'optim.lecam_decay': ('optim.lecam_weight',),
+  'optim.gsr_beta': ('optim.gsr_weight',),
+  'optim.gsr_every': ('optim.gsr_weight',),
+  'augment.kimg': ('augment.target',),
+  'augment.measure': ('augment.target',),
+}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -128,6 +144,18 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'{what} needs a probability; give augment.target=0.6, which adapts it, or a fixed one by '
       'augment.p.'
     )
+  if how.target and not errors.pick(opt.loss, losses.LOSSES, 'optim.loss').has_sides:
+    raise errors.UserError(
+      f'augment.target={how.target:g} adapts to the sign of scores, which says nothing with '
+      f'optim.loss={opt.loss}: its scores have no zero between real and fake; give augment.p, or '
+      'another loss.'
+    )
+  if opt.dragan_weight and config.run.microbatches > 1:
+    raise errors.UserError(
+      'optim.dragan_weight takes the deviation of the whole batch, which is never whole with '
+      f'run.microbatches={config.run.microbatches}; set that to 1, or take another penalty.'
+    )
+  check_idle(config)
   if how.pseudo and how.name.startswith(ADAPTIVE):
     raise errors.UserError(
       f'augment.pseudo and augment.name={how.name} would both be driven by one probability; turn '
@@ -138,6 +166,23 @@ def check(config: ml_collections.ConfigDict) -> None:
       'optim.cr_weight compares scores of images that optim.cr_augment or augment.name change, and '
       'both are none; give one, such as optim.cr_augment=flip,translation, or turn the weight off.'
     )
+
+
+def check_idle(config: ml_collections.ConfigDict) -> None:
+  """Refuse keys that say how, where another key says that not.
+
+  Raises:
+    UserError: names the first.
+  """
+  for name, switches in SAYS_HOW.items():
+    group, _, short = name.partition('.')
+    default, value = KEYS[name].default, config[group][short]
+    off = [switch for switch in switches if not config[switch.split('.')[0]][switch.split('.')[1]]]
+    if value != default and len(off) == len(switches):
+      raise errors.UserError(
+        f'{name}={value} says how, but {" and ".join(switches)} '
+        f'{"is" if len(switches) == 1 else "are"} 0; give a weight, or leave {name} at {default}.'
+      )
 
 
 def per_example(config: ml_collections.ConfigDict) -> str:
@@ -181,7 +226,9 @@ def places(
   controller = None
   if how.target:
     measure = errors.pick(how.measure, adaptive.MEASURES, 'augment.measure')
-    controller = adaptive.Controller(opt.batch_size, how.target, how.kimg, measure=measure)
+    controller = adaptive.Controller(
+      opt.batch_size * opt.d_steps, how.target, how.kimg, measure=measure
+    )
     starts += (('augment', lambda weights, key: controller.init()),)
   near = lambda keys, z: regularizers.nearby(keys, z, opt.zcr_sigma)
   for name, weight, every in (
@@ -228,7 +275,9 @@ def terms(
   zcr_gen = regularizers.latent_diversity(opt.zcr_gen_weight)
   # fmt: off
   disc: Mapping[str, tuple[float, DiscTerm]] = {
-    'r1': (opt.r1_gamma, lambda x: r1(x.score, x.real, x.fake, x.keys)),
+    'r1': (opt.r1_gamma, lambda x: (
+      r1(x.score_plain, x.plain_real, x.fake, x.keys) if opt.r1_plain
+      else r1(x.score, x.real, x.fake, x.keys))),
     'r2': (opt.r2_gamma, lambda x: r2(x.score_fake, x.real, x.fake, x.keys)),
     'gp': (opt.gp_weight, lambda x: gp(x.score, x.real, x.fake, x.keys)),
     'dragan': (opt.dragan_weight, lambda x: dragan(x.score, x.real, x.fake, x.keys)),

@@ -169,16 +169,16 @@ class Player:
 
     Args:
       state: what the loss carries from one minibatch to the next: joined to `shared`, renewed by
-        the metrics of the same names, and returned last.
+        the metrics of the same names where there was an update, and returned last.
     """
 
     def one(carry, examples):
       player, skipped, state = carry
-      player, skipped, _, metrics = self.descend(
+      player, skipped, finite, metrics = self.descend(
         player, skipped, loss, {**shared, **state}, examples, grad_norm
       )
-      state = {name: old | metrics.pop(name, {}) for name, old in state.items()}
-      return (player, skipped, state), metrics
+      new = {name: old | metrics.pop(name, {}) for name, old in state.items()}
+      return (player, skipped, trees.select(finite, new, state)), metrics
 
     carry, metrics = scan(one, (player, skipped, dict(state)), minibatches)
     player, skipped, state = carry

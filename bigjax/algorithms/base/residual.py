@@ -17,7 +17,7 @@ from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, purpose
 from bigjax.algorithms.base.places import Judged, Made, Places
 from bigjax.algorithms.base.player import Player, to_float
-from bigjax.core import parallel
+from bigjax.core import parallel, trees
 from bigjax.nn.latents import Law
 from bigjax.nn.microbatches import microbatched
 from bigjax.nn.objectives import perturbations
@@ -38,6 +38,11 @@ def dequantised(keys: Array, images: Array) -> Array:
     return images
   noise = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
   return images.astype(jnp.float32) / 128 - 1 + noise / 128
+
+
+def scores_of(said: Any) -> tuple[Array, Array | None]:
+  """(Scores [b], logits of the classes or None), from what a discriminator says."""
+  return said if isinstance(said, tuple) else (said, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,7 @@ class ResidualGAN:
 
   sampled = 'gen'
   remedies = (
-    'lower the learning rates, or add a tool of the paper (optim.r1_gamma, optim.sigma_tool, '
+    'lower the learning rates, or add a penalty (optim.r1_gamma, optim.lecam_weight, '
     'model.disc_dropout)'
   )
 
@@ -141,7 +146,7 @@ class ResidualGAN:
     def judge(images):
       with perturbations.perturbing(self.places.perturb, purpose(keys, 'perturb')):
         said = self.disc_net.apply({'params': weights}, images, labels, mask)
-      return said if isinstance(said, tuple) else (said, None)
+      return scores_of(said)
 
     return judge
 
@@ -168,7 +173,9 @@ class ResidualGAN:
       real_logits, fake_logits = jnp.split(logits, 2)
       score = lambda *of: lambda images: given.transform(self.critic(weights, *of), images)[0]
       judged = Judged(
-        score(key_real, label), score(key_fake, part['y']), real, fake, plain_real, plain_fake,
+        score(key_real, label), score(key_fake, part['y']),
+        lambda images: score(key_real, label)(given.augmented(key_real, images)),
+        real, fake, plain_real, plain_fake,
         real_logits, fake_logits, label, key_fake, lambda images: given.augmented(key_fake, images),
         None if said is None else said[: len(real)], part['others'],
       )  # fmt: skip
@@ -186,9 +193,12 @@ class ResidualGAN:
       'd_loss_fake': loss_fake,
       'd_logit_real': real_logits.mean(),
       'd_logit_fake': fake_logits.mean(),
-      'd_accuracy_real': (real_logits > 0).mean(dtype=jnp.float32),
-      'd_accuracy_fake': (fake_logits < 0).mean(dtype=jnp.float32),
     }
+    if given.loss.has_sides:
+      metrics |= {
+        'd_accuracy_real': (real_logits > 0).mean(dtype=jnp.float32),
+        'd_accuracy_fake': (fake_logits < 0).mean(dtype=jnp.float32),
+      }
     if given.controller is not None:
       metrics['d_overfit'] = given.controller.measure(real_logits, fake_logits)
     penalties, states = {f'd_{name}': value.mean() for name, value in values.items()}, {}
@@ -215,9 +225,10 @@ class ResidualGAN:
       real = self.read(purpose(part['aug_real'], 'noise'), part['image'])
       return given.transform(critic, given.augmented(part['aug_real'], real))[0]
 
-    fakes = self.fakes(weights, batch)
-    logits, values = microbatched(judge, self.microbatches, {**batch, **fakes})
-    real = microbatched(judge_real, self.microbatches, batch) if given.loss.needs_real else None
+    own = {name: batch[name] for name in ('z', 'y', 'aug')} | self.fakes(weights, batch)
+    logits, values = microbatched(judge, self.microbatches, own)
+    reals = {name: x for name, x in batch.items() if name not in own}  # maybe fewer than fakes
+    real = microbatched(judge_real, self.microbatches, reals) if given.loss.needs_real else None
     penalties, states = {f'g_{name}': value.mean() for name, value in values.items()}, {}
     for name, keep in given.filters:
       logits, states[name] = keep(shared['terms'][name], logits)
@@ -304,7 +315,7 @@ class ResidualGAN:
     decay = self.ema(state['step'], self.gen_batch)
     ema = player.averaged(state, gen['params'], decay, self.ema_start, finite)
     new = {name: terms[name] | metrics.pop(name) for name in terms if name in metrics}
-    return gen, skipped, ema, metrics, {**terms, **new}
+    return gen, skipped, ema, metrics, trees.select(finite, {**terms, **new}, terms)
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     del stage
@@ -315,10 +326,10 @@ class ResidualGAN:
     train, held_out = first(dict(batch)), first(dict(held_out))
     key = jax.random.fold_in(jax.random.fold_in(state['key'], state['step']), 3)  # no key of a step
 
-    # Signs of the discriminator on training, held-out and fake images.
+    # Signs of the discriminator on training, held-out and fake images, where they mean something.
     def accuracies(_, weights, examples):
       def score(image, y):
-        judge = lambda part: self.disc_net.apply({'params': weights['disc']}, *part)
+        judge = lambda part: scores_of(self.disc_net.apply({'params': weights['disc']}, *part))[0]
         return microbatched(judge, self.microbatches, (image, y))
 
       share = lambda positive: positive.mean(dtype=jnp.float32)
@@ -332,7 +343,9 @@ class ResidualGAN:
 
     fresh = self.fresh(key, train['label'].shape, state['step'])
     examples = {'train': train, 'held_out': held_out, 'z': fresh['z'], 'y': fresh['y']}
-    signs = parallel.over_batch(accuracies)({}, weights, examples)
+    signs = {}
+    if self.places.loss.has_sides:
+      signs = parallel.over_batch(accuracies)({}, weights, examples)
     for name, one in players.items():
       signs |= getattr(self, name).reparametrisation.signs(name, one)
     return signs

@@ -68,7 +68,8 @@ KEYS: Keys = {
   'optim.schedule': Key(
     'constant', 'of both learning rates', choices=tuple(schedules.SCHEDULES), since=1
   ),
-  'optim.schedule_start': Key(0, 'step at which they begin to fall, to 0 at run.steps', since=1),
+  'optim.schedule_start': Key(0, 'step at which they begin to fall', since=1),
+  'optim.schedule_end': Key(0, 'step at which they are 0; 0: run.steps', since=1),
   'optim.warmup': Key(0, 'steps over which they rise at first', since=1),
   'optim.b1': Key(0.0, "Adam's decay of gradients", below=1),
   'optim.b2': Key(0.9, "Adam's decay of squared gradients", below=1),
@@ -91,7 +92,8 @@ TINY = {
   'data.resolution': 32,
   'model.ch': 8, 'model.z_dim': 16, 'model.gen_attention': (), 'model.disc_attention': (),
   'model.disc_widths': (), 'model.bn_group': 0, 'model.dtype': 'float32',
-  'optim.batch_size': 8, 'optim.d_steps': 1, 'optim.schedule': 'constant', 'optim.warmup': 0,
+  'optim.batch_size': 8, 'optim.d_steps': 1, 'optim.schedule': 'constant',
+  'optim.schedule_start': 0, 'optim.schedule_end': 0, 'optim.warmup': 0,
   'eval.standing_passes': 2, 'eval.standing_batch': 8, 'export.truncations': ('1', 'none'),
 }
 DIGITS = {
@@ -138,7 +140,7 @@ def adam(
   """
   opt = config.optim
   rate = schedules.learning_rate(
-    lr, opt.schedule, config.run.steps, opt.schedule_start, opt.warmup, updates
+    lr, opt.schedule, opt.schedule_end or config.run.steps, opt.schedule_start, opt.warmup, updates
   )
   return errors.pick(opt.name, optim.OPTIMIZERS, 'optim.name')(rate, opt.b1, opt.b2, opt.eps)
 

@@ -77,7 +77,7 @@ def _from_array_records(builder: Any, split: str) -> Read:
 
   def fetch(index):
     row = rows[int(index)]
-    return row['image'], np.int64(row['label'])
+    return row['image'], np.int64(row.get('label', 0))
 
   def read(tf, index):
     encoded, label = tf.numpy_function(fetch, [index], [tf.string, tf.int64], stateful=False)
@@ -105,7 +105,8 @@ def _from_tfrecords(tf: Any, builder: Any, split: str) -> Read:
   known = cached('tfrecord', fingerprint(paths), lambda: index(paths, info.shard_lengths))
   least = REMOTE_READ if any(map(_remote, paths)) else SMALL_READ
   buffer = max(least, sum(map(_size, paths)) // max(len(known['offsets']), 1))  # a record's size
-  wanted = tfds.decode.PartialDecoding({'image': True, 'label': True})
+  names = {'image', 'label'} & set(builder.info.features)
+  wanted = tfds.decode.PartialDecoding(dict.fromkeys(names, True))
   features = wanted.extract_features(builder.info.features)
 
   def read(tf, index):
@@ -123,7 +124,7 @@ def _from_tfrecords(tf: Any, builder: Any, split: str) -> Read:
     # Not within a dataset that ignores errors: over a file that is gone, that one never ends.
     (record,) = tf.raw_ops.DatasetToSingleElement(dataset=record, **one)
     example = features.deserialize_example(record, decoders={'image': tfds.decode.SkipDecoding()})
-    return example['image'], example['label']
+    return example['image'], example.get('label', tf.constant(0, tf.int64))
 
   return read
 

@@ -1,8 +1,9 @@
 """Image classification sets of TensorFlow Datasets: `tfds:NAME[/CONFIG]`.
 
-They are read where they have been prepared (`config.data_dir`, else TFDS's own folder); nothing is
-downloaded here. Small ones are decoded once and held in memory, others at every visit, by random
-access to ArrayRecord or TFRecord files.
+With `data.num_classes=1` no label is asked for, or looked at. They are read where they have been
+prepared (`config.data_dir`, else TFDS's own folder); nothing is downloaded here. Small ones are
+decoded once and held in memory, others at every visit, by random access to ArrayRecord or TFRecord
+files.
 """
 
 import functools
@@ -22,13 +23,15 @@ from bigjax.data.reading import tfrecord
 HELD_OUT = ('test', 'validation')  # splits, in the order in which one is looked for
 MOST_MIB = 512  # of a set that is held in memory, as pixels
 LOOKED_AT = 64  # images, for their sizes
+SPLITS = True  # data.split means something here
 
 
 def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
   """Return the set, its images cut to squares and resized to `config.resolution`.
 
-  Trained on is 'train'. Held out is 'test' or else 'validation', and where there is neither, the
-  share `config.held_out` of every class.
+  Trained on is `config.split`, or 'train'. Held out is 'test' or else 'validation', and where there
+  is neither, the share `config.held_out` of every class.
+
   Raises:
     UserError: TFDS is not installed, or the set is unknown, not prepared, incomplete, or not one of
       images with one label each.
@@ -49,31 +52,40 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     UserError: its files are not all there, or have no images.
   """
   counts = {split: info.num_examples for split, info in builder.info.splits.items()}
-  unseen = next((s for s in HELD_OUT if s in counts and labelled(tf, builder, s)), None)
-  for split in filter(None, ('train', unseen)):
+  blind, seen = config.num_classes == 1, config.get('split', '') or 'train'
+  able = lambda split: blind or labelled(tf, builder, split)
+  unseen = next((s for s in HELD_OUT if s in counts and s != seen and able(s)), None)
+  for split in filter(None, (seen, unseen)):
     if not counts[split]:
       raise errors.UserError(f'{config.source!r} has no images in its split {split!r}.')
-  picture = upright(tfrecord.open_split(tf, builder, 'train'))
-  lookup = data.from_pictures(picture, config, tfrecord.place_of(builder, 'train'))
-  everything = np.arange(counts['train'])
-  looked_at = data.survey(picture, data.subset(counts['train'], LOOKED_AT), 'looking at images')
-  if len(looked_at) < min(counts['train'], LOOKED_AT):
-    data.read(lookup, data.subset(counts['train'], LOOKED_AT))  # says which
+  if not able(seen):
+    raise errors.UserError(
+      f'{config.source!r} has no labels in its split {seen!r}; give data.num_classes=1, which asks '
+      'for none, or a split with labels.'
+    )
+  picture = upright(tfrecord.open_split(tf, builder, seen), blind)
+  lookup = data.from_pictures(picture, config, tfrecord.place_of(builder, seen))
+  everything = np.arange(counts[seen])
+  looked_at = data.survey(picture, data.subset(counts[seen], LOOKED_AT), 'looking at images')
+  if len(looked_at) < min(counts[seen], LOOKED_AT):
+    data.read(lookup, data.subset(counts[seen], LOOKED_AT))  # says which
   common = {
-    'class_names': tuple(builder.info.features['label'].names),
+    'class_names': data.ALL if blind else tuple(builder.info.features['label'].names),
     'license': f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
-    'digest': contents(tf, builder, 'train'),
-    'held_out_digest': contents(tf, builder, unseen or 'train'),
+    'digest': contents(tf, builder, seen, blind),
+    'held_out_digest': contents(tf, builder, unseen or seen, blind),
     'findings': (data.small_images(looked_at[:, 1:3], config.resolution),),
   }
 
   @functools.cache
   def labels():
+    if blind:
+      return np.zeros(len(everything), np.int32)
     read = lambda: {'labels': data.read_labels(picture, everything, lookup.name_of)}
-    return tfrecord.cached('labels', tfrecord.files_of(builder, 'train'), read)['labels']
+    return tfrecord.cached('labels', tfrecord.files_of(builder, seen), read)['labels']
 
   if unseen:
-    other = upright(tfrecord.open_split(tf, builder, unseen))
+    other = upright(tfrecord.open_split(tf, builder, unseen), blind)
     other = data.from_pictures(other, config, tfrecord.place_of(builder, unseen))
     train, held_out = (lookup, everything), (other, np.arange(counts[unseen]))
   else:
@@ -87,7 +99,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     train,
     held_out,
     labels=lambda: labels()[train[1]],
-    labels_known=False,
+    labels_known=blind,
     **common,
   )
 
@@ -174,19 +186,22 @@ def check(builder: Any, config: ml_collections.ConfigDict) -> None:
   """
   features = dict(builder.info.features.items())
   image, label = features.get('image'), features.get('label')
-  if image is None or label is None or not hasattr(label, 'names'):
+  if image is None or (config.num_classes != 1 and not hasattr(label, 'names')):
     found = ', '.join(sorted(features))
     raise errors.UserError(
-      f"{config.source!r} has {found}; expected an 'image' and a class 'label'."
+      f"{config.source!r} has {found}; expected an 'image' and a class 'label'"
+      f'{"" if image is None else ", or data.num_classes=1, which asks for none"}.'
     )
   if image.np_dtype != np.uint8 or len(image.shape) != 3 or image.shape[-1] not in (1, 3):
     raise errors.UserError(
       f'{config.source!r} has images of {np.dtype(image.np_dtype)} and shape {image.shape}; '
       'expected uint8 with 1 or 3 channels.'
     )
-  if 'train' not in builder.info.splits:
+  wanted = config.get('split', '') or 'train'
+  if wanted not in builder.info.splits:
     raise errors.UserError(
-      f"{config.source!r} has the splits {', '.join(builder.info.splits)}; expected a 'train'."
+      f'{config.source!r} has the splits {", ".join(builder.info.splits)}; expected a {wanted!r}: '
+      'data.split names the one to train on.'
     )
 
 
@@ -201,22 +216,26 @@ def labelled(tf: Any, builder: Any, split: str) -> bool:
   )
 
 
-def contents(tf: Any, builder: Any, split: str) -> str:
+def contents(tf: Any, builder: Any, split: str, blind: bool) -> str:
   """A digest of a split's images and labels: the same in whichever files and wherever they lie."""
 
   def read():
-    picture = upright(tfrecord.open_split(tf, builder, split))
+    picture = upright(tfrecord.open_split(tf, builder, split), blind)
     num = builder.info.splits[split].num_examples
     return {'digest': np.array(data.digest(picture, num, tfrecord.place_of(builder, split)))}
 
-  return str(tfrecord.cached('contents', tfrecord.files_of(builder, split), read)['digest'])
+  what = 'pixels' if blind else 'contents'
+  return str(tfrecord.cached(what, tfrecord.files_of(builder, split), read)['digest'])
 
 
-def upright(read: tfrecord.Read) -> data.Picture:
-  """Return the pictures of records: TFDS says nothing of how a camera was held."""
+def upright(read: tfrecord.Read, blind: bool = False) -> data.Picture:
+  """Return the pictures of records: TFDS says nothing of how a camera was held.
+
+  `blind` ones have label 0, whatever theirs is.
+  """
 
   def picture(tf, index):
     encoded, label = read(tf, index)
-    return encoded, tf.constant(1), label
+    return encoded, tf.constant(1), tf.zeros_like(label) if blind else label
 
   return picture

@@ -49,7 +49,7 @@ class Controller:
   """How p is adjusted; the published values, which APA shares.
 
   Attributes:
-    batch: images of a step, one discriminator step's.
+    batch: training images of a step, of all discriminator steps.
     target: r_t above which p grows, and below which it falls.
     kimg: thousand images in which p goes from 0 to 1; the paper's transfer runs have 100.
     interval: steps from one adjustment to the next.

@@ -24,11 +24,14 @@ class Loss:
     gen: (fake [B], real [B] or None) -> the generator's loss, a scalar.
     needs_real: whether `gen` looks at scores of real images, which is one more pass of those
       through the discriminator in the generator's step.
+    has_sides: whether positive scores say real and negative ones fake; where it is False, the zero
+      of the scores is anywhere, or means something else.
   """
 
   disc: Callable[[Array, Array], tuple[Array, Array]]
   gen: Callable[[Array, Array | None], Array]
   needs_real: bool = False
+  has_sides: bool = True
 
 
 def hinge_disc(real: Array, fake: Array) -> tuple[Array, Array]:
@@ -105,7 +108,7 @@ def relativistic(pair: Callable[[Array, Array], tuple[Array, Array]]) -> Loss:
     real, fake = _relative(real, fake)
     return sum(pair(fake, real))
 
-  return Loss(disc, gen, needs_real=True)
+  return Loss(disc, gen, needs_real=True, has_sides=False)
 
 
 def class_entropy(logits: Array, labels: Array) -> Array:
@@ -117,8 +120,8 @@ LOSSES: dict[str, Loss] = {
   'hinge': Loss(hinge_disc, hinge_gen),
   'logistic': Loss(logistic_disc, logistic_gen),
   'logistic_saturating': Loss(logistic_disc, saturating_gen),
-  'least_squares': Loss(least_squares_disc, least_squares_gen),
-  'wasserstein': Loss(wasserstein_disc, hinge_gen),
+  'least_squares': Loss(least_squares_disc, least_squares_gen, has_sides=False),
+  'wasserstein': Loss(wasserstein_disc, hinge_gen, has_sides=False),
   'relativistic_average': relativistic(logistic_disc),
   'relativistic_average_hinge': relativistic(hinge_disc),
 }

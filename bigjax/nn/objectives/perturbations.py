@@ -1,7 +1,8 @@
 """PConv (Park et al. 2022): random perturbations of what enters a discriminator's convolutions.
 
 The paper's formula is not public: these are our reading of its abstract ("not only a convolution
-operation but also a dropout one"), and so are the amounts and that every convolution has one. Real
+operation but also a dropout one"), and so are the amounts and which convolutions have one: all of
+`layers.Conv`, so not attention's products and the strided ones of WGAN-GP's 101 layers. Real
 images, fakes and the generator's step have draws of their own; a gradient by the image (GraN,
 gradient penalties) takes the keys of the pass that it belongs to; sampling and vital signs have
 none. Parameters are those of plain convolutions.
