@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import tempfile
 
 import compile_flags
@@ -15,6 +16,11 @@ WORKER = 'PYTEST_XDIST_WORKER' in os.environ  # which inherits the session's
 if not WORKER:
   os.environ['BIGJAX_CACHE'] = tempfile.mkdtemp(prefix='bigjax-test-cache-')
 os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
+# A suite in the background of a script is deaf to Ctrl-C: the programs that it starts shall not be.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+# Programs that are traced make millions of objects that stay: look for garbage among them seldom.
+gc.set_threshold(50_000, 20, 50)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -59,6 +59,7 @@ def test_a_run_writes_what_it_has(run):
 
 
 @pytest.mark.parametrize('at', [2, 3])
+@pytest.mark.usefixtures('no_pictures')
 def test_resuming_equals_going_on(run, at, tmp_path):
   """At the border of two stages and within one; after a step with a lazy term and before one."""
   name, workdir = run

@@ -529,6 +529,7 @@ def test_imagenet_as_tfds_mocks_it(tmp_path):
 
 
 # The mean of a channel over the whole of either set is published with many a classifier.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'resolution', 'channels', 'mean'),
   [('fashion_mnist', 16, 1, [0.2860]), ('cifar10', 32, 3, [0.4914, 0.4822, 0.4465])],

@@ -15,6 +15,8 @@ from bigjax.evaluation import during_training, protocol
 from bigjax.evaluation.quick import classifier
 from bigjax.training import logs, loop
 
+pytestmark = pytest.mark.usefixtures('no_pictures')
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from bigjax import __main__
 from bigjax.algorithms.base import configs
 from bigjax.core import device, processes
-from bigjax.training import loop
+from bigjax.training import loop, plots
 
 
 @pytest.fixture
@@ -25,6 +25,13 @@ def bigjax(capsys, monkeypatch):
     return status, *capsys.readouterr()
 
   return run
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+  """For tests of runs in which nobody looks at the curves, which take a second to draw."""
+  for name in ('curves', 'vital_signs'):
+    monkeypatch.setattr(plots, name, lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope='session')

@@ -24,6 +24,8 @@ from bigjax.training.program import make_program
 
 from counts import num_params
 
+pytestmark = pytest.mark.usefixtures('no_pictures')
+
 DIGITS = tuple('0123456789')
 CLASSES = tuple(f'class {i}' for i in range(10))
 WORDS = ('--config=digits:tiny', '--config.seed=1', '--config.optim.d_steps=1')  # as `workdir`'s

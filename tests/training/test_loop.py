@@ -58,6 +58,7 @@ def uninterrupted(tmp_path_factory):
 
 # 3 is off every period: its row and checkpoint must leave no trace; 4 is on them.
 @pytest.mark.parametrize('stop', [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures('no_pictures')
 def test_resumed_run_equals_the_uninterrupted_one(uninterrupted, tmp_path, stop, capsys):
   workdir = str(tmp_path)
   train(tiny(steps=stop), workdir)
@@ -107,6 +108,7 @@ def test_history_decides_the_seed():
   assert [history_of.seed_at(history, step) for step in (0, 99, 100, 5000)] == [3, 3, 9, 9]
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_a_finished_run_is_left_as_it_is(uninterrupted, capsys):
   before = read(uninterrupted, 'metrics.jsonl'), read(uninterrupted, 'export/generator.safetensors')
   train(tiny(steps=6), uninterrupted)
@@ -115,6 +117,7 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted, capsys):
   assert before == after
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_updates_that_stay_non_finite_end_the_run_in_a_sentence(tmp_path, monkeypatch):
   config = tiny(steps=6, max_skipped=2)
   monkeypatch.setattr(losses, 'hinge_disc', lambda real, fake: (np.nan * real.mean(), fake.mean()))
@@ -174,7 +177,7 @@ def fresh(config):
 @pytest.mark.parametrize(
   'name',
   [
-    'digits',
+    pytest.param('digits', marks=pytest.mark.slow),
     pytest.param('imagenet128', marks=pytest.mark.slow),
     pytest.param('imagenet128_deep', marks=pytest.mark.slow),
   ],
@@ -234,7 +237,8 @@ def test_first_adam_step_differs_by_at_most_two_learning_rates(trained):
     assert np.quantile(apart, 0.99) < 0.01 * lr
 
 
-@pytest.mark.parametrize('num_devices', [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('num_devices', [1, 8])
 def test_a_run_continues_on_another_number_of_devices(uninterrupted, tmp_path, num_devices):
   """Saved by two devices, continued by another number: the very next losses agree."""
   workdir = str(tmp_path)

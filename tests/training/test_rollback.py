@@ -11,6 +11,8 @@ from bigjax.core import errors
 from bigjax.training import history as histories
 from bigjax.training import loop, plots, watchdog
 
+pytestmark = pytest.mark.usefixtures('no_pictures')
+
 
 def tiny(**changes):
   config = configs.read('digits:tiny')
