@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 from bigjax.algorithms.base import configs, player
-from bigjax.core import errors, files, trees
+from bigjax.core import checkpoint, errors, files, trees
 from bigjax.nn import spectral_norm
 from bigjax.training import gradinit, loop, plots, ready
 from bigjax.training import history as histories
@@ -378,15 +378,29 @@ def test_a_player_with_nothing_to_scale_is_refused(monkeypatch):
 # --- a run
 
 
-def test_a_run_learns_them_once(tmp_path, capsys):
+def test_a_run_begins_with_them_and_learns_them_once(tmp_path, capsys, monkeypatch):
+  """Its step has a learning rate of 0, so that the checkpoint holds what it began with."""
   workdir, config = str(tmp_path / 'run'), config_of('denoiser', steps=2)
-  config.run.steps = 1
+  config.run.steps, config.optim.lr = 1, 0.0
+  given, learn = {}, gradinit.learn
+
+  def heard(*args):
+    weights, reports = learn(*args)
+    given.update(weights['net'])
+    return weights, reports
+
+  monkeypatch.setattr(gradinit, 'learn', heard)
   loop.train(config, workdir, jax.devices()[:1])
   said = capsys.readouterr().err
   assert 'GradInit of net: gradient norm' in said and 'not scaled, as they begin at 0' in said
   told = files.read_json(f'{workdir}/gradinit.json')
   assert set(told['net']['scales']) == {'Conv_0/kernel', 'Conv_1/kernel'}
+  assert all(scale != 1 for scale in told['net']['scales'].values())
   assert (tmp_path / 'run' / 'gradinit.png').stat().st_size > 5000
+  saved = checkpoint.restore_part(workdir, 1, lambda path: path.startswith(('players', 'ema')))
+  for path, x in given.items():
+    for place in ('players/net/params', 'ema'):
+      np.testing.assert_array_equal(saved[f'{place}/{path}'], x, err_msg=f'{place}/{path}')
   config.run.steps = 2
   loop.train(config, workdir, jax.devices()[:1])
   said = capsys.readouterr().err
