@@ -6,8 +6,9 @@
 The paper has classifiers and translators, and no GAN: nothing is published of these. The bare name
 is `cifar10`: the BigGAN of `cifar10` without spectral norm, which would divide the scales out;
 `baseline` after it begins from plain weights, to compare with. `wgan_gp:cifar10_gradinit` is the
-same for WGAN-GP. How fast the scales are learned (0.01) and gamma are ours: GANs begin with
-gradients whose absolute values sum to far more than the paper's 1.
+same for WGAN-GP. Iterations, gamma and eta are the paper's defaults, with the gradient's length for
+its norm: the sum of its absolute values, which the paper takes for Adam, is hundreds in a GAN. How
+fast the scales are learned (0.01) is ours.
 
 Hardware: one GPU. Nothing of these has been measured here; what `digits` reaches in minutes on two
 CPU cores is in docs/papers.md.
@@ -23,7 +24,7 @@ PAPER = 'gradinit'  # that docs/papers.md names its row after
 def get_config() -> ml_collections.ConfigDict:
   """CIFAR-10."""
   config = cifar10.get_config()
-  config.gradinit = {'optimizer': 'adam'}
+  config.gradinit = {'optimizer': 'sgd'}
   config.optim.spectral_norm = 'none'
   del config.optim['spectral_eps']
   config.eval.published = ''

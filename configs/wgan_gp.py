@@ -44,7 +44,7 @@ LSUN = {
 VARIANTS = {
   'cifar10': {},
   'cifar10_acgan': {'data.num_classes': 10, 'model.class_head': True},
-  'cifar10_gradinit': {'gradinit.optimizer': 'adam'},
+  'cifar10_gradinit': {'gradinit.optimizer': 'sgd'},
   'lsun64': LSUN,
   'resnet101': {**LSUN, 'model.network': 'wgan_gp_resnet101', 'model.ch': 32},
   'digits': ('digits', {'model.class_head': True}),  # else its critic would know no classes

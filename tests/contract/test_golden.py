@@ -16,7 +16,8 @@ import pytest
 from bigjax.algorithms import biggan as algorithm
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.draws import LabelLaw
-from bigjax.nn import latents, layers, optim, spectral_norm
+from bigjax.algorithms.base.places import Places
+from bigjax.nn import latents, layers, optim, schedules, spectral_norm
 from bigjax.nn.objectives import regularizers
 from bigjax.sampling.importers import biggan_pytorch
 
@@ -54,7 +55,7 @@ class Nets:
     """BigGAN around these networks, for its losses."""
     return algorithm.BigGAN(
       self.gen, self.disc, None, None, (1, len(self.y)), len(self.y), latents.law('normal'),
-      LabelLaw(self.gen.num_classes), 0, 0,
+      LabelLaw(self.gen.num_classes), schedules.ema_decay(0.0), 0, Places(),
     )  # fmt: skip
 
   def losses(self, params):
@@ -153,9 +154,9 @@ class Injected(algorithm.BigGAN):
     drawn = self.draws['d' if len(shape) == 2 else 'g']
     return {**drawn, 'aug': jax.random.split(key, shape)}
 
-  def disc_loss(self, weights, shared, batch):
+  def disc_loss(self, weights, shared, batch, due=frozenset()):
     which = batch.pop('which')[0]
-    loss, metrics = super().disc_loss(weights, shared, batch)
+    loss, metrics = super().disc_loss(weights, shared, batch, due)
     return loss, {**metrics, 'd0': 2 * loss * (1 - which), 'd1': 2 * loss * which}
 
 

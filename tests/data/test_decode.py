@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from bigjax import data
-from bigjax.algorithms import biggan
+from bigjax.algorithms.base import player
 from bigjax.core import parallel
 from bigjax.data.reading import decode as decode_lib
 from bigjax.nn.latents import SamplingSpec
@@ -300,7 +300,7 @@ def test_all_levels_come_back(channels):
   levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
   given = decode(encoded(Image.fromarray(levels))).astype(np.uint8)
   image = square(given, 16, channels)[None]
-  seen = biggan.to_float(jnp.asarray(image))
+  seen = player.to_float(jnp.asarray(image))
   assert seen.dtype == jnp.float32 and float(seen.min()) == -1 and float(seen.max()) == 1
   assert abs(np.diff(np.unique(seen)) - 2 / 255).max() < 1e-6
   sampler = Sampler(Mirror(), parallel.make_mesh(jax.devices()[:1]))

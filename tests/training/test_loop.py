@@ -120,7 +120,8 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted, capsys):
 @pytest.mark.usefixtures('no_pictures')
 def test_updates_that_stay_non_finite_end_the_run_in_a_sentence(tmp_path, monkeypatch):
   config = tiny(steps=6, max_skipped=2)
-  monkeypatch.setattr(losses, 'hinge_disc', lambda real, fake: (np.nan * real.mean(), fake.mean()))
+  broken = losses.Loss(lambda real, fake: (np.nan * real.mean(), fake.mean()), losses.hinge_gen)
+  monkeypatch.setitem(losses.LOSSES, 'hinge', broken)
   with pytest.raises(errors.UserError, match='in a row were not finite'):
     train(config, str(tmp_path))
 

@@ -360,7 +360,7 @@ def test_a_key_of_the_other_network_is_refused():
 @pytest.mark.parametrize(
   ('words', 'hints'),
   [
-    (['--config.optim.betas=0.5'], ['optim.betas is not a known key;']),
+    (['--config.optim.momentum=0.5'], ['optim.momentum is not a known key;']),
     (['--config.optim.lr=1e-4'], ['did you mean optim.gen_lr?']),
     (['digits'], ["'digits' is not an option", 'did you mean --config digits?']),
     (['digits:tiny'], ['did you mean --config digits:tiny?']),
@@ -387,7 +387,7 @@ def test_mistakes_name_what_was_meant(words, hints):
   message = refusal(*words)
   assert all(hint in message for hint in hints), message
   assert '\n' not in message and message.endswith('.')
-  assert 'optim.betas' not in words[0] or 'did you mean' not in message
+  assert 'optim.momentum' not in words[0] or 'did you mean' not in message
 
 
 def test_flags_and_values_may_be_two_words():
