@@ -46,4 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
   )
 
 
-VARIANTS = {}
+VARIANTS = {
+  'tiny': (
+    'tiny',
+    {'data.resolution': 16, 'model.gen_attention': (8,), 'model.disc_attention': (8,)},
+  )
+}

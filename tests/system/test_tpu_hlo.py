@@ -128,6 +128,7 @@ def test_step_keeps_the_rule(real, check):
   check(real)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('check', 'complaint'), RULES.items(), ids=NAMES)
 def test_wrong_step_breaks_the_rule(wrong, check, complaint):
   with pytest.raises(AssertionError, match=complaint):

@@ -179,6 +179,7 @@ def test_the_compilers_refusals_are_understood():
   assert step_cost.out_of_memory(RuntimeError('something else')) is None
 
 
+@pytest.mark.slow
 def test_the_program_planned_is_the_one_that_train_logs(tmp_path, capfd):
   """Its digest, for the same config and devices."""
   config = tiny(**{'run.steps': 1, 'eval.name': 'none', 'run.best': ''})

@@ -60,8 +60,8 @@ def test_terms_of_the_discriminator(parts):
   given = places_config.places(config(
     optim__r1_gamma=2.0, optim__r1_every=4, optim__r2_gamma=3.0, optim__gp_weight=10.0,
     optim__dragan_weight=5.0 if parts == 1 else 0.0, optim__cr_weight=10.0,
-    optim__cr_fake_weight=7.0, optim__cr_augment='flip', optim__zcr_weight=5.0, optim__zcr_sigma=0.5,
-    optim__lecam_weight=0.3,
+    optim__cr_fake_weight=7.0, optim__cr_augment='flip', optim__zcr_weight=5.0,
+    optim__zcr_sigma=0.5, optim__lecam_weight=0.3,
   ))  # fmt: skip
   assert dict(given.periods) == {'r1': 4}
   given, x = dataclasses.replace(given, periods=()), examples()
