@@ -195,6 +195,8 @@ def vital_signs_figure(
     ("share of images a discriminator's sign gets right",
      'held_out far below train: it knows its training images by heart',
      metrics.ACCURACY.among(known), lambda axis: _shares(axis, rows)),
+    ('strength of the augmentation', 'p grows while r_t is above its target',
+     metrics.AUGMENT.among(known), lambda axis: _lines(axis, rows, metrics.AUGMENT.among(known))),
     ('updates refused in a row', 'for numbers that are not finite; should stay 0',
      skipped, lambda axis: _refused(axis, skipped)),
     (f'sigma0 of the kernels of {player}',

@@ -243,6 +243,13 @@ def test_only_panels_with_rows_are_drawn():
   assert titles == ['losses']
 
 
+def test_an_adaptive_augmentation_is_drawn():
+  rows = [{'step': s, 'd_loss': 1.0, 'augment_p': s / 10, 'augment_r_t': 0.7} for s in (1, 2)]
+  figure = plots.vital_signs_figure(rows, (), (), 'a title')
+  (axis,) = (a for a in figure.axes if 'strength of the augmentation' in a.get_title('left'))
+  assert lines(axis) == {'augment_p': [(1, 0.1), (2, 0.2)], 'augment_r_t': [(1, 0.7), (2, 0.7)]}
+
+
 def test_vital_signs_survives_numbers_that_are_not():
   bad = dict.fromkeys(('d_loss', 'g_loss', 'd_grad_norm', 'g_grad_norm'), float('nan'))
   vital_signs([step_row(1, **bad)])

@@ -53,9 +53,14 @@ BATCH_LABEL_SHARE = Metric(
   'batch_label_share', "share of a batch's labels that are the first one", 'constant'
 )
 
+AUGMENT = Metric(
+  'augment_*', 'strength p of an adaptive augmentation, and r_t, which it follows',
+  'r_t near its target',
+)  # fmt: skip
+
 METRICS = (
   LOSS, GRAD_NORM, ACCURACY, PROBE_ACCURACY, SKIPPED, REFUSED, SIGMA, SIGMA_MAX, WEIGHT_NORM,
-  BATCH_STD, BATCH_LABEL_SHARE,
+  BATCH_STD, BATCH_LABEL_SHARE, AUGMENT,
 )  # fmt: skip
 
 
