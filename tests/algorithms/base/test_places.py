@@ -239,7 +239,7 @@ def test_all_at_once_is_a_step_of(name):
     ('digits:tiny', {'optim.scores': 'gran', 'optim.gran_k': 1.0, 'optim.gran_eps': 0.1},
      'bounds the slope of the discriminator in place of spectral norm'),
     ('sagan:tiny', {'optim.scores': 'gn', 'optim.spectral_norm': 'gen',
-                    'model.disc_attention': (16,)}, 'linear in pieces .* this one computes `dot_'),
+                    'model.disc_attention': (8,)}, 'linear in pieces .* this one computes `dot_'),
     ('sngan:tiny', {'optim.gsr_weight': 1.0, 'data.num_classes': 1},
      'this generator has no BatchNorm with gains and biases by class'),
     ('wgan_gp:tiny', {'augment.name': 'ada_bgc', 'augment.target': 0.6},
