@@ -69,13 +69,23 @@ def refusal(*words):
   return str(error.value)
 
 
+SHAPES = {}  # by what they follow from: variants of a paper often have the same networks
+
+
 @functools.cache
 def made(given):
   """(config, shapes of its players): what `bigjax train` does before it reads data or compiles."""
   config = configs.read(given)
   if config.data.num_classes is None:
     config.data.num_classes = 5
-  return config, program.make_program(config, jax.devices()[:1]).shapes()['players']
+  values = core_config.flat(config)
+  sizes = ('algorithm', 'data.resolution', 'data.channels', 'data.num_classes')
+  networks = repr([v for k, v in values.items() if k in sizes or k.startswith('model.')])
+  if networks in SHAPES:
+    algorithms.family(config.algorithm).make(config)
+  else:
+    SHAPES[networks] = program.make_program(config, jax.devices()[:1]).shapes()['players']
+  return config, SHAPES[networks]
 
 
 def counts(given):
