@@ -47,5 +47,6 @@ VARIANTS = {
   'cifar10_gradinit': {'gradinit.optimizer': 'sgd'},
   'lsun64': LSUN,
   'resnet101': {**LSUN, 'model.network': 'wgan_gp_resnet101', 'model.ch': 32},
-  'digits': ('digits', {'model.class_head': True}),  # else its critic would know no classes
+  # Without the head its critic would know no classes; the generator has few steps to hear of them.
+  'digits': ('digits', {'model.class_head': True, 'optim.class_gen_weight': 1.0}),
 }

@@ -86,7 +86,7 @@ DIGITS = {
   **residual_config.DIGITS,
   'model.network': 'wgan_gp',
   'optim.d_steps': 3, 'optim.gen_batch_times': 1, 'optim.schedule': 'constant',
-  'optim.gen_lr': 5e-4, 'optim.disc_lr': 5e-4,
+  'optim.gen_lr': 1e-3, 'optim.disc_lr': 1e-3,
 }
 # fmt: on
 
