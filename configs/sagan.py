@@ -47,8 +47,20 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 VARIANTS = {
+  'digits': (
+    'digits',
+    {
+      'model.network': 'sagan',
+      'model.gen_attention': (8,),
+      'model.disc_attention': (8,),
+      'optim.d_steps': 1,
+      'optim.ortho_beta': 0.0,
+      'optim.gen_lr': 7e-4,
+      'optim.disc_lr': 2e-3,
+    },
+  ),
   'tiny': (
     'tiny',
     {'data.resolution': 16, 'model.gen_attention': (8,), 'model.disc_attention': (8,)},
-  )
+  ),
 }

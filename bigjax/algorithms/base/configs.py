@@ -81,8 +81,18 @@ def read(given: str) -> ml_collections.ConfigDict:
 def _merged(layers: list[Values | str]) -> Values:
   values: Values = {}
   for layer in layers:
-    values = patch(layer, values) if isinstance(layer, str) else {**values, **layer}
+    values = patch(layer, values) if isinstance(layer, str) else _over(layer, values)
   return values
+
+
+def _over(layer: Values, values: Values) -> Values:
+  """These values under those of a layer; of the former, keys that the layer takes away are gone."""
+  both = {**values, **layer}
+  if 'algorithm' not in both:
+    return both
+  known = keys(both)
+  here = core_config.existing(known, both)
+  return {k: v for k, v in both.items() if k in here or k in layer or k not in known}
 
 
 def check(config: ml_collections.ConfigDict) -> None:

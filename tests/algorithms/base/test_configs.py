@@ -202,6 +202,13 @@ def test_a_family_patches_only_what_differs_from_the_patch_of_all():
     assert all(core_config.fits(core_config.SHARED[key], value) for key, value in table.items())
 
 
+def test_a_variant_takes_away_the_keys_of_another_network():
+  """sagan:digits has SA-GAN's networks, although the patch of all BigGANs has stated its own."""
+  config = configs.read('sagan:digits')
+  assert config.model.network == 'sagan' and 'shared_dim' not in config.model
+  algorithms.family(config.algorithm).make(config)
+
+
 def test_a_patch_takes_away_the_keys_of_another_network(tmp_path):
   path = tmp_path / 'mine.py'
   path.write_text(
