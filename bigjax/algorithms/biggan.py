@@ -18,7 +18,6 @@ import optax
 
 from bigjax.algorithms.base import configs, contract, networks, player, residual, residual_config
 from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
-from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors, parallel
 from bigjax.core.keys import Key, Keys
@@ -201,19 +200,19 @@ def make(
   check(config)
   opt, name = config.optim, config.model.network
   fields = residual_config.fields(config, name, NETWORKS[name], class_counts)
-  dtype = fields['gen_net'].dtype
   sigma_before, sigma_after = sigma_tools(opt)
-  gen = Player(
-    residual_config.adam(config, opt.gen_lr, 1),
+  gen = residual_config.make_player(
+    config,
+    'gen',
+    fields['gen_net'],
     before=optax.chain(optim.add_orthogonal_penalty(opt.ortho_beta, penalised), sigma_before),
     after=sigma_after,
-    reparametrisation=residual_config.reparametrisation(config, 'gen'),
-    dtype=dtype,
   )
-  disc = Player(
-    residual_config.adam(config, opt.disc_lr, opt.d_steps),
+  disc = residual_config.make_player(
+    config,
+    'disc',
+    fields['disc_net'],
+    embeddings=True,
     after=optim.freeze(frozen_blocks(opt.freeze_disc)),
-    reparametrisation=residual_config.reparametrisation(config, 'disc', embeddings=True),
-    dtype=dtype,
   )
   return BigGAN(**fields, gen=gen, disc=disc, penalty=opt.ortho_beta)

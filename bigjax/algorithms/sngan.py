@@ -15,7 +15,6 @@ import ml_collections
 
 from bigjax.algorithms.base import configs, contract, networks, player, residual, residual_config
 from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
-from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core.keys import Key, Keys
 from bigjax.models import sngan
@@ -101,15 +100,7 @@ def make(
     UserError: as `check`, or a name that stands for nothing.
   """
   check(config)
-  opt, fields = config.optim, residual_config.fields(config, 'sngan', sngan, class_counts)
-  disc = Player(
-    residual_config.adam(config, opt.disc_lr, opt.d_steps),
-    reparametrisation=residual_config.reparametrisation(config, 'disc', embeddings=True),
-    dtype=fields['disc_net'].dtype,
-  )
-  gen = Player(
-    residual_config.adam(config, opt.gen_lr, 1),
-    reparametrisation=residual_config.reparametrisation(config, 'gen'),
-    dtype=fields['gen_net'].dtype,
-  )
+  fields = residual_config.fields(config, 'sngan', sngan, class_counts)
+  gen = residual_config.make_player(config, 'gen', fields['gen_net'])
+  disc = residual_config.make_player(config, 'disc', fields['disc_net'], embeddings=True)
   return SNGAN(**fields, gen=gen, disc=disc, read=residual.dequantised)

@@ -15,7 +15,6 @@ import ml_collections
 from bigjax.algorithms.base import configs, contract, networks, player, residual, residual_config
 from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
 from bigjax.algorithms.base.places import Places
-from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core.keys import Key, Keys
 from bigjax.models import wgan_gp, wgan_gp_resnet101
@@ -129,14 +128,8 @@ def make(
   fields = residual_config.fields(config, name, NETWORKS[name], class_counts)
   if config.model.get('class_head'):
     fields['places'] = with_classes(fields['places'], opt.class_weight, opt.class_gen_weight)
-  gen, disc = (
-    Player(
-      residual_config.adam(config, opt[f'{player}_lr'], updates),
-      reparametrisation=residual_config.reparametrisation(config, player),
-      dtype=fields[f'{player}_net'].dtype,
-    )
-    for player, updates in (('gen', 1), ('disc', opt.d_steps))
-  )
+  gen = residual_config.make_player(config, 'gen', fields['gen_net'])
+  disc = residual_config.make_player(config, 'disc', fields['disc_net'])
   noisy = config.data.resolution < 64  # as in the authors' codes of either size
   read = residual.dequantised if noisy else residual.as_stored
   return WGANGP(**fields, gen=gen, disc=disc, read=read)

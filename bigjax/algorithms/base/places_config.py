@@ -7,6 +7,7 @@ import ml_collections
 
 from bigjax.algorithms.base.places import DiscTerm, GenTerm, Places
 from bigjax.core import errors
+from bigjax.core.config import flat
 from bigjax.core.keys import Key, Keys
 from bigjax.nn import augment
 from bigjax.nn.augment import adaptive
@@ -174,11 +175,10 @@ def check_idle(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: names the first.
   """
+  values = flat(config)
   for name, switches in SAYS_HOW.items():
-    group, _, short = name.partition('.')
-    default, value = KEYS[name].default, config[group][short]
-    off = [switch for switch in switches if not config[switch.split('.')[0]][switch.split('.')[1]]]
-    if value != default and len(off) == len(switches):
+    default, value = KEYS[name].default, values[name]
+    if value != default and not any(values[switch] for switch in switches):
       raise errors.UserError(
         f'{name}={value} says how, but {" and ".join(switches)} '
         f'{"is" if len(switches) == 1 else "are"} 0; give a weight, or leave {name} at {default}.'

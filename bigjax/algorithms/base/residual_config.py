@@ -14,7 +14,7 @@ import optax
 
 from bigjax.algorithms.base import places_config, standing_statistics
 from bigjax.algorithms.base.draws import label_law
-from bigjax.algorithms.base.player import IDENTITY, Reparametrisation, spectral
+from bigjax.algorithms.base.player import IDENTITY, Player, Reparametrisation, spectral
 from bigjax.core import errors
 from bigjax.core.config import WAYS
 from bigjax.core.keys import Key, Keys
@@ -179,6 +179,31 @@ def reparametrisation(
   if name not in errors.pick(config.optim.spectral_norm, NORMALISED, 'optim.spectral_norm'):
     return IDENTITY
   return spectral(spectral_norm.spec(embeddings=embeddings), config.optim.spectral_eps)
+
+
+def make_player(
+  config: ml_collections.ConfigDict,
+  name: str,
+  network: Any,
+  embeddings: bool = False,
+  **links: optax.GradientTransformation,
+) -> Player:
+  """A player with the config's optimizer and spectral norm.
+
+  Args:
+    config: with KEYS.
+    name: gen or disc.
+    network: its linen module.
+    embeddings: see `reparametrisation`.
+    links: `before` and `after` of the optimizer.
+  """
+  updates = {'gen': 1, 'disc': config.optim.d_steps}[name]
+  return Player(
+    adam(config, config.optim[f'{name}_lr'], updates),
+    reparametrisation=reparametrisation(config, name, embeddings),
+    dtype=network.dtype,
+    **links,
+  )
 
 
 def fields(
