@@ -126,7 +126,9 @@ def test_scores_without_a_logarithm_are_survived(fid, floor, curve):
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     rows = [{'step': 5, 'fid50k': fid}]
-    plots.curves_figure(rows, {'fid50k': floor}, '', curve).draw_without_rendering()
+    figure = plots.curves_figure(rows, {'fid50k': floor}, '', curve)
+    figure.draw_without_rendering()
+  assert any('fid50k' in lines(axis) for axis in figure.axes)
 
 
 def probe(step, **more):
@@ -346,6 +348,8 @@ def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     plots.curves(str(tmp_path / 'x.png'), [{'step': 1, 'd_loss': 1.0}], {}, title)
+  with Image.open(tmp_path / 'x.png') as picture:
+    assert picture.format == 'PNG' and min(picture.size) > 300
 
 
 def test_vital_signs_is_saved_as_png(tmp_path):
