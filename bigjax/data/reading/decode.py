@@ -4,7 +4,9 @@ Most functions take the TensorFlow module first: data.tensorflow() alone imports
 header states is checked before anything is decoded: a few kB may otherwise become many GB.
 """
 
+import functools
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,61 +27,62 @@ def decode(tf: Any, encoded: Any, orientation: Any) -> Any:
     encoded: a scalar string; its first byte tells PNG, WebP and GIF from JPEG.
     orientation: EXIF's, int32 in 1..8: how the camera was held.
   """
-  first = tf.strings.substr(encoded, 0, 1)
-  image = tf.case(
-    [
-      (first == b'\x89', lambda: png(tf, encoded)),
-      (first == b'R', lambda: webp(tf, encoded)),
-      (first == b'G', lambda: gif(tf, encoded)),
-    ],
-    default=lambda: jpeg(tf, encoded),
-  )
-  image = tf.ensure_shape(image, [None, None, 3])
-  return tf.cond(orientation > 1, lambda: upright(tf, image, orientation), lambda: image)
+  return _traced(tf)(encoded, orientation)
+
+
+@functools.cache
+def _traced(tf: Any) -> Any:
+  """`decode` as a function of TensorFlow's: traced once, whatever the number of pipelines."""
+
+  def decode(encoded, orientation):
+    first = tf.strings.substr(encoded, 0, 1)
+    formats = [png, webp, gif, jpeg]  # the last is what all others must be
+    other = tf.cast(first != [b'\x89', b'R', b'G', first], tf.int32)
+    branches = [functools.partial(one, tf, encoded) for one in formats]
+    image = tf.switch_case(tf.argmin(other, output_type=tf.int32), branches)
+    image = tf.ensure_shape(image, [None, None, 3])
+    return tf.cond(orientation > 1, lambda: upright(tf, image, orientation), lambda: image)
+
+  signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)]
+  return tf.function(decode, input_signature=signature, autograph=False)
 
 
 def jpeg(tf: Any, encoded: Any) -> Any:
   """Return the JPEG in these bytes as uint8 [h, w, 3]."""
   # TensorFlow's decode_jpeg decodes GIF, JPEG XL and others too.
-  known = tf.debugging.Assert(
-    tf.strings.substr(encoded, 0, 2) == b'\xff\xd8', ['neither JPEG, PNG, WebP nor GIF']
-  )
-  with tf.control_dependencies([known]):
+  known = tf.strings.substr(encoded, 0, 2) == b'\xff\xd8'
+  with tf.control_dependencies([asserted(tf, known, 'neither JPEG, PNG, WebP nor GIF')]):
     shape = tf.image.extract_jpeg_shape(encoded)
-  height, width, _ = tf.unstack(tf.cast(shape, tf.int64), 3)
-  encoded = checked(tf, encoded, True, height, width)
+  encoded = checked(tf, encoded, known, tf.cast(shape[:2], tf.int64)[::-1])
   # The exact transform, as in other decoders; TensorFlow's own choice is a coarser one.
   return tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE')
 
 
 def png(tf: Any, encoded: Any) -> Any:
   """Return the PNG in these bytes as uint8 [h, w, 3]."""
-  head, part = header(tf, encoded)
-  width, height = (sum(head[at + i] * 256 ** (3 - i) for i in range(4)) for at in (16, 20))
-  encoded = checked(tf, encoded, part(8, 8) == b'\0\0\0\rIHDR', height, width)
+  head = header(tf, encoded)
+  numbers = numbers_in(tf, head, [(16, 4), (20, 4), (24, 1)], big_endian=True)
+  encoded = checked(tf, encoded, tf.strings.substr(head, 8, 8) == b'\0\0\0\rIHDR', numbers[:2])
   image = tf.io.decode_png(encoded, channels=4)
   # Where there is no alpha, TensorFlow's is the highest value of the file's own bits: 15 of 4.
-  bits = tf.cast(tf.minimum(head[24], 8), tf.int32)
+  bits = tf.cast(tf.minimum(numbers[2], 8), tf.int32)
   return on_white(tf, image, tf.bitwise.left_shift(tf.constant(1), bits) - 1)
 
 
 def webp(tf: Any, encoded: Any) -> Any:
   """Return the WebP in these bytes as uint8 [h, w, 3]: of an animation, its first picture."""
-  head, part = header(tf, encoded)
+  head = header(tf, encoded)
+  part = lambda at, size: tf.strings.substr(head, at, size)
   kind = part(12, 4)
   extended, lossless, lossy = kind == b'VP8X', kind == b'VP8L', kind == b'VP8 '
-  number = lambda at, size: sum(head[at + i] * 256**i for i in range(size))
-
-  def extent(i):  # 0: width, 1: height
-    simple = tf.where(
-      lossy, number(26 + 2 * i, 2) % 2**14, 1 + number(21, 4) // 2 ** (14 * i) % 2**14
-    )
-    return tf.where(extended, 1 + number(24 + 3 * i, 3), simple)
-
+  places = [(26, 2), (28, 2), (24, 3), (27, 3), (21, 4), (20, 1)]
+  numbers = numbers_in(tf, head, places)
+  simple = tf.where(lossy, numbers[:2] % 2**14, 1 + numbers[4] // [1, 2**14] % 2**14)
+  size = tf.where(extended, 1 + numbers[2:4], simple)
   known = (part(0, 4) == b'RIFF') & (part(8, 4) == b'WEBP') & (extended | lossless | lossy)
-  moves = extended & (head[20] // 2 % 2 == 1)
+  moves = extended & (numbers[5] // 2 % 2 == 1)
   most = tf.where(moves, MOST_PIXELS // 2, MOST_PIXELS)  # its decoder holds three of them
-  encoded = checked(tf, encoded, known, extent(1), extent(0), tf.cast(most, tf.int64))
+  encoded = checked(tf, encoded, known, size, tf.cast(most, tf.int64))
   image = tf.cond(
     moves,
     # TensorFlow's decoder decodes all of an animation, and writes past its memory if it is opaque.
@@ -109,26 +112,46 @@ def first_picture(encoded: bytes) -> np.ndarray:
     return np.asarray(image.convert('RGBA'))
 
 
-def header(tf: Any, encoded: Any) -> tuple[Any, Any]:
-  """Return the first 30 bytes as int64 [30], 0 beyond the end, and (at, size) -> some of them."""
-  start = tf.strings.substr(tf.strings.substr(encoded, 0, 30) + b'\0' * 30, 0, 30)
-  numbers = tf.cast(tf.ensure_shape(tf.io.decode_raw(start, tf.uint8), [30]), tf.int64)
-  return numbers, lambda at, size: tf.strings.substr(start, at, size)
+def header(tf: Any, encoded: Any) -> Any:
+  """The first 30 bytes as a scalar string, with zeros beyond the end."""
+  return tf.strings.substr(tf.strings.substr(encoded, 0, 30) + b'\0' * 30, 0, 30)
 
 
-def checked(
-  tf: Any, encoded: Any, known: Any, height: Any, width: Any, most: Any = MOST_PIXELS
+def numbers_in(
+  tf: Any, head: Any, places: Sequence[tuple[int, int]], big_endian: bool = False
 ) -> Any:
-  """Return the bytes, unless their header is not `known` or of more than `most` pixels (int64)."""
-  few = (height <= most) & (width <= most) & (height * width <= most)
+  """The unsigned numbers at these (first byte, number of bytes) of a header, int64 [places]."""
+  weights = np.zeros([len(places), 30], np.int64)
+  for row, (at, size) in zip(weights, places, strict=True):
+    powers = 256 ** np.arange(size)
+    row[at : at + size] = powers[::-1] if big_endian else powers
+  values = tf.cast(tf.ensure_shape(tf.io.decode_raw(head, tf.uint8), [30]), tf.int64)
+  return tf.linalg.matvec(weights, values)  # one operation: each costs when a pipeline is made
+
+
+def checked(tf: Any, encoded: Any, known: Any, size: Any, most: Any = MOST_PIXELS) -> Any:
+  """The bytes, unless their header is not `known` or of more than `most` pixels.
+
+  Args:
+    tf: the TensorFlow module.
+    encoded: a scalar string.
+    known: whether the header states a size.
+    size: (width, height), int64 [2].
+    most: int64.
+  """
+  width, height = size[0], size[1]
+  few = tf.reduce_all(size <= most) & (width * height <= most)
   words = [width, 'x', height, 'pixels are more than the', most, 'that bigjax decodes']
   with tf.control_dependencies(
-    [
-      tf.debugging.Assert(known, ['a picture must begin with its size']),
-      tf.debugging.Assert(few, words),
-    ]
+    [asserted(tf, known, 'a picture must begin with its size'), asserted(tf, few, *words)]
   ):
     return tf.identity(encoded)
+
+
+def asserted(tf: Any, condition: Any, *words: Any) -> Any:
+  """An operation that fails with these words unless the condition holds."""
+  # tf.debugging.Assert would put them behind a branch: two more functions for each pipeline.
+  return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(x) for x in words])
 
 
 def on_white(tf: Any, image: Any, opaque: Any) -> Any:
@@ -146,9 +169,9 @@ def on_white(tf: Any, image: Any, opaque: Any) -> Any:
 def upright(tf: Any, image: Any, orientation: Any) -> Any:
   """Undo an EXIF orientation: of 5 and more the axes are swapped, then each axis may be flipped."""
   one_of = lambda *values: tf.reduce_any(orientation == tf.constant(values))
-  image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-  image = tf.cond(one_of(2, 3, 6, 7), lambda: image[:, ::-1], lambda: image)
-  return tf.cond(one_of(3, 4, 7, 8), lambda: image[::-1], lambda: image)
+  image = tf.transpose(image, tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2]))
+  flipped = tf.stack([one_of(3, 4, 7, 8), one_of(2, 3, 6, 7)])
+  return tf.reverse(image, tf.boolean_mask([0, 1], flipped))
 
 
 def square(tf: Any, image: Any, resolution: int, channels: int, chance: Any | None = None) -> Any:
