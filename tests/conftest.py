@@ -82,6 +82,7 @@ def must_run():
 
 
 def pytest_sessionfinish(session):
+  gc.freeze()  # pytest ends by searching all that JAX has made five times
   if WORKER:
     return
   stats = session.config.pluginmanager.get_plugin('terminalreporter').stats

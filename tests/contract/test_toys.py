@@ -22,6 +22,7 @@ from bigjax.training import batches, loop, ready
 from bigjax.training.program import Program, make_program
 
 import toys
+from tiny_run import one_program_each
 
 NAMES = [path.rpartition('/')[2].removesuffix('.py') for path in toys.CONFIGS]
 
@@ -38,7 +39,8 @@ def config_of(name, **changes):
 def run(request, tmp_path_factory):
   """(Name, workdir of a whole run of four steps, what it said)."""
   workdir = str(tmp_path_factory.mktemp(request.param) / 'run')
-  loop.train(config_of(request.param), workdir, jax.devices()[:2])
+  with one_program_each():
+    loop.train(config_of(request.param), workdir, jax.devices()[:2])
   return request.param, workdir
 
 
@@ -59,7 +61,7 @@ def test_a_run_writes_what_it_has(run):
 
 
 @pytest.mark.parametrize('at', [2, 3])
-@pytest.mark.usefixtures('no_pictures')
+@pytest.mark.usefixtures('no_pictures', 'shared_programs')
 def test_resuming_equals_going_on(run, at, tmp_path):
   """At the border of two stages and within one; after a step with a lazy term and before one."""
   name, workdir = run
@@ -178,6 +180,7 @@ def test_stages_that_do_not_fit_get_a_sentence(tmp_path):
   batches.check_data(source, program)
 
 
+@pytest.mark.usefixtures('shared_programs')
 @pytest.mark.parametrize('run', ['toy_video'], indirect=True)  # which has frozen weights
 def test_other_frozen_weights_are_refused(run, tmp_path, monkeypatch):
   name, workdir = run
@@ -315,6 +318,7 @@ def test_dry_run_and_doctor_know_all_stages(name, bigjax, tmp_path):
   assert said.count('batches of') == (2 if name == 'toy_denoiser' else 1)
 
 
+@pytest.mark.usefixtures('no_pictures', 'shared_programs')
 def test_weights_of_one_run_begin_another(run, tmp_path):
   name, workdir = run
   for source in (workdir, f'{workdir}/export/generator.safetensors'):

@@ -15,7 +15,7 @@ from bigjax.evaluation import during_training, protocol
 from bigjax.evaluation.quick import classifier
 from bigjax.training import logs, loop
 
-pytestmark = pytest.mark.usefixtures('no_pictures')
+pytestmark = pytest.mark.usefixtures('no_pictures', 'shared_programs')
 
 
 @pytest.fixture(autouse=True)

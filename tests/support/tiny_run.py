@@ -1,5 +1,6 @@
 """One tiny training run for the tests that need a workdir: `pytest_plugins = ['tiny_run']`."""
 
+import contextlib
 import sys
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from bigjax import __main__
 from bigjax.algorithms.base import configs
 from bigjax.core import device, processes
-from bigjax.training import loop, plots
+from bigjax.training import loop, plots, ready
 
 
 @pytest.fixture
@@ -34,13 +35,63 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(plots, name, lambda *args, **kwargs: None)
 
 
+# What a program does not depend on; nor on run.steps, where the learning rate is constant.
+ASIDE = {
+  'run': ('log_every', 'eval_every', 'checkpoint_every', 'keep', 'keep_every', 'best',
+          'max_skipped'),
+  'eval': (), 'scores': (), 'watch': (),
+}  # fmt: skip
+
+
+def _essence(config):
+  """What of a config its program depends on, as text."""
+  groups = config.to_dict()
+  for group, keys in ASIDE.items():
+    groups[group] = {k: v for k, v in groups.get(group, {}).items() if keys and k not in keys}
+  if groups['optim'].get('schedule') == 'constant':
+    del groups['run']['steps']
+  return repr(groups)
+
+
+_programs = {}  # from what _essence, devices and counts of classes say
+
+
+@contextlib.contextmanager
+def one_program_each():
+  """Meanwhile runs of the same config and devices share a program, traced and compiled once.
+
+  For tests of what surrounds the steps. That another start traces the same program is test_loop's
+  to show; what a test changes in a network or a loss is not seen here.
+  """
+  make = ready.make_program
+
+  def made(config, devices=None, class_counts=None):
+    counts = None if class_counts is None else tuple(class_counts())
+    key = _essence(config), None if devices is None else tuple(devices), counts
+    if key not in _programs:
+      _programs[key] = make(config, devices, class_counts)
+    return _programs[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(ready, 'make_program', made)
+    yield
+
+
+@pytest.fixture
+def shared_programs():
+  """one_program_each, for a test."""
+  with one_program_each():
+    yield
+
+
 @pytest.fixture(scope='session')
 def workdir(tmp_path_factory):
   """The workdir of a run of four steps, checkpoints at 2 and 4. Copy it to change it."""
   path = tmp_path_factory.mktemp('run') / 'digits'
   config = configs.read('digits:tiny')
   config.optim.d_steps = 1  # half as much to compile
-  loop.train(config, str(path), jax.devices()[:1])
+  with one_program_each():
+    loop.train(config, str(path), jax.devices()[:1])
   return path
 
 

@@ -23,6 +23,8 @@ from bigjax.training import history as history_of
 from bigjax.training.batches import Batches, load_data
 from bigjax.training.program import make_program
 
+from tiny_run import one_program_each
+
 
 def tiny(**run):
   config = configs.read('digits:tiny')
@@ -52,13 +54,14 @@ def read(workdir, name):
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
   workdir = str(tmp_path_factory.mktemp('uninterrupted'))
-  train(tiny(steps=6), workdir)
+  with one_program_each():
+    train(tiny(steps=6), workdir)
   return workdir
 
 
 # 3 is off every period: its row and checkpoint must leave no trace; 4 is on them.
 @pytest.mark.parametrize('stop', [3, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.usefixtures('no_pictures')
+@pytest.mark.usefixtures('no_pictures', 'shared_programs')
 def test_resumed_run_equals_the_uninterrupted_one(uninterrupted, tmp_path, stop, capsys):
   workdir = str(tmp_path)
   train(tiny(steps=stop), workdir)
@@ -108,7 +111,7 @@ def test_history_decides_the_seed():
   assert [history_of.seed_at(history, step) for step in (0, 99, 100, 5000)] == [3, 3, 9, 9]
 
 
-@pytest.mark.usefixtures('no_pictures')
+@pytest.mark.usefixtures('no_pictures', 'shared_programs')
 def test_a_finished_run_is_left_as_it_is(uninterrupted, capsys):
   before = read(uninterrupted, 'metrics.jsonl'), read(uninterrupted, 'export/generator.safetensors')
   train(tiny(steps=6), uninterrupted)

@@ -11,7 +11,7 @@ from bigjax.core import errors
 from bigjax.training import history as histories
 from bigjax.training import loop, plots, watchdog
 
-pytestmark = pytest.mark.usefixtures('no_pictures')
+pytestmark = pytest.mark.usefixtures('no_pictures', 'shared_programs')
 
 
 def tiny(**changes):
