@@ -18,23 +18,31 @@ from bigjax.core import checkpoint, errors
 from bigjax.training import logs, loop
 
 import compile_flags
+import places
+import toys
+from tiny_run import one_program_each
 
 PATIENCE = 240  # seconds for anything, on a busy machine
-WORDS = ('--config', 'digits:tiny', '--config.optim.d_steps=1')  # the program of tiny_run
+DIGITS = ('--config', 'digits:tiny', '--config.optim.d_steps=1')  # the program of tiny_run
+TOY = ('--config', f'{toys.CONFIGS[0]}:tiny')  # compiled in a moment
+WITH_TOYS = 'import sys, toys; from bigjax.__main__ import main; sys.exit(main(sys.argv[1:]))'
 
 
 class Run:
-  """`bigjax train` in `num` processes; killed when the block ends."""
+  """`bigjax train` of DIGITS in `num` processes; killed when the block ends."""
+
+  command = ('-m', 'bigjax', 'train', *DIGITS)
 
   def __init__(self, folder, num, *words):
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
       address = f'127.0.0.1:{free.getsockname()[1]}'
     self.folder, self.processes = folder, []
-    command = [sys.executable, '-m', 'bigjax', 'train', '--workdir', str(folder), *WORDS, *words]
+    command = [sys.executable, *self.command, '--workdir', str(folder), *words]
     for i in range(num):
       env = {**os.environ, 'XLA_FLAGS': ' '.join(compile_flags.FLAGS)}
       env |= {'JAX_NUM_PROCESSES': str(num), 'JAX_PROCESS_ID': str(i)} if num > 1 else {}
+      env['PYTHONPATH'] = str(places.ROOT / 'tests' / 'support')
       env |= {'JAX_COORDINATOR_ADDRESS': address} if num > 1 else {}
       if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,6 +78,12 @@ class Run:
       time.sleep(0.05)
 
 
+class ToyRun(Run):
+  """The same of a toy, where it does not matter what is trained."""
+
+  command = ('-c', WITH_TOYS, 'train', *TOY)
+
+
 def rows(folder):
   path = folder / 'metrics.jsonl'
   lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -102,7 +116,8 @@ def test_two_processes_train_as_one_does_and_one_goes_on_from_there(workdir, tmp
   assert (tmp_path / 'two' / 'export' / 'generator.safetensors').exists()
   config = configs.read('digits:tiny')
   config.optim.d_steps = 1
-  loop.train(config, str(tmp_path / 'two'), jax.devices()[:1])
+  with one_program_each():
+    loop.train(config, str(tmp_path / 'two'), jax.devices()[:1])
   assert_close(rows(tmp_path / 'two'), rows(workdir))
 
 
@@ -151,7 +166,7 @@ LONG = ('--config.run.steps=100000', '--config.run.eval_every=100000',
 )
 def test_told_on_any_host_all_save_the_same_step(told, tmp_path):
   """By Ctrl-C, which a process hands to itself as SIGTERM; a second run is refused meanwhile."""
-  with Run(tmp_path / 'run', 2, *LONG) as run:
+  with ToyRun(tmp_path / 'run', 2, *LONG) as run:
     run.until(3)
     with pytest.raises(
       errors.UserError, match=f'held by another run .process {run.processes[0].pid}'
@@ -189,7 +204,7 @@ def test_sigterm_saves_the_step_and_the_same_command_goes_on(workdir, tmp_path, 
 
 
 def test_the_others_end_when_a_host_dies(tmp_path):
-  with Run(tmp_path / 'run', 2, *LONG) as run:
+  with ToyRun(tmp_path / 'run', 2, *LONG) as run:
     run.until(2)
     run.processes[1].send_signal(signal.SIGKILL)
     began = time.monotonic()
