@@ -168,10 +168,10 @@ def injected(game, draws):
 
 def golden_state(game, nets):
   """The state whose players have the golden weights and stored vectors, and fresh moments."""
-  state = game.init(jax.random.key(0))
+  state = jax.jit(game.init)(jax.random.key(0))
   for name, player in state['players'].items():
     player['params'] = nets.params[name]
-    opt = getattr(game, name).tx.init(nets.params[name])
+    opt = jax.jit(getattr(game, name).tx.init)(nets.params[name])
     player['opt'] = (*opt[:-1], nets.vectors[name])
   state['ema'] = nets.params['gen']
   return state
@@ -198,11 +198,12 @@ def trained():
   nets, base = Nets('biggan32_ch8', jnp.float64), game()
   ((_, stage),) = base.stages(3)
   step = jax.jit(lambda state, *given: injected(base, given[1]).step(state, given[0], stage))
+  orthogonal = jax.jit(
+    lambda params: regularizers.total(regularizers.orthogonal, params, algorithm.penalised)
+  )
   state, states, rows = golden_state(base, nets), [], []
   for i in range(3):
-    penalty = base.penalty * regularizers.total(
-      regularizers.orthogonal, state['players']['gen']['params'], algorithm.penalised
-    )
+    penalty = base.penalty * orthogonal(state['players']['gen']['params'])
     state, metrics = step(state, *inputs(arrays, i))
     rows.append({**{k: metrics[k] for k in ('d0', 'd1', 'g_loss')}, 'penalty': penalty})
     states.append(state)

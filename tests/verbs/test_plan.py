@@ -1,5 +1,7 @@
 """`bigjax plan` on a small network: what is in it, what it refuses, and that it adds up."""
 
+import contextlib
+import io
 import json
 import re
 
@@ -27,8 +29,19 @@ def tiny(**values):
 
 
 @pytest.fixture(scope='module')
-def planned(libtpu):
-  return step_cost.plan(tiny(), tpu_slices.find('v3-8'))
+def asked(libtpu, tmp_path_factory):
+  """(What the command said of tiny's plan, the folder that it wrote into)."""
+  folder, said = tmp_path_factory.mktemp('plan'), io.StringIO()
+  argv = ['plan', '--config', 'digits:tiny', '--config.optim.batch_size=64', '--topology', 'v3-8']
+  with contextlib.chdir(folder), contextlib.redirect_stdout(said):
+    assert main([*argv, '--json', 'out.json']) == 0
+  return said.getvalue(), folder
+
+
+@pytest.fixture(scope='module')
+def planned(asked):
+  (found,) = json.loads((asked[1] / 'out.json').read_text())['plans']
+  return found
 
 
 @needs_libtpu
@@ -86,13 +99,9 @@ def test_what_does_not_fit_says_how_much_is_needed(monkeypatch, libtpu):
 
 
 @needs_libtpu
-def test_command_line(tmp_path, capsys, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  argv = ['plan', '--config', 'digits:tiny', '--config.optim.batch_size=64', '--topology', 'v3-8']
-  assert main([*argv, '--json', 'out.json']) == 0
-  out = capsys.readouterr().out
+def test_command_line(asked, planned):
+  out, folder = asked
   assert 'MFU = model FLOPs' in out and 'not measurements' in out and '| v3-8 |' in out
-  (found,) = json.loads((tmp_path / 'out.json').read_text())['plans']
   for key in (
     'step_seconds',
     'compute_seconds',
@@ -104,8 +113,8 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     'fits',
     'compile_seconds',
   ):
-    assert key in found
-  assert (tmp_path / 'plan.png').stat().st_size > 5000
+    assert key in planned
+  assert (folder / 'plan.png').stat().st_size > 5000
 
 
 def refused(capsys, *argv):
