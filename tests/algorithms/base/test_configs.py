@@ -192,6 +192,18 @@ def test_the_familys_own_tiny_fits_every_config(given):
   assert values['data.source'].startswith('synthetic') and values['run.steps'] == 2
 
 
+@pytest.mark.parametrize('variant', core_config.VARIANTS_OF_ALL)
+@pytest.mark.parametrize(
+  'given', ['gsr:lsun_lt', 'sngan:stl10', 'diffaug:cifar10_10', 'ada:cifar10_500']
+)
+def test_tiny_and_digits_are_of_all_images(given, variant):
+  """What was said of another set's split, share and tail does not fit theirs."""
+  config = configs.read(given)
+  found = configs.complete(configs.patch(variant, core_config.flat(config))).data
+  assert (found.split, found.fraction, found.per_class, found.imbalance) == ('', 1, 0, 1)
+  assert data.load(found).num_train > 50
+
+
 def test_a_family_patches_only_what_differs_from_the_patch_of_all():
   """A toy states its steps and data; periods, scores and the size of grids are everybody's."""
   config = configs.read(f'{toys.CONFIGS[0]}:tiny')
