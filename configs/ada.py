@@ -7,8 +7,8 @@
 The paper has ADA with StyleGAN2 alone: nothing is published of these. `cifar10` is the recipe of
 `diffaug` with ADA's set `bgc`, which the paper took for CIFAR-10 too, its target 0.6 and its speed
 of 500 thousand images; BigGAN has 14.73 in the paper's table, from the literature. `cifar10_500` is
-trained on fifty images of each class, at 20 thousand images: a short run in which the probability
-can be seen to move.
+trained on fifty images of each class, at 20 thousand images, so that the probability can be seen to
+move within minutes.
 
 Hardware: one GPU. Nothing of these has been measured here; what `digits` reaches in minutes on two
 CPU cores is in docs/papers.md.

@@ -6,10 +6,11 @@
 
 The bare name is `cifar10_lt100`: BigGAN with LeCam and DiffAugment, as in the authors' code, on
 CIFAR-10 whose rarest class has a hundredth of the images of its most frequent one; `cifar10_lt50`,
-`cifar10_lt10` and `cifar100_lt100` likewise, and `sngan:cifar10_lt100` has the same with its own
-networks and game. `baseline` after any of them is without gSR. The paper's tables could not be had;
-it claims the state of the art on these sets. `lsun_lt` are five of LSUN's categories, as class
-folders.
+`cifar10_lt10` and `cifar100_lt100` likewise, and `sngan:cifar10_lt100` is the authors' SN-GAN.
+`baseline` after any of them is without gSR. The paper's tables could not be had; it claims the
+state of the art on these sets. `lsun_lt` are five of LSUN's categories (bedroom, conference room,
+dining room, kitchen, living room) as class folders, of which it takes 50,000 images to 500;
+`inaturalist2019` has a tail of its own.
 
 Hardware: one GPU. Nothing of these has been measured here; what `digits` reaches in minutes on two
 CPU cores is in docs/papers.md; `digits_lt10` has a long tail of them.
@@ -66,11 +67,18 @@ VARIANTS = {
   'cifar10_lt10': {'data.imbalance': 10.0},
   'cifar100_lt100': CIFAR100,
   'lsun_lt': {
+    'run.steps': 200_000,
     'data.source': 'folder:lsun_lt',
-    'model.disc_widths': (),
     'data.resolution': 64,
     'data.num_classes': 5,
-    'data.imbalance': 0.0,
+    'data.per_class': 50_000,
+    'model.ch': 80,
+    'model.z_dim': 120,
+    'model.gen_attention': (32,),
+    'model.disc_attention': (32,),
+    'model.disc_widths': (),
+    'optim.b2': 0.9,
+    'optim.lecam_weight': 0.3,
   },
   'inaturalist2019': {
     'run.steps': 200_000,
@@ -80,6 +88,8 @@ VARIANTS = {
     'data.imbalance': 0.0,
     'model.ch': 80,
     'model.z_dim': 100,
+    'model.gen_attention': (32,),
+    'model.disc_attention': (32,),
     'model.disc_widths': (),
     'optim.batch_size': 256,
     'optim.d_steps': 2,

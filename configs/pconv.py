@@ -1,13 +1,14 @@
 """PConv (Park et al. 2022): a discriminator whose convolutions see perturbed features.
 
   bigjax train --config pconv --config.data.data_dir=/data/tfds
-  bigjax train --config pconv:tiny_imagenet --config.data.source=folder:/data/tiny-imagenet-200
+  bigjax train --config pconv:tiny_imagenet --config.data.source=folder:tiny-imagenet-200/train
   bigjax train --config pconv:digits
 
 The paper's formula, amounts and code are not public: this is our reading of its abstract (see
 bigjax/nn/objectives/perturbations.py), with SN-GAN's networks and game. Published: Tiny ImageNet's
-FID from 58.59 to 50.42. `cifar10`, the bare name, and `celeba` have no published number that we
-know of. `baseline` after any of them leaves the perturbation out.
+FID from 58.59 to 50.42; of its folders, as they are distributed, only `train` has classes.
+`cifar10`, the bare name, and `celeba` have no published number that we know of. `baseline` after
+any of them leaves the perturbation out.
 
 Hardware: one GPU. Nothing of these has been measured here; what `digits` reaches in minutes on two
 CPU cores is in docs/papers.md.
@@ -39,7 +40,7 @@ VARIANTS = {
   },
   'tiny_imagenet': {
     'run.steps': 100_000,
-    'data.source': 'folder:tiny-imagenet-200',
+    'data.source': 'folder:tiny-imagenet-200/train',
     'data.resolution': 64,
     'data.num_classes': 200,
     'model.ch': 64,

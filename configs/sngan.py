@@ -10,8 +10,8 @@ parameters). `cifar10_uncond` and `stl10` are the first paper's unconditional ne
 Score 8.22 +- .05 and FID 21.7 on CIFAR-10, 9.10 +- .04 and 40.1 on STL-10. `imagenet128` is the
 second paper's: Inception Score 29.7 and intra-FID 103.1 (5,000 samples a class) at step 450,000,
 36.8 and 92.4 at 850,000; `imagenet128_concat` its baseline, which joins an embedding of the class
-to D's maps: 21.1 and 141.2. `cifar10_lt100` is gSR on this backbone, see `gsr`. Numbers are those
-of the papers and their code's README.
+to D's maps: 21.1 and 141.2. `cifar10_lt100` is gSR on these networks, with the optimizer of its
+authors' code, see `gsr`. Numbers are those of the papers and their code's README.
 
 Hardware: one GPU for 32 and 48 px, four for 128 px; nothing of these has been measured here.
 `digits` takes minutes on two CPU cores: docs/papers.md has what it reaches.
@@ -45,10 +45,17 @@ VARIANTS = {
   'cifar10': {},
   'cifar10_uncond': {'data.num_classes': 1},
   'cifar10_lt100': {
+    'run.steps': 120_000,
     'data.imbalance': 100.0,
     'data.flip': True,
-    'optim.lecam_weight': 0.1,
+    'optim.gen_batch_times': 1,
+    'optim.name': 'adam',
+    'optim.schedule': 'constant',
+    'optim.b1': 0.5,
+    'optim.eps': 1e-6,
+    'optim.lecam_weight': 0.3,
     'optim.gsr_weight': 0.5,
+    'optim.gsr_beta': 0.999,
     'augment.name': 'color,translation,cutout',
   },
   'stl10': {

@@ -149,18 +149,19 @@ RENAMED = {'run.minibatches': 'run.microbatches', 'run.forms': 'run.kernels'}
 # Patches on any config, for the keys above; a family's tables of the same names (TINY, DIGITS) add
 # their own and have the last word. Seconds on a laptop, without data; the digits, in minutes.
 # fmt: off
+ALL_IMAGES = {'data.split': '', 'data.fraction': 1.0, 'data.per_class': 0, 'data.imbalance': 1.0}
 VARIANTS_OF_ALL: Mapping[str, Values] = {
   'tiny': {
     'run.steps': 2, 'run.log_every': 1, 'run.eval_every': 2, 'run.checkpoint_every': 2,
     'run.best': '', 'gradinit.steps': 2,
-    'data.source': 'synthetic:64', 'data.num_classes': 10,
+    'data.source': 'synthetic:64', 'data.num_classes': 10, **ALL_IMAGES,
     'eval.name': 'none', 'eval.num_samples': 20, 'eval.grid_columns': 2, 'eval.published': '',
   },
   'digits': {
     'run.steps': 700, 'run.log_every': 25, 'run.eval_every': 175, 'run.checkpoint_every': 175,
     'run.keep': 2, 'run.keep_every': 0, 'run.best': 'coverage', 'gradinit.steps': 100,
     'data.source': 'digits', 'data.resolution': 16, 'data.channels': 1, 'data.num_classes': 10,
-    'data.held_out': 0.25, 'data.flip': False,
+    'data.held_out': 0.25, 'data.flip': False, **ALL_IMAGES,
     'eval.name': 'pixels', 'eval.num_samples': 1000, 'eval.grid_columns': 10, 'eval.published': '',
     'scores.num': 10_000, 'scores.features': 'classifier',
   },

@@ -194,6 +194,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'data.imbalance is {config.imbalance:g}; give the images of the first class over those of '
       'the last, as 100 where others have a factor of 0.01, or 1 for the images as they are.'
     )
+  if config.num_classes == 1 and config.imbalance > 1:
+    raise errors.UserError(
+      f'data.imbalance is {config.imbalance:g}, but data.num_classes=1 makes one class of all '
+      'images; a long tail needs two or more: set data.imbalance=1, or give the number of classes.'
+    )
 
 
 def refuse_one_label(source: Source, config: ml_collections.ConfigDict) -> None:

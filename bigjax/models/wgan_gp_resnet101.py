@@ -71,6 +71,8 @@ def depth_to_space(x: Array) -> Array:
 class StridedConv(nn.Module):
   """3x3 or 1x1 convolution with stride 2, or its transpose: sub-pixel where it is 1x1.
 
+  A 1x1 one may also change the number of features alone.
+
   `gain` is glorot's, which counts the fans with the stride.
   """
 
@@ -117,7 +119,12 @@ class Bottleneck(nn.Module):
   def setup(self):
     how = (self.kernels, self.dtype)
     self.conv1 = Conv(self.in_features // 2, 1, 'none', True, *how, glorot(2.0))
-    self.conv1b = StridedConv(self.features // 2, 3, self.resample, 2.0, *how)
+    between = self.features // 2
+    self.conv1b = (
+      Conv(between, 3, 'none', True, *how, glorot(2.0))
+      if self.resample == 'none'
+      else StridedConv(between, 3, self.resample, 2.0, *how)
+    )
     self.conv2 = Conv(self.features, 1, 'none', False, *how, glorot(2.0))
     same = self.resample == 'none' and self.in_features == self.features
     self.conv_sc = None if same else StridedConv(self.features, 1, self.resample, 1.0, *how)

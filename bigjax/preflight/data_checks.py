@@ -99,11 +99,18 @@ def of_labels(source: data.Source) -> tuple[Finding, dict[str, int]]:
     return ('fail', str(error)), dict.fromkeys(names, 0)
   twice = len(set(names)) < len(names)  # two classes of one name are still two
   keys = [f'{i}: {name}' for i, name in enumerate(names)] if twice else names
-  return of_counts(counts, names), dict(zip(keys, counts.tolist(), strict=True))
+  about = of_counts(counts, names, source.even is not None)
+  return about, dict(zip(keys, counts.tolist(), strict=True))
 
 
-def of_counts(counts: np.ndarray, names: Sequence[str]) -> Finding:
-  """Return whether every class has images, and about as many as the others."""
+def of_counts(counts: np.ndarray, names: Sequence[str], long_tail: bool = False) -> Finding:
+  """Return whether every class has images, and about as many as the others.
+
+  Args:
+    counts: training images of each class.
+    names: of the classes.
+    long_tail: whether it is the config that makes them uneven, which is nobody's mistake.
+  """
   absent = [name for name, count in zip(names, counts, strict=True) if not count]
   if len(absent) == len(names) - 1 > 0:
     return 'fail', (
@@ -123,6 +130,8 @@ def of_counts(counts: np.ndarray, names: Sequence[str]) -> Finding:
     if counts[least] < counts[most]
     else f'{counts[most]:,} training image{"" if counts[most] == 1 else "s"} in every class'
   )
+  if long_tail:
+    return 'ok', f'{words}: the long tail of data.imbalance'
   if counts[most] > UNEVEN * counts[least]:
     return 'warning', f'{words}: fakes are drawn evenly, so rare classes are seen far less real'
   return 'ok', words

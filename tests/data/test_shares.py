@@ -124,6 +124,13 @@ def test_the_ratio_is_one_or_more(given, words, even):
   assert data.limit(even, config(imbalance=0.0)) is even
 
 
+def test_a_tail_of_one_class_is_refused_before_data_is_read():
+  asked = configs.read('sngan:cifar10_uncond')
+  asked.data.imbalance = 10.0
+  with pytest.raises(errors.UserError, match=r'imbalance is 10, but data\.num_classes=1 makes one'):
+    ready.check(asked)
+
+
 def test_a_run_is_another_with_a_tail_and_the_same_without():
   asked, plain = configs.read('digits:tiny'), configs.read('digits:tiny')
   assert 'data.imbalance' not in configs.identity(plain)

@@ -74,6 +74,17 @@ def test_101_layers():
   assert wgan_gp_resnet101.disc_maps(64) == {32: 2, 16: 4, 8: 8, 4: 16}
 
 
+def test_only_what_changes_the_resolution_is_strided():
+  """So that whatever looks for `layers.Conv`, as PConv does, finds the 3x3 of most blocks."""
+  found = {}
+  for resample in ('none', 'down'):
+    how = {'norm': None, 'microbatches': 1, 'kernels': kernels.PLAIN, 'dtype': jnp.float32}
+    block = wgan_gp_resnet101.Bottleneck(4, 4, resample, **how)
+    block = block.bind(block.init(jax.random.key(0), pictures(1, 4, 4), None, True))
+    found[resample] = type(block.conv1b)
+  assert found == {'none': layers.Conv, 'down': wgan_gp_resnet101.StridedConv}
+
+
 def test_transposed_convolution_is_that_of_the_strided_one():
   """And the strided one pads below and to the right only, as TensorFlow does."""
   x, kernel = pictures(2, 8, 3), jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 5, 3)))

@@ -263,6 +263,14 @@ def test_counts_of_classes(counts, level, words):
   assert found == level and words in sentence
 
 
+def test_a_long_tail_that_was_asked_for_is_no_warning():
+  config = configs.read('digits')
+  config.data.imbalance = 50.0
+  (level, sentence), counts = data_checks.of_labels(data.load(config.data))
+  assert level == 'ok' and 'the long tail of data.imbalance' in sentence
+  assert max(counts.values()) > data_checks.UNEVEN * min(counts.values())
+
+
 @pytest.mark.parametrize(('num', 'level'), [(15, 'fail'), (16, 'ok')])
 def test_a_batch(num, level):
   found, sentence = data_checks.of_batch(num, Stage(2, 16, image_inputs(16, 1)), 1)

@@ -10,7 +10,7 @@ from bigjax.core import errors
 from bigjax.core.config import flat
 from bigjax.core.keys import Key, Keys
 from bigjax.nn import augment
-from bigjax.nn.augment import adaptive
+from bigjax.nn.augment import ada, adaptive
 from bigjax.nn.objectives import class_affines, losses, perturbations, regularizers, scores
 
 Array = jax.Array
@@ -105,7 +105,7 @@ KEYS: Keys = {
   'augment.kimg': Key(500.0, 'thousand images in which p goes from 0 to 1', since=1, above=0),
 }
 # fmt: on
-# Keys that change nothing while all of these are 0.
+# Keys that change nothing while all of these are off, which is their default here.
 SAYS_HOW = {
   'optim.r1_every': ('optim.r1_gamma',),
   'optim.r1_plain': ('optim.r1_gamma',),
@@ -113,6 +113,7 @@ SAYS_HOW = {
   'optim.cr_augment': ('optim.cr_weight', 'optim.cr_fake_weight'),
   'optim.zcr_sigma': ('optim.zcr_weight', 'optim.zcr_gen_weight'),
   'optim.lecam_decay': ('optim.lecam_weight',),
+  'optim.top_k_decay': ('optim.top_k_least',),
   'optim.gsr_beta': ('optim.gsr_weight',),
   'optim.gsr_every': ('optim.gsr_weight',),
   'augment.kimg': ('augment.target',),
@@ -144,6 +145,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise errors.UserError(
       f'{what} needs a probability; give augment.target=0.6, which adapts it, or a fixed one by '
       'augment.p.'
+    )
+  adaptive_of = augment.find(how.name) if how.name.startswith(ADAPTIVE) else None
+  if adaptive_of and config.data.channels == 1 and adaptive_of.transforms <= ada.OF_COLOURS:
+    raise errors.UserError(
+      f'augment.name={how.name} changes colours alone, and images are grey (data.channels=1); '
+      "give another of ADA's sets, such as augment.name=ada_bg, or data.channels=3."
     )
   if how.target and not errors.pick(opt.loss, losses.LOSSES, 'optim.loss').has_sides:
     raise errors.UserError(
@@ -178,10 +185,11 @@ def check_idle(config: ml_collections.ConfigDict) -> None:
   values = flat(config)
   for name, switches in SAYS_HOW.items():
     default, value = KEYS[name].default, values[name]
-    if value != default and not any(values[switch] for switch in switches):
+    if value != default and all(values[switch] == KEYS[switch].default for switch in switches):
+      verb, off = 'is' if len(switches) == 1 else 'are', KEYS[switches[0]].default
       raise errors.UserError(
-        f'{name}={value} says how, but {" and ".join(switches)} '
-        f'{"is" if len(switches) == 1 else "are"} 0; give a weight, or leave {name} at {default}.'
+        f'{name}={value} says how, but {" and ".join(switches)} {verb} {off:g}, which is off; give '
+        f'another value, or leave {name} at {default}.'
       )
 
 

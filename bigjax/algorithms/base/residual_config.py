@@ -101,8 +101,8 @@ DIGITS = {
   'model.ch': 16, 'model.z_dim': 60, 'model.gen_attention': (), 'model.disc_attention': (),
   'model.disc_widths': (), 'model.bn_group': 0, 'model.dtype': 'float32',
   'optim.batch_size': 64, 'optim.b1': 0.0, 'optim.b2': 0.99, 'optim.ema_decay': 0.99,
-  'optim.ema_start': 200, 'optim.warmup': 0, 'augment.name': 'none',
-  'eval.standing_passes': 16, 'eval.standing_batch': 128,
+  'optim.ema_start': 200, 'optim.schedule_start': 0, 'optim.schedule_end': 0, 'optim.warmup': 0,
+  'augment.name': 'none', 'eval.standing_passes': 16, 'eval.standing_batch': 128,
   'export.truncations': ('0.5', '1', '2', 'none'),
 }
 # fmt: on
@@ -137,8 +137,17 @@ def adam(
     config: with KEYS.
     lr: the highest learning rate.
     updates: of this player in a step.
+
+  Raises:
+    UserError: there is no such schedule or optimizer, or what says when it falls is idle.
   """
   opt = config.optim
+  if opt.schedule == 'constant' and (opt.schedule_start or opt.schedule_end):
+    key = 'schedule_start' if opt.schedule_start else 'schedule_end'
+    raise errors.UserError(
+      f'optim.{key}={opt[key]} says when learning rates fall, but optim.schedule=constant has them '
+      f'stay; give linear or cosine, or optim.{key}=0.'
+    )
   rate = schedules.learning_rate(
     lr, opt.schedule, opt.schedule_end or config.run.steps, opt.schedule_start, opt.warmup, updates
   )

@@ -33,6 +33,7 @@ BLIT = ('xflip', 'rotate90', 'xint')
 GEOM = ('scale', 'rotate', 'aniso', 'xfrac')
 COLOR = ('brightness', 'contrast', 'lumaflip', 'hue', 'saturation')
 TRANSFORMS = (*BLIT, *GEOM, *COLOR, 'imgfilter', 'noise', 'cutout')  # in the order of the pipeline
+OF_COLOURS = frozenset(('hue', 'saturation'))  # that leave grey images as they are
 SETS = {
   'blit': BLIT, 'geom': GEOM, 'color': COLOR, 'filter': ('imgfilter',),
   'bg': TRANSFORMS[:7], 'bgc': TRANSFORMS[:12], 'bgcf': TRANSFORMS[:13], 'bgcfn': TRANSFORMS[:14],

@@ -192,6 +192,18 @@ def test_the_familys_own_tiny_fits_every_config(given):
   assert values['data.source'].startswith('synthetic') and values['run.steps'] == 2
 
 
+@pytest.mark.parametrize('variant', core_config.VARIANTS_OF_ALL)
+@pytest.mark.parametrize(
+  'given', ['gsr:lsun_lt', 'sngan:stl10', 'diffaug:cifar10_10', 'ada:cifar10_500']
+)
+def test_tiny_and_digits_are_of_all_images(given, variant):
+  """What was said of another set's split, share and tail does not fit theirs."""
+  config = configs.read(given)
+  found = configs.complete(configs.patch(variant, core_config.flat(config))).data
+  assert (found.split, found.fraction, found.per_class, found.imbalance) == ('', 1, 0, 1)
+  assert data.load(found).num_train > 50
+
+
 def test_a_family_patches_only_what_differs_from_the_patch_of_all():
   """A toy states its steps and data; periods, scores and the size of grids are everybody's."""
   config = configs.read(f'{toys.CONFIGS[0]}:tiny')
@@ -220,6 +232,29 @@ def test_a_patch_takes_away_the_keys_of_another_network(tmp_path):
   assert 'rgb_filters' not in config.model and config.model.network == 'biggan'
   assert config.optim.r1_gamma == 3  # what the patch says nothing of stays
   assert 'skip_z' not in configs.read(str(path)).model
+
+
+OF_GSR = ('steps', 'batch_size', 'd_steps', 'b1', 'b2', 'lecam_weight', 'gsr_weight', 'gsr_beta')
+
+
+@pytest.mark.parametrize(
+  ('given', 'numbers', 'z_dim', 'attention'),
+  [
+    ('gsr', (120_000, 64, 5, 0.5, 0.999, 0.1, 0.5, 0.99), 80, (16,)),
+    ('gsr:lsun_lt', (200_000, 64, 5, 0.5, 0.9, 0.3, 0.5, 0.99), 120, (32,)),
+    ('gsr:inaturalist2019', (200_000, 256, 2, 0.0, 0.999, 0.01, 0.01, 0.999), 100, (32,)),
+    ('sngan:cifar10_lt100', (120_000, 64, 5, 0.5, 0.9, 0.3, 0.5, 0.999), 128, ()),
+  ],
+)
+def test_long_tails_are_trained_on_as_by_gsrs_authors(given, numbers, z_dim, attention):
+  """Each data set and network has numbers of its own in their code."""
+  config = configs.read(given)
+  values = {**config.optim, 'steps': config.run.steps}
+  assert tuple(values[name] for name in OF_GSR) == numbers
+  assert config.optim.gen_lr == config.optim.disc_lr == 2e-4
+  assert config.optim.schedule == 'constant' and config.optim.gen_batch_times == 1
+  model = config.model
+  assert model.z_dim == z_dim and model.gen_attention == model.disc_attention == attention
 
 
 def test_variants_compose_from_left_to_right():
