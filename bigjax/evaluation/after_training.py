@@ -25,7 +25,7 @@ from bigjax.evaluation.metrics.registry import METRICS
 from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, refuse, scored, warn
 from bigjax.evaluation.reference import cached_reference, chosen, open_network, read_statistics
 from bigjax.sampling import options
-from bigjax.sampling.loaded import Loaded, load
+from bigjax.sampling.loaded import Loaded, load, of_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, ImageSe
     return [], None, images
   if args.workdir:
     which = checkpoints_of(args.workdir, args.checkpoint or 'last')
-    readers = [functools.partial(load, args.workdir, one) for one in which]
+    readers = [functools.partial(of_workdir, args.workdir, one) for one in which]
   else:
     readers = [functools.partial(load, args.params)]
   first = readers[0]()
