@@ -63,8 +63,8 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     license='that of the photos, which their owner knows',
     labels=lambda: labels,
     labels_known=True,
-    digest=photo_files.digest(train, kept, classes),
-    held_out_digest=photo_files.digest(unseen, held_out, classes),
+    digest=photo_files.photos_digest(train, kept, classes),
+    held_out_digest=photo_files.photos_digest(unseen, held_out, classes),
     findings=(
       photo_files.of_files(below.root, train),
       *([photo_files.of_files(apart.root, unseen)] if unseen is not train else []),

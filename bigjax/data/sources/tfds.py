@@ -226,7 +226,9 @@ def contents(tf: Any, builder: Any, split: str, blind: bool) -> str:
   def read():
     picture = upright(tfrecord.open_split(tf, builder, split), blind)
     num = builder.info.splits[split].num_examples
-    return {'digest': np.array(data.digest(picture, num, tfrecord.place_of(builder, split)))}
+    return {
+      'digest': np.array(data.pictures_digest(picture, num, tfrecord.place_of(builder, split)))
+    }
 
   what = 'pixels' if blind else 'contents'
   return str(tfrecord.cached(what, tfrecord.files_of(builder, split), read)['digest'])
