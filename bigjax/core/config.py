@@ -215,7 +215,7 @@ def find(given: str) -> tuple[str, list[str]]:
 
 
 def layers(given: str) -> list[Values | str]:
-  """What a config states, from left to right: values, and names from VARIANTS_OF_ALL.
+  """Layers of a config, from left to right: values, and names from VARIANTS_OF_ALL.
 
   The file is executed. Its `get_config()` states values, whole or in part; its table VARIANTS has
   more for each variant, or a tuple of these and of names from VARIANTS_OF_ALL. One without that
@@ -416,7 +416,7 @@ def changed(
 
 
 def identity(config: ml_collections.ConfigDict, keys: Keys) -> Values:
-  """What must not change between resumes; not keys that came later and have their default."""
+  """The identity of a run: all but what may change, and later keys at their default."""
   later = {name: json.loads(json.dumps(key.default)) for name, key in keys.items() if key.since}
   return {
     name: value

@@ -54,7 +54,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def make_card(
   program: Program, source: data.Source, config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-  """What travels with a generator: its network, its data, how to sample it."""
+  """Makes the card that travels with a generator: its network, its data, how to sample it."""
   algorithm, (_, last) = program.algorithm, program.stages[-1]
   return {
     'format': cards.FORMAT,

@@ -106,7 +106,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def identity(config: ml_collections.ConfigDict) -> Values:
-  """What must not change between resumes, by the tables of the config's family."""
+  """The identity of a run by its family's tables: what must not change between resumes."""
   return core_config.identity(config, keys(core_config.flat(config)))
 
 

@@ -197,7 +197,7 @@ def per_example(config: ml_collections.ConfigDict) -> str:
 def places(
   config: ml_collections.ConfigDict, class_counts: Callable[[], Sequence[int]] | None = None
 ) -> Places:
-  """What a config with KEYS asks for.
+  """Makes the Places of a config with KEYS.
 
   Args:
     config: complete.

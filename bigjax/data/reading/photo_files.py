@@ -60,7 +60,7 @@ def examine(root: str, names: list[str], source: str) -> dict[str, np.ndarray]:
 
 
 def read_all(paths: list[str]) -> dict[str, np.ndarray]:
-  """What `examine` keeps of files, readable or not."""
+  """Reads what `examine` keeps of files, readable or not."""
   with concurrent.futures.ThreadPoolExecutor() as pool:
     told = list(pool.map(look, paths))
   orientations, reasons, contents = zip(*told, strict=True)
