@@ -125,6 +125,7 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
   jax.config.update('jax_platforms', 'cpu')
   run, say = watched(), lambda text: print(text, file=sys.stderr, flush=True)
   say(CAVEAT)
+  # One of three questions: how it scales, what fits, or what these slices take.
   if mode == 'scale':
     per_device = int(given['per_device'] or 16)
     found = scaled(config, slices, per_device, run)
@@ -153,6 +154,7 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
     print(f'\nsmallest of these that it fits: {name}')
     for found in shown:
       print(details(found))
+  # Files.
   print(f'\n{CAVEAT}')
   if given['json']:
     files.write_json(given['json'], {'caveat': CAVEAT, 'mfu': FORMULA, 'plans': shown})

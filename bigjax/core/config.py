@@ -8,20 +8,19 @@ resumes; everything else is the identity of a run: hashed, and refused on mismat
 """
 
 import ast
-import difflib
 import hashlib
 import importlib.resources
 import importlib.util
 import inspect
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from bigjax.core import errors, paths, ranges
-from bigjax.core.keys import Key, Keys
+from bigjax.core.keys import Key, Keys, suggestion
 
 Values = dict[str, Any]  # {'group.key': value}
 
@@ -217,7 +216,7 @@ def find(given: str) -> tuple[str, list[str]]:
 
 
 def layers(given: str) -> list[Values | str]:
-  """What a config states, from left to right: values, and names from VARIANTS_OF_ALL.
+  """Layers of a config, from left to right: values, and names from VARIANTS_OF_ALL.
 
   The file is executed. Its `get_config()` states values, whole or in part; its table VARIANTS has
   more for each variant, or a tuple of these and of names from VARIANTS_OF_ALL. One without that
@@ -363,24 +362,6 @@ def unknown(name: str, keys: Keys) -> str:
   return f'is not a known key{suggestion(name, keys)}'
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-  """' (did you mean KEY?)' for the known key that is nearest in meaning, '' where none is near.
-
-  Not the nearest spelling as a whole, which within a group is any short key: the name counts, or a
-  word of it (lr, gen_lr), and the group only decides between those.
-  """
-  group, _, key = name.rpartition('.')
-  like = lambda a, b: difflib.SequenceMatcher(None, a, b).ratio()
-
-  def nearness(other: str) -> tuple[float, float]:
-    its_group, _, its_key = other.rpartition('.')
-    common = set(key.split('_')) & set(its_key.split('_'))
-    return max(like(key, its_key), 0.7 * bool(common)), like(group, its_group)
-
-  best = max(known, key=nearness, default='')
-  return f' (did you mean {best}?)' if best and nearness(best)[0] >= 0.7 else ''
-
-
 def parse_value(key: Key, text: str) -> Any:
   """Read a value from the command line.
 
@@ -436,7 +417,7 @@ def changed(
 
 
 def identity(config: ml_collections.ConfigDict, keys: Keys) -> Values:
-  """What must not change between resumes; not keys that came later and have their default."""
+  """The identity of a run: all but what may change, and later keys at their default."""
   later = {name: json.loads(json.dumps(key.default)) for name, key in keys.items() if key.since}
   return {
     name: value

@@ -3,10 +3,13 @@
 import argparse
 import difflib
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from bigjax.core import paths
+
+FOREIGN = {'--network': '--params', '--outdir': '--out'}  # of other people's generators
 
 
 class UserError(Exception):
@@ -28,7 +31,12 @@ class Arguments(argparse.ArgumentParser):
     return given
 
   def error(self, message: str) -> NoReturn:
-    raise UserError(f'{message}; see {self.prog} --help.')
+    hint = ''
+    if flag := re.match(r'unrecognized arguments: (--\w+)', message):
+      options = [word for action in self._actions for word in action.option_strings]
+      here = FOREIGN.get(flag[1])
+      hint = f' (did you mean {here}?)' if here in options else did_you_mean(flag[1], options)
+    raise UserError(f'{message}{hint}; see {self.prog} --help.')
 
 
 def needs_value(flag: str, prog: str) -> UserError:

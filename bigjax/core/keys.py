@@ -1,7 +1,8 @@
 """A key of a config: its default, what it is, and which values fit."""
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bigjax.core import ranges
@@ -61,3 +62,35 @@ class Key:
 
 Keys = Mapping[str, Key]
 LARGEST_FLOAT = 1e9  # of rates, weights and ratios: far from where float32 ends
+# Words of other programs' keys, and what they are called here.
+SYNONYMS = {
+  'beta1': 'b1', 'beta2': 'b2', 'epochs': 'steps', 'image_size': 'resolution',
+  'img_size': 'resolution', 'iterations': 'steps', 'iters': 'steps', 'learning_rate': 'lr',
+  'size': 'resolution',
+}  # fmt: skip
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+  """' (did you mean KEY?)' for the known key that is nearest in meaning, '' where none is near.
+
+  Not the nearest spelling as a whole, which within a group is any short key. The name without its
+  group counts: it is misspelt, or shares half of its words (lr, gen_lr). In another group it is the
+  very name or such words, never a spelling: data.path is no watch.patch.
+  """
+  known = list(known)
+  group, _, key = name.rpartition('.')
+  if of_group := [k for k in (f'{name}.name', f'{name}.source') if k in known]:
+    return f' (did you mean {of_group[0]}?)'
+  key = SYNONYMS.get(key, key)
+
+  def nearness(other: str) -> tuple[float, bool]:
+    its_group, _, its_key = other.rpartition('.')
+    same = group in ('', its_group)
+    words, its_words = set(key.split('_')), set(its_key.split('_'))
+    shared = 0.8 * len(words & its_words) / len(words | its_words)
+    spelling = difflib.SequenceMatcher(None, key, its_key).ratio()
+    least = 0.7 if same else 0.9
+    return max(shared, spelling if spelling >= least else 0), same
+
+  best = max(known, key=nearness, default='')
+  return f' (did you mean {best}?)' if best and nearness(best)[0] >= 0.4 else ''

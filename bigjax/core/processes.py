@@ -61,7 +61,7 @@ def wait(what: str) -> None:
 
 
 def of_first(text: str) -> str:
-  """What the first process passes, in all of them; at most 2000 bytes of UTF-8."""
+  """Broadcasts a text of the first process to all; at most 2000 bytes of UTF-8."""
   import jax
   import numpy as np
   from jax.experimental import multihost_utils

@@ -25,7 +25,7 @@ from bigjax.evaluation.metrics.registry import METRICS
 from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, refuse, scored, warn
 from bigjax.evaluation.reference import cached_reference, chosen, open_network, read_statistics
 from bigjax.sampling import options
-from bigjax.sampling.loaded import Loaded, load
+from bigjax.sampling.loaded import Loaded, load, of_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, ImageSe
     return [], None, images
   if args.workdir:
     which = checkpoints_of(args.workdir, args.checkpoint or 'last')
-    readers = [functools.partial(load, args.workdir, one) for one in which]
+    readers = [functools.partial(of_workdir, args.workdir, one) for one in which]
   else:
     readers = [functools.partial(load, args.params)]
   first = readers[0]()
@@ -237,6 +237,7 @@ def run(args: Any) -> None:
 
 
 def _run(args: Any) -> None:
+  # What is scored, and with what it is compared; refused before a network is loaded.
   readers, first, images = begin(args)
   size = first.shape if first else images.size
   real_images, splits, statistics = find_real(args, size)
@@ -245,12 +246,14 @@ def _run(args: Any) -> None:
   refuse(args.metrics, split, num_classes)
   if args.by_class:
     class_scores.refuse(num_classes, real_images)
+  # The feature network, and what is kept of its answers.
   network = open_network(args.features, args.weights, splits.get('train'))
   keeps = frozenset(kept for name in args.metrics for kept in METRICS[name].keeps)
   keeps |= class_scores.KEEPS if args.by_class else frozenset()
   if len(size) == 4:
     network = over_frames(network)
   look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
+  # Real images: the reference, and others of the same set, whose scores are the floor.
   reference = read_statistics(statistics, network.dim) if statistics else None
   if real_images is not None:
     reference = cached_reference(look, real_images, keeps, args.num)
@@ -264,6 +267,7 @@ def _run(args: Any) -> None:
       f'floor: {floor_num:,} real images of {other.name}/{other.split}; Frechet distance of the '
       f'reference to itself: {itself:.2g}'
     )
+  # Samples.
   look.restart()
   by_class = None
   if args.by_class:
@@ -276,6 +280,7 @@ def _run(args: Any) -> None:
     rows = of_generators(args, readers, look, reference, by_class)
   else:
     rows = of_images(args, images, look, reference, by_class)
+  # The records, each with its protocol; pictures and tables.
   written = []
   for row in rows:
     record = {'what': row.what, 'scores': row.scores, 'floor': floor, 'floor_num': floor_num}

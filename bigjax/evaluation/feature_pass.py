@@ -121,7 +121,7 @@ class FeaturePass:
       yield batch
 
   def samples(self, sampler: Sampler, gen: Any, spec: Spec, num: int, seed: int) -> FeatureStats:
-    """What is known of `num` samples, their classes in turn."""
+    """Accumulates the statistics of `num` samples, their classes in turn."""
     batches = self.timed(samples.draw(sampler, gen, spec, num, seed, self.batch))
     return self(batches, num, f'seed {seed}, {spec}')
 

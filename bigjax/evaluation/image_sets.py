@@ -242,6 +242,6 @@ def _open_folder(path: str) -> ImageSet:
   if other := int((sizes != side).any(1).sum()):
     words = f'{other:,} of {num:,} images are not {side}x{side}: their central squares are resized'
     findings.append(('warning', words))
-  digest = photo_files.digest(known, np.arange(num), [])
+  digest = photo_files.photos_digest(known, np.arange(num), [])
   name = data.printable(path)
   return ImageSet(name, 'all', num, size, 0, digest, batches, findings=tuple(findings))

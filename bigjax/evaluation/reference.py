@@ -57,7 +57,7 @@ def open_network(name: str, weights: str | None, train: ImageSet | None) -> netw
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """What samples are compared with: a split of real images, and what a network sees in it."""
+  """The reference of a score: a split of real images, and its statistics in the features."""
 
   name: str
   split: str
@@ -86,7 +86,7 @@ def cached_reference(
 
 
 def read_reference(path: str) -> FeatureStats | None:
-  """What `write_reference` wrote, or None where it is missing or damaged."""
+  """Reads what `write_reference` wrote; None where it is missing or damaged."""
   arrays = files.read_cache(path)
   if arrays is None or not arrays.keys() >= {'num', 'mean', 'cov'}:
     return None

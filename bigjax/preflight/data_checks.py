@@ -64,7 +64,7 @@ def examine(
 
 
 def failure(refuse: Callable[..., Any], *args: Any) -> list[Finding]:
-  """What a check refuses these arguments for; nothing, where they are fine."""
+  """Turns the refusal of a check into a finding; none where it does not refuse."""
   try:
     refuse(*args)
   except errors.UserError as error:

@@ -179,6 +179,15 @@ def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
   return Loaded(*from_card(*read))
 
 
+def of_workdir(workdir: str, which: str) -> Loaded:
+  """The generator of a checkpoint in a workdir on this machine.
+
+  Raises:
+    UserError: it is no workdir, or has no such checkpoint.
+  """
+  return Loaded(*from_card(*cards.load_workdir(workdir, which)))
+
+
 def of_options(args: argparse.Namespace) -> Loaded:
   """The generator that --workdir and --checkpoint, or --params, name.
 
@@ -186,10 +195,8 @@ def of_options(args: argparse.Namespace) -> Loaded:
     UserError: there is none.
   """
   if args.workdir:
-    read = cards.load_workdir(args.workdir, args.checkpoint or 'last')
-  else:
-    read = cards.load(args.params)
-  return Loaded(*from_card(*read))
+    return of_workdir(args.workdir, args.checkpoint or 'last')
+  return Loaded(*from_card(*cards.load(args.params)))
 
 
 def find_class(word: str, class_names: Sequence[str]) -> int:

@@ -57,7 +57,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_sampling(words: Sequence[str]) -> dict[str, str]:
-  """What --sampling was given, by name.
+  """Parses the words of --sampling, by name.
 
   Raises:
     UserError: a word is not NAME=VALUE.

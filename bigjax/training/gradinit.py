@@ -51,7 +51,7 @@ class Tensors(NamedTuple):
 
 
 class Report(NamedTuple):
-  """What became of a player: what gradinit.json says of it.
+  """The record of a player in gradinit.json.
 
   Attributes:
     scales: by path.
@@ -105,7 +105,7 @@ def scale_free(program: Program) -> dict[str, frozenset[str]]:
 
 
 def tensors_of(program: Program, state: State) -> dict[str, Tensors]:
-  """What there is to scale in a freshly made state, by player."""
+  """Finds the tensors to scale in a freshly made state, by player."""
 
   def nonzero(players):
     return {
@@ -384,7 +384,7 @@ def learn_player(
 
 
 def report(tensors: Tensors, rescaling: Rescaling, rows: list[dict[str, Any]]) -> Report:
-  """What became of a player."""
+  """Makes the record of a player."""
   scales = dict(zip(tensors.scaled, jax.device_get(rescaling.scales).tolist(), strict=True))
   return Report(
     scales=scales,

@@ -15,6 +15,7 @@ import ml_collections
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
 from bigjax.core import errors, files, ranges
+from bigjax.core.keys import suggestion
 
 History = list[dict[str, Any]]
 ENTRY = {'from_step', 'seed', 'patch', 'reason'}
@@ -182,7 +183,7 @@ def read_patch(text: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
     if not equals or key not in known or key.startswith((*FIXED, *core_config.FREE)):
       can = [k for k in known if not k.startswith((*FIXED, *core_config.FREE))]
       raise errors.UserError(
-        f'watch.patch has {part!r}{core_config.suggestion(key, can)}; give KEY=VALUE of keys that '
+        f'watch.patch has {part!r}{suggestion(key, can)}; give KEY=VALUE of keys that '
         'may change, such as optim.r1_gamma=1.'
       )
     try:

@@ -61,7 +61,7 @@ class Holder(NamedTuple):
 
 
 def machine() -> str:
-  """What tells this machine, since it booted, and container from all others; '' where unknown."""
+  """Identifies this machine, since it booted, and container; '' where that is unknown."""
   try:
     with open('/proc/sys/kernel/random/boot_id', encoding='utf-8') as file:
       return f'{file.read().strip()}:{os.stat("/proc/self/ns/pid").st_ino}'

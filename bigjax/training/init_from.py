@@ -19,7 +19,7 @@ WeightsByPlayer = dict[str, dict[str, Any]]  # {player or 'ema': {path: array}}
 
 
 class Row(NamedTuple):
-  """What became of the tensors of one module of one player."""
+  """A row of the report, of a module of a player: how many of its scalars were taken."""
 
   module: str
   loaded: int  # numbers of scalars

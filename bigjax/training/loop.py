@@ -218,6 +218,7 @@ def begin(
     files.write_json(os.path.join(workdir, 'card.json'), card)
   keep = config.run.keep, config.run.keep_every, config.run.best
   checkpoints = closing(stack, checkpoint.Checkpoints(workdir, *keep))
+  # The state: of a checkpoint; else fresh, with given weights and GradInit's scales in it.
   restored = restore(program, checkpoints, card['config_hash'], say)
   if restored is None:
     weights, table = given
@@ -234,6 +235,7 @@ def begin(
     restored = fresh, 0
   state, first = restored
   state = {**state, 'key': histories.key_at(history, first, state['key'])}
+  # All that a run holds on to; the stack closes it.
   stage, last = program.stage(first), config.run.steps
   run = Run(
     ready=ready,

@@ -64,7 +64,7 @@ def curves_figure(
   title: str,
   curve: tables.Curve | None = None,
 ) -> 'Figure':
-  """What `curves` saves: only panels that have something to show."""
+  """Draws what `curves` saves: only panels that have something to show."""
   rows = list(rows)
   scores = [name for name in names(rows) if name in floor]
   kinds = {
@@ -176,7 +176,7 @@ def vital_signs_figure(
   title: str,
   player: str = 'gen',
 ) -> 'Figure':
-  """What `vital_signs` saves: only panels that have something to show, three in a row."""
+  """Draws what `vital_signs` saves: only panels that have something to show, three in a row."""
   rows, clock, events = list(rows), list(clock), sorted(events)
   known = names(rows)
   beginning = metrics.singular_value(0, player)
@@ -277,7 +277,7 @@ def vital_signs(
 
 
 def scales_figure(by_player: Mapping[str, Mapping[str, float]], title: str) -> 'Figure':
-  """What `scales` saves: a panel for each player, a dot for each tensor in the network's order."""
+  """Draws what `scales` saves: a panel per player, a dot per tensor in the network's order."""
   from matplotlib.figure import Figure
 
   longest = max(len(scales) for scales in by_player.values())

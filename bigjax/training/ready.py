@@ -5,6 +5,7 @@ data is absent.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def make_card(
   program: Program, source: data.Source, config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-  """What travels with a generator: its network, its data, how to sample it."""
+  """Makes the card that travels with a generator: its network, its data, how to sample it."""
   algorithm, (_, last) = program.algorithm, program.stages[-1]
   return {
     'format': cards.FORMAT,
@@ -193,7 +194,8 @@ def dry_run(config: ml_collections.ConfigDict, workdir: str, change: bool) -> No
   print(f"{lines}\n\n'*': not the default\n\ndata: {known}")
   for name, player in program.shapes()['players'].items():
     print(f'\nplayer {name}')
-    print(parameter_overview.get_parameter_overview(player['params'], include_stats=False))
+    table = parameter_overview.get_parameter_overview(player['params'], include_stats=False)
+    print(re.sub(r'\.0\b', '', table))  # CLU counts in floats where a parameter has no axes
   spans = program.spans(0, config.run.steps)
   print(f'\n{config.run.steps} steps in {len(spans)} stage{"" if len(spans) == 1 else "s"}:')
   for start, end, stage in spans:

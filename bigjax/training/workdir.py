@@ -111,7 +111,7 @@ def frozen_digest(state: Any) -> str:
 
 
 def thawed(state: Any) -> Any:
-  """What a checkpoint holds of a state: all but the weights that no one trains."""
+  """Selects what a checkpoint holds of a state: all but the weights that no one trains."""
   return {**state, 'frozen': {}}
 
 

@@ -9,7 +9,7 @@ import pytest
 from bigjax.core import config as core_config
 from bigjax.core import errors
 from bigjax.core.config import GROUPS, SHARED
-from bigjax.core.keys import Key
+from bigjax.core.keys import Key, suggestion
 
 TABLE = {
   'algorithm': Key('', 'a game'),
@@ -222,7 +222,8 @@ KNOWN = (
   'optim.disc_lr',
   'watch.most',
 )
-KNOWN += ('optim.batch_size', 'optim.name', 'eval.name', 'seed')
+KNOWN += ('optim.batch_size', 'optim.name', 'eval.name', 'seed', 'watch.patch', 'data.source')
+KNOWN += ('optim.b1', 'optim.d_steps', 'data.resolution')
 
 
 @pytest.mark.parametrize(
@@ -237,12 +238,20 @@ KNOWN += ('optim.batch_size', 'optim.name', 'eval.name', 'seed')
     ('steps', 'run.steps'),
     ('optim.loss', None),  # near optim.eps in letters only
     ('run.loss', None),
+    ('optim.batch', 'optim.batch_size'),  # near watch.patch in letters
+    ('data.path', None),
+    ('data.image_size', 'data.resolution'),  # shares a word with optim.batch_size
+    ('run.num_steps', 'run.steps'),
+    ('optim.beta1', 'optim.b1'),
+    ('optim.learning_rate', 'optim.gen_lr'),
+    ('data', 'data.source'),
+    ('eval', 'eval.name'),
     ('zzz', None),
   ],
 )
 def test_suggestions_are_near_in_meaning(given, meant):
   expected = f' (did you mean {meant}?)' if meant else ''
-  assert core_config.suggestion(given, KNOWN) == expected
+  assert suggestion(given, KNOWN) == expected
 
 
 # --- Identity

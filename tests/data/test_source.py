@@ -659,7 +659,7 @@ def test_a_digest_is_of_contents():
 
   def digest(given, labels):
     picture = lambda tf, i: (tf.constant(given)[i], tf.constant(1), tf.constant(labels)[i])
-    return data.digest(picture, len(given), str)
+    return data.pictures_digest(picture, len(given), str)
 
   first = digest([b'ab', b'c'], [0, 1])
   others = [([b'ab', b'd'], [0, 1]), ([b'ab', b'c'], [0, 0]), ([b'c', b'ab'], [0, 1])]

@@ -103,10 +103,11 @@ def test_workdir_is_named_after_the_config(argv, workdir):
 
 def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  status, out, _ = bigjax(*TRAIN, '--dry_run', '--config.run.steps=12')
+  changes = '--config.run.steps=12', '--config.model.gen_attention=(8,)'  # which has a scalar
+  status, out, _ = bigjax(*TRAIN, '--dry_run', *changes)
   assert status == 0
   config = configs.read('digits:tiny')
-  config.run.steps = 12
+  config.run.steps, config.model.gen_attention = 12, (8,)
   assert configs.overview(config) in out and '* config.run.steps = 12 ' in out
   assert out.index('config.seed') < out.index('config.run.steps') < out.index('config.watch.most')
   assert 'data: 1,' in out and 'training images, 10 classes' in out
@@ -114,7 +115,7 @@ def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch
   assert set(players) == {'gen', 'disc'}
   for name, player in players.items():
     table = out.split(f'player {name}\n')[1].split('\nplayer')[0]
-    assert f'Total: {num_params(player["params"]):,}' in table
+    assert f'Total: {num_params(player["params"]):,} -- ' in table
     assert all(path in table for path in trees.flat(player['params']))
   assert out.endswith('\n12 steps in 1 stage:\n  from step 0: 16 px, 2 x 16 images each\n')
   assert not list(tmp_path.iterdir())

@@ -225,6 +225,11 @@ def test_mistakes_get_a_sentence(words, said, bigjax, tmp_path):
   assert re.search(said, err)
 
 
+def test_a_workdir_that_is_none_is_called_that(bigjax, tmp_path):
+  status, _, err = bigjax('evaluate', '--workdir', tmp_path / 'absent')
+  assert status == 2 and 'is not the workdir of a run' in err and err.count('\n') == 1
+
+
 def test_statistics_of_other_features_are_refused(tmp_path):
   with pytest.raises(errors.UserError, match='of 5 features, the network gives 12'):
     read_statistics(str(stats(tmp_path / 's.npz', 5)), 12)

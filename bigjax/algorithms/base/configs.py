@@ -15,7 +15,7 @@ from bigjax import algorithms
 from bigjax.core import config as core_config
 from bigjax.core import errors, paths
 from bigjax.core.config import Values
-from bigjax.core.keys import Key, Keys
+from bigjax.core.keys import Key, Keys, suggestion
 
 # Flags of other people's programs, and what does it here.
 FOREIGN = {
@@ -106,7 +106,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def identity(config: ml_collections.ConfigDict) -> Values:
-  """What must not change between resumes, by the tables of the config's family."""
+  """The identity of a run by its family's tables: what must not change between resumes."""
   return core_config.identity(config, keys(core_config.flat(config)))
 
 
@@ -209,7 +209,7 @@ def _instead(flag: str, given: Mapping[str, Any]) -> str:
   if flag in FOREIGN:
     return f': {FOREIGN[flag]}'
   hint = errors.did_you_mean(flag, given)
-  key = '' if hint else core_config.suggestion(flag, core_config.SHARED)
+  key = '' if hint else suggestion(flag, core_config.SHARED)
   return (hint or key.replace('did you mean ', 'did you mean --config.')) + '; see --help'
 
 

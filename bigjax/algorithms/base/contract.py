@@ -205,7 +205,7 @@ class Algorithm(Protocol):
     """The generator as sampled: averaged, normalisation folded in, nothing prepared."""
 
   def architecture(self, stage: Stage) -> dict[str, Any]:
-    """What `make_generator` needs to build the sampled network, as JSON-able values."""
+    """The JSON-able values from which `make_generator` builds the sampled network."""
 
   def sampling(self) -> dict[str, Any]:
     """How its generator is sampled unless told otherwise, as JSON-able values, for the card."""
@@ -299,7 +299,7 @@ def latents(seed, num):  # the z of bigjax sample, float32 [num, *{shape}]
 
 @dataclasses.dataclass(frozen=True)
 class PlainGenerator:
-  """What generators share that need no preparing: N(0, I) latents of `latent_shape`.
+  """A generator that needs no preparing, with N(0, I) latents of `latent_shape`.
 
   A family adds fields and `generate`; one whose latents have another law, `latents` and `recipe`.
   """

@@ -29,7 +29,7 @@ Score = Callable[[Array], Array]  # images [b, H, W, C] -> [b]
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-  """What a term of the discriminator's loss is given, of a part of one device's batch.
+  """Arguments of a term of the discriminator's loss, of a part of one device's batch.
 
   Attributes:
     score: images [b, H, W, C] -> scores [b], with the labels and the dropout of the real images.
@@ -63,7 +63,7 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-  """What a term of the generator's loss is given, of a part of one device's batch.
+  """Arguments of a term of the generator's loss, of a part of one device's batch.
 
   Attributes:
     fake: images [b, H, W, C], not augmented.
@@ -90,7 +90,7 @@ Named = tuple[tuple[str, Any], ...]  # (name, term): the metric of a term is d_N
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-  """What is in the five places.
+  """The contents of the five places.
 
   Attributes:
     augment: (keys, images, strength) -> images.
@@ -148,7 +148,7 @@ class Places:
   def shown(
     self, keys: Array, real: tuple[Array, Array], fake: tuple[Array, Array]
   ) -> tuple[Array, Array]:
-    """What stands for training images: (images, labels) [b], from those of both kinds."""
+    """Picks what stands for training images: (images, labels) [b], of those of both kinds."""
     if not self.pseudo:
       return real
     swapped = apa.deceive(keys, self.strength)

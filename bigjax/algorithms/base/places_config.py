@@ -127,6 +127,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: names the first such keys.
   """
+  # The probability of the augmentation: fixed or adapted, and of something that has one.
   how, opt = config.augment, config.optim
   has_p = how.name.startswith(ADAPTIVE) or how.pseudo
   if how.target and how.p:
@@ -158,6 +159,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'optim.loss={opt.loss}: its scores have no zero between real and fake; give augment.p, or '
       'another loss.'
     )
+  # Terms that look at the whole batch, and pairs that are of use together or not at all.
   if opt.dragan_weight and config.run.microbatches > 1:
     raise errors.UserError(
       'optim.dragan_weight takes the deviation of the whole batch, which is never whole with '
@@ -203,7 +205,7 @@ def per_example(config: ml_collections.ConfigDict) -> str:
 def places(
   config: ml_collections.ConfigDict, class_counts: Callable[[], Sequence[int]] | None = None
 ) -> Places:
-  """What a config with KEYS asks for.
+  """Makes the Places of a config with KEYS.
 
   Args:
     config: complete.
@@ -217,6 +219,7 @@ def places(
   counts = class_counts or (lambda: [1] * config.data.num_classes)  # not read where not needed
   disc_terms, gen_terms = terms(opt)
   score_terms, weight_terms, filters, starts, periods = (), (), (), (), ()
+  # Terms with a state: each brings what it starts from.
   if opt.lecam_weight:
     score_terms = (('lecam', regularizers.lecam(opt.lecam_weight, opt.lecam_decay)),)
     starts += (('lecam', lambda weights, key: regularizers.lecam_start()),)
@@ -231,6 +234,7 @@ def places(
     epochs = opt.batch_size * opt.d_steps / sum(counts())  # of a step
     filters = (('top_k', regularizers.top_k(opt.top_k_decay**epochs, opt.top_k_least)),)
     starts += (('top_k', lambda weights, key: regularizers.top_k_start()),)
+  # ADA's controller of p, whose state is the augmentation's.
   controller = None
   if how.target:
     measure = errors.pick(how.measure, adaptive.MEASURES, 'augment.measure')
@@ -238,6 +242,7 @@ def places(
       opt.batch_size * opt.d_steps, how.target, how.kimg, measure=measure
     )
     starts += (('augment', lambda weights, key: controller.init()),)
+  # Latents near others (zCR), lazy terms, and what the discriminator's features go through.
   near = lambda keys, z: regularizers.nearby(keys, z, opt.zcr_sigma)
   for name, weight, every in (
     ('r1', opt.r1_gamma, opt.r1_every), ('gsr', opt.gsr_weight, opt.gsr_every)

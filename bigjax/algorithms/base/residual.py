@@ -161,6 +161,7 @@ class ResidualGAN:
     terms = given.due(given.disc_terms, due)
 
     def judge(part):
+      # What the discriminator is shown: images with their noise, fakes among them (APA), augmented.
       key_real, key_fake = part['aug_real'], part['aug']
       plain_fake = part['fake']
       plain_real = self.read(purpose(key_real, 'noise'), part['image']).astype(plain_fake.dtype)
@@ -168,6 +169,7 @@ class ResidualGAN:
         purpose(key_real, 'pseudo'), (plain_real, part['label']), (plain_fake, part['y'])
       )
       real, fake = given.augmented(key_real, plain_real), given.augmented(key_fake, plain_fake)
+      # Real and fake in one pass; then the terms.
       both = [jnp.concatenate(pair) for pair in ((key_real, key_fake), (label, part['y']))]
       logits, said = given.transform(self.critic(weights, *both), jnp.concatenate([real, fake]))
       real_logits, fake_logits = jnp.split(logits, 2)
@@ -184,6 +186,7 @@ class ResidualGAN:
         for name, term in terms
       }  # fmt: skip
 
+    # The loss, over all of the device's examples.
     fakes = self.fakes(shared['gen'], batch)
     real_logits, fake_logits, values = microbatched(judge, self.microbatches, {**batch, **fakes})
     loss_real, loss_fake = given.loss.disc(real_logits, fake_logits)
@@ -201,6 +204,7 @@ class ResidualGAN:
       }
     if given.controller is not None:
       metrics['d_overfit'] = given.controller.measure(real_logits, fake_logits)
+    # Terms of single examples, then those of all scores, which have a state.
     penalties, states = {f'd_{name}': value.mean() for name, value in values.items()}, {}
     for name, term in given.score_terms:
       penalties[f'd_{name}'], states[name] = term(shared['terms'][name], real_logits, fake_logits)

@@ -229,6 +229,7 @@ def fields(
     class_counts: () -> training images of each class; None where the data is not read.
   """
   run, data, model, opt = config.run, config.data, config.model, config.optim
+  # The networks.
   shared = {
     'resolution': data.resolution,
     'num_classes': data.num_classes,
@@ -253,6 +254,7 @@ def fields(
     **{key: model[key] for key in network.DISC_OPTIONS if key in model},
   )
   check_nets(config, gen_net, disc_net)
+  # The game around them.
   return {
     'gen_net': gen_net,
     'disc_net': disc_net,

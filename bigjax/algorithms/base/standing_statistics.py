@@ -44,7 +44,7 @@ KEYS: Keys = {
 
 
 def card(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What a card says of how to sample, from a config with KEYS.
+  """The card's `sampling`, from a config with KEYS.
 
   `export.truncations` may be words or numbers, however they were given on the command line.
   """

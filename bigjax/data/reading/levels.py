@@ -77,6 +77,7 @@ def splits(listing: Listing) -> Splits:
   They are splits where no other folder holds images, or where one of each holds the same class
   folders, whatever lies beside them.
   """
+  # Which folders have names of splits, and whether they are splits.
   holding = images_of(listing)
   word = {name: split_word(name) for name in holding}
   train = [name for name in holding if word[name] in TRAIN]
@@ -107,6 +108,7 @@ def splits(listing: Listing) -> Splits:
           f'{readable(chosen)!r} is held out',
         )
       )
+  # What is left out.
   if rest:
     told = (f'{name} ({len(holding[name]):,} images)' for name in rest)
     found.append(

@@ -25,7 +25,7 @@ PREVIEWS = ('thumbnails', 'thumbs', '_thumbs', 'thumb')  # within another folder
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-  """What is below a folder, as paths relative to it, with '/' between names, sorted.
+  """The files below a folder, as paths relative to it, with '/' between names, sorted.
 
   Attributes:
     root: the folder.

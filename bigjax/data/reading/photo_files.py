@@ -60,7 +60,7 @@ def examine(root: str, names: list[str], source: str) -> dict[str, np.ndarray]:
 
 
 def read_all(paths: list[str]) -> dict[str, np.ndarray]:
-  """What `examine` keeps of files, readable or not."""
+  """Reads what `examine` keeps of files, readable or not."""
   with concurrent.futures.ThreadPoolExecutor() as pool:
     told = list(pool.map(look, paths))
   orientations, reasons, contents = zip(*told, strict=True)
@@ -106,7 +106,7 @@ def picture_of(known: dict[str, np.ndarray]) -> data.Picture:
   return picture
 
 
-def digest(known: dict[str, np.ndarray], kept: np.ndarray, classes: list[str]) -> str:
+def photos_digest(known: dict[str, np.ndarray], kept: np.ndarray, classes: list[str]) -> str:
   """A digest of some of the images: their bytes and labels, in order, and the names of classes."""
   words = hashlib.blake2b(digest_size=12)
   for name, kind in (('contents', np.uint8), ('labels', '<i4')):

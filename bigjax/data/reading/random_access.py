@@ -157,7 +157,7 @@ def read_labels(picture: Picture, numbers: np.ndarray, name_of: Callable[[int], 
   return np.array([next(rows) for _ in progress.counted(numbers, 'reading labels')], np.int32)
 
 
-def digest(picture: Picture, num: int, name_of: Callable[[int], str]) -> str:
+def pictures_digest(picture: Picture, num: int, name_of: Callable[[int], str]) -> str:
   """A digest of the encoded bytes and labels of pictures 0 to num - 1, decoding none of them.
 
   Of more than MOST_HASHED, it is that of HASHED ones, chosen at random and always the same: whoever

@@ -35,11 +35,13 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
   root = os.path.abspath(os.path.expanduser(argument))
   if not os.path.isdir(root):
     raise errors.UserError(f'data.source is {config.source!r}, but there is no folder {root!r}.')
+  # What lies where: splits, classes, and which files can be read.
   everything = walk(root)
   splits = levels.splits(everything)
   below = everything.within(splits.train)
   classes = levels.classes(below)
   train = examine(below, classes, config.source)
+  # What is held out: a split of its own, or a share by the hash of each file's name.
   if splits.unseen is not None:
     apart = everything.within(splits.unseen)
     refuse_other_classes(apart, classes)
@@ -61,8 +63,8 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     license='that of the photos, which their owner knows',
     labels=lambda: labels,
     labels_known=True,
-    digest=photo_files.digest(train, kept, classes),
-    held_out_digest=photo_files.digest(unseen, held_out, classes),
+    digest=photo_files.photos_digest(train, kept, classes),
+    held_out_digest=photo_files.photos_digest(unseen, held_out, classes),
     findings=(
       photo_files.of_files(below.root, train),
       *([photo_files.of_files(apart.root, unseen)] if unseen is not train else []),

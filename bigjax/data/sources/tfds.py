@@ -51,6 +51,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
   Raises:
     UserError: its files are not all there, or have no images.
   """
+  # Which splits: the one that is trained on, and the first other one with labels.
   counts = {split: info.num_examples for split, info in builder.info.splits.items()}
   blind, seen = config.num_classes == 1, config.get('split', '') or 'train'
   able = lambda split: blind or labelled(tf, builder, split)
@@ -63,6 +64,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
       f'{config.source!r} has no labels in its split {seen!r}; give data.num_classes=1, which asks '
       'for none, or a split with labels.'
     )
+  # How an image is looked up, tried on some of them.
   picture = upright(tfrecord.open_split(tf, builder, seen), blind)
   lookup = data.from_pictures(picture, config, tfrecord.place_of(builder, seen))
   everything = np.arange(counts[seen])
@@ -84,6 +86,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     read = lambda: {'labels': data.read_labels(picture, everything, lookup.name_of)}
     return tfrecord.cached('labels', tfrecord.files_of(builder, seen), read)['labels']
 
+  # What is held out: that split, or a share of each class.
   if unseen:
     other = upright(tfrecord.open_split(tf, builder, unseen), blind)
     other = data.from_pictures(other, config, tfrecord.place_of(builder, unseen))
@@ -91,6 +94,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
   else:
     mask = data.held_out_mask(labels(), config.held_out)
     train, held_out = (lookup, everything[~mask]), (lookup, everything[mask])
+  # In memory where it is small.
   num = len(train[1]) + len(held_out[1])
   small = num * config.resolution**2 * config.channels <= MOST_MIB * 2**20
   if small and config.crop == 'center':
@@ -222,7 +226,9 @@ def contents(tf: Any, builder: Any, split: str, blind: bool) -> str:
   def read():
     picture = upright(tfrecord.open_split(tf, builder, split), blind)
     num = builder.info.splits[split].num_examples
-    return {'digest': np.array(data.digest(picture, num, tfrecord.place_of(builder, split)))}
+    return {
+      'digest': np.array(data.pictures_digest(picture, num, tfrecord.place_of(builder, split)))
+    }
 
   what = 'pixels' if blind else 'contents'
   return str(tfrecord.cached(what, tfrecord.files_of(builder, split), read)['digest'])

@@ -18,7 +18,7 @@ ROWS = 4096  # of features that are held in float64 at a time
 
 
 class Sums(NamedTuple):
-  """What a batch adds to Moments, relative to a shift. Sums about one shift add up.
+  """Sums of a batch that Moments accumulates, relative to a shift; those of one shift add up.
 
   Attributes:
     num: float32 [], how many rows count.

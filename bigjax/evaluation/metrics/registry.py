@@ -24,7 +24,7 @@ FID_NETWORKS = ('inception', 'inception_pytorch_fid')  # one network, two ways t
 
 @dataclasses.dataclass(frozen=True)
 class FeatureStats:
-  """What is known of a set of images: whatever the metrics asked for, the rest empty."""
+  """Feature statistics of an image set: those that the metrics ask for, the rest empty."""
 
   num: int  # of images in the moments; the rest may be of fewer
   moments: 'frechet.Moments | frechet.Gaussian'

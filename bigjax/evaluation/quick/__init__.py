@@ -34,7 +34,7 @@ def _evaluator(name: str) -> ModuleType:
 
 
 def scores(name: str, grouped: bool = False) -> tuple[str, ...]:
-  """What an evaluator scores.
+  """Names of the scores of an evaluator.
 
   Args:
     name: of it.

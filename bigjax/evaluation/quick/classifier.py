@@ -173,12 +173,14 @@ def fit(
     f'training a classifier on {num:,} {what} for the scores, once: '
     f'{steps:,} steps of {batch} images at {images.shape[1]} px'
   )
+  # The order of the images: whole permutations, one after another.
   rng = np.random.RandomState(recipe.seed)
   order = [rng.permutation(num) for _ in range(-(-steps * batch // num))]
   order = np.concatenate(order)[: steps * batch].reshape(steps, batch)
   variables = jax.jit(net.init, static_argnums=2)(jax.random.key(recipe.seed), images[:1], False)
   opt = optimizer.init(variables['params'])
   num_distorted = int(recipe.distorted * batch)
+  # Training: images moved about, some distorted; where there is one class, turned, to be told.
   said = time.monotonic()
   for i, pick in enumerate(order):
     shown, asked = augment(images, pick, int(recipe.shift * images.shape[1]), rng), classes[pick]

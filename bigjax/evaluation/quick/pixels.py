@@ -54,6 +54,7 @@ def make(
     raise errors.UserError(
       "eval.name=pixels needs scikit-learn; run: pip install 'bigjax[train]'"
     ) from None
+  # What is known of real images: a classifier, distances, deviations.
   images, real_labels = train(MOST)
   unseen_images, unseen_labels = held_out(MOST)
   real, unseen = flatten(images), flatten(unseen_images)
@@ -94,6 +95,7 @@ def make(
       'nearest_ratio': nearest(rows, real) / nearest_real,
     }
 
+  # What real images get.
   precision, coverage = precision_coverage(real, unseen, k=NEIGHBOURS)
   floor = {
     **of_labels(unseen, unseen_labels),

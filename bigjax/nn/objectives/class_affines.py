@@ -51,7 +51,7 @@ def class_weights(counts: Sequence[int], weight: float = 0.5, beta: float = 0.99
 
 
 def affines(weights: Any) -> Affines:
-  """What each conditional BatchNorm of a generator does to each class.
+  """Gains and biases of each class in every conditional BatchNorm of a generator.
 
   Of gains that are linear in the shared embedding joined to z, the embedding's part.
 

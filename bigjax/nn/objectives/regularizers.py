@@ -39,14 +39,14 @@ def total(
 
 
 def r1(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
-  """Return |grad D(x)|^2 / 2 of each image [B, H, W, C]: R1 without gamma (BigGAN Eq. 5), [B].
+  """Return |grad D(x)|^2 / 2 of each image [B, ...]: R1 without gamma (BigGAN Eq. 5), [B].
 
   Args:
     critic: images -> scores [B], each a function of its own image alone.
     images: real ones.
   """
   grads = jax.grad(lambda x: critic(x).sum())(images)
-  return jnp.square(grads).sum((1, 2, 3)) / 2
+  return scores.squares(grads) / 2
 
 
 def _excess(slopes: jax.Array, target: float, one_sided: bool) -> jax.Array:

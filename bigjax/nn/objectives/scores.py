@@ -23,7 +23,7 @@ Transform = Callable[..., tuple[Array, Any]]  # (critic, images, stop_norm=False
 
 
 def with_gradient(critic: Critic, images: Array) -> tuple[Array, Any, Array]:
-  """What a critic says, and its scores' gradients by the images [B, H, W, C], at least float32."""
+  """A critic's answer and its scores' gradients by the images [B, H, W, C], at least float32."""
 
   def total(x):
     scores, said = critic(x)
@@ -123,7 +123,7 @@ ONLY_FIRST = frozenset(('div', 'gather', 'dynamic_slice'))  # the rest must be c
 
 
 def curved(score: Callable[..., Any], *inputs: Any) -> str:
-  """What keeps a function from being linear in pieces: a primitive's name, or '' if nothing does.
+  """Finds the primitive that keeps a function from being linear in pieces; '' if none does.
 
   Cheap: the function is traced and not run. What is not known to be linear in pieces counts as
   curved, such as a loop.

@@ -121,6 +121,7 @@ def read_discriminator(path: str, beside: str) -> tuple[Arrays, Architecture, li
 
 def bring_in(args: argparse.Namespace) -> None:
   """Write an exported generator, and where there is more than that the players, from files."""
+  # The averaged generator, and its card.
   source = read_generator(args.gen)
   if args.bn_eps is not None:
     own = source.layout == layout.TORCH  # its last BatchNorm has an epsilon of its own
@@ -150,6 +151,7 @@ def bring_in(args: argparse.Namespace) -> None:
     },
     'step': 0,
   }
+  # What training begins with, where it was given: raw weights and a discriminator.
   players = {}
   raw = source._replace(arrays=source.raw) if source.raw else source
   if args.raw_gen:
@@ -169,6 +171,7 @@ def bring_in(args: argparse.Namespace) -> None:
         )
     wanted = disc_shapes(architecture['network'], fields, architecture['channels'])
     players['disc'], _ = params_in(arrays, wanted)
+  # Files.
   generator_file.save(args.out, gen, card)
   print(
     f'wrote {args.out} and {generator_file.card_path(args.out)} from {source.layout}: '

@@ -80,12 +80,14 @@ def from_hugging_face(arrays: Arrays, config: Mapping[str, Any]) -> PublishedGen
     UserError: an array is missing, superfluous or of the wrong rank, or the two do not agree.
   """
   read, out, norms = Reader(arrays, 'a generator of pytorch-pretrained-BigGAN'), {}, {}
+  # Which layers attend, and how many there are.
   places = {int(m[1]) for m in (re.match(r'generator\.layers\.(\d+)\.', n) for n in arrays) if m}
   attends = re.compile(r'generator\.layers\.(\d+)\.(?:gamma|snconv1x1_)')
   attention = sorted({int(m[1]) for m in map(attends.match, arrays) if m})
   if attention and attention[0] == 0:
     raise errors.UserError('the weights begin with an attention block; expected a residual one.')
   num = max(places, default=-1) + 1
+  # Kernels and biases, BatchNorm's statistics, gains of the attention, the output layer.
   for theirs, ours, rank, has_bias in _hf_modules(num, attention):
     if f'{theirs}.weight' in arrays and f'{theirs}.weight_orig' not in arrays:
       out[f'{ours}.weight'], norms[ours] = read(f'{theirs}.weight', f'{ours}.weight', rank), 1.0
@@ -110,6 +112,7 @@ def from_hugging_face(arrays: Arrays, config: Mapping[str, Any]) -> PublishedGen
     ('running_vars', 'stored_var', 2),
   ):  # fmt: skip
     out[f'output_layer.0.{ours}'] = read(f'generator.bn.{theirs}', f'output_layer.0.{ours}', rank)
+  # Nothing may be left over, and the config must say the same.
   rest = sorted(set(arrays) - read.used)
   if rest:
     raise errors.UserError(

@@ -117,6 +117,8 @@ def test_r1_of_a_linear_critic_is_half_its_squared_weights(x64):
   critic = lambda x: 0.7 + jnp.einsum('bhwc,hwc->b', x, jnp.asarray(w))
   got = regularizers.r1(critic, images())
   np.testing.assert_allclose(got, np.full(5, (w**2).sum() / 2), rtol=1e-12)
+  clips = images()[:, None]  # [B, T, H, W, C]: one number each, too
+  np.testing.assert_allclose(regularizers.r1(lambda x: critic(x[:, 0]), clips), got, rtol=1e-12)
 
 
 def quadratic(a):
