@@ -144,9 +144,11 @@ def from_card(
 
 def trace(generator: Generator, gen: Gen, sampling: Mapping[str, Any]) -> None:
   """Trace the making of one image, computing nothing: fails where arrays have other shapes."""
-  specs = [generator.spec(sampling), *generator.prepared(sampling)]
-  ready = (spec for spec in specs if generator.provenance(gen, spec, sampling)[0])
-  if (spec := next(ready, None)) is None:  # statistics are missing, which sampling will measure
+  ready = lambda spec: generator.provenance(gen, spec, sampling)[0]
+  spec = generator.spec(sampling)
+  if not ready(spec):
+    spec = next(filter(ready, generator.prepared(sampling)), None)
+  if spec is None:  # statistics are missing, which sampling will measure
     return
   z = jax.ShapeDtypeStruct((1, *generator.latent_shape), jnp.float32)
   y = jax.ShapeDtypeStruct((1,), jnp.int32)
