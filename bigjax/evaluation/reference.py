@@ -21,6 +21,7 @@ from bigjax.evaluation.quick import classifier
 from bigjax.models.pretrained import registry as networks
 
 ROUNDING = 1e-4  # of a covariance of thousands of features in float32, relative to its largest
+MOST_MOMENT = 1e30  # products of larger ones overflow: the distance would be inf
 
 
 def open_network(name: str, weights: str | None, train: ImageSet | None) -> networks.FeatureNetwork:
@@ -120,11 +121,13 @@ def read_statistics(path: str, dim: int) -> Reference:
     raise errors.UserError(f'--reference={path} cannot be read ({error}).') from None
   if mean.shape != (dim,) or cov.shape != (dim, dim):
     raise errors.UserError(
-      f'--reference={path} is of {mean.size} features, the network gives {dim}; give statistics of '
-      'the same features.'
+      f'--reference={path} is of {mean.size} features (mu {list(mean.shape)}, sigma '
+      f'{list(cov.shape)}), the network gives {dim}; give statistics of the same features, mu '
+      f'[{dim}] and sigma [{dim}, {dim}].'
     )
   for name, array in (('mu', mean), ('sigma', cov)):
-    files.check_array(array, f'the array {name!r} of {path!r}')
+    what = f'the array {name!r} of {path!r}'
+    files.check_array(array, what, least=-MOST_MOMENT, most=MOST_MOMENT)
   mean, cov = mean.astype(np.float64), cov.astype(np.float64)
   check_covariance(cov, f"the array 'sigma' of {path!r}")
   digest = hashlib.sha256(mean.tobytes() + cov.tobytes()).hexdigest()[:16]

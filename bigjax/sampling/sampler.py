@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from bigjax.algorithms import family
 from bigjax.algorithms.base.contract import Gen, Generator, Spec
-from bigjax.core import parallel
+from bigjax.core import errors, parallel
 from bigjax.core.device import use_compilation_cache
 
 
@@ -114,9 +114,42 @@ def from_card(
   """(Sampler, gen, card) for what generator_file's load or load_workdir read.
 
   Raises:
-    UserError: the card names an algorithm that this version does not have.
+    UserError: the card names an algorithm that this version does not have, or it and the arrays do
+      not belong together.
   """
   use_compilation_cache()
-  generator = family(card['algorithm']).make_generator(dict(card['architecture']))
+  module = family(card['algorithm'])
   mesh = parallel.make_mesh(devices)
+  try:
+    generator = module.make_generator(dict(card['architecture']))
+    with jax.set_mesh(mesh):
+      trace(generator, gen, card['sampling'])
+  except (errors.UserError, MemoryError):
+    raise
+  except Exception as error:  # each network has its own ways to say that arrays are another's
+    words = ' '.join(str(error).split()).partition(' (https://')[0] or type(error).__name__
+    raise errors.UserError(
+      f"the generator's arrays and the architecture that its card states do not fit together "
+      f'({words[:300].encode("unicode_escape").decode()}); give the card that was written with '
+      'the arrays.'
+    ) from None
+  names = len(card['class_names'])
+  if names != generator.num_classes:
+    raise errors.UserError(
+      f'the card names {names} classes, its generator has {generator.num_classes}: give the card '
+      'that was written with the arrays.'
+    )
   return Sampler(generator, mesh), jax.device_put(gen, parallel.replicated(mesh)), card
+
+
+def trace(generator: Generator, gen: Gen, sampling: Mapping[str, Any]) -> None:
+  """Trace the making of one image, computing nothing: fails where arrays have other shapes."""
+  ready = lambda spec: generator.provenance(gen, spec, sampling)[0]
+  spec = generator.spec(sampling)
+  if not ready(spec):
+    spec = next(filter(ready, generator.prepared(sampling)), None)
+  if spec is None:  # statistics are missing, which sampling will measure
+    return
+  z = jax.ShapeDtypeStruct((1, *generator.latent_shape), jnp.float32)
+  y = jax.ShapeDtypeStruct((1,), jnp.int32)
+  jax.eval_shape(generator.generate, gen, z, y, spec)

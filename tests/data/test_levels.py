@@ -112,6 +112,8 @@ def test_a_level_that_is_wrong_for_sure_is_refused(given, words):
     ('train test plane', 'class names that look like splits: test, train'),
     ('test val', 'class names that look like splits'),
     ('train plane bus', 'class names that look like splits: train'),
+    ('trainA trainB testA testB', 'look like splits: testA, testB, trainA, trainB'),
+    ('train_a val_a train_b', 'look like splits: train_a, val_a;'),
     ('photos:', "one class folder only, 'photos' (it holds a, b): training is unconditional"),
     ('usa: france: peru:', 'each of the 3 classes holds the same folders, a, b: are those'),
     ('a b empty-', 'left out, without an image that bigjax reads: empty (1 other files)'),
@@ -123,7 +125,9 @@ def test_what_may_be_a_wrong_level_is_said(given, words):
   assert any(level == 'warning' and words in sentence for level, sentence in found), said(found)
 
 
-@pytest.mark.parametrize('given', ['a b c', 'a: b', 'trains planes', 'steam/train: bus:'])
+@pytest.mark.parametrize(
+  'given', ['a b c', 'a: b', 'trains planes', 'train_station test_tube', 'steam/train: bus:']
+)
 def test_what_is_well_is_not_warned_of(given):
   given = tree(given)
   assert not levels.of_classes(given, levels.classes(given))

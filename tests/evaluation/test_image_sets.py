@@ -81,6 +81,17 @@ def test_grey_images_stay_grey(tmp_path):
   assert image_sets.open_files(str(root)).size == (9, 9, 3)
 
 
+def test_a_reference_in_colour_that_is_made_grey_is_said(tmp_path):
+  """Grey images are scored without its colours: at distance 0 from what they are the grey of."""
+  root = write(tmp_path / 'all', {'0.png': noise(9, 9), '1.png': shade(7), '2.png': noise(9, 9)})
+
+  def said(channels):
+    given = image_sets.open_source(f'folder:{root}', (9, 9, channels), '', {})['all']
+    return [words for level, words in given.findings if level == 'warning' and 'grey' in words]
+
+  assert said(1) == ['2 of 3 images looked at are in colour, and are made grey'] and not said(3)
+
+
 def test_other_pixels_are_another_reference(tmp_path):
   """Of the same names, sizes and times; what is kept of the ones before is not taken for them."""
   flat = lambda seed: encoded(Image.fromarray(noise(9, 9) ^ seed), compress_level=0)

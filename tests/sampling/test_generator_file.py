@@ -12,12 +12,17 @@ import sys
 import zipfile
 import zlib
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from bigjax.algorithms import family
 from bigjax.core import errors
 from bigjax.sampling import generator_file as cards
+from bigjax.sampling.sampler import from_card
+
+import toys  # noqa: F401 - the family toy_denoiser
 
 CARD = {
   'format': cards.FORMAT,
@@ -195,6 +200,30 @@ def test_weights_that_are_no_networks_are_refused_by_name(tmp_path, kind, name, 
 def test_numbers_of_a_card_have_a_range(tmp_path, value):
   write(tmp_path, json=json.dumps({**CARD, 'architecture': {'ch': value}}).encode())
   assert "'ch'" in refusal(cards.load, tmp_path / 'g.safetensors')
+
+
+@pytest.mark.parametrize(
+  ('change', 'said'),
+  [
+    ({}, ''),
+    ({'architecture': {'width': 4, 'channels': 3, 'resolution': 8}}, 'Conv_0'),
+    ({'architecture': {'width': 'x', 'channels': 1, 'resolution': 8}}, 'do not fit together'),
+    ({'architecture': {'width': 4}}, 'do not fit together'),
+    ({'class_names': ['a', 'b']}, 'names 2 classes, its generator has 1'),
+  ],
+)
+def test_a_card_and_arrays_that_are_not_of_one_generator_are_refused(change, said):
+  """Before anything is computed of them, or written."""
+  fits = {'width': 4, 'channels': 1, 'resolution': 8}
+  card = {**CARD, 'algorithm': 'toy_denoiser', 'architecture': fits, 'class_names': ['a']}
+  card['sampling'] = {}
+  generator = family('toy_denoiser').make_generator(fits)
+  gen = generator.net.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))['params']
+  if not said:
+    from_card(gen, card)
+    return
+  with pytest.raises(errors.UserError, match=said):
+    from_card(gen, {**card, **change})
 
 
 def test_odd_names_do_not_leave_the_sentence(tmp_path):

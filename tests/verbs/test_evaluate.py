@@ -259,6 +259,8 @@ def test_statistics_that_are_none_are_refused_by_name(tmp_path):
   assert 'none may be negative' in said(mu, np.diag([1.0, 1.0, -0.01]))
   assert 'not symmetric' in said(mu, sigma + np.triu(np.ones((3, 3)), 1))
   assert 'of 2 features' in said(mu[:2], sigma)
+  assert 'sigma [3])' in said(mu, np.ones(3))
+  assert 'at most 1e+30' in said(mu, sigma * 1e300)
   rows = np.random.default_rng(0).normal(size=(2, 3))  # of less rank, and rounded
   np.savez(path, mu=mu.astype(np.float32), sigma=np.cov(rows.T).astype(np.float32))
   assert read_statistics(path, 3).seen.moments.cov.dtype == np.float64

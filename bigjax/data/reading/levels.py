@@ -45,6 +45,18 @@ def split_word(name: str) -> str:
   return word if word in TRAIN + UNSEEN else ''
 
 
+def paired(names: Iterable[str]) -> list[str]:
+  """Those names that are a split's and something more, the same after both: trainA and testA."""
+  found: dict[str, tuple[bool, str]] = {}
+  for name in names:
+    starts = [w for w in TRAIN + UNSEEN if name.lower().startswith(w)]
+    if starts:
+      word = max(starts, key=len)
+      found[name] = (word in TRAIN, name[len(word) :].lower())
+  rests = [{rest for train, rest in found.values() if train is which} for which in (True, False)]
+  return [name for name, (_, rest) in found.items() if rest and rest in rests[0] & rests[1]]
+
+
 def readable(name: str) -> str:
   """A file's name as one line that can be printed, whatever bytes it is made of."""
   return printable(os.fsencode(name).decode(errors='backslashreplace'))
@@ -200,7 +212,8 @@ def of_classes(listing: Listing, names: list[str]) -> tuple[Finding, ...]:
   found: list[Finding] = []
   holding = images_of(listing)
   inner = [subfolders(holding[name]) for name in names]
-  if suspects := [name for name in names if split_word(name)]:
+  alike = paired(names)
+  if suspects := [name for name in names if split_word(name) or name in alike]:
     found.append(
       (
         'warning',

@@ -154,6 +154,21 @@ def of_others(listed: listing.Listing) -> list[data.Finding]:
   return found
 
 
+def greyed(grey: np.ndarray, channels: int) -> tuple[data.Finding, ...]:
+  """The finding about pictures in colour that `data.channels` makes grey; none where none is.
+
+  Args:
+    grey: bool [n], whether each picture looked at has no colour.
+    channels: data.channels.
+  """
+  colour = int((~grey).sum())
+  if channels != 1 or not colour:
+    return ()
+  return (
+    ('warning', f'{colour:,} of {len(grey):,} images looked at are in colour, and are made grey'),
+  )
+
+
 def copies(known: dict[str, np.ndarray], held_out: np.ndarray | None = None) -> list[data.Finding]:
   """The finding about files with the same bytes as another, none where all differ.
 

@@ -73,6 +73,7 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
       *photo_files.of_others(everything),
       *photo_files.copies(*together(train, unseen, held_out)),
       data.small_images(train['sizes'], config.resolution),
+      *photo_files.greyed(train['grey'], config.channels),
     ),
   )
 

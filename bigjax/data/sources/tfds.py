@@ -18,7 +18,7 @@ from absl import logging
 
 from bigjax import data
 from bigjax.core import errors
-from bigjax.data.reading import tfrecord
+from bigjax.data.reading import photo_files, tfrecord
 
 HELD_OUT = ('test', 'validation')  # splits, in the order in which one is looked for
 MOST_MIB = 512  # of a set that is held in memory, as pixels
@@ -76,7 +76,10 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     'license': f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
     'digest': contents(tf, builder, seen, blind),
     'held_out_digest': contents(tf, builder, unseen or seen, blind),
-    'findings': (data.small_images(looked_at[:, 1:3], config.resolution),),
+    'findings': (
+      data.small_images(looked_at[:, 1:3], config.resolution),
+      *photo_files.greyed(looked_at[:, 4].astype(bool), config.channels),
+    ),
   }
 
   @functools.cache

@@ -109,9 +109,10 @@ def _resolution(arrays: Arrays, sizes: Mapping[int, int], what: str) -> int:
 def _require(arrays: Arrays, ranks: Mapping[str, int], what: str) -> None:
   """Refuse arrays among which those that tell the architecture are missing or of another rank."""
   for name, rank in ranks.items():
-    if name not in arrays or arrays[name].ndim != rank:
+    if name not in arrays or arrays[name].ndim != rank or not arrays[name].size:
+      found = f', but one of shape {list(arrays[name].shape)}' if name in arrays else ''
       raise errors.UserError(
-        f'these are no weights of a {what}: there is no {name!r} of rank {rank}.'
+        f'these are no weights of a {what}: there is no {name!r} of rank {rank}{found}.'
       )
 
 
@@ -132,10 +133,10 @@ def gen_architecture(
   sizes = {r: per * (len(widths) - 1) for r, widths in network.GEN_WIDTHS.items()}
   resolution = _resolution(arrays, sizes, 'generator')
   ranks = {'linear.weight': 2, 'output_layer.2.weight': 4, 'blocks.0.0.bn1.gain.weight': 2}
-  _require(arrays, ranks, 'generator')
+  shared = arrays.get('shared.weight')
+  _require(arrays, ranks if shared is None else {**ranks, 'shared.weight': 2}, 'generator')
   filters, last_width = arrays['output_layer.2.weight'].shape[:2]
   gain, inputs = arrays['blocks.0.0.bn1.gain.weight'], arrays['linear.weight'].shape[1]
-  shared = arrays.get('shared.weight')
   shared_dim = 0 if shared is None else shared.shape[1]
   found = {
     'network': name,

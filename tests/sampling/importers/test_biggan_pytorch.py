@@ -506,6 +506,11 @@ WRONG = {
   'rank': ({'blocks__1__0__conv1__weight': np.zeros((32, 32))}, '[32, 32]'),
   'rank of the first layer': ({'linear__weight': np.zeros(512)}, "'linear.weight'"),
   'rank of the last layer': ({'output_layer__2__weight': np.zeros(3)}, "'output_layer.2.weight'"),
+  'rank of the embedding': (
+    {'shared__weight': np.zeros(1280)},
+    "'shared.weight' of rank 2, but one",
+  ),
+  'no classes': ({'shared__weight': np.zeros((0, 128))}, 'but one of shape [0, 128]'),
   'shape of statistics': ({'output_layer__0__stored_mean': np.zeros(5)}, 'stored_mean'),
   'number of blocks': ({'blocks__11__0__conv1__weight': np.zeros((2, 2))}, '12 blocks'),
   'one block less': (
