@@ -203,6 +203,12 @@ class ConditionalBatchNorm(nn.Module):
     return x * (1 + gain[:, None, None]) + bias[:, None, None]
 
 
+def pixel_norm(x: Array, eps: float = 1e-8) -> Array:
+  """Each pixel's features [..., C] over their root mean square (Karras et al. 2018, 4.2)."""
+  wide = trees.at_least_float32(x)
+  return (wide * lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps)).astype(x.dtype)
+
+
 class LayerNorm(nn.Module):
   """Normalises each example over all of its map [H, W, C], with a gain and bias per channel.
 
