@@ -146,6 +146,16 @@ def gather_examples(x: jax.Array) -> jax.Array:
   return lax.all_gather(x, DATA, axis=0, tiled=True) if _in_shard_map() else x
 
 
+def num_examples(num: int) -> int:
+  """How many examples the global batch has, of which this device holds `num`."""
+  return num * lax.axis_size(DATA) if _in_shard_map() else num
+
+
+def places(num: int) -> jax.Array:
+  """Where this device's `num` examples lie in what `gather_examples` returns: int32 [num]."""
+  return (lax.axis_index(DATA) * num if _in_shard_map() else 0) + jnp.arange(num, dtype=jnp.int32)
+
+
 def group_mean(x: jax.Array, size: int | None) -> jax.Array:
   """Return for each example the mean over its group of `size` consecutive examples.
 

@@ -438,3 +438,12 @@ def test_microbatches_that_do_not_divide_are_refused():
   norm = lambda m, x: layers.in_microbatches(4, m, layers.BatchNorm.__call__, x, moments)
   with pytest.raises(errors.UserError, match='microbatches is 4, which does not divide the 6 exam'):
     module.apply({'params': params}, x, method=norm)
+
+
+def test_pixel_norm():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 5)) * 7, jnp.float32)
+  found = layers.pixel_norm(x)
+  np.testing.assert_allclose(jnp.square(found).mean(-1), 1, rtol=1e-6)
+  np.testing.assert_allclose(found[0, 1, 2], x[0, 1, 2] / np.sqrt(np.mean(x[0, 1, 2] ** 2)), 1e-6)
+  assert np.array_equal(layers.pixel_norm(jnp.zeros((1, 4))), jnp.zeros((1, 4)))
+  assert layers.pixel_norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16

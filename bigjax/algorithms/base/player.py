@@ -14,6 +14,7 @@ from bigjax.algorithms.base.metrics import singular_value
 from bigjax.core import parallel, trees
 from bigjax.nn import optim, singular_values, spectral_norm
 from bigjax.nn.microbatches import scan
+from bigjax.nn.style import equalized as equalized_rate
 
 Array = jax.Array
 
@@ -61,6 +62,16 @@ def spectral(which: spectral_norm.Spec, eps: float) -> Reparametrisation:
     spectral_signs,
     lambda params: frozenset(path for path, w in trees.flat(params).items() if which(path, w)),
   )
+
+
+def equalized(gains: equalized_rate.Gains) -> Reparametrisation:
+  """Equalised learning rate (Karras et al. 2018): tensors times their gain over sqrt(fan in).
+
+  Args:
+    gains: of the tensors; see equalized.gains.
+  """
+  scale = lambda params: equalized_rate.scale(params, gains)
+  return Reparametrisation(optax.identity(), lambda params, opt: scale(params), scale, weight_norm)
 
 
 @dataclasses.dataclass(frozen=True)

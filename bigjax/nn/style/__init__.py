@@ -1,0 +1,1 @@
+"""Layers of PGGAN's family: PGGAN, MSG-GAN, StyleGAN and what came of them."""

@@ -1,0 +1,62 @@
+"""Equalised learning rate (Karras et al. 2018, 4.1) as a function on the parameter tree.
+
+Parameters are of unit variance and Adam moves all of them alike; what a network uses is each kernel
+times He's constant, gain / sqrt(fan in). Networks know nothing of it. Applied once, to fresh
+parameters, `scale` is He's initialisation: what rows without the equalised rate start from.
+"""
+
+import fnmatch
+import math
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from bigjax.core import trees
+
+Gains = Callable[[str, jax.Array], float | None]  # (path, leaf) -> its gain; None: left alone
+
+RELU_GAIN = 2**0.5  # of whatever a (leaky) ReLU follows
+NOTHING: Mapping[str, float] = types.MappingProxyType({})
+
+
+def gains(
+  default: float = RELU_GAIN,
+  others: Mapping[str, float] = NOTHING,
+  lrmul: Mapping[str, float] = NOTHING,
+) -> Gains:
+  """The rule of kernels' gains, by patterns of their paths; `*` stands for anything, '/' included.
+
+  Args:
+    default: gain of leaves named `kernel`; biases and all other leaves are left alone.
+    others: {pattern: gain} of the kernels that have another one; the first that matches counts.
+    lrmul: {pattern: multiplier} of layers that learn so much slower, as StyleGAN's mapping does by
+      0.01: kernel and bias times it. Their kernels start at N(0, 1) / multiplier.
+  """
+
+  def first(given, path):
+    return next((value for at, value in given.items() if fnmatch.fnmatchcase(path, at)), None)
+
+  def gain(path, leaf):
+    del leaf
+    slower = first(lrmul, path)
+    if path.rsplit('/', 1)[-1] == 'kernel':
+      own = first(others, path)
+      return (default if own is None else own) * (1.0 if slower is None else slower)
+    return slower if path.rsplit('/', 1)[-1] == 'bias' else None
+
+  return gain
+
+
+def scale(params: Any, gains: Gains) -> Any:
+  """The weights that a network uses: each leaf with a gain times gain / sqrt(fan in).
+
+  The fan in is the product of all axes but the last; that of a bias is 1.
+  """
+
+  def one(path, w):
+    gain = gains(path, w)
+    return w if gain is None else w * (gain / math.sqrt(math.prod(w.shape[:-1])))
+
+  return trees.map_paths(one, params)
