@@ -13,9 +13,9 @@ the paper, down to 3 images, fit one to three. `lsun_CATEGORY` is any category o
 (FID 8.34 of bedrooms, 6.42 of churches): bedrooms and dogs are all of their set, others 100,000 of
 it, mirrored. `cifar10` is without classes: Inception Score 8.80 at best, 8.56 on average.
 
-`table1_a` ... `table1_h` and `table1_e_star` are the rows of Table 1 at 128 px on CelebA, or on LSUN
-with `bedroom` after them; each stops at 10 million images. Sliced Wasserstein distance times 1000,
-averaged over levels, and MS-SSIM, as published:
+`table1_a` ... `table1_h` and `table1_e_star` are the rows of Table 1 at 128 px on CelebA, or on
+LSUN with `bedroom` after them; each stops at 10 million images. Sliced Wasserstein distance times
+1000, averaged over levels, and MS-SSIM, as published:
 
                                      CelebA           LSUN bedroom
   a       WGAN-GP                     9.28  0.2854    11.25  0.0587
@@ -91,7 +91,11 @@ TABLE1_A = {
   'model.first_resolution': 128,
   'model.fmap_base': 2048,
   'model.z_dim': 128,
-  'model.recipe': 'gulrajani',
+  'model.gen_norm': 'batch',
+  'model.gen_activation': 'relu',
+  'model.gen_tanh': True,
+  'model.normalize_latents': False,
+  'model.disc_norm': 'layer',
   'model.minibatch': 'none',
   'optim.equalized': False,
   'optim.batch_size': 64,
@@ -108,7 +112,11 @@ TABLE1_D = {
   **TABLE1_C,
   'run.steps': 625_000,
   'model.z_dim': 512,
-  'model.recipe': 'revised',
+  'model.gen_norm': 'none',
+  'model.gen_activation': 'lrelu',
+  'model.gen_tanh': False,
+  'model.normalize_latents': True,
+  'model.disc_norm': 'none',
   'optim.d_steps': 1,
   'optim.b2': 0.99,
   'optim.drift': 0.001,
@@ -117,5 +125,47 @@ TABLE1_D = {
 TABLE1_E_STAR = {**TABLE1_D, 'model.minibatch': 'discrimination'}
 TABLE1_E = {**TABLE1_D, 'model.minibatch': 'stddev'}
 TABLE1_F = {**TABLE1_E, 'optim.equalized': True, 'optim.gen_lr': 1e-3, 'optim.disc_lr': 1e-3}
-TABLE1_G = {**TABLE1_F, 'model.pixel_norm': True}
+TABLE1_G = {**TABLE1_F, 'model.gen_norm': 'pixel'}
 TABLE1_H = {**TABLE1_G, 'model.fmap_base': 8192}
+
+VARIANTS = {
+  'celeba_hq': {},
+  # The later release's preset for eight devices.
+  'v2': {
+    'run.steps': 277_735,  # 12 million images
+    'model.normalize_labels': True,
+    'model.order': 'tf',
+    'model.stddev_group': 4,
+    'optim.batch_size': 32,
+    'optim.batch_at': ('4:512', '8:256', '16:128', '32:64', '64:32'),
+    'optim.lr_at': ('128:0.0015', '256:0.002', '512:0.003', '1024:0.003'),
+    'optim.hold_kimg': 600.0,
+    'optim.fade_kimg': 600.0,
+    'optim.ramp': False,
+  },
+  'cifar10': {
+    **PLAIN,
+    'run.steps': 1_250_000,
+    'data.source': 'tfds:cifar10',
+    'data.resolution': 32,
+    'data.flip': False,
+    'model.fmap_base': 4096,
+    'model.fmap_max': 128,
+    'model.z_dim': 128,
+    'optim.hold_kimg': 400.0,
+    'optim.fade_kimg': 400.0,
+    'optim.simultaneous': True,
+    'optim.gp_target': 750.0,
+  },
+  **{f'lsun_{category}': lsun(category) for category in LSUN},
+  'table1_a': TABLE1_A,
+  'table1_b': TABLE1_B,
+  'table1_c': TABLE1_C,
+  'table1_d': TABLE1_D,
+  'table1_e_star': TABLE1_E_STAR,
+  'table1_e': TABLE1_E,
+  'table1_f': TABLE1_F,
+  'table1_g': TABLE1_G,
+  'table1_h': TABLE1_H,
+  'bedroom': {'data.source': 'tfds:lsun/bedroom', 'data.flip': False},  # of Table 1
+}

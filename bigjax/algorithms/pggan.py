@@ -3,33 +3,37 @@
 WGAN-GP with a drift term that keeps D's scores of real images near 0; equalised learning rates; one
 step of each player on fresh latents, or both from the same fakes; Adam's moments begin anew where a
 resolution begins to fade in and where it has; averaged weights are sampled. With classes, D has an
-AC-GAN's head. Differences from the authors' code: networks run at the resolution at hand, where that
-code enlarges images to the last one, and the fade weight is renewed every step, not every fourth.
+AC-GAN's head. Differences from the authors' code: networks run at the resolution at hand, where it
+enlarges images to the last one; the fade weight is renewed every step, not every fourth; minibatch
+discrimination begins from the first minibatch of real images, not from 500.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, growing, player
+from bigjax.algorithms.base import configs, contract, growing, player, standing_statistics
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, State
-from bigjax.algorithms.base.draws import LabelLaw, example_keys
+from bigjax.algorithms.base.draws import LabelLaw, label_law
 from bigjax.algorithms.base.growing import GrowingStage
 from bigjax.algorithms.base.player import Player, to_float
-from bigjax.core import parallel
+from bigjax.algorithms.base.residual_config import DTYPES
+from bigjax.algorithms.base.standing_statistics import StandingStatistics
+from bigjax.core import errors, parallel
 from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
 from bigjax.models import pggan
-from bigjax.nn import optim
+from bigjax.nn import latents, optim
 from bigjax.nn.objectives import losses, regularizers
-from bigjax.nn.style import resampling
+from bigjax.nn.style import equalized, resampling
 
 Array = jax.Array
+KERNELS = 100  # of minibatch discrimination
 RAMP_IMAGES = 40_000  # over which `optim.ramp` lets learning rates rise
 
 
@@ -54,6 +58,8 @@ class PGGAN:
   penalty: regularizers.Penalty
   drift: float
   simultaneous: bool
+  equalized: bool
+  card: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)  # how it is sampled
 
   periods = {}  # noqa: RUF012 - a constant, not a field
   sampled = 'gen'
@@ -72,11 +78,14 @@ class PGGAN:
 
   def init(self, key: Array, given: contract.Given = contract.NOTHING) -> State:
     key_gen, key_disc, key_state = jax.random.split(key, 3)
-    net, level = self.gen_net, self.gen_net.levels[-1]
-    z, y, alpha = jnp.zeros((2, net.z_dim)), jnp.zeros((2,), jnp.int32), jnp.ones(())
+    net, level = self.gen_net, pggan.level_of(self.gen_net.resolution)
+    z, y, alpha = jnp.zeros((2, net.num_latents)), jnp.zeros((2,), jnp.int32), jnp.ones(())
     images = jnp.zeros((2, 2**level, 2**level, net.channels))
     gen = net.init(key_gen, z, y, level, alpha)['params']
     disc = self.disc_net.init(key_disc, images, level, alpha)['params']
+    if not self.equalized:  # He's constants are in the parameters, once and for all
+      gen = equalized.scale(gen, pggan.GEN_GAINS)
+      disc = equalized.scale(disc, pggan.DISC_GAINS)
     players = {
       'gen': self.gen(0.0).init(player.replace(gen, given.get('gen', {}))),
       'disc': self.disc(0.0).init(player.replace(disc, given.get('disc', {}))),
@@ -88,7 +97,7 @@ class PGGAN:
     """Draw latents, labels and keys for the rest, one per example."""
     key_z, key_y, key_mix = jax.random.split(key, 3)
     inputs = {
-      'z': jax.random.normal(key_z, (*shape, self.gen_net.z_dim)),
+      'z': jax.random.normal(key_z, (*shape, self.gen_net.num_latents)),
       'y': self.labels.draw(key_y, shape),
       'mix': jax.random.split(key_mix, shape),
     }
@@ -178,6 +187,9 @@ class PGGAN:
     gen = growing.begun_anew(of_gen_player, state['players']['gen'], anew)
     before = growing.begun_anew(of_disc_player, state['players']['disc'], anew)
 
+    if self.disc_net.discrimination:
+      before = self.fitted(of_disc_player, before, of_disc, stage, step)
+
     # Discriminator: k steps, each on a minibatch of its own, with fresh fakes.
     shared = {'gen': of_gen_player.weights(gen), 'alpha': alpha}
     loss = functools.partial(self.disc_loss, stage=stage)
@@ -197,6 +209,22 @@ class PGGAN:
     state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped)
     return state, metrics | disc_metrics | refused | {'fade': alpha}
 
+  def fitted(
+    self, of: Player, disc: dict[str, Any], examples: dict, stage: GrowingStage, step: Array
+  ) -> dict[str, Any]:
+    """The discriminator, before the first step with minibatch discrimination begun from data."""
+
+    def begun(params):
+      fit = lambda weights, shared, batch: pggan.fitted(
+        self.disc_net, weights, self.reals(batch, stage, shared), stage.level
+      )
+      first = jax.tree.map(lambda x: x[0], examples)
+      weights = of.weights({**disc, 'params': params})
+      return player.replace(params, parallel.over_batch(fit)(weights, stage.alpha(step), first))
+
+    params = jax.lax.cond(step == 0, begun, lambda params: params, disc['params'])
+    return {**disc, 'params': params}
+
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: GrowingStage) -> Metrics:
     del batch, held_out
     players = parallel.all_gather_weights(state['players'])
@@ -208,15 +236,246 @@ class PGGAN:
   def generator(self, state: State, stage: GrowingStage) -> Gen:
     gen, _ = self.players(stage, state['step'])
     params = gen.reparametrisation.fold(parallel.all_gather_weights(state['ema']))
-    return {'params': params, 'alpha': stage.alpha(state['step'])}
+    return {'params': {'weights': params, 'alpha': stage.alpha(state['step'])}}
 
   def architecture(self, stage: GrowingStage) -> dict[str, Any]:
-    net = self.gen_net
-    return {
-      'level': stage.level,
-      **{name: getattr(net, name) for name in pggan.GENERATOR_FIELDS},
-    }
+    return {'level': stage.level, **{name: getattr(self.gen_net, name) for name in SAMPLED}}
 
   def sampling(self) -> dict[str, Any]:
-    return {}
+    return dict(self.card)
 
+
+# --- After training
+
+
+# The generator's fields on the card.
+SAMPLED = (
+  'resolution', 'num_classes', 'fmap_base', 'fmap_max', 'z_dim', 'channels', 'norm', 'activation',
+  'tanh', 'normalize_latents', 'normalize_labels',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLevel:
+  """The generator's network at one resolution: its parameters are {weights, alpha}."""
+
+  net: pggan.Generator
+  level: int
+
+  @property
+  def resolution(self) -> int:
+    return 2**self.level
+
+  @property
+  def channels(self) -> int:
+    return self.net.channels
+
+  @property
+  def z_dim(self) -> int:
+    return self.net.num_latents
+
+  @property
+  def num_classes(self) -> int:
+    return self.net.num_classes
+
+  def apply(self, variables: dict, z: Array, y: Array, train: bool = False, **how: Any) -> Any:
+    params = variables['params']
+    variables = {**variables, 'params': params['weights']}
+    return self.net.apply(variables, z, y, self.level, params['alpha'], train=train, **how)
+
+
+@dataclasses.dataclass(frozen=True)
+class Growing(contract.PlainGenerator):
+  """The sampled network; gen is {params: {weights, alpha}}."""
+
+  net: AtLevel
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.net.resolution, self.net.resolution, self.net.channels
+
+  @property
+  def latent_shape(self) -> tuple[int, ...]:
+    return (self.net.z_dim,)
+
+  @property
+  def num_classes(self) -> int:
+    return self.net.num_classes
+
+  def generate(self, gen: Gen, z: Array, y: Array, spec: contract.NoChoice) -> Array:
+    del spec
+    return self.net.apply({'params': gen['params']}, z, y)
+
+  def weights(self, gen: Gen) -> Any:
+    return gen['params']['weights']
+
+
+class GrowingWithBatchNorm(StandingStatistics):
+  """The same with BatchNorm, of Table 1's first rows."""
+
+  def weights(self, gen: Gen) -> Any:
+    return gen['params']['weights']
+
+
+def make_generator(architecture: dict[str, Any]) -> contract.Generator:
+  """Build the sampled network from a card's `architecture`."""
+  fields = dict(architecture)
+  level = fields.pop('level')
+  net = AtLevel(pggan.Generator(**fields), level)
+  if net.net.norm == 'batch':
+    return GrowingWithBatchNorm(net, latents.law('normal'))
+  return Growing(net)
+
+
+# --- Configs
+
+
+BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
+OF_BATCH_NORM = {
+  name: dataclasses.replace(key, where=('model.gen_norm', 'batch'))
+  for name, key in standing_statistics.KEYS.items()
+}
+MINIBATCH = ('stddev', 'discrimination', 'none')
+# fmt: off
+KEYS: Keys = {
+  'model.fmap_base': Key(
+    8192, 'feature maps are this over half the resolution', least=8, most=65_536,
+  ),
+  'model.fmap_max': Key(512, 'and at most this many', least=1, most=8192),
+  'model.z_dim': Key(512, 'dimensions of z', least=1, most=65_536),
+  'model.gen_norm': Key(
+    'pixel', "norm of the generator's layers", choices=pggan.GEN_NORMS,
+  ),
+  'model.gen_activation': Key(
+    'lrelu', "activation of the generator's layers", choices=tuple(pggan.ACTIVATIONS),
+  ),
+  'model.gen_tanh': Key(False, 'whether its images end in tanh; else they are linear'),
+  'model.normalize_latents': Key(True, 'whether z has its length normalised'),
+  'model.normalize_labels': Key(
+    False, 'whether the label joins z before that (TensorFlow code), or after it',
+  ),
+  'model.disc_norm': Key(
+    'none', "norm of the discriminator's layers", choices=pggan.DISC_NORMS,
+  ),
+  'model.order': Key(
+    'theano', 'D averages 2x2 activations (theano: the paper), or activates averages (tf)',
+    choices=pggan.ORDERS,
+  ),
+  'model.minibatch': Key(
+    'stddev', 'how D sees the variety of a batch', choices=MINIBATCH,
+  ),
+  'model.stddev_group': Key(
+    0, 'examples whose deviation is taken together; 0: the whole batch', most=BATCH.most,
+    where=('model.minibatch', 'stddev'),
+  ),
+  'model.dtype': Key('float32', 'of the computation', choices=('float32', 'bfloat16', 'float64')),
+  **growing.KEYS,
+  'optim.batch_size': Key(16, 'examples of a step, over all devices', least=1, most=BATCH.most),
+  'optim.d_steps': Key(1, "discriminator steps to one of the generator's", least=1, most=1000),
+  'optim.simultaneous': Key(
+    False, 'whether both players move from the same fakes, before either has moved',
+  ),
+  'optim.gen_lr': Key(1e-3, 'learning rate of the generator', most=1000),
+  'optim.disc_lr': Key(1e-3, 'learning rate of the discriminator', most=1000),
+  'optim.ramp': Key(False, 'whether learning rates rise over the first 40 thousand images'),
+  'optim.equalized': Key(True, 'whether learning rates are equalised over layers'),
+  'optim.b2': Key(0.99, "Adam's decay of squared gradients", below=1),
+  'optim.eps': Key(1e-8, "Adam's epsilon", above=0, most=1),
+  'optim.gp_weight': Key(10.0, 'gradient penalty between real and fake images (WGAN-GP)'),
+  'optim.gp_target': Key(1.0, 'the slope that it aims at; its weight is over its square', above=0),
+  'optim.drift': Key(0.001, "weight of D's squared scores of real images"),
+  'optim.ema_decay': Key(0.999, 'decay of the averaged weights, per step', below=1),
+  **OF_BATCH_NORM,
+}
+TINY = {
+  'run.steps': 6, 'data.resolution': 8,
+  'model.fmap_base': 32, 'model.fmap_max': 16, 'model.z_dim': 16, 'model.dtype': 'float32',
+  'model.first_resolution': 4, 'optim.batch_size': 8, 'optim.batch_at': (), 'optim.lr_at': (),
+  'optim.hold_kimg': 0.016, 'optim.fade_kimg': 0.016, 'optim.d_steps': 1, 'optim.ramp': False,
+}
+DIGITS = {
+  'model.fmap_base': 512, 'model.fmap_max': 64, 'model.z_dim': 64, 'model.dtype': 'float32',
+  'model.first_resolution': 4, 'optim.batch_size': 64, 'optim.batch_at': (), 'optim.lr_at': (),
+  'optim.hold_kimg': 8.0, 'optim.fade_kimg': 8.0, 'optim.d_steps': 1, 'optim.ramp': False,
+  'optim.ema_decay': 0.99,
+}
+# fmt: on
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuse a config that `make` cannot build.
+
+  Raises:
+    UserError: a key is missing or unknown, or values do not fit together.
+  """
+  configs.check(config)
+  growing.resolutions(config.model.first_resolution, config.data.resolution)
+  growing.at_resolutions('optim.batch_at', config.optim.batch_at, int)
+  growing.at_resolutions('optim.lr_at', config.optim.lr_at, float)
+
+
+def make_nets(config: ml_collections.ConfigDict) -> tuple[pggan.Generator, pggan.Discriminator]:
+  """The networks of a config."""
+  data, model = config.data, config.model
+  shared = {
+    'resolution': data.resolution, 'num_classes': data.num_classes, 'fmap_base': model.fmap_base,
+    'fmap_max': model.fmap_max, 'dtype': errors.pick(model.dtype, DTYPES, 'model.dtype'),
+  }  # fmt: skip
+  gen_net = pggan.Generator(
+    **shared, z_dim=model.z_dim, channels=data.channels, norm=model.gen_norm,
+    activation=model.gen_activation, tanh=model.gen_tanh,
+    normalize_latents=model.normalize_latents, normalize_labels=model.normalize_labels,
+  )  # fmt: skip
+  disc_net = pggan.Discriminator(
+    **shared, norm=model.disc_norm, order=model.order,
+    stddev_features=int(model.minibatch == 'stddev'),
+    stddev_group=model.get('stddev_group') or None,
+    discrimination=KERNELS if model.minibatch == 'discrimination' else 0,
+  )  # fmt: skip
+  return gen_net, disc_net
+
+
+def make(
+  config: ml_collections.ConfigDict, class_counts: Callable[[], Sequence[int]] | None = None
+) -> PGGAN:
+  """Build the algorithm from a config.
+
+  Args:
+    config: complete.
+    class_counts: () -> training images of each class; None where the data is not read.
+
+  Raises:
+    UserError: as `check`.
+  """
+  check(config)
+  data, model, opt = config.data, config.model, config.optim
+  gen_net, disc_net = make_nets(config)
+
+  # When each resolution begins.
+  batch_at = growing.at_resolutions('optim.batch_at', opt.batch_at, int)
+  stage_of = lambda resolution: contract.Stage(
+    opt.d_steps, batch_at.get(resolution, opt.batch_size),
+    contract.image_inputs(resolution, data.channels),
+  )  # fmt: skip
+  growth = functools.partial(
+    growing.stages, growing.resolutions(model.first_resolution, data.resolution),
+    stage_of=stage_of, hold_kimg=opt.hold_kimg, fade_kimg=opt.fade_kimg,
+    lr_at=growing.at_resolutions('optim.lr_at', opt.lr_at, float),
+  )  # fmt: skip
+
+  def of_rate(gains, rate):
+    adam = optim.OPTIMIZERS['adam_b1_0'](rate, 0.0, opt.b2, opt.eps)
+    how = player.equalized(gains) if opt.equalized else player.IDENTITY
+    return Player(adam, reparametrisation=how, dtype=gen_net.dtype)
+
+  return PGGAN(
+    gen_net, disc_net,
+    gen=functools.partial(of_rate, pggan.GEN_GAINS),
+    disc=functools.partial(of_rate, pggan.DISC_GAINS),
+    rates=(opt.gen_lr, opt.disc_lr), ramps=opt.ramp, growth=growth,
+    labels=label_law('data', data.num_classes, class_counts),
+    ema=opt.ema_decay,
+    penalty=regularizers.gradient_penalty(opt.gp_weight / opt.gp_target**2, opt.gp_target),
+    drift=opt.drift, simultaneous=opt.simultaneous, equalized=opt.equalized,
+    card=standing_statistics.card(config) if model.gen_norm == 'batch' else {},
+  )  # fmt: skip

@@ -111,7 +111,9 @@ def resolutions(first: int, last: int) -> list[int]:
   """
   for name, value in (('model.first_resolution', first), ('data.resolution', last)):
     if value < 4 or value & (value - 1):
-      raise errors.UserError(f'{name} is {value}; images that grow are 4, 8, 16, ... pixels a side.')
+      raise errors.UserError(
+        f'{name} is {value}; images that grow are 4, 8, 16, ... pixels a side.'
+      )
   if first > last:
     raise errors.UserError(
       f'model.first_resolution is {first}, above data.resolution, {last}; give it at most that.'
@@ -119,9 +121,7 @@ def resolutions(first: int, last: int) -> list[int]:
   return [2**level for level in range(first.bit_length() - 1, last.bit_length())]
 
 
-def at_resolutions(
-  name: str, words: Sequence[str], number: Callable[[str], Any]
-) -> dict[int, Any]:
+def at_resolutions(name: str, words: Sequence[str], number: Callable[[str], Any]) -> dict[int, Any]:
   """{resolution: number} of a key's ('RESOLUTION:NUMBER', ...).
 
   Raises:

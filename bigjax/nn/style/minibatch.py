@@ -114,7 +114,8 @@ def fitted(layer: MinibatchDiscrimination, params: dict, h: Array) -> dict:
   """
   h = trees.at_least_float32(h)
   nearest = layer.apply({'params': params}, h, method='distances').min(-1)  # [B, kernels]
-  log_scale = params['log_scale'] - jnp.log(nearest.mean(0) / 2)[:, None]
+  nearest = parallel.global_mean(nearest)[0]
+  log_scale = params['log_scale'] - jnp.log(nearest / 2)[:, None]
   params = {**params, 'log_scale': log_scale, 'bias': jnp.zeros_like(params['bias'])}
   near = layer.apply({'params': params}, h)[:, h.shape[-1] :]
-  return {**params, 'bias': -near.mean(0)}
+  return {**params, 'bias': -parallel.global_mean(near)[0]}
