@@ -360,7 +360,7 @@ class Discriminator(nn.Module):
       minibatch.stddev, group=self.stddev_group, features=self.stddev_features,
       block=self.stddev_block,
     )  # fmt: skip
-    return remat(DiscOutput, self.remat)(
+    return DiscOutput(  # small, and what it gathers is not gathered twice
       self.maps(FIRST), self.maps(1), self.num_classes + 1 if self.num_classes > 1 else 1,
       self.norm, stddev if self.stddev_features else None, self.discrimination, self.kernels,
       self.dtype, name='4x4',
