@@ -394,9 +394,9 @@ TINY = {
   'optim.hold_kimg': 0.016, 'optim.fade_kimg': 0.016, 'optim.d_steps': 1, 'optim.ramp': False,
 }
 DIGITS = {
-  'model.fmap_base': 512, 'model.fmap_max': 64, 'model.z_dim': 64, 'model.dtype': 'float32',
-  'model.first_resolution': 4, 'optim.batch_size': 64, 'optim.batch_at': (), 'optim.lr_at': (),
-  'optim.hold_kimg': 8.0, 'optim.fade_kimg': 8.0, 'optim.d_steps': 1, 'optim.ramp': False,
+  'model.fmap_base': 256, 'model.fmap_max': 64, 'model.z_dim': 64, 'model.dtype': 'float32',
+  'model.first_resolution': 4, 'optim.batch_size': 32, 'optim.batch_at': (), 'optim.lr_at': (),
+  'optim.hold_kimg': 4.0, 'optim.fade_kimg': 4.0, 'optim.d_steps': 1, 'optim.ramp': False,
   'optim.ema_decay': 0.99,
 }
 # fmt: on
