@@ -30,9 +30,11 @@ KEYS: Keys = {
   'optim.fade_kimg': Key(600.0, 'thousand images over which the next resolution fades in'),
   'optim.batch_at': Key(
     (), "examples of a step where they are not optim.batch_size: ('RESOLUTION:NUMBER', ...)",
+    items=(str,),
   ),
   'optim.lr_at': Key(
     (), "learning rates where they are not those of all: ('RESOLUTION:RATE', ...)",
+    items=(str,),
   ),
 }
 # fmt: on

@@ -1,0 +1,243 @@
+"""PGGAN's game: what a stage may touch, the order of moves, Table 1's rows, runs that resume."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigjax.algorithms import pggan
+from bigjax.algorithms.base import configs, contract
+from bigjax.core import checkpoint, trees
+from bigjax.core import config as core_config
+from bigjax.training import loop
+from bigjax.training.program import make_program
+
+from counts import num_params
+from tiny_run import one_program_each
+
+LOSSES = ('d_loss', 'g_loss', 'd_gp', 'd_drift')
+
+
+def tiny(name='pggan:tiny', **changes):
+  flat = {key.replace('__', '.'): value for key, value in changes.items()}
+  return core_config.changed(configs.read(name), flat)
+
+
+def batch_of(stage, seed=0):
+  rng = np.random.RandomState(seed)
+  image, label = (stage.shapes()[name].shape for name in ('image', 'label'))
+  return {
+    'image': rng.randint(0, 256, image).astype(np.uint8),
+    'label': rng.randint(0, 10, label).astype(np.int32),
+  }
+
+
+@pytest.fixture(scope='module')
+def states():
+  """(Program, states before each of the six steps and after the last, as NumPy, metrics)."""
+  program = make_program(tiny(data__num_classes=10), jax.devices()[:1])
+  state, found, metrics = program.init(jax.random.key(0), {}), [], []
+  for step in range(6):
+    found.append(players(state))
+    state, said = program.step(state, batch_of(program.stage(step), step), step)
+    metrics.append(jax.device_get(said))
+  return program, [*found, players(state)], metrics
+
+
+def players(state):
+  return jax.tree.map(np.array, state['players'])
+
+
+def test_the_stages_of_a_tiny_run(states):
+  program, _, metrics = states
+  assert [(first, stage.image[0]) for first, stage in program.stages] == [(0, 4), (2, 8)]
+  assert [float(row['fade']) for row in metrics] == [1, 1, 0, 0.5, 1, 1]
+  assert all(np.isfinite([row[name] for name in LOSSES]).all() for row in metrics)
+
+
+def test_blocks_that_are_not_in_use_stay_bit_for_bit(states):
+  """At 4 px those of 8 px, with their moments; in a fade all move, as do colours of 4 px."""
+  _, found, _ = states
+  for player, new in (('gen', ('8x8/', 'ToRGB_lod0/')), ('disc', ('8x8/', 'FromRGB_lod0/'))):
+    of = lambda step, player=player: trees.flat(found[step][player])
+    first, second, third, fourth = of(0), of(2), of(3), of(4)
+    idle = [p for p in first if any(name in p for name in new)]
+    assert idle and len(idle) < len(first)
+    for path in idle:
+      np.testing.assert_array_equal(first[path], second[path], err_msg=path)
+    busy = [p for p in first if p.startswith('params') and p not in idle]
+    assert all((first[p] != second[p]).any() for p in busy)
+    # The first step of a fade shows nothing of them yet, the second half.
+    kernels = [p for p in idle if p.startswith('params') and p.endswith('kernel')]
+    assert all((third[p] != fourth[p]).any() for p in kernels)
+
+
+def test_moments_are_new_at_both_ends_of_a_fade(states):
+  """Each step's count of updates: it begins anew at steps 2 and 4, where a fade begins and ends."""
+  _, found, _ = states
+  for player in ('gen', 'disc'):
+    counts = [
+      {int(x) for p, x in trees.flat(at[player]['opt']).items() if p.endswith('count')}
+      for at in found[1:]
+    ]
+    assert counts == [{1}, {2}, {1}, {2}, {1}, {2}]
+
+
+def test_a_fade_begins_and_ends_without_a_jump():
+  """The images of a generator and the scores of a discriminator at both ends of a fade."""
+  algorithm = pggan.make(tiny())
+  state = jax.jit(algorithm.init)(jax.random.key(1))
+  weights = {
+    name: player.reparametrisation.fold(state['players'][name]['params'])
+    for name, player in zip(
+      ('gen', 'disc'), algorithm.players(*stage_of(algorithm, 2)), strict=True
+    )
+  }
+  z, y = jax.random.normal(jax.random.key(2), (4, 16)), jnp.zeros((4,), jnp.int32)
+  gen = lambda level, alpha: algorithm.gen_net.apply({'params': weights['gen']}, z, y, level, alpha)
+  small, begun = gen(2, jnp.float32(1)), gen(3, jnp.float32(0))
+  np.testing.assert_array_equal(begun, np.asarray(small).repeat(2, 1).repeat(2, 2))
+  np.testing.assert_array_equal(gen(3, jnp.float32(1)), gen(3, 1.0))
+  disc = lambda x, level, alpha: algorithm.disc_net.apply(
+    {'params': weights['disc']}, x, level, alpha
+  )[0]
+  np.testing.assert_allclose(disc(begun, 3, jnp.float32(0)), disc(small, 2, 1.0), rtol=1e-5)
+
+
+def stage_of(algorithm, step):
+  return contract.stage_at(algorithm.stages(6), step), jnp.int32(step)
+
+
+@pytest.mark.parametrize('simultaneous', [False, True])
+def test_who_judges_the_generator(simultaneous):
+  """Its gradient is that against the discriminator as it is now, or as both were before."""
+  algorithm = pggan.make(tiny(optim__simultaneous=simultaneous))
+  stage, _ = stage_of(algorithm, 0)
+  state, batch = jax.jit(algorithm.init)(jax.random.key(0)), batch_of(stage)
+  batch['label'] = batch['label'] * 0
+  after, metrics = jax.jit(algorithm.step, static_argnums=2)(state, batch, stage)
+  of_disc, of_gen = algorithm.examples(state, batch, stage)
+  assert simultaneous == np.array_equal(of_disc['z'][0], of_gen['z'])
+  gen, disc = algorithm.players(stage, state['step'])
+  judge = (state if simultaneous else after)['players']['disc']
+  loss = gen.loss(
+    state['players']['gen'],
+    lambda *of: algorithm.gen_loss(*of, stage=stage),
+    {'disc': disc.weights(judge), 'alpha': jnp.float32(1)},
+    of_gen,
+  )
+  value, _ = jax.jit(loss)(state['players']['gen']['params'])
+  np.testing.assert_allclose(value, metrics['g_loss'], rtol=1e-5)
+
+
+def test_learning_rates_of_a_stage_and_their_ramp():
+  """Adam's first step is its learning rate in every element, whatever the gradient."""
+  shown = {}
+  for name, changes in {
+    'plain': {},
+    'stage': {'optim__lr_at': ('4:0.002',)},
+    'ramp': {'optim__ramp': True},
+  }.items():
+    algorithm = pggan.make(tiny(**changes))
+    stage, step = stage_of(algorithm, 0)
+    gen, _ = algorithm.players(stage, step)
+    state = gen.init({'w': jnp.ones(3)})
+    moved, _ = gen.update(state, {'w': jnp.full(3, 7.0)}, jnp.float32(0))
+    shown[name] = float(1 - moved['params']['w'][0])
+  np.testing.assert_allclose(
+    [shown['plain'], shown['stage'], shown['ramp']], [1e-3, 2e-3, 1e-3 * np.exp(-5)], rtol=2e-2
+  )
+  np.testing.assert_allclose(pggan.ramp(jnp.array([0.0, 20e3, 40e3, 9e6])), [
+    0.00674, 0.2865, 1, 1,
+  ], rtol=1e-3)  # fmt: skip
+
+
+# What each row of Table 1 switches of the one before it (e of d, not of e*).
+SWITCHES = [
+  ('a', 'b', {'model.first_resolution'}),
+  ('b', 'c', {'optim.batch_size', 'optim.ema_decay', 'run.steps'}),
+  ('c', 'd', {
+    'model.gen_norm', 'model.gen_activation', 'model.gen_tanh', 'model.normalize_latents',
+    'model.disc_norm', 'model.z_dim', 'optim.d_steps', 'optim.b2', 'optim.drift',
+    'optim.ema_decay', 'run.steps',
+  }),
+  ('d', 'e_star', {'model.minibatch'}),
+  ('d', 'e', {'model.minibatch'}),
+  ('e', 'f', {'optim.equalized', 'optim.gen_lr', 'optim.disc_lr'}),
+  ('f', 'g', {'model.gen_norm'}),
+  ('g', 'h', {'model.fmap_base'}),
+]  # fmt: skip
+OF_NORM = {  # keys that only a generator with BatchNorm has, and one with groups of deviations
+  'eval.standing_passes', 'eval.standing_batch', 'export.truncations', 'export.dialect',
+  'model.stddev_group',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('before', 'after', 'want'), SWITCHES)
+def test_rows_of_table_1_switch_what_the_table_switches(before, after, want):
+  rows = [core_config.flat(configs.read(f'pggan:table1_{row}')) for row in (before, after)]
+  keys = set(rows[0]) | set(rows[1])
+  assert {k for k in keys if rows[0].get(k) != rows[1].get(k)} - OF_NORM == want
+
+
+@pytest.mark.parametrize(
+  ('row', 'images'), [(row, 10_000_000) for row in ('a', 'b', 'c', 'd', 'e_star', 'e', 'f', 'g')]
+)
+def test_rows_stop_at_ten_million_images(row, images):
+  config = configs.read(f'pggan:table1_{row}')
+  stages = pggan.make(config).stages(config.run.steps)
+  assert contract.position_at(stages, config.run.steps) == images
+
+
+@pytest.mark.parametrize(
+  ('name', 'kimg'),
+  [('celeba_hq', 19_000), ('celeba_hq,v2', 12_000), ('lsun_cat', 20_000), ('cifar10', 20_000)],
+)
+def test_runs_are_as_long_as_published(name, kimg):
+  config = configs.read(f'pggan:{name}')
+  stages = pggan.make(config).stages(config.run.steps)
+  shown = contract.position_at(stages, config.run.steps)
+  assert 0 <= shown - 1000 * kimg < 1000  # a stage ends with a whole step
+
+
+COUNTS = {
+  'celeba_hq': (23_079_115, 23_087_249),
+  'lsun_bedroom': (23_044_309, 23_052_353),
+  'cifar10': (1_296_908, 1_298_689),
+  'table1_a': (10_487_090, 13_632_301),
+  'table1_d': (13_629_810, 13_632_289),
+  'table1_e_star': (13_629_810, 13_888_989),
+  'table1_g': (13_629_810, 13_636_897),
+}
+
+
+@pytest.mark.parametrize('name', COUNTS)
+def test_configs_have_the_official_numbers_of_parameters(name):
+  shapes = jax.eval_shape(pggan.make(configs.read(f'pggan:{name}')).init, jax.random.key(0))
+  found = [num_params(shapes['players'][player]['params']) for player in ('gen', 'disc')]
+  assert tuple(found) == COUNTS[name]
+
+
+@pytest.mark.usefixtures('no_pictures')
+def test_resuming_in_a_fade_and_before_a_stage_equals_going_on(tmp_path):
+  config = tiny(data__source='synthetic:80', data__num_classes=5, run__keep=9)
+  config = core_config.changed(config, {'run.checkpoint_every': 1, 'run.eval_every': 0})
+  whole = tmp_path / 'whole'
+  with one_program_each():
+    loop.train(config, str(whole), jax.devices()[:1])
+    for at in (2, 3):  # at the change of resolution, and in the fade
+      other = tmp_path / f'from_{at}'
+      shutil.copytree(whole, other)
+      for step in range(at + 1, 7):
+        shutil.rmtree(other / 'checkpoints' / str(step))
+      loop.train(config, str(other), jax.devices()[:1])
+      assert (other / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
+      for name in ('generator.safetensors', 'generator.json'):
+        ours, theirs = ((path / 'export' / name).read_bytes() for path in (other, whole))
+        assert ours == theirs, name
+  rows = [json.loads(line) for line in (whole / 'metrics.jsonl').read_text().splitlines()]
+  assert [row['fade'] for row in rows if 'fade' in row] == [1, 1, 0, 0.5, 1, 1]
+  assert checkpoint.list_steps(str(whole))[-1] == 6
