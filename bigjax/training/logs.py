@@ -59,6 +59,12 @@ class Log:
     self.progress.restart(step, images_per_step)
     self._last = time.monotonic()
 
+  def changed_stage(self, step: int, seconds: float) -> None:
+    """Say and keep what a change of stage cost, its first step included, which `step` ends."""
+    self.progress.say(f'{seconds:.1f} s from the stage before to the end of the first step of this')
+    clock = {'seconds': round(time.monotonic() - self._start, 3), 'time': round(time.time(), 3)}
+    self._clock.write({'step': step, 'stage_change': round(seconds, 3), **clock})
+
   def skip(self, seconds: float) -> None:
     """Leave this much time, spent on something else than steps, out of the clock."""
     self.progress.skip(seconds)

@@ -301,7 +301,7 @@ def loop(
       new_stage = program.stage(step) != stage
       if new_stage:
         jax.block_until_ready(state)  # the last steps of the stage before are no pause
-        pause = time.monotonic()
+        changed = pause = time.monotonic()
         stage = program.stage(step)
         held_out = held_out_batch(program, ready.source, stage)
         run.compiler.enter(step)
@@ -316,6 +316,8 @@ def loop(
         if step == run.first:
           spent = progress.duration(session.seconds)
           say(f'first step after {spent} (data and compilation)')
+        else:
+          run.log.changed_stage(done, time.monotonic() - changed)
         run.stream.waited()
         run.log.restart(done, stage.num_images)
       # Log.

@@ -129,8 +129,9 @@ def test_who_judges_the_generator(simultaneous):
     {'disc': disc.weights(judge), 'alpha': jnp.float32(1)},
     of_gen,
   )
-  value, _ = jax.jit(loss)(state['players']['gen']['params'])
-  np.testing.assert_allclose(value, metrics['g_loss'], rtol=1e-5)
+  _, said = jax.jit(loss)(state['players']['gen']['params'])
+  for name in ('g_loss', 'g_class'):
+    np.testing.assert_allclose(said[name], metrics[name], rtol=1e-5)
 
 
 def test_learning_rates_of_a_stage_and_their_ramp():

@@ -102,6 +102,9 @@ def test_stages_reach_data_programs_held_out_batch_and_clock(monkeypatch, tmp_pa
   assert [text.partition(',')[0] for text in programs] == ['8 px', '16 px']
   clock = files.read_rows(str(tmp_path / 'run' / 'timing.jsonl'))
   assert clock[-1]['images_per_second'] > 0  # of the second stage's second step
+  (change,) = [row for row in clock if 'stage_change' in row]
+  assert change['step'] == 3 and 0 < change['stage_change'] < clock[-1]['seconds']
+  assert any('from the stage before' in text for text in said)
 
 
 def test_the_small_stage_is_the_mean_of_the_large_one(tmp_path):
