@@ -208,7 +208,27 @@ def adam_b1_0(
   return _standard_promotion(optax.GradientTransformation(init, update))
 
 
-OPTIMIZERS = {'adam': adam, 'adam_b1_0': adam_b1_0}
+def rmsprop(lr: float | Schedule, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+  """RMSprop (Tieleman & Hinton 2012): gradients over the root of their averaged squares.
+
+  Without Adam's correction of the first steps; `b1` is Adam's alone.
+  """
+  del b1
+  moments = optax.scale_by_rms(decay=b2, eps=eps)
+
+  def init(params):
+    return jnp.zeros((), jnp.int32), moments.init(params)
+
+  def update(updates, state, params=None):
+    count, state = state
+    rate = lr(count) if callable(lr) else lr
+    updates, state = moments.update(updates, state, params)
+    return jax.tree.map(lambda u: -rate * u, updates), (count + 1, state)
+
+  return _standard_promotion(optax.GradientTransformation(init, update))
+
+
+OPTIMIZERS = {'adam': adam, 'adam_b1_0': adam_b1_0, 'rmsprop': rmsprop}
 
 
 @functools.partial(jax.named_call, name='optimizer')
