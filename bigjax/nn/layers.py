@@ -212,21 +212,24 @@ def pixel_norm(x: Array, eps: float = 1e-8) -> Array:
 class LayerNorm(nn.Module):
   """Normalises each example over all of its map [H, W, C], with a gain and bias per channel.
 
-  WGAN-GP's critics have it for BatchNorm: no example sees another. Moments are float32.
+  WGAN-GP's critics have it for BatchNorm: no example sees another. Moments are float32. PGGAN's
+  version of that critic has one gain for all channels.
   """
 
   eps: float = 1e-5
   dtype: Any = jnp.float32
+  one_gain: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    gain = self.param('gain', nn.initializers.ones, x.shape[-1:], jnp.float32)
-    bias = self.param('bias', nn.initializers.zeros, x.shape[-1:], jnp.float32)
+    channels = x.shape[-1:]
+    gain = self.param('gain', nn.initializers.ones, () if self.one_gain else channels, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, channels, jnp.float32)
     wide = trees.at_least_float32(x)
     centred = wide - wide.mean((1, 2, 3), keepdims=True)
     var = jnp.square(centred).mean((1, 2, 3), keepdims=True)
     x = (centred * lax.rsqrt(var + self.eps)).astype(self.dtype)
-    gain, bias = gain.astype(self.dtype), bias.astype(self.dtype)
+    gain, bias = jnp.broadcast_to(gain, channels).astype(self.dtype), bias.astype(self.dtype)
     return x * gain[None, None, None] + bias[None, None, None]
 
 

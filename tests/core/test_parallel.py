@@ -139,6 +139,21 @@ def test_a_contrastive_loss_sees_all_examples(num_devices):
   assert np.abs(grads['w']).max() > 1e-2
 
 
+@pytest.mark.parametrize('num_devices', [None, 8])
+def test_places_are_those_among_all_examples(num_devices):
+  x = jnp.asarray(rand(B, 3))
+
+  def own(params, shared, part):
+    del params, shared
+    num = parallel.num_examples(len(part))
+    found = parallel.gather_examples(part)[parallel.places(len(part))]
+    return {'num': jnp.float32(num), 'error': jnp.abs(found - part).max()}
+
+  with on(num_devices):
+    found = jax.jit(parallel.over_batch(own))({}, {}, x)
+  assert (found['num'], found['error']) == (B, 0)
+
+
 @pytest.mark.parametrize('size', [1, 2, 4, 8, 16, None])
 def test_group_mean_values(size):
   x = rand(B, 2, 3)

@@ -447,3 +447,13 @@ def test_pixel_norm():
   np.testing.assert_allclose(found[0, 1, 2], x[0, 1, 2] / np.sqrt(np.mean(x[0, 1, 2] ** 2)), 1e-6)
   assert np.array_equal(layers.pixel_norm(jnp.zeros((1, 4))), jnp.zeros((1, 4)))
   assert layers.pixel_norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_layer_norm_with_one_gain():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 5)), jnp.float32)
+  params = {'gain': jnp.float32(2), 'bias': jnp.arange(5.0)}
+  found = layers.LayerNorm(one_gain=True).apply({'params': params}, x)
+  wide = {'gain': jnp.full((5,), 2.0), 'bias': jnp.arange(5.0)}
+  np.testing.assert_array_equal(found, layers.LayerNorm().apply({'params': wide}, x))
+  init = layers.LayerNorm(one_gain=True).init(jax.random.key(0), x)['params']
+  assert init['gain'].shape == () and init['gain'] == 1

@@ -85,6 +85,15 @@ def gradient_penalty(weight: float = 10.0, target: float = 1.0, one_sided: bool 
   return penalty
 
 
+def drift(weight: float = 0.001) -> Callable[[jax.Array], jax.Array]:
+  """PGGAN's drift (Karras et al. 2018, A.1): weight D(x)^2, which holds a critic's zero in place.
+
+  Returns:
+    scores [B] of real images -> [B].
+  """
+  return lambda real: weight * jnp.square(real)
+
+
 def r1_penalty(gamma: float = 10.0) -> Penalty:
   """R1 (Mescheder et al. 2018): gamma / 2 |grad D|^2 at real images."""
   return lambda score, real, fake, keys: gamma * r1(score, real)

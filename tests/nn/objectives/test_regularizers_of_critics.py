@@ -54,6 +54,7 @@ def pair(num=5):
 
 CLOSED_FORMS = [  # of a linear critic, whose gradient is w wherever it is taken
   (regularizers.gradient_penalty(), 10 * (NORM - 1) ** 2),
+  (regularizers.gradient_penalty(10 / 750**2, 750.0), 10 * (NORM / 750 - 1) ** 2),  # PGGAN's
   (regularizers.gradient_penalty(weight=3.0, target=0.0), 3 * NORM**2),
   (regularizers.gradient_penalty(one_sided=True), 10 * (NORM - 1) ** 2),
   (regularizers.gradient_penalty(target=2 * NORM), 10 * NORM**2),
@@ -258,3 +259,8 @@ def test_top_k_is_annealed():
   assert shares[-1] == 0.5
   grad = jax.grad(lambda scores: keep(share, scores)[0].sum())(scores)
   np.testing.assert_allclose(grad, [2, 2, 0, 0])
+
+
+def test_drift_by_hand():
+  found = regularizers.drift(0.001)(jnp.array([2.0, -3.0]))
+  np.testing.assert_allclose(found, [0.004, 0.009], rtol=1e-6)

@@ -1,0 +1,384 @@
+"""PGGAN's networks (Karras et al. 2018, Table 2), which grow from 4 px to their full resolution.
+
+All blocks have their parameters from the start; a call says how many of them are there (`level`,
+static: images of 2^level px) and how far the newest one has faded in (`alpha`, traced). Blocks and
+layers carry the names of the official TensorFlow code, but that what it calls Conv0_up and
+Conv1_down is Conv0 and Conv1 here. The options are what the paper's Table 1 switches, and where its
+two official codes differ. Kernels are N(0, 1): see nn/style/equalized.py for what becomes of them.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bigjax.core import errors, trees
+from bigjax.nn.convolution import mean_pool, upsample
+from bigjax.nn.kernels import FAST, Kernels
+from bigjax.nn.layers import BatchNorm, Conv, Dense, LayerNorm, pixel_norm, remat
+from bigjax.nn.style import equalized, minibatch
+from bigjax.nn.style.resampling import fade
+
+Array = jax.Array
+
+FIRST = 2  # level of the images that all growth starts from: 4 px
+NORMAL = nn.initializers.normal(1.0)
+NORM_EPS = 1e-4  # of the BatchNorm and LayerNorm of Table 1's first rows
+GEN_NORMS = ('pixel', 'batch', 'none')
+DISC_NORMS = ('layer', 'none')
+ACTIVATIONS = {'lrelu': functools.partial(nn.leaky_relu, negative_slope=0.2), 'relu': nn.relu}
+# What enters a halving block's activation: 'theano' (the paper's results) averages 2x2 activations,
+# 'tf' activates 2x2 averages, which is cheaper.
+ORDERS = ('theano', 'tf')
+
+# The first layer's gain counts 16 times its fan in: the paper's code saw a convolution in it.
+GEN_GAINS = equalized.gains(
+  others={'4x4/Dense/*': equalized.RELU_GAIN / 4, 'ToRGB_*': 1.0},
+)
+DISC_GAINS = equalized.gains(others={'4x4/Dense1/*': 1.0})
+
+
+def level_of(resolution: int) -> int:
+  """log2 of a resolution.
+
+  Raises:
+    UserError: it is no power of two from 4 px on.
+  """
+  level = resolution.bit_length() - 1
+  if level < FIRST or resolution != 2**level:
+    raise errors.UserError(
+      f'growing networks have a resolution of 4, 8, 16 ... px, not {resolution}; take a power of 2.'
+    )
+  return level
+
+
+def num_maps(level: int, base: int, most: int) -> int:
+  """Feature maps of the layers at 2^level px; at level 1, of the latents."""
+  return min(base // 2 ** (level - 1), most)
+
+
+def one_hot(y: Array, num_classes: int) -> Array:
+  """Labels int32 [B] as [B, classes]; weights over the classes float32 [B, classes] are that."""
+  return jax.nn.one_hot(y, num_classes, dtype=jnp.float32) if y.ndim == 1 else y
+
+
+def is_complete(alpha: Array | float) -> bool:
+  """Whether a newest block is known to have faded in, so that the one before it is not asked."""
+  return isinstance(alpha, int | float) and alpha == 1
+
+
+class DenseTo4x4(nn.Module):
+  """A linear layer to maps [B, 4, 4, features] with one bias per map, not per number."""
+
+  features: int
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, z: Array) -> Array:
+    kernel = self.param('kernel', NORMAL, (z.shape[-1], 16 * self.features), jnp.float32)
+    x = z.astype(self.dtype) @ kernel.astype(self.dtype)
+    x = x.reshape(-1, 4, 4, self.features)
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+      x = x + bias.astype(self.dtype)[None, None, None]
+    return x
+
+
+class GenBlock(nn.Module):
+  """Two layers at one resolution, each with activation and norm.
+
+  The first is a convolution of what came twice enlarged; at 4 px, linear, of the latents.
+  """
+
+  features: int
+  norm: str = 'pixel'
+  activation: str = 'lrelu'
+  bn_group: int | None = None
+  kernels: Kernels = FAST
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    bias = self.norm != 'batch'  # which has one itself
+    conv = functools.partial(
+      Conv, self.features, use_bias=bias, kernels=self.kernels, dtype=self.dtype, initializer=NORMAL
+    )
+    if x.ndim == 2:
+      x = DenseTo4x4(self.features, bias, self.dtype, name='Dense')(x)
+      second = conv(name='Conv')
+    else:
+      x = conv(resample='up', name='Conv0')(x)
+      second = conv(name='Conv1')
+    return self.finished(second(self.finished(x, 'BN0', train)), 'BN1', train)
+
+  def finished(self, x: Array, name: str, train: bool) -> Array:
+    """BatchNorm precedes the activation, pixel norm follows it."""
+    activate = ACTIVATIONS[self.activation]
+    if self.norm == 'batch':
+      bn = BatchNorm(self.features, self.bn_group, NORM_EPS, self.dtype, name=name)
+      return activate(bn(x, bn.moments(x, train)))
+    return pixel_norm(activate(x)) if self.norm == 'pixel' else activate(x)
+
+
+class Generator(nn.Module):
+  """(z [B, z_dim], y [B] or [B, classes]) -> images [B, 2^level, 2^level, channels], float32.
+
+  Table 1's rows (a) to (c) have norm 'batch', activation 'relu', `tanh` and latents as they are;
+  (d) to (f) norm 'none'; (g) on, the defaults.
+
+  Attributes:
+    resolution: of the full network.
+    num_classes: of 1, the network is unconditional; else the label joins z as a vector.
+    fmap_base, fmap_max: there are fmap_base / 2^(level - 1) feature maps, at most fmap_max.
+    z_dim: None is as many as the maps of a level below 4 px: min(fmap_base, fmap_max).
+    normalize_latents: whether z has its pixel norm taken.
+    normalize_labels: whether the label joins z before that, as in the TensorFlow code, or after it,
+      as in the paper's.
+    tanh: whether images end in it; else they are linear, and may leave [-1, 1].
+    bn_group: examples of a group of BatchNorm; None: the global batch.
+    remat: see layers.remat.
+  """
+
+  resolution: int
+  num_classes: int = 1
+  fmap_base: int = 8192
+  fmap_max: int = 512
+  z_dim: int | None = None
+  channels: int = 3
+  norm: str = 'pixel'
+  activation: str = 'lrelu'
+  tanh: bool = False
+  normalize_latents: bool = True
+  normalize_labels: bool = False
+  bn_group: int | None = None
+  remat: bool = False
+  kernels: Kernels = FAST
+  dtype: Any = jnp.float32
+
+  @property
+  def num_latents(self) -> int:
+    """The size of z."""
+    return num_maps(1, self.fmap_base, self.fmap_max) if self.z_dim is None else self.z_dim
+
+  def inputs(self, z: Array, y: Array) -> Array:
+    """What the first layer sees: latents, and the label where there are classes."""
+    z, label = trees.at_least_float32(z), ()
+    if self.num_classes > 1:
+      label = (one_hot(y, self.num_classes).astype(z.dtype),)
+    normed = pixel_norm if self.normalize_latents else lambda x: x
+    if self.normalize_labels:
+      return normed(jnp.concatenate([z, *label], -1))
+    return jnp.concatenate([normed(z), *label], -1)
+
+  @nn.compact
+  def __call__(
+    self, z: Array, y: Array, level: int, alpha: Array | float = 1.0, train: bool = True
+  ) -> Array:
+    x = self.inputs(z, y)
+    if self.is_initializing():
+      return self.create(x, level)
+    top, before = level_of(self.resolution), x
+    for at in range(FIRST, level + 1):
+      before, x = x, self.block(at)(x, train)
+    image = self.image(x, top - level)
+    if level == FIRST or is_complete(alpha):
+      return image
+    return fade(upsample(self.image(before, top - level + 1)), image, alpha)
+
+  def create(self, x: Array, level: int) -> Array:
+    """Makes the parameters of all levels, on small maps; returns no images but their shape."""
+    top = level_of(self.resolution)
+    for at in range(FIRST, top + 1):
+      self.block(at)(x[:1], True)
+      x = jnp.zeros((len(x), 2, 2, self.maps(at)), x.dtype)
+      self.image(x[:1], top - at)
+    return jnp.zeros((len(x), 2**level, 2**level, self.channels), jnp.float32)
+
+  def maps(self, level: int) -> int:
+    return num_maps(level, self.fmap_base, self.fmap_max)
+
+  def block(self, level: int) -> nn.Module:
+    return remat(GenBlock, self.remat, static=(2,))(
+      self.maps(level), self.norm, self.activation, self.bn_group, self.kernels, self.dtype,
+      name=f'{2**level}x{2**level}',
+    )  # fmt: skip
+
+  def image(self, x: Array, lod: int) -> Array:
+    """The image that maps show, `lod` levels below the full resolution."""
+    to_rgb = Conv(
+      self.channels, 1, 'none', True, self.kernels, self.dtype, NORMAL, name=f'ToRGB_lod{lod}'
+    )
+    image = trees.at_least_float32(to_rgb(x))
+    return jnp.tanh(image) if self.tanh else image
+
+
+def _activated(x: Array, norm: str, dtype: Any, name: str) -> Array:
+  """The rest of a discriminator's layer: LayerNorm, or none, and leaky ReLU.
+
+  A part of the module that calls it.
+  """
+  if norm == 'layer':
+    x = LayerNorm(NORM_EPS, dtype, one_gain=True, name=name)(x)
+  return ACTIVATIONS['lrelu'](x)
+
+
+class DiscBlock(nn.Module):
+  """Two convolutions at one resolution, then half of it; each with its norm and activation."""
+
+  features: int
+  wider: int  # maps after it
+  norm: str = 'none'
+  order: str = 'theano'
+  kernels: Kernels = FAST
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    conv = functools.partial(
+      Conv, use_bias=self.norm == 'none', kernels=self.kernels, dtype=self.dtype, initializer=NORMAL
+    )
+    activated = functools.partial(_activated, norm=self.norm, dtype=self.dtype)
+    x = activated(conv(self.features, name='Conv0')(x), name='LN0')
+    if self.order == 'tf':
+      return activated(conv(self.wider, resample='down', name='Conv1')(x), name='LN1')
+    return mean_pool(activated(conv(self.wider, name='Conv1')(x), name='LN1'))
+
+
+class DiscOutput(nn.Module):
+  """The last block: maps [B, 4, 4, C] -> outputs [B, num_outputs], float32.
+
+  What it knows of the batch (see nn/style/minibatch.py) enters before its convolution, as maps, or
+  its last layer, as features.
+  """
+
+  features: int
+  width: int  # of the features
+  num_outputs: int
+  norm: str = 'none'
+  stddev: Callable[[Array], Array] | None = None
+  discrimination: int = 0  # kernels
+  kernels: Kernels = FAST
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    bias = self.norm == 'none'
+    conv = Conv(self.features, 3, 'none', bias, self.kernels, self.dtype, NORMAL, name='Conv')
+    x = _activated(conv(x if self.stddev is None else self.stddev(x)), self.norm, self.dtype, 'LN0')
+    x = trees.at_least_float32(x).reshape(len(x), -1)
+    dense = functools.partial(Dense, dtype=x.dtype, initializer=NORMAL)
+    x = dense(self.width, use_bias=bias, name='Dense0')(x)
+    x = _activated(x[:, None, None], self.norm, x.dtype, 'LN1')[:, 0, 0]
+    if self.discrimination:
+      self.sow('features', 'of', x)
+      x = minibatch.MinibatchDiscrimination(self.discrimination, name='Discrimination')(x)
+    return dense(self.num_outputs, name='Dense1')(x)
+
+
+class Discriminator(nn.Module):
+  """Images [B, 2^level, 2^level, channels] -> (scores [B], logits [B, classes] or None), float32.
+
+  Table 1's rows (a) to (c) have norm 'layer', (e*) `discrimination`, (a) to (d) and (e*) no
+  `stddev_features`.
+
+  Attributes:
+    resolution, fmap_base, fmap_max, remat: as the generator's.
+    num_classes: above 1, there are logits of the classes, for an AC-GAN.
+    order: of activation and averaging: see ORDERS.
+    stddev_features, stddev_group, stddev_block: of the minibatch standard deviation: see
+      minibatch.stddev; of 0 features, there is none. The paper's group is the whole batch, None.
+    discrimination: kernels of minibatch discrimination (Salimans et al. 2016), 100 in the paper;
+      its initialisation is `fitted`'s.
+  """
+
+  resolution: int
+  num_classes: int = 1
+  fmap_base: int = 8192
+  fmap_max: int = 512
+  norm: str = 'none'
+  order: str = 'theano'
+  stddev_features: int = 1
+  stddev_group: int | None = 4
+  stddev_block: int | None = None
+  discrimination: int = 0
+  remat: bool = False
+  kernels: Kernels = FAST
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, images: Array, level: int, alpha: Array | float = 1.0
+  ) -> tuple[Array, Array | None]:
+    if self.is_initializing():
+      out = self.create(images)
+    else:
+      if images.shape[1:3] != (2**level, 2**level):
+        raise ValueError(f'images of {2**level} px at level {level}, not of shape {images.shape}.')
+      x = self.from_rgb(images, level)
+      if level > FIRST:
+        x = self.block(level)(x)
+        if not is_complete(alpha):
+          x = fade(self.from_rgb(mean_pool(images), level - 1), x, alpha)
+      for at in range(level - 1, FIRST, -1):
+        x = self.block(at)(x)
+      out = self.output()(x)
+    return out[:, 0], out[:, 1:] if self.num_classes > 1 else None
+
+  def create(self, images: Array) -> Array:
+    """Makes the parameters of all levels, on small maps; returns no outputs but their shape."""
+    small = lambda size, channels: jnp.zeros((1, size, size, channels), jnp.float32)
+    for at in range(level_of(self.resolution), FIRST, -1):
+      self.from_rgb(small(2, images.shape[-1]), at)
+      self.block(at)(small(2, self.maps(at)))
+    self.from_rgb(small(2, images.shape[-1]), FIRST)
+    out = self.output()(small(4, self.maps(FIRST)))
+    return jnp.zeros((len(images), out.shape[-1]), jnp.float32)
+
+  def maps(self, level: int) -> int:
+    return num_maps(level, self.fmap_base, self.fmap_max)
+
+  def from_rgb(self, images: Array, level: int) -> Array:
+    """The maps in which images are seen at a level; no norm, in any row."""
+    lod = level_of(self.resolution) - level
+    conv = Conv(
+      self.maps(level), 1, 'none', True, self.kernels, self.dtype, NORMAL, name=f'FromRGB_lod{lod}'
+    )
+    return ACTIVATIONS['lrelu'](conv(images))
+
+  def block(self, level: int) -> nn.Module:
+    return remat(DiscBlock, self.remat)(
+      self.maps(level), self.maps(level - 1), self.norm, self.order, self.kernels, self.dtype,
+      name=f'{2**level}x{2**level}',
+    )  # fmt: skip
+
+  def output(self) -> nn.Module:
+    stddev = functools.partial(
+      minibatch.stddev, group=self.stddev_group, features=self.stddev_features,
+      block=self.stddev_block,
+    )  # fmt: skip
+    return DiscOutput(  # small, and what it gathers is not gathered twice
+      self.maps(FIRST), self.maps(1), self.num_classes + 1 if self.num_classes > 1 else 1,
+      self.norm, stddev if self.stddev_features else None, self.discrimination, self.kernels,
+      self.dtype, name='4x4',
+    )  # fmt: skip
+
+
+def fitted(
+  disc: Discriminator, weights: Any, images: Array, level: int, alpha: Array | float = 1.0
+) -> dict[str, Array]:
+  """Parameters of the minibatch discrimination as real images initialise them, by path.
+
+  Args:
+    disc: with `discrimination`.
+    weights: as it uses them.
+    images: [B, ...] of the level; the paper's code takes 500.
+  """
+  _, seen = disc.apply({'params': weights}, images, level, alpha, mutable=['features'])
+  (features,) = seen['features']['4x4']['of']
+  layer = minibatch.MinibatchDiscrimination(disc.discrimination)
+  own = minibatch.fitted(layer, weights['4x4']['Discrimination'], features)
+  return {f'4x4/Discrimination/{name}': value for name, value in own.items()}
