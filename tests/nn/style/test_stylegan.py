@@ -1,0 +1,195 @@
+"""StyleGAN's layers: counts, closed forms, and the official code's numbers (golden stylegan1)."""
+
+import golden_style
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigjax.core import errors, trees
+from bigjax.models import msggan
+from bigjax.nn import kernels
+from bigjax.nn.objectives import losses, multiscale
+from bigjax.nn.style import equalized, resampling, stylegan
+
+from counts import num_params
+from golden_files import golden, under
+from networks import LABELS, f32, latents, weights
+
+
+def test_sizes_and_widths():
+  assert stylegan.resolutions(4) == (4,) and stylegan.resolutions(32) == (4, 8, 16, 32)
+  widths = [stylegan.num_features(size) for size in (2, *stylegan.resolutions(1024))]
+  assert widths == [512, 512, 512, 512, 512, 256, 128, 64, 32, 16]
+  assert stylegan.num_features(16, 256, 32) == 32 and stylegan.num_features(32, 256, 32) == 16
+  for wrong in (2, 24, 0):
+    with pytest.raises(errors.UserError, match='double from 4 px'):
+      stylegan.resolutions(wrong)
+  with pytest.raises(errors.UserError, match='at least 64'):
+    stylegan.num_features(128, 32, 8)
+
+
+def test_counts_of_the_parts():
+  # the official README's: mapping 2,101,248 and synthesis 24,118,379 at 1024 px
+  init = lambda net, *xs: jax.eval_shape(lambda *xs: net.init(jax.random.key(0), *xs), *xs)
+  assert num_params(init(stylegan.Mapping(), f32(2, 512), LABELS)) == 2_101_248
+  synthesis = stylegan.Synthesis(1024)
+  assert synthesis.num_layers == 18
+  assert num_params(init(synthesis, f32(2, 18, 512))) == 24_118_379
+  conditional = init(stylegan.Mapping(num_classes=10), f32(2, 512), LABELS)
+  assert num_params(conditional) == 2_101_248 + 10 * 512 + 512 * 512
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+  noise = jax.eval_shape(lambda keys: stylegan.noise_maps(keys, 1024), keys)
+  assert num_params(noise) == 2_796_192
+
+
+def test_statistics_at_initialisation():
+  how = {'z_dim': 64, 'w_dim': 64, 'mapping_features': 64, 'mapping_layers': 4}
+  net = msggan.StyleGenerator(8, fmap_base=512, **how)
+  z, y = jax.random.normal(jax.random.key(1), (256, 64)), jnp.zeros(256, jnp.int32)
+  raw = jax.jit(net.init)(jax.random.key(0), z[:2], y[:2])['params']
+  assert abs(float(raw['mapping']['Dense3']['kernel'].std()) - 100) < 5
+  params = equalized.scale(raw, stylegan.GAINS)
+  flat = trees.flat(params)
+  for path, gain, fan_in in (
+    ('mapping/Dense3/kernel', 2**0.5, 64),  # 100 times lrmul
+    ('synthesis/8x8/Conv0_up/kernel', 2**0.5, 9 * 256),
+    ('synthesis/8x8/Conv0_up/StyleMod/kernel', 1, 64),
+    ('synthesis/ToRGB_lod0/kernel', 1, 128),
+  ):
+    np.testing.assert_allclose(flat[path].std() * fan_in**0.5, gain, rtol=0.15, err_msg=path)
+  w = net.apply({'params': params}, z, y, method=lambda net, z, y: net.mapping(z, y))
+  assert 0.7 < float(w.std()) < 1.3
+  assert float(jnp.abs(params['synthesis']['4x4']['Const']['const'] - 1).max()) == 0
+
+
+def test_noise_and_styles():
+  net = msggan.StyleGenerator(8, z_dim=8, w_dim=8, mapping_features=8, fmap_base=64)
+  z, y = latents(3, 8), jnp.zeros(3, jnp.int32)
+  params = weights(jax.eval_shape(net.init, jax.random.key(0), z, y)['params'])
+  keys = jax.random.split(jax.random.key(2), 3)
+  noise = stylegan.noise_maps(keys, 8)
+  assert [x.shape for x in noise] == [(3, 4, 4, 1)] * 2 + [(3, 8, 8, 1)] * 2
+  # of its own key each: not of the others in the batch, and not the same in two layers
+  np.testing.assert_array_equal(noise[2][1:], stylegan.noise_maps(keys[1:], 8)[2])
+  assert float(jnp.abs(noise[0] - noise[1]).min()) > 0
+  run = jax.jit(lambda params, noise: net.apply({'params': params}, z, y, noise))
+  silence = jax.tree.map(jnp.zeros_like, noise)
+  without = lambda leaf: trees.map_paths(lambda path, w: 0 * w if leaf in path else w, params)
+  for silent, noisy in zip(run(params, silence), run(params, noise), strict=True):
+    assert float(jnp.abs(silent - noisy).max()) > 0.01
+  weak = without('Noise')  # as at initialisation
+  for silent, noisy in zip(run(weak, silence), run(weak, noise), strict=True):
+    np.testing.assert_array_equal(silent, noisy)
+  for image in run(without('StyleMod'), silence):  # all are of the one constant
+    np.testing.assert_allclose(image, jnp.broadcast_to(image[:1], image.shape), atol=1e-5)
+
+
+def test_instance_norm():
+  x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3)) * 5 + 2
+  y = stylegan.instance_norm(x)
+  np.testing.assert_allclose(y.mean((1, 2)), 0, atol=1e-6)
+  np.testing.assert_allclose(y.var((1, 2)), 1, rtol=1e-5)
+
+
+def test_truncation():
+  ws = stylegan.broadcast(jnp.asarray([[1.0, 2.0], [3.0, -2.0]]), 4)
+  centre = jnp.asarray([1.0, 1.0])
+  np.testing.assert_array_equal(stylegan.truncate(ws, centre, 1.0), ws)
+  assert float(jnp.abs(stylegan.truncate(ws, centre, 0.0) - centre[None, None]).max()) == 0
+  some = stylegan.truncate(ws, centre, 0.5, 2)
+  np.testing.assert_array_equal(some[:, 2:], ws[:, 2:])
+  np.testing.assert_allclose(some[1, :2], [[2.0, -0.5]] * 2)
+
+
+# --- the official numbers
+
+
+class Nets:
+  """Both networks of the golden file in float64: the discriminator without other scales."""
+
+  def __init__(self):
+    self.arrays = golden('stylegan1')
+    self.out = under(self.arrays, 'out/')
+    how = {'fmap_base': 256, 'fmap_max': 24, 'dtype': jnp.float64, 'kernels': kernels.PLAIN}
+    self.gen = msggan.StyleGenerator(32, z_dim=20, w_dim=24, mapping_features=28, **how)
+    alone = {'scales': 'none', 'stddev_every': False, 'stddev_group': 4, 'stddev_block': None}
+    self.disc = msggan.Discriminator(32, **alone, **how)
+    self.noise = golden_style.noise(self.arrays)
+    theirs = {
+      name: w
+      for name, w in under(self.arrays, 'G/').items()
+      if not name.startswith(('synthesis.noise', 'dlatent_avg'))
+    }
+    self.params_g = golden_style.nested(golden_style.stylegan(theirs))
+    theirs = under(self.arrays, 'D/')
+    unused = tuple(f'FromRGB_lod{i}' for i in (1, 2, 3))
+    theirs = {name: w for name, w in theirs.items() if not name.startswith(unused)}
+    self.params_d = golden_style.nested(golden_style.stylegan(theirs))
+    self.y = jnp.zeros(8, jnp.int32)
+
+  def z(self, name=''):
+    return jnp.asarray(self.arrays[f'in/{name}z'], jnp.float64)
+
+  def generate(self, params, z):
+    params = equalized.scale(params, stylegan.GAINS)
+    return self.gen.apply({'params': params}, z, self.y, self.noise)
+
+  def score(self, params, images):
+    params = equalized.scale(params, msggan.GAINS['stylegan'][1])
+    return self.disc.apply({'params': params}, images, self.y)
+
+
+@pytest.fixture
+def nets(x64):
+  return Nets()
+
+
+def test_images_as_the_official_code_makes_them(nets):
+  def run(params):
+    params = equalized.scale(params, stylegan.GAINS)
+    net = nets.gen.bind({'params': params})
+    w = net.mapping(nets.z(), nets.y)
+    ws = stylegan.broadcast(w, net.synthesis.num_layers)
+    centre = jnp.asarray(nets.arrays['G/dlatent_avg'], jnp.float64)
+    truncated = stylegan.truncate(ws, centre, 0.7, 5)
+    return w, net.synthesis(ws, nets.noise), net.synthesis(truncated, nets.noise)
+
+  w, images, truncated = jax.jit(run)(nets.params_g)
+  golden_style.close(w, nets.out['w'])
+  golden_style.close(images[-1], nets.out['lod0.0/img'])
+  golden_style.close(truncated[-1], nets.out['img_truncated'])
+  # A growing game at level of detail 0.7: 0.3 of the way from the last image but one to the last.
+  alpha = 1 - float(np.float32(0.7))
+  old = resampling.upsample(images[-2])
+  golden_style.close(resampling.fade(old, images[-1], alpha), nets.out['lod0.7/img'])
+
+
+def test_scores_and_gradients_of_the_official_discriminator(nets):
+  only_last = nets.disc.looked_at
+  assert only_last == (False, False, False, True)
+  real = resampling.pyramid(golden_style.pictures(nets.arrays['in/lod0.0/real']), 4)
+
+  def disc_loss(params):
+    fake = nets.generate(nets.params_g, nets.z('Dloss/'))
+    score = lambda images: nets.score(params, images)
+    scores = score(real), score(fake)
+    penalty = multiscale.r1_penalty(10.0, only_last)(score, real, fake, None).mean()
+    logistic = sum(losses.logistic_disc(*scores))
+    return logistic + penalty, (scores[0], logistic)
+
+  both = jax.jit(jax.value_and_grad(disc_loss, has_aux=True))
+  (loss, (scores, logistic)), grads = both(nets.params_d)
+  golden_style.close(scores, nets.out['lod0.0/d_real'])
+  np.testing.assert_allclose(logistic, nets.out['Dloss/logistic'], rtol=1e-9)
+  np.testing.assert_allclose(loss, nets.out['Dloss/loss'], rtol=1e-9)
+  golden_style.assert_same(grads, golden_style.stylegan(under(nets.arrays, 'grad_D/')))
+
+
+def test_gradients_of_the_official_generator(nets):
+  def gen_loss(params):
+    return losses.logistic_gen(nets.score(nets.params_d, nets.generate(params, nets.z('Gloss/'))))
+
+  loss, grads = jax.jit(jax.value_and_grad(gen_loss))(nets.params_g)
+  np.testing.assert_allclose(loss, nets.out['Gloss/loss'], rtol=1e-9)
+  golden_style.assert_same(grads, golden_style.stylegan(under(nets.arrays, 'grad_G/')))
