@@ -8,8 +8,8 @@
 The bare name is `celeba_hq` at 1024 px, whose images docs/data.md says how to get, with StyleGAN's
 networks: MSG-StyleGAN. `flowers102` are Oxford's flowers at 256 px. `progan` after either is
 MSG-ProGAN, with WGAN-GP, and `relativistic` after that is the authors' BMSG-GAN. Published FIDs of
-50,000 samples, of the data set's own images: CelebA-HQ 6.37 (MSG-ProGAN 8.02), flowers 19.60 (28.27;
-ProGAN 60.40, StyleGAN 64.70).
+50,000 samples: CelebA-HQ 6.37 (MSG-ProGAN 8.02), flowers 19.60 (28.27; ProGAN 60.40, StyleGAN
+64.70).
 
 `scales_none`, `scales_coarse`, `scales_middle`, `scales_fine` are the ablation of what D is given
 (FFHQ, MSG-ProGAN: 14.20, 10.84, 9.17, 9.74; all 8.36). `cifar10` is MSG-ProGAN, whose Inception
@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
   )
 
 
-# What a configuration without StyleGAN's networks has no keys for is taken away.
+# MSG-ProGAN, as the paper trains it.
 PROGAN = {
   'model.network': 'progan',
   'model.combine': 'simple',

@@ -170,9 +170,7 @@ class MSGGAN:
       {'disc': self.disc.weights(disc)}, of_gen, 'g_grad_norm',
     )  # fmt: skip
 
-    ema = player.averaged(
-      state, gen['params'], self.ema(state['step'], stage.examples), 0, finite
-    )
+    ema = player.averaged(state, gen['params'], self.ema(state['step'], stage.examples), 0, finite)
     skipped = {'gen': gen_skipped, 'disc': disc_skipped}
     aux = self.averaged_w(state, weights, of_gen)
     state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped, aux)
@@ -283,8 +281,9 @@ class MultiScale(contract.PlainGenerator):
     given = given or {}
     psi, _, layers = given.get('truncation', 'none').partition(':')
     scale = SCALE.read('scale=', given['scale']) if 'scale' in given else 0
-    if scale and scale not in (image := [*self.scales()]):
-      raise errors.UserError(f'scale={scale} is none of this generator: give one of {image}.')
+    if scale and scale not in self.scales():
+      known = ', '.join(map(str, self.scales()))
+      raise errors.UserError(f'scale={scale} is none of this generator; give one of {known}.')
     return Shown(
       1.0 if psi == 'none' else float(PSI.read('truncation=', psi)),
       CUTOFF.read('truncation=psi:', layers) if layers else 0, scale,
@@ -339,12 +338,8 @@ KEYS: Keys = {
   ),
   'model.fmap_max': Key(512, 'and at most this many', least=1, most=8192),
   'model.z_dim': Key(512, 'dimensions of z', least=1, most=65_536),
-  'model.w_dim': Key(
-    512, 'dimensions of w', least=1, most=65_536, where=('model.network', 'stylegan'),
-  ),
-  'model.mapping_layers': Key(
-    8, 'layers from z to w', least=1, most=64, where=('model.network', 'stylegan'),
-  ),
+  'model.w_dim': Key(512, 'dimensions of w (stylegan)', least=1, most=65_536),
+  'model.mapping_layers': Key(8, 'layers from z to w (stylegan)', least=1, most=64),
   'model.combine': Key(
     'cat_lin', 'how D joins an image to what came down', choices=msggan.COMBINE,
   ),
@@ -381,7 +376,8 @@ KEYS: Keys = {
 TINY = {
   'run.steps': 4, 'data.resolution': 8,
   'model.fmap_base': 32, 'model.fmap_max': 16, 'model.z_dim': 16, 'model.dtype': 'float32',
-  'model.stddev_group': 4, 'optim.batch_size': 8, 'optim.d_steps': 1,
+  'model.w_dim': 16, 'model.mapping_layers': 2, 'model.stddev_group': 4, 'optim.batch_size': 8,
+  'optim.d_steps': 1,
 }
 DIGITS = {
   'model.fmap_base': 256, 'model.fmap_max': 64, 'model.z_dim': 64, 'model.dtype': 'float32',

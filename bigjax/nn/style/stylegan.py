@@ -107,7 +107,7 @@ class StyledLayer(nn.Module):
   def __call__(self, x: Array | None, w: Array, noise: Array | None) -> Array:
     if x is None:
       x = self.param('const', nn.initializers.ones, (4, 4, self.features), jnp.float32)
-      x = jnp.broadcast_to(x[None], (len(w), *x.shape)).astype(self.dtype)
+      x = jnp.broadcast_to(x[None], (w.shape[0], *x.shape)).astype(self.dtype)
     else:
       kernel = self.param('kernel', normal, (3, 3, x.shape[-1], self.features), jnp.float32)
       x = x.astype(self.dtype)
@@ -194,7 +194,7 @@ def noise_maps(keys: Array, resolution: int) -> tuple[Array, ...]:
 
 def broadcast(w: Array, num_layers: int) -> Array:
   """One w [B, w_dim] for all layers: [B, num_layers, w_dim]."""
-  return jnp.broadcast_to(w[:, None], (len(w), num_layers, w.shape[1]))
+  return jnp.repeat(w[:, None], num_layers, axis=1)
 
 
 def truncate(ws: Array, w_avg: Array, psi: Array | float, cutoff: int | None = None) -> Array:
