@@ -1,5 +1,6 @@
 """`bigjax VERB ...`: help, dry run, and one clear sentence for each mistake."""
 
+import os
 import subprocess
 import sys
 
@@ -68,6 +69,15 @@ def test_status_reaches_the_shell(tmp_path):
   argv = [sys.executable, '-m', 'bigjax', 'trian']
   done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
   refused((done.returncode, done.stdout, done.stderr), ['trian', 'did you mean train?'])
+
+
+def test_a_reader_that_has_enough_is_no_defect(tmp_path):
+  argv = [sys.executable, '-m', 'bigjax', '--help']
+  read, write = os.pipe()
+  os.close(read)  # as `head` does
+  done = subprocess.run(argv, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True)
+  os.close(write)
+  assert (done.returncode, done.stderr) == (141, '')
 
 
 def test_interruption_is_not_a_traceback(bigjax, monkeypatch):
