@@ -388,13 +388,13 @@ KEYS: Keys = {
   **OF_BATCH_NORM,
 }
 TINY = {
-  'run.steps': 6, 'data.resolution': 8,
+  'run.steps': 4, 'data.resolution': 8,
   'model.fmap_base': 32, 'model.fmap_max': 16, 'model.z_dim': 16, 'model.dtype': 'float32',
   'model.first_resolution': 4, 'optim.batch_size': 8, 'optim.batch_at': (), 'optim.lr_at': (),
-  'optim.hold_kimg': 0.016, 'optim.fade_kimg': 0.016, 'optim.d_steps': 1, 'optim.ramp': False,
+  'optim.hold_kimg': 0.008, 'optim.fade_kimg': 0.016, 'optim.d_steps': 1, 'optim.ramp': False,
 }
 DIGITS = {
-  'model.fmap_base': 256, 'model.fmap_max': 64, 'model.z_dim': 64, 'model.dtype': 'float32',
+  'model.fmap_base': 128, 'model.fmap_max': 32, 'model.z_dim': 32, 'model.dtype': 'float32',
   'model.first_resolution': 4, 'optim.batch_size': 32, 'optim.batch_at': (), 'optim.lr_at': (),
   'optim.hold_kimg': 4.0, 'optim.fade_kimg': 4.0, 'optim.d_steps': 1, 'optim.ramp': False,
   'optim.ema_decay': 0.99,

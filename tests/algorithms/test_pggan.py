@@ -37,10 +37,10 @@ def batch_of(stage, seed=0):
 
 @pytest.fixture(scope='module')
 def states():
-  """(Program, states before each of the six steps and after the last, as NumPy, metrics)."""
+  """(Program, states before each of the four steps and after the last, as NumPy, metrics)."""
   program = make_program(tiny(data__num_classes=10), jax.devices()[:1])
   state, found, metrics = program.init(jax.random.key(0), {}), [], []
-  for step in range(6):
+  for step in range(4):
     found.append(players(state))
     state, said = program.step(state, batch_of(program.stage(step), step), step)
     metrics.append(jax.device_get(said))
@@ -53,8 +53,8 @@ def players(state):
 
 def test_the_stages_of_a_tiny_run(states):
   program, _, metrics = states
-  assert [(first, stage.image[0]) for first, stage in program.stages] == [(0, 4), (2, 8)]
-  assert [float(row['fade']) for row in metrics] == [1, 1, 0, 0.5, 1, 1]
+  assert [(first, stage.image[0]) for first, stage in program.stages] == [(0, 4), (1, 8)]
+  assert [float(row['fade']) for row in metrics] == [1, 0, 0.5, 1]
   assert all(np.isfinite([row[name] for name in LOSSES]).all() for row in metrics)
 
 
@@ -63,7 +63,7 @@ def test_blocks_that_are_not_in_use_stay_bit_for_bit(states):
   _, found, _ = states
   for player, new in (('gen', ('8x8/', 'ToRGB_lod0/')), ('disc', ('8x8/', 'FromRGB_lod0/'))):
     of = lambda step, player=player: trees.flat(found[step][player])
-    first, second, third, fourth = of(0), of(2), of(3), of(4)
+    first, second, third, fourth = of(0), of(1), of(2), of(3)
     idle = [p for p in first if any(name in p for name in new)]
     assert idle and len(idle) < len(first)
     for path in idle:
@@ -76,14 +76,14 @@ def test_blocks_that_are_not_in_use_stay_bit_for_bit(states):
 
 
 def test_moments_are_new_at_both_ends_of_a_fade(states):
-  """Each step's count of updates: it begins anew at steps 2 and 4, where a fade begins and ends."""
+  """Each step's count of updates: it begins anew at steps 1 and 3, where a fade begins and ends."""
   _, found, _ = states
   for player in ('gen', 'disc'):
     counts = [
       {int(x) for p, x in trees.flat(at[player]['opt']).items() if p.endswith('count')}
       for at in found[1:]
     ]
-    assert counts == [{1}, {2}, {1}, {2}, {1}, {2}]
+    assert counts == [{1}, {1}, {2}, {1}]
 
 
 def test_a_fade_begins_and_ends_without_a_jump():
@@ -93,7 +93,7 @@ def test_a_fade_begins_and_ends_without_a_jump():
   weights = {
     name: player.reparametrisation.fold(state['players'][name]['params'])
     for name, player in zip(
-      ('gen', 'disc'), algorithm.players(*stage_of(algorithm, 2)), strict=True
+      ('gen', 'disc'), algorithm.players(*stage_of(algorithm, 1)), strict=True
     )
   }
   z, y = jax.random.normal(jax.random.key(2), (4, 16)), jnp.zeros((4,), jnp.int32)
@@ -108,7 +108,7 @@ def test_a_fade_begins_and_ends_without_a_jump():
 
 
 def stage_of(algorithm, step):
-  return contract.stage_at(algorithm.stages(6), step), jnp.int32(step)
+  return contract.stage_at(algorithm.stages(4), step), jnp.int32(step)
 
 
 @pytest.mark.parametrize('simultaneous', [False, True])
@@ -229,10 +229,10 @@ def test_resuming_in_a_fade_and_before_a_stage_equals_going_on(tmp_path):
   whole = tmp_path / 'whole'
   with one_program_each():
     loop.train(config, str(whole), jax.devices()[:1])
-    for at in (2, 3):  # at the change of resolution, and in the fade
+    for at in (1, 2):  # at the change of resolution, and in the fade
       other = tmp_path / f'from_{at}'
       shutil.copytree(whole, other)
-      for step in range(at + 1, 7):
+      for step in range(at + 1, 5):
         shutil.rmtree(other / 'checkpoints' / str(step))
       loop.train(config, str(other), jax.devices()[:1])
       assert (other / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
@@ -240,5 +240,5 @@ def test_resuming_in_a_fade_and_before_a_stage_equals_going_on(tmp_path):
         ours, theirs = ((path / 'export' / name).read_bytes() for path in (other, whole))
         assert ours == theirs, name
   rows = [json.loads(line) for line in (whole / 'metrics.jsonl').read_text().splitlines()]
-  assert [row['fade'] for row in rows if 'fade' in row] == [1, 1, 0, 0.5, 1, 1]
-  assert checkpoint.list_steps(str(whole))[-1] == 6
+  assert [row['fade'] for row in rows if 'fade' in row] == [1, 0, 0.5, 1]
+  assert checkpoint.list_steps(str(whole))[-1] == 4
