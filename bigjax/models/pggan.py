@@ -8,31 +8,36 @@ two official codes differ. Kernels are N(0, 1): see nn/style/equalized.py for wh
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax.core import errors, trees
+from bigjax.core import trees
 from bigjax.nn.convolution import mean_pool, upsample
 from bigjax.nn.kernels import FAST, Kernels
-from bigjax.nn.layers import BatchNorm, Conv, Dense, LayerNorm, pixel_norm, remat
+from bigjax.nn.layers import BatchNorm, Conv, pixel_norm, remat
 from bigjax.nn.style import equalized, minibatch
+from bigjax.nn.style.blocks import (
+  FIRST,
+  NORM_EPS,
+  NORMAL,
+  DenseTo4x4,
+  DiscBlock,
+  DiscOutput,
+  leaky_relu,
+  level_of,
+  num_maps,
+  one_hot,
+)
 from bigjax.nn.style.resampling import fade
 
 Array = jax.Array
 
-FIRST = 2  # level of the images that all growth starts from: 4 px
-NORMAL = nn.initializers.normal(1.0)
-NORM_EPS = 1e-4  # of the BatchNorm and LayerNorm of Table 1's first rows
 GEN_NORMS = ('pixel', 'batch', 'none')
 DISC_NORMS = ('layer', 'none')
-ACTIVATIONS = {'lrelu': functools.partial(nn.leaky_relu, negative_slope=0.2), 'relu': nn.relu}
-# What enters a halving block's activation: 'theano' (the paper's results) averages 2x2 activations,
-# 'tf' activates 2x2 averages, which is cheaper.
-ORDERS = ('theano', 'tf')
+ACTIVATIONS = {'lrelu': leaky_relu, 'relu': nn.relu}
 
 # The first layer's gain counts 16 times its fan in: the paper's code saw a convolution in it.
 GEN_GAINS = equalized.gains(
@@ -41,51 +46,9 @@ GEN_GAINS = equalized.gains(
 DISC_GAINS = equalized.gains(others={'4x4/Dense1/*': 1.0})
 
 
-def level_of(resolution: int) -> int:
-  """log2 of a resolution.
-
-  Raises:
-    UserError: it is no power of two from 4 px on.
-  """
-  level = resolution.bit_length() - 1
-  if level < FIRST or resolution != 2**level:
-    raise errors.UserError(
-      f'growing networks have a resolution of 4, 8, 16 ... px, not {resolution}; take a power of 2.'
-    )
-  return level
-
-
-def num_maps(level: int, base: int, most: int) -> int:
-  """Feature maps of the layers at 2^level px; at level 1, of the latents."""
-  return min(base // 2 ** (level - 1), most)
-
-
-def one_hot(y: Array, num_classes: int) -> Array:
-  """Labels int32 [B] as [B, classes]; weights over the classes float32 [B, classes] are that."""
-  return jax.nn.one_hot(y, num_classes, dtype=jnp.float32) if y.ndim == 1 else y
-
-
 def is_complete(alpha: Array | float) -> bool:
   """Whether a newest block is known to have faded in, so that the one before it is not asked."""
   return isinstance(alpha, int | float) and alpha == 1
-
-
-class DenseTo4x4(nn.Module):
-  """A linear layer to maps [B, 4, 4, features] with one bias per map, not per number."""
-
-  features: int
-  use_bias: bool = True
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, z: Array) -> Array:
-    kernel = self.param('kernel', NORMAL, (z.shape[-1], 16 * self.features), jnp.float32)
-    x = z.astype(self.dtype) @ kernel.astype(self.dtype)
-    x = x.reshape(-1, 4, 4, self.features)
-    if self.use_bias:
-      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-      x = x + bias.astype(self.dtype)[None, None, None]
-    return x
 
 
 class GenBlock(nn.Module):
@@ -216,69 +179,6 @@ class Generator(nn.Module):
     return jnp.tanh(image) if self.tanh else image
 
 
-def _activated(x: Array, norm: str, dtype: Any, name: str) -> Array:
-  """The rest of a discriminator's layer: LayerNorm, or none, and leaky ReLU.
-
-  A part of the module that calls it.
-  """
-  if norm == 'layer':
-    x = LayerNorm(NORM_EPS, dtype, one_gain=True, name=name)(x)
-  return ACTIVATIONS['lrelu'](x)
-
-
-class DiscBlock(nn.Module):
-  """Two convolutions at one resolution, then half of it; each with its norm and activation."""
-
-  features: int
-  wider: int  # maps after it
-  norm: str = 'none'
-  order: str = 'theano'
-  kernels: Kernels = FAST
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    conv = functools.partial(
-      Conv, use_bias=self.norm == 'none', kernels=self.kernels, dtype=self.dtype, initializer=NORMAL
-    )
-    activated = functools.partial(_activated, norm=self.norm, dtype=self.dtype)
-    x = activated(conv(self.features, name='Conv0')(x), name='LN0')
-    if self.order == 'tf':
-      return activated(conv(self.wider, resample='down', name='Conv1')(x), name='LN1')
-    return mean_pool(activated(conv(self.wider, name='Conv1')(x), name='LN1'))
-
-
-class DiscOutput(nn.Module):
-  """The last block: maps [B, 4, 4, C] -> outputs [B, num_outputs], float32.
-
-  What it knows of the batch (see nn/style/minibatch.py) enters before its convolution, as maps, or
-  its last layer, as features.
-  """
-
-  features: int
-  width: int  # of the features
-  num_outputs: int
-  norm: str = 'none'
-  stddev: Callable[[Array], Array] | None = None
-  discrimination: int = 0  # kernels
-  kernels: Kernels = FAST
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    bias = self.norm == 'none'
-    conv = Conv(self.features, 3, 'none', bias, self.kernels, self.dtype, NORMAL, name='Conv')
-    x = _activated(conv(x if self.stddev is None else self.stddev(x)), self.norm, self.dtype, 'LN0')
-    x = trees.at_least_float32(x).reshape(len(x), -1)
-    dense = functools.partial(Dense, dtype=x.dtype, initializer=NORMAL)
-    x = dense(self.width, use_bias=bias, name='Dense0')(x)
-    x = _activated(x[:, None, None], self.norm, x.dtype, 'LN1')[:, 0, 0]
-    if self.discrimination:
-      self.sow('features', 'of', x)
-      x = minibatch.MinibatchDiscrimination(self.discrimination, name='Discrimination')(x)
-    return dense(self.num_outputs, name='Dense1')(x)
-
-
 class Discriminator(nn.Module):
   """Images [B, 2^level, 2^level, channels] -> (scores [B], logits [B, classes] or None), float32.
 
@@ -288,7 +188,7 @@ class Discriminator(nn.Module):
   Attributes:
     resolution, fmap_base, fmap_max, remat: as the generator's.
     num_classes: above 1, there are logits of the classes, for an AC-GAN.
-    order: of activation and averaging: see ORDERS.
+    order: of activation and averaging: see blocks.ORDERS.
     stddev_features, stddev_group, stddev_block: of the minibatch standard deviation: see
       minibatch.stddev; of 0 features, there is none. The paper's group is the whole batch, None.
     discrimination: kernels of minibatch discrimination (Salimans et al. 2016), 100 in the paper;
@@ -347,12 +247,12 @@ class Discriminator(nn.Module):
     conv = Conv(
       self.maps(level), 1, 'none', True, self.kernels, self.dtype, NORMAL, name=f'FromRGB_lod{lod}'
     )
-    return ACTIVATIONS['lrelu'](conv(images))
+    return leaky_relu(conv(images))
 
   def block(self, level: int) -> nn.Module:
     return remat(DiscBlock, self.remat)(
-      self.maps(level), self.maps(level - 1), self.norm, self.order, self.kernels, self.dtype,
-      name=f'{2**level}x{2**level}',
+      self.maps(level), self.maps(level - 1), self.norm, self.order, kernels=self.kernels,
+      dtype=self.dtype, name=f'{2**level}x{2**level}',
     )  # fmt: skip
 
   def output(self) -> nn.Module:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.core import errors, trees
+from bigjax.core import trees
 from bigjax.models import pggan
 from bigjax.nn import kernels, layers
 from bigjax.nn.objectives import losses, regularizers, scores
@@ -70,15 +70,6 @@ CIFAR = {'fmap_base': 4096, 'fmap_max': 128}
 def test_parameter_counts(resolution, gen_fields, disc_fields, gen, disc):
   assert num_params(gen_shapes(resolution, **gen_fields)) == gen
   assert num_params(disc_shapes(resolution, **disc_fields)) == disc
-
-
-def test_resolutions():
-  assert [pggan.level_of(px) for px in (4, 8, 1024)] == [2, 3, 10]
-  for px in (2, 3, 0, 48):
-    with pytest.raises(errors.UserError, match=f'not {px}; take a power of 2'):
-      pggan.level_of(px)
-  maps = [pggan.num_maps(level, 8192, 512) for level in range(1, 11)]
-  assert maps == [512, 512, 512, 512, 512, 256, 128, 64, 32, 16]
 
 
 def test_initial_kernels_have_unit_variance():
@@ -222,20 +213,6 @@ def test_the_label_joins_before_or_after_the_norm():
   np.testing.assert_allclose(mixed[:, 6:], 1 / 3)
   alone = pggan.Generator(8, 1, **SMALL, z_dim=6).inputs(z, y)
   np.testing.assert_allclose(alone, normed, rtol=1e-6)
-
-
-def test_averages_of_activations_are_not_activated_averages():
-  x = pictures(2, 8, 4)
-  blocks = {order: pggan.DiscBlock(4, 4, order=order) for order in pggan.ORDERS}
-  params = weights(jax.eval_shape(blocks['tf'].init, jax.random.key(0), x)['params'])
-  outputs = {name: block.apply({'params': params}, x) for name, block in blocks.items()}
-  assert np.abs(outputs['tf'] - outputs['theano']).max() > 0.01
-  leaky = lambda x: np.where(x > 0, x, 0.2 * x)
-  pool = lambda x: x.reshape(2, 4, 2, 4, 2, -1).mean((2, 4))
-  conv = lambda x, p: np.asarray(kernels.PLAIN.conv(x, p['kernel'])) + np.asarray(p['bias'])
-  h = conv(jnp.asarray(leaky(conv(x, params['Conv0']))), params['Conv1'])
-  np.testing.assert_allclose(outputs['theano'], pool(leaky(h)), rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(outputs['tf'], leaky(pool(h)), rtol=1e-4, atol=1e-5)
 
 
 def test_the_first_rows_of_table_1():

@@ -31,7 +31,7 @@ def stylegan(arrays):
       w = of_map(w) if name == '4x4.Dense0.weight' else kernel(w)
     elif name.endswith('.const'):
       w = w[0].transpose(1, 2, 0)
-    ours[path] = w
+    ours[path.replace('Conv1_down', 'Conv1')] = w
   return ours
 
 

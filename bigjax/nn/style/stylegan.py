@@ -13,51 +13,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigjax.core import errors, trees
+from bigjax.core import trees
 from bigjax.nn.kernels import FAST, Kernels
 from bigjax.nn.layers import Conv, Dense, Embed, pixel_norm, remat
 from bigjax.nn.style import equalized
+from bigjax.nn.style.blocks import FIRST, NORMAL, leaky_relu, level_of, num_maps, resolutions
 from bigjax.nn.style.resampling import blur
 
 Array = jax.Array
-normal = nn.initializers.normal(1.0)
 
 LRMUL = 0.01  # the mapping network learns that much slower
 GAINS = equalized.gains(
   others={'*/StyleMod/kernel': 1.0, '*/ToRGB_*/kernel': 1.0}, lrmul={'mapping/*': LRMUL}
 )  # of a generator that has Mapping as `mapping` and Synthesis as `synthesis`
-
-
-def leaky_relu(x: Array) -> Array:
-  """The family's one: slope 0.2 below 0."""
-  return nn.leaky_relu(x, 0.2)
-
-
-def resolutions(last: int) -> tuple[int, ...]:
-  """4, 8, ... up to the last one.
-
-  Raises:
-    UserError: that is not one of them.
-  """
-  if last < 4 or last & (last - 1):
-    raise errors.UserError(
-      f'a resolution of {last} px: these networks double from 4 px; give 4, 8, 16, ... 1024.'
-    )
-  return tuple(4 * 2**i for i in range((last // 4).bit_length()))
-
-
-def num_features(resolution: int, base: int = 8192, most: int = 512) -> int:
-  """The family's width of maps of this resolution: base / 2^(log2 resolution - 1), or the most.
-
-  Raises:
-    UserError: nothing is left.
-  """
-  if 2 * base < resolution or most < 1:
-    raise errors.UserError(
-      f'model.fmap_base={base} and model.fmap_max={most} leave no features at {resolution} px; '
-      f'give at least {resolution // 2} and 1.'
-    )
-  return min(2 * base // resolution, most)
 
 
 def instance_norm(x: Array, eps: float = 1e-8) -> Array:
@@ -81,7 +49,7 @@ class Mapping(nn.Module):
   @nn.compact
   def __call__(self, z: Array, y: Array) -> Array:
     if self.num_classes > 1:
-      embed = Embed(self.num_classes, z.shape[-1], normal, name='LabelConcat')
+      embed = Embed(self.num_classes, z.shape[-1], NORMAL, name='LabelConcat')
       z = jnp.concatenate([z, embed(y).astype(z.dtype)], 1)
     h, slow = pixel_norm(z), nn.initializers.normal(1 / LRMUL)
     widths = [self.features] * (self.num_layers - 1) + [self.w_dim]
@@ -109,7 +77,7 @@ class StyledLayer(nn.Module):
       x = self.param('const', nn.initializers.ones, (4, 4, self.features), jnp.float32)
       x = jnp.broadcast_to(x[None], (w.shape[0], *x.shape)).astype(self.dtype)
     else:
-      kernel = self.param('kernel', normal, (3, 3, x.shape[-1], self.features), jnp.float32)
+      kernel = self.param('kernel', NORMAL, (3, 3, x.shape[-1], self.features), jnp.float32)
       x = x.astype(self.dtype)
       x = blur(self.kernels.up(x, kernel)) if self.up else self.kernels.conv(x, kernel)
     each = lambda name: self.param(name, nn.initializers.zeros, (self.features,), jnp.float32)
@@ -118,7 +86,7 @@ class StyledLayer(nn.Module):
       x = x + noise.astype(x.dtype) * strength[None, None, None]
     x = instance_norm(leaky_relu(x + bias[None, None, None]))
     # AdaIN: gain and bias of every map, linear in w.
-    style = Dense(2 * self.features, dtype=x.dtype, initializer=normal, name='StyleMod')(w)
+    style = Dense(2 * self.features, dtype=x.dtype, initializer=NORMAL, name='StyleMod')(w)
     gain, bias = jnp.split(style, 2, axis=1)
     return x * (gain[:, None, None] + 1) + bias[:, None, None]
 
@@ -165,15 +133,15 @@ class Synthesis(nn.Module):
   def __call__(self, ws: Array, noise: Sequence[Array] | None = None) -> tuple[Array, ...]:
     noise = (None,) * self.num_layers if noise is None else noise
     how = {'kernels': self.kernels, 'dtype': self.dtype}
-    block, sizes = remat(Block, self.remat), resolutions(self.resolution)
+    block, top = remat(Block, self.remat), level_of(self.resolution)
     images, h = [], None
-    for i, size in enumerate(sizes):
-      names = ('Const', 'Conv') if i == 0 else ('Conv0_up', 'Conv1')
-      width = num_features(size, self.fmap_base, self.fmap_max)
-      both = slice(2 * i, 2 * i + 2)
-      h = block(names, width, **how, name=f'{size}x{size}')(h, ws[:, both], *noise[both])
-      name = f'ToRGB_lod{len(sizes) - 1 - i}'  # of the official code, which counts from the last
-      image = Conv(self.channels, 1, **how, initializer=normal, name=name)(h)
+    for level in range(FIRST, top + 1):
+      names = ('Const', 'Conv') if level == FIRST else ('Conv0_up', 'Conv1')
+      maps, size = num_maps(level, self.fmap_base, self.fmap_max), 2**level
+      both = slice(2 * (level - FIRST), 2 * (level - FIRST) + 2)
+      h = block(names, maps, **how, name=f'{size}x{size}')(h, ws[:, both], *noise[both])
+      name = f'ToRGB_lod{top - level}'
+      image = Conv(self.channels, 1, **how, initializer=NORMAL, name=name)(h)
       images.append(trees.at_least_float32(image))
     return tuple(images)
 

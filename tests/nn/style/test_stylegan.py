@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.core import errors, trees
+from bigjax.core import trees
 from bigjax.models import msggan
 from bigjax.nn import kernels
 from bigjax.nn.objectives import losses, multiscale
@@ -15,18 +15,6 @@ from bigjax.nn.style import equalized, resampling, stylegan
 from counts import num_params
 from golden_files import golden, under
 from networks import LABELS, f32, latents, weights
-
-
-def test_sizes_and_widths():
-  assert stylegan.resolutions(4) == (4,) and stylegan.resolutions(32) == (4, 8, 16, 32)
-  widths = [stylegan.num_features(size) for size in (2, *stylegan.resolutions(1024))]
-  assert widths == [512, 512, 512, 512, 512, 256, 128, 64, 32, 16]
-  assert stylegan.num_features(16, 256, 32) == 32 and stylegan.num_features(32, 256, 32) == 16
-  for wrong in (2, 24, 0):
-    with pytest.raises(errors.UserError, match='double from 4 px'):
-      stylegan.resolutions(wrong)
-  with pytest.raises(errors.UserError, match='at least 64'):
-    stylegan.num_features(128, 32, 8)
 
 
 def test_counts_of_the_parts():
