@@ -247,7 +247,8 @@ class Shown:
 
 
 jax.tree_util.register_dataclass(Shown, data_fields=['psi'], meta_fields=['cutoff', 'scale'])
-PSI, CUTOFF, SCALE = Range(-10, 10), Range(0, 100, whole=True), Range(4, 1024, whole=True)
+PSI = Range(-10, 10, whole=False)
+CUTOFF, SCALE = Range(0, 100), Range(4, 1024)
 
 
 @dataclasses.dataclass(frozen=True)

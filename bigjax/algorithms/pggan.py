@@ -30,7 +30,7 @@ from bigjax.core.ranges import BATCH
 from bigjax.models import pggan
 from bigjax.nn import latents, optim
 from bigjax.nn.objectives import losses, regularizers
-from bigjax.nn.style import equalized, resampling
+from bigjax.nn.style import blocks, equalized, resampling
 
 Array = jax.Array
 KERNELS = 100  # of minibatch discrimination
@@ -78,7 +78,7 @@ class PGGAN:
 
   def init(self, key: Array, given: contract.Given = contract.NOTHING) -> State:
     key_gen, key_disc, key_state = jax.random.split(key, 3)
-    net, level = self.gen_net, pggan.level_of(self.gen_net.resolution)
+    net, level = self.gen_net, blocks.level_of(self.gen_net.resolution)
     z, y, alpha = jnp.zeros((2, net.num_latents)), jnp.zeros((2,), jnp.int32), jnp.ones(())
     images = jnp.zeros((2, 2**level, 2**level, net.channels))
     gen = net.init(key_gen, z, y, level, alpha)['params']
@@ -359,7 +359,7 @@ KEYS: Keys = {
   ),
   'model.order': Key(
     'theano', 'D averages 2x2 activations (theano: the paper), or activates averages (tf)',
-    choices=pggan.ORDERS,
+    choices=blocks.ORDERS,
   ),
   'model.minibatch': Key(
     'stddev', 'how D sees the variety of a batch', choices=MINIBATCH,

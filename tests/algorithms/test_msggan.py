@@ -1,0 +1,128 @@
+"""MSG-GAN's game: latents of both players, the average w, what is sampled, and its configs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigjax.algorithms import msggan
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
+from bigjax.core import errors
+
+from counts import num_params
+
+
+def tiny(name='msggan:tiny', **changes):
+  flat = {key.replace('__', '.'): value for key, value in changes.items()}
+  return core_config.changed(configs.read(name), flat)
+
+
+def begun(config):
+  algorithm = msggan.make(config)
+  stage = algorithm.stages(4)[0][1]
+  rng = np.random.RandomState(0)
+  shapes = {name: x.shape for name, x in stage.shapes().items()}
+  batch = {
+    'image': rng.randint(0, 256, shapes['image']).astype(np.uint8),
+    'label': np.zeros(shapes['label'], np.int32),
+  }
+  return algorithm, stage, jax.jit(algorithm.init)(jax.random.key(0)), batch
+
+
+@pytest.mark.parametrize('same', [False, True])
+def test_latents_of_the_generators_step(same):
+  """Fresh ones, or those that the discriminator has seen last (BMSG-GAN)."""
+  algorithm, stage, state, batch = begun(tiny(optim__same_latents=same, optim__d_steps=2))
+  of_disc, of_gen = algorithm.examples(state, batch, stage)
+  assert of_disc['z'].shape == (2, 8, 16) and of_gen['z'].shape == (8, 16)
+  assert np.array_equal(of_disc['z'][1], of_gen['z']) == same
+  assert not np.array_equal(of_disc['z'][0], of_disc['z'][1])
+
+
+def test_the_average_w_follows_the_mapping():
+  algorithm, stage, state, batch = begun(tiny())
+  after, metrics = jax.jit(algorithm.step, static_argnums=2)(state, batch, stage)
+  _, of_gen = algorithm.examples(state, batch, stage)
+  weights = algorithm.gen.weights(state['players']['gen'])
+  w = msggan.mapped(algorithm.gen_net, weights, of_gen['z'], of_gen['y'])
+  np.testing.assert_allclose(after['aux']['w_avg'], 0.005 * np.mean(w, 0), rtol=1e-4, atol=1e-7)
+  assert 'w_avg' not in begun(tiny('msggan:progan,tiny'))[2]['aux']
+  assert all(np.isfinite(value) for value in jax.tree.leaves(metrics))
+
+
+@pytest.mark.parametrize(
+  ('name', 'terms'),
+  [('tiny', {'d_r1'}), ('progan,tiny', {'d_gp'}), ('progan,relativistic,tiny', set())],
+)
+def test_losses_of_the_published_games(name, terms):
+  """Of shapes alone: R1 with StyleGAN's networks, WGAN-GP with PGGAN's, neither in BMSG-GAN."""
+  algorithm, stage, state, batch = begun(tiny(f'msggan:{name}'))
+  _, metrics = jax.eval_shape(lambda s, b: algorithm.step(s, b, stage), state, batch)
+  assert {key for key in metrics if key in ('d_r1', 'd_gp')} == terms
+  assert ('d_accuracy_real' in metrics) == (terms == {'d_r1'})  # signs mean something
+  # A relativistic loss compares with real images in the generator's step, too.
+  _, of_gen = algorithm.examples(state, batch, stage)
+  assert ('image' in of_gen) == ('relativistic' in name)
+
+
+@pytest.fixture(scope='module')
+def styled():
+  """(Generator, gen, latents, labels) of MSG-StyleGAN, with an average w."""
+  algorithm, stage, state, _ = begun(tiny())
+  generator = msggan.make_generator(algorithm.architecture(stage))
+  gen = algorithm.generator(state, stage)
+  gen['w_avg'] = jnp.ones_like(gen['w_avg'])
+  z = generator.latents(jax.random.key(1), 3, generator.spec({}))
+  return generator, gen, z, jnp.zeros((3,), jnp.int32)
+
+
+def test_truncation_is_towards_the_average_w(styled):
+  generator, gen, z, y = styled
+  shown = lambda **given: np.asarray(generator.generate(gen, z, y, generator.spec({}, given)))
+  plain, average = shown(), shown(truncation='0')
+  np.testing.assert_array_equal(plain, shown(truncation='none'))
+  np.testing.assert_array_equal(plain, shown(truncation='1'))
+  assert np.abs(plain - shown(truncation='0.5')).max() > 1e-3
+  # At 0 only the noise, which follows z, tells samples apart; it has no weight at the start.
+  np.testing.assert_allclose(average, average[:1].repeat(3, 0), atol=1e-4)
+  assert np.abs(shown(truncation='0:1') - average).max() > 1e-3  # the first layer alone
+  assert str(generator.spec({}, {'truncation': '0.7:8'})) == '0.7:8'
+
+
+def test_any_scale_can_be_shown(styled):
+  generator, gen, z, y = styled
+  small, large = generator.images(gen, z, y, generator.spec({}))
+  spec = generator.spec({}, {'scale': '4'})
+  assert (small.shape, large.shape) == ((3, 4, 4, 3), (3, 8, 8, 3))
+  np.testing.assert_array_equal(
+    generator.generate(gen, z, y, spec), np.asarray(small).repeat(2, 1).repeat(2, 2)
+  )
+  with pytest.raises(
+    errors.UserError, match='scale=16 is none of this generator; give one of 4, 8'
+  ):
+    generator.spec({}, {'scale': '16'})
+  progan = msggan.make_generator(msggan.make(tiny('msggan:progan,tiny')).architecture(None))
+  with pytest.raises(errors.UserError, match="no sampling option 'truncation'"):
+    progan.spec({}, {'truncation': '0.5'})
+
+
+COUNTS = {
+  'celeba_hq': (26_219_627, 24_238_625),
+  'flowers102': (26_086_229, 24_198_273),
+}
+
+
+@pytest.mark.parametrize('name', COUNTS)
+def test_configs_have_the_official_numbers_of_parameters(name):
+  shapes = jax.eval_shape(msggan.make(configs.read(f'msggan:{name}')).init, jax.random.key(0))
+  found = [num_params(shapes['players'][player]['params']) for player in ('gen', 'disc')]
+  assert tuple(found) == COUNTS[name]
+
+
+def test_the_ablation_changes_what_the_discriminator_is_given():
+  seen = {}
+  for scales in ('all', 'none', 'coarse', 'middle', 'fine'):
+    given = 'celeba_hq' if scales == 'all' else f'celeba_hq,scales_{scales}'
+    seen[scales] = msggan.make(configs.read(f'msggan:{given}')).disc_net.looked_at
+  assert [sum(seen[name]) for name in seen] == [9, 1, 3, 3, 5]
