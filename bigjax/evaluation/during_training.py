@@ -19,7 +19,7 @@ from bigjax.evaluation.feature_pass import FeaturePass, over_frames
 from bigjax.evaluation.image_sets import ImageBatch
 from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
 from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, scored, warn
-from bigjax.evaluation.reference import cached_reference, open_network
+from bigjax.evaluation.reference import cached_reference, network_of
 from bigjax.evaluation.samples import BATCH, SEED
 from bigjax.models.pretrained import registry as networks
 from bigjax.sampling.sampler import Sampler
@@ -73,7 +73,9 @@ class Scoring:
     splits = image_sets.open_source(
       config.data.source, tuple(sampler.generator.shape), config.data.data_dir, config.data
     )
-    network = open_network(config.scores.features, config.scores.weights or None, splits['train'])
+    network = network_of(
+      self._metrics, config.scores.features, config.scores.weights or None, splits['train']
+    )
     keeps = frozenset(kept for name in self._metrics for kept in METRICS[name].keeps)
     if len(sampler.generator.shape) == 4:
       network = over_frames(network)
