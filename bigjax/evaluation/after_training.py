@@ -26,7 +26,7 @@ from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, ref
 from bigjax.evaluation.reference import (
   cached_reference,
   chosen,
-  network_of,
+  no_network,
   open_network,
   read_statistics,
 )
@@ -270,8 +270,10 @@ def _run(args: Any) -> None:
   if args.by_class:
     class_scores.refuse(num_classes, real_images)
   # The feature network, and what is kept of its answers.
-  given = args.features, args.weights, splits.get('train')
-  network = open_network(*given) if args.by_class else network_of(args.metrics, *given)
+  seeing = registry.need_network(args.metrics)
+  network = no_network()
+  if seeing or args.by_class:
+    network = open_network(args.features, args.weights, splits.get('train'))
   keeps = frozenset(kept for name in args.metrics for kept in METRICS[name].keeps)
   keeps |= class_scores.KEEPS if args.by_class else frozenset()
   if len(size) == 4:
@@ -287,7 +289,7 @@ def _run(args: Any) -> None:
     floor, floor_seen = floor_of(look, other, reference, args.metrics, args.num)
     floor_num = floor_seen.num
     words = f'floor: {floor_num:,} real images of {other.name}/{other.split}'
-    if registry.need_network(args.metrics):
+    if seeing:
       itself = frechet.frechet(reference.seen.moments, reference.seen.moments)
       words += f'; Frechet distance of the reference to itself: {itself:.2g}'
     say(words)

@@ -6,7 +6,7 @@ What it sees is kept in the cache folder, under a digest of images and weights.
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from bigjax.core import errors, files, parallel
 from bigjax.evaluation import image_sets
 from bigjax.evaluation.feature_pass import FeaturePass
 from bigjax.evaluation.image_sets import ImageBatch, ImageSet
-from bigjax.evaluation.metrics import frechet, registry
+from bigjax.evaluation.metrics import frechet
 from bigjax.evaluation.metrics.registry import FeatureStats
 from bigjax.evaluation.quick import classifier
 from bigjax.models.pretrained import registry as networks
@@ -29,19 +29,6 @@ def no_network() -> networks.FeatureNetwork:
   """In the place of one where no score looks at features: one feature, always 0."""
   apply = lambda variables, images: {'features': jnp.zeros((len(images), 1), jnp.float32)}
   return networks.FeatureNetwork('none', 'none', 'none', 1, 0, {}, apply)
-
-
-def network_of(
-  metrics: Sequence[str], name: str, weights: str | None, train: ImageSet | None
-) -> networks.FeatureNetwork:
-  """The network that these scores need, as `open_network`; `no_network` where they need none.
-
-  Raises:
-    UserError: there is no such network, or its weights cannot be had.
-  """
-  if registry.need_network(metrics):
-    return open_network(name, weights, train)
-  return no_network()
 
 
 def open_network(name: str, weights: str | None, train: ImageSet | None) -> networks.FeatureNetwork:

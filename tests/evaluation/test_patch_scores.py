@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bigjax.core import errors
-from bigjax.evaluation import patch_scores, reference
+from bigjax.evaluation import after_training, patch_scores
 from bigjax.evaluation.metrics import frechet, ms_ssim, registry, swd
 
 
@@ -45,7 +45,7 @@ def test_scores_are_of_images_from_the_whole_of_either_set(monkeypatch):
 def test_the_python_call_is_the_commands(workdir, bigjax, tmp_path, monkeypatch):
   """Of a run at 16 px, which asks for no network; its scores go into a table of their own."""
   monkeypatch.setenv('BIGJAX_CACHE', str(tmp_path / 'cache'))
-  monkeypatch.setattr(reference, 'open_network', lambda *given: pytest.fail('a network'))
+  monkeypatch.setattr(after_training, 'open_network', lambda *given: pytest.fail('a network'))
   status, out, err = bigjax(
     'evaluate', '--workdir', workdir, '--metrics', 'swd,ms_ssim', '--num', 40, '--seeds', 3,
     '--out', tmp_path,
