@@ -35,7 +35,8 @@ from bigjax.data.reading.random_access import (
   tensorflow,
 )
 from bigjax.data.reading.shares import held_out_mask, one_label, subset
-from bigjax.data.reading.stream import check_size, shrunk, sizes, stream
+from bigjax.data.reading.sizes import SmallCopies, check_size, shrunk, sizes
+from bigjax.data.reading.stream import stream
 
 __all__ = [
   'Finding',
@@ -43,6 +44,7 @@ __all__ = [
   'Lookup',
   'Named',
   'Picture',
+  'SmallCopies',
   'Source',
   'by_number',
   'check',
@@ -105,6 +107,8 @@ class Source:
     name: what the config calls it.
     size: pixels a side of its images.
     even: the source before `data.imbalance`, where that is on; else None.
+    small: small copies of the training images; None where these are in memory as they are, or are
+      others at every visit.
   """
 
   num_train: int
@@ -124,6 +128,7 @@ class Source:
   name: str = 'a source without a name'
   size: int = 0
   even: 'Source | None' = None
+  small: SmallCopies | None = None
 
   def reference(self, most: int | None = None) -> Labelled:
     """As `train`, for scores to learn from and compare with: the images before `data.imbalance`.
@@ -173,7 +178,11 @@ def load(config: ml_collections.ConfigDict) -> Source:
       f'{num} class{"" if num == 1 else "es"}; give that number, or None to read it from the data.'
     )
   refuse_one_label(source, config)
-  return dataclasses.replace(limit(source, config), name=config.source, size=config.resolution)
+  source = limit(source, config)
+  small = None
+  if not source.at_once and config.crop == 'center':
+    small = SmallCopies(source.num_train, config.resolution, config.channels)
+  return dataclasses.replace(source, name=config.source, size=config.resolution, small=small)
 
 
 def check(config: ml_collections.ConfigDict) -> None:

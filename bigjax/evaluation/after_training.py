@@ -16,14 +16,20 @@ from bigjax import data
 from bigjax.algorithms.base.contract import Spec
 from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
-from bigjax.evaluation import class_scores, image_sets, plots
+from bigjax.evaluation import class_scores, image_sets, patch_scores, plots
 from bigjax.evaluation.class_scores import ByClass, Record
 from bigjax.evaluation.feature_pass import FeaturePass, over_frames
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.metrics.registry import METRICS
 from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, refuse, scored, warn
-from bigjax.evaluation.reference import cached_reference, chosen, open_network, read_statistics
+from bigjax.evaluation.reference import (
+  cached_reference,
+  chosen,
+  no_network,
+  open_network,
+  read_statistics,
+)
 from bigjax.sampling import options
 from bigjax.sampling.loaded import Loaded, load, of_workdir
 
@@ -89,8 +95,25 @@ def shares(seconds: Mapping[str, float]) -> str:
 
 
 def overview(rows: Sequence[Mapping[str, Any]], floor: Mapping[str, float], num: int) -> str:
-  """Return a Markdown table: a column per generator, a row per score, `num` real images last."""
+  """Return a Markdown table: a column per generator, a row per score, `num` real images last.
+
+  Scores of patches and pairs follow in a table of their own layout (evaluation/patch_scores.py).
+  """
   names = list(dict.fromkeys(name for row in rows for name in row['scores']))
+  apart = [name for name in names if patch_scores.is_one(name)]
+  names = [name for name in names if name not in apart]
+  tables = [by_score(names, rows, floor, num)] if names else []
+  if apart:
+    shown = [(row['what'], {n: cell(score) for n, score in row['scores'].items()}) for row in rows]
+    real_ones = (f'{num:,} real images', {n: f'{value:.4g}' for n, value in floor.items()})
+    tables.append(patch_scores.table([*shown, *([real_ones] if floor else [])]))
+  return '\n\n'.join(tables)
+
+
+def by_score(
+  names: Sequence[str], rows: Sequence[Mapping[str, Any]], floor: Mapping[str, float], num: int
+) -> str:
+  """A Markdown table with a row for each of these scores."""
   heads = ['score', *[row['what'] for row in rows], *([f'{num:,} real images'] if floor else [])]
   lines = ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
   for name in names:
@@ -247,7 +270,10 @@ def _run(args: Any) -> None:
   if args.by_class:
     class_scores.refuse(num_classes, real_images)
   # The feature network, and what is kept of its answers.
-  network = open_network(args.features, args.weights, splits.get('train'))
+  seeing = registry.need_network(args.metrics)
+  network = no_network()
+  if seeing or args.by_class:
+    network = open_network(args.features, args.weights, splits.get('train'))
   keeps = frozenset(kept for name in args.metrics for kept in METRICS[name].keeps)
   keeps |= class_scores.KEEPS if args.by_class else frozenset()
   if len(size) == 4:
@@ -262,11 +288,11 @@ def _run(args: Any) -> None:
     other = splits['test' if real_images.split == 'train' else 'train']
     floor, floor_seen = floor_of(look, other, reference, args.metrics, args.num)
     floor_num = floor_seen.num
-    itself = frechet.frechet(reference.seen.moments, reference.seen.moments)
-    say(
-      f'floor: {floor_num:,} real images of {other.name}/{other.split}; Frechet distance of the '
-      f'reference to itself: {itself:.2g}'
-    )
+    words = f'floor: {floor_num:,} real images of {other.name}/{other.split}'
+    if seeing:
+      itself = frechet.frechet(reference.seen.moments, reference.seen.moments)
+      words += f'; Frechet distance of the reference to itself: {itself:.2g}'
+    say(words)
   # Samples.
   look.restart()
   by_class = None

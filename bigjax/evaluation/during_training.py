@@ -17,9 +17,10 @@ from bigjax.core.progress import say
 from bigjax.evaluation import image_sets, plots
 from bigjax.evaluation.feature_pass import FeaturePass, over_frames
 from bigjax.evaluation.image_sets import ImageBatch
+from bigjax.evaluation.metrics import registry
 from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
 from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, scored, warn
-from bigjax.evaluation.reference import cached_reference, open_network
+from bigjax.evaluation.reference import cached_reference, no_network, open_network
 from bigjax.evaluation.samples import BATCH, SEED
 from bigjax.models.pretrained import registry as networks
 from bigjax.sampling.sampler import Sampler
@@ -73,7 +74,9 @@ class Scoring:
     splits = image_sets.open_source(
       config.data.source, tuple(sampler.generator.shape), config.data.data_dir, config.data
     )
-    network = open_network(config.scores.features, config.scores.weights or None, splits['train'])
+    network, weights = no_network(), config.scores.weights or None
+    if registry.need_network(self._metrics):
+      network = open_network(config.scores.features, weights, splits['train'])
     keeps = frozenset(kept for name in self._metrics for kept in METRICS[name].keeps)
     if len(sampler.generator.shape) == 4:
       network = over_frames(network)

@@ -56,8 +56,9 @@ def scored(
   for name in metrics:
     metric = METRICS[name]
     against = reference.seen if metric.compares else None
+    num = metric.num_used(samples, against)
     for short, value in metric.score(samples, against, seed).items():
-      found[registry.full_name(short, metric, samples.num, split, network)] = float(value)
+      found[registry.full_name(short, metric, num, split, network)] = float(value)
   return found
 
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 
+import jax.numpy as jnp
 import numpy as np
 
 from bigjax import data
@@ -22,6 +23,12 @@ from bigjax.models.pretrained import registry as networks
 
 ROUNDING = 1e-4  # of a covariance of thousands of features in float32, relative to its largest
 MOST_MOMENT = 1e30  # products of larger ones overflow: the distance would be inf
+
+
+def no_network() -> networks.FeatureNetwork:
+  """In the place of one where no score looks at features: one feature, always 0."""
+  apply = lambda variables, images: {'features': jnp.zeros((len(images), 1), jnp.float32)}
+  return networks.FeatureNetwork('none', 'none', 'none', 1, 0, {}, apply)
 
 
 def open_network(name: str, weights: str | None, train: ImageSet | None) -> networks.FeatureNetwork:

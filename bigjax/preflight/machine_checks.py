@@ -23,6 +23,7 @@ from bigjax.algorithms.base import configs
 from bigjax.core import buckets, checkpoint, errors, files
 from bigjax.core.progress import size
 from bigjax.data import Finding
+from bigjax.evaluation.metrics import registry
 from bigjax.evaluation.reference import open_network
 from bigjax.models.pretrained import download
 from bigjax.models.pretrained.registry import NETWORKS
@@ -34,6 +35,7 @@ from bigjax.training.workdir import given_weights
 
 PACKAGES = ('bigjax', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow')
 LOOKED_AT = 2000  # images, for duplicates
+MOST_BYTES = 2**30  # of these
 MOST_APART = 1.0  # seconds between the clocks of two hosts
 ROOM = 1.2  # times the bytes that checkpoints will take
 
@@ -180,6 +182,8 @@ def memory(source: data.Source, program: Program) -> list[Finding]:
   largest = max((stage for _, stage in program.stages), key=nbytes)
   image = math.prod((source.size, source.size, largest.image[-1], *largest.image[:-3]))
   held = image * (source.num_train + source.num_held_out) if source.at_once else 0
+  sized = [data.sizes(stage.inputs) for _, stage in program.stages]
+  held += source.small.num_bytes if source.small and any(map(source.small.have, sized)) else 0
   steps = 6 * nbytes(largest) // jax.process_count()
   words = f'{size(held + steps)} of images in host memory; {size(available)} are available'
   if held + steps > available:
@@ -189,7 +193,8 @@ def memory(source: data.Source, program: Program) -> list[Finding]:
 
 def duplicates(source: data.Source) -> list[Finding]:
   """Say how many images are the same to the last pixel as another, and whether of another class."""
-  images, labels = source.train(LOOKED_AT)
+  (one, *_), _ = source.train(1)
+  images, labels = source.train(max(1, min(LOOKED_AT, MOST_BYTES // one.nbytes)))
   labels, seen, copies, astray = data.one_label(labels), {}, 0, 0
   for image, label in zip(images, labels.tolist(), strict=True):
     own = seen.setdefault(hashlib.blake2b(np.ascontiguousarray(image)).digest(), [])
@@ -209,6 +214,9 @@ def weights(config: ml_collections.ConfigDict) -> list[Finding]:
   scores = config.scores
   if not scores.every:
     return []
+  metrics = [word.strip() for word in scores.metrics.split(',') if word.strip()]
+  if not registry.need_network([name for name in metrics if name in registry.METRICS]):
+    return [('ok', f'scores: {scores.metrics} of {scores.num:,} samples, without a network')]
   if scores.features == 'classifier':
     return [('ok', 'scores: in a classifier that is trained on the images before the first step')]
   try:

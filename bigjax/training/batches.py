@@ -18,6 +18,7 @@ from bigjax.training import history as histories
 from bigjax.training.program import Program
 
 HELD_OUT = 4096  # images, at least, of which a held-out batch is drawn
+AT_ONCE = 32  # images in memory at their full size
 AHEAD = 3  # batches on the devices: the next stage's are made while the present one still runs
 
 
@@ -115,11 +116,16 @@ def only(stage: Stage, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def held_out_batch(program: Program, source: data.Source, stage: Stage) -> Any:
   """One batch shaped as a stage's, from held-out images (repeated where they are few)."""
-  images, labels = source.held_out(max(HELD_OUT, stage.num_images))
-  labels = data.one_label(labels)
   rows = parallel.local_rows(program.mesh, stage.examples)
   pick = np.arange(stage.minibatches)[:, None] * stage.examples + rows[None]
-  pick = np.random.RandomState(0).permutation(len(images))[pick % len(images)]
-  sized = {name: data.shrunk(images[pick], size) for name, size in data.sizes(stage.inputs).items()}
-  batch = only(stage, {**sized, 'label': labels[pick]})
-  return parallel.to_global(program.mesh, batch)
+  numbers = data.subset(source.num_held_out, max(HELD_OUT, stage.num_images))
+  numbers = np.random.RandomState(0).permutation(numbers)[pick % len(numbers)]
+  # A few at a time at their full size: a batch of 512 at 4 px is 1.5 GB of photos of 1,024 px.
+  parts = [
+    {'label': data.one_label(labels)}
+    | {name: data.shrunk(images, size) for name, size in data.sizes(stage.inputs).items()}
+    for images, labels in data.in_batches(source.held_out_lookup, numbers.reshape(-1), AT_ONCE)
+  ]
+  whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  batch = {name: array.reshape(*pick.shape, *array.shape[1:]) for name, array in whole.items()}
+  return parallel.to_global(program.mesh, only(stage, batch))

@@ -20,7 +20,7 @@ from bigjax.data.reading import tfrecord
 from bigjax.data.sources import tfds as ours
 
 import places
-from pictures import encoded, noise, pairs, smooth, square
+from pictures import check_levels, encoded, noise, pairs, smooth, square
 
 tfds = pytest.importorskip('tensorflow_datasets')
 
@@ -501,6 +501,89 @@ def imagenet(folder, kind, splits):
   with tfds.core.registered.skip_registration():
     kind_of_set = type('Tiny', (base,), members)
   kind_of_set(data_dir=str(folder), file_format=kind).download_and_prepare()
+
+
+def of_its_own(folder, name, config, splits):
+  """Prepare a set that TFDS knows, with its own features, from {split: [encoded pictures]}."""
+  base = tfds.builder_cls(name)
+  fields = {'celeb_a_hq': 'image/filename', 'lsun': 'id'}
+
+  def examples(self, given):
+    for i, one in enumerate(given):
+      yield i, {'image': io.BytesIO(one), fields[name]: f'{i}'}
+
+  members = {
+    'name': name,
+    'pkg_dir_path': getattr(base, 'pkg_dir_path', None),
+    '_split_generators': lambda self, _: {k: self._generate_examples(v) for k, v in splits.items()},
+    '_generate_examples': examples,
+  }
+  tfds.disable_progress_bar()
+  with tfds.core.registered.skip_registration():
+    kind_of_set = type('Few', (base,), members)
+  kind_of_set(config=config, data_dir=str(folder)).download_and_prepare()
+
+
+def test_celeb_a_hq(tmp_path, monkeypatch):
+  """Of 1,024 px, without labels or a test split, at the stages of a run that grows."""
+  coarse = [Image.fromarray(noise(8, 8 + i)) for i in range(4)]
+  given = [encoded(picture.resize((1024, 1024), 0), compress_level=1) for picture in coarse]
+  of_its_own(tmp_path, 'celeb_a_hq', '1024', {'train': given})
+  monkeypatch.setattr(ours, 'MOST_MIB', 0)
+  asked = {'resolution': 1024, 'num_classes': 1}
+  source = data.load(config('celeb_a_hq/1024', tmp_path, **asked))
+  assert (source.num_train, source.num_held_out, source.class_names) == (3, 1, ('all',))
+  assert source.small.sides == (512, 256, 128, 64, 32, 16, 8, 4)
+  check_levels(source, [512, 4], steps=1, batch=2)
+  message = refusal(lambda: data.load(config('celeb_a_hq/1024', tmp_path, resolution=1024)))
+  assert 'or data.num_classes=1, which asks for none' in message
+
+
+@pytest.mark.parametrize(
+  ('category', 'splits', 'held_out', 'crop'),
+  [
+    ('bedroom', {'train': 12, 'validation': 5}, 5, 'center'),
+    ('cat', {'train': 12}, 3, 'random'),
+  ],
+)
+def test_lsun(tmp_path, monkeypatch, category, splits, held_out, crop):
+  """Scenes have a validation split and objects have none; pictures may be WebP, as LSUN's are."""
+  kinds = ('WEBP', 'JPEG')
+  given = {
+    split: [encoded(smooth(20 + i, 34), kinds[i % 2]) for i in range(num)]
+    for split, num in splits.items()
+  }
+  of_its_own(tmp_path, 'lsun', category, given)
+  monkeypatch.setattr(ours, 'MOST_MIB', 0)
+  asked = {'resolution': 16, 'num_classes': 1, 'crop': crop}
+  source = data.load(config(f'lsun/{category}', tmp_path, **asked))
+  assert source.num_held_out == held_out
+  check_levels(source, [8, 4], steps=2)
+
+
+@pytest.mark.parametrize('in_memory', [True, False])
+@pytest.mark.parametrize('kind', FORMATS)
+def test_smaller_stages_are_means(prepared, monkeypatch, kind, in_memory):
+  monkeypatch.setattr(ours, 'MOST_MIB', 512 * in_memory)
+  source = data.load(config('mixed', prepared[kind]))
+  assert (source.small is None) == in_memory
+  check_levels(source, [4, 2] if in_memory else [4], steps=5)
+
+
+@pytest.mark.parametrize(
+  ('name', 'words'),
+  [
+    ('celeb_a_hq/1024', ['downloads/manual', 'neither TensorFlow Datasets nor bigjax downloads or '
+                         'makes (docs/data.md;', 'data1024x1024.tar', 'celeb_a_hq/1024/']),
+    ('imagenet2012', ['downloads/manual', 'ILSVRC2012_img_train.tar', 'docs/data.md']),
+    ('lsun/bedroom', ["is not prepared in '", 'lsun/bedroom/', 'where it is, or prepare it: ']),
+    ('lsun/bedrom', ["lsun has no 'bedrom' (did you mean bedroom?)", 'church_outdoor', 'cat']),
+    ('celeb_a_hq/1000', ["celeb_a_hq has no '1000'", 'expected one of: 1024, 512']),
+  ],
+)  # fmt: skip
+def test_absent_sets_say_how_they_come(tmp_path, name, words):
+  message = refusal(lambda: data.load(config(name, tmp_path, num_classes=1)))
+  assert all(word in message for word in words), message
 
 
 @pytest.mark.parametrize('kind', FORMATS)

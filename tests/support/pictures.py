@@ -41,3 +41,25 @@ def square(image, resolution, channels=3, chance=None):
   tf = data.tensorflow()
   chance = None if chance is None else tf.constant(chance, tf.int64)
   return decode_lib.square(tf, tf.constant(image), resolution, channels, chance).numpy()
+
+
+def level(images, side):
+  """uint8 [..., H, W, C] as PGGAN's data tool makes it: halves of halves in float, then rounded."""
+  x = images.astype(np.float32)
+  while x.shape[-2] > side:
+    corners = [x[..., i::2, j::2, :] for i in (0, 1) for j in (0, 1)]
+    x = sum(corners) / np.float32(4)
+  return np.rint(x).clip(0, 255).astype(np.uint8)
+
+
+def check_levels(source, sides, steps=4, batch=6):
+  """Hold a source's stream at smaller sizes to that at its own, mirrored and cropped as there."""
+  full, small = (
+    data.stream(source, 3, 50, (2, batch), np.arange(batch), True, given)
+    for given in (None, {f'at {side}': side for side in sides})
+  )
+  for _ in range(steps):
+    whole, sized = next(full), next(small)
+    np.testing.assert_array_equal(sized['label'], whole['label'])
+    for side in sides:
+      np.testing.assert_array_equal(sized[f'at {side}'], level(whole['image'], side))

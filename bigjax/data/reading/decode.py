@@ -200,7 +200,8 @@ def square(tf: Any, image: Any, resolution: int, channels: int, chance: Any | No
     resized = tf.image.resize(image, [resolution, resolution], method)
     return tf.cast(tf.clip_by_value(tf.floor(resized + 0.5), 0, 255), tf.uint8)
 
-  image = tf.cond(size < resolution, lambda: resize('bicubic'), lambda: resize('area'))
+  other = lambda: tf.cond(size < resolution, lambda: resize('bicubic'), lambda: resize('area'))
+  image = tf.cond(size == resolution, lambda: image, other)
   return tf.ensure_shape(image, [resolution, resolution, channels])
 
 

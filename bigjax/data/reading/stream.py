@@ -3,13 +3,13 @@
 All are functions of (seed, number of the visit), and none of what ran before.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from bigjax.core import errors
 from bigjax.data.reading.random_access import blamed, readable, tensorflow, watched, with_options
+from bigjax.data.reading.sizes import Sized, by_decoding
 
 Batch = dict[str, np.ndarray]
 
@@ -36,50 +36,6 @@ def _maybe_flip(tf: Any, images: Any, seed: int, visit: Any) -> Any:
   return tf.where(every, tf.reverse(images, axis=[-2]), images)
 
 
-def sizes(inputs: Sequence[tuple[str, Any]]) -> dict[str, int]:
-  """Pixels a side of the inputs (name, of a given shape) that are images or clips."""
-  return {name: one.shape[-3] for name, one in inputs if len(one.shape) >= 3}
-
-
-def check_size(have: int, wanted: int, what: str) -> None:
-  """Refuse a size that images cannot be averaged down to.
-
-  Raises:
-    UserError: `wanted` does not divide `have` pixels a side.
-  """
-  if have % wanted:
-    raise errors.UserError(
-      f'{what} has {wanted} px, to which images of data.resolution={have} cannot be averaged '
-      f'down; set data.resolution to a multiple of {wanted}.'
-    )
-
-
-def shrunk(images: np.ndarray, side: int) -> np.ndarray:
-  """uint8 images [..., H, W, C] averaged over whole squares of pixels to `side`, rounded.
-
-  As PGGAN's data tool makes its levels of detail (Karras et al. 2018).
-  """
-  *lead, height, _, channels = images.shape
-  if height == side:
-    return images
-  times = height // side
-  squares = images.reshape(*lead, side, times, side, times, channels).astype(np.float32)
-  return np.rint(squares.mean((-4, -2))).astype(np.uint8)
-
-
-def _shrunk(tf: Any, images: Any, side: int) -> Any:
-  """`shrunk`, in TensorFlow: it too rounds halves to even."""
-  shape = images.shape.as_list()
-  height, channels = shape[-3], shape[-1]
-  if height == side:
-    return images
-  lead, times = tf.shape(images)[:-3], height // side
-  squares = tf.reshape(images, tf.concat([lead, [side, times, side, times, channels]], 0))
-  mean = tf.reduce_mean(tf.cast(squares, tf.float32), axis=(-4, -2))
-  small = tf.cast(tf.round(mean), tf.uint8)
-  return tf.ensure_shape(small, [*shape[:-3], side, side, channels])
-
-
 def _shuffled(tf: Any, num: int, seed: int, visit: Any) -> Any:
   """Return which of `num` images each visit (int64 [n]) is of: a permutation in every epoch."""
   epoch = visit // num
@@ -92,6 +48,17 @@ def _shuffled(tf: Any, num: int, seed: int, visit: Any) -> Any:
     max_index=tf.fill(tf.shape(epoch), tf.constant(num - 1, tf.int64)),
     rounds=8,  # at TensorFlow's default of 4, sets of a thousand stay nearly sorted
   )
+
+
+def _sized(source: Any, wanted: Mapping[str, int]) -> tuple[Sized, bool]:
+  """(The lookup of these sizes, whether a whole step's go in one call.)
+
+  Small images that the source keeps are not decoded again.
+  """
+  small = source.small
+  if small and small.have(wanted):
+    return small.lookup(source.lookup, wanted), small.complete
+  return by_decoding(source.lookup, wanted), source.at_once
 
 
 def stream(
@@ -127,7 +94,8 @@ def stream(
   num_minibatches, num_examples = batch
   offsets = np.arange(num_minibatches)[:, None] * num_examples + np.asarray(rows)[None, :]
   offsets = offsets.reshape(-1).astype(np.int64)
-  per_call = len(offsets) if source.at_once else 1
+  look_up, at_once = _sized(source, sizes or {})
+  per_call = len(offsets) if at_once else 1
   calls = len(offsets) // per_call  # per step
 
   @tf.autograph.experimental.do_not_convert
@@ -135,12 +103,12 @@ def stream(
     mine = tf.constant(offsets.reshape(calls, per_call))[call % calls]
     visit = position + (call // calls) * (num_minibatches * num_examples) + mine
     shuffled = _shuffled(tf, source.num_train, seed, visit)
-    images, labels = source.lookup(tf, shuffled, _hash(tf, 'crop', seed, visit))
+    images, labels = look_up(tf, shuffled, _hash(tf, 'crop', seed, visit))
     if labels.shape.rank == 2:
       labels = _draw_label(tf, labels, seed, visit)
-    images = _maybe_flip(tf, images, seed, visit) if flip else images
-    sized = {name: _shrunk(tf, images, side) for name, side in (sizes or {}).items()}
-    return sized or {'image': images}, labels
+    if flip:  # the mean of what is mirrored is the mean, mirrored
+      images = {name: _maybe_flip(tf, x, seed, visit) for name, x in images.items()}
+    return images, labels
 
   def shaped(images, labels):
     lead = num_minibatches, len(rows)

@@ -139,6 +139,7 @@ def find(config: ml_collections.ConfigDict, argument: str) -> Any:
       f'{folder or tfds.core.constants.DATA_DIR!r}.'
     ) from None
   except (AssertionError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+    refuse_config(tfds, config, argument)
     raise errors.AbsentData(
       f'data.source is {config.source!r}, of which TensorFlow Datasets says: '
       + str(error).partition('\n')[0]
@@ -148,12 +149,42 @@ def find(config: ml_collections.ConfigDict, argument: str) -> Any:
     # Not `tfds build`: it does not start where apache-beam is not installed.
     raise errors.AbsentData(
       f'{config.source!r} is not prepared in {str(builder.data_path)!r}; '
-      'give --config.data.data_dir=FOLDER where it is, or prepare it: '
+      f'give --config.data.data_dir=FOLDER where it is, or {by_hand(builder)}prepare it: '
       "python -c 'import tensorflow_datasets as tfds; "
       f'tfds.builder("{argument}"{where}).download_and_prepare()\''
     )
   check(builder, config)
   return builder
+
+
+def by_hand(builder: Any) -> str:
+  """What to do before a set can be prepared whose files nobody downloads; '' for others."""
+  told = ' '.join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or '').split()).rstrip('.')
+  if not told:
+    return ''
+  manual = str(builder.data_dir_root / 'downloads' / 'manual')
+  return (
+    f'lay its files into {manual!r}, which neither TensorFlow Datasets nor bigjax downloads or '
+    f'makes (docs/data.md; {told}), and then '
+  )
+
+
+def refuse_config(tfds: Any, config: ml_collections.ConfigDict, argument: str) -> None:
+  """Refuse the part behind the slash of NAME/CONFIG where TFDS knows the set, and not that of it.
+
+  Raises:
+    UserError: it is none of the set's.
+  """
+  name, _, given = argument.partition('/')
+  try:
+    known = list(tfds.builder_cls(name).builder_configs)
+  except Exception:  # whatever is wrong with the set itself
+    return
+  if given and known and given not in known:
+    raise errors.UserError(
+      f'data.source is {config.source!r}, but {name} has no {given!r}'
+      f'{errors.did_you_mean(given, known)}; expected one of: {", ".join(known)}.'
+    )
 
 
 def refuse_code(tfds: Any, folder: str, argument: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bigjax.data.reading.shares import subset
 from bigjax.evaluation.metrics import inception_score, kid, ms_ssim, swd
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Metric:
     sees: whether it is computed in the features of a network.
     words: what its name ends with.
     spread: where it scatters among few images: its name in words.
+    used: (samples, reference or None) -> of how many samples it is computed, which its name says;
+      None for all.
   """
 
   score: Callable[[FeatureStats, FeatureStats | None, int], dict[str, float]]
@@ -53,6 +56,11 @@ class Metric:
   sees: bool = True
   words: str = ''
   spread: str = ''
+  used: Callable[[FeatureStats, FeatureStats | None], int] | None = None
+
+  def num_used(self, samples: FeatureStats, real: FeatureStats | None) -> int:
+    """Of how many of these samples the score is."""
+    return self.used(samples, real) if self.used else samples.num
 
 
 def _fid(samples, real, seed):
@@ -99,9 +107,20 @@ def _intra(samples, real, seed):
   }
 
 
+def _swd_used(samples, real):
+  return min(SWD_IMAGES, len(samples.images), len(real.images))
+
+
 def _swd(samples, real, seed):
-  most = min(SWD_IMAGES, len(samples.images), len(real.images))
-  return swd.swd(samples.images[:most], real.images[:most], seed=seed)
+  # Evenly of all of either set: files lie in order of class.
+  most = _swd_used(samples, real)
+  a, b = [some.images[subset(len(some.images), most)] for some in (samples, real)]
+  return swd.swd(a, b, seed=seed)
+
+
+def _ms_ssim_used(samples, real):
+  del real
+  return 2 * min(len(samples.images) // 2, ms_ssim.PAIRS)
 
 
 def _ms_ssim(samples, real, seed):
@@ -129,10 +148,15 @@ METRICS = {
   'pr': Metric(_pr, keeps=('features',), words='k3', spread='precision and recall'),
   'dc': Metric(_dc, keeps=('features',), words='k5', spread='density and coverage'),
   'intra_fid': Metric(_intra, keeps=('features', 'labels')),
-  'swd': Metric(_swd, keeps=('images',), sees=False),
-  'ms_ssim': Metric(_ms_ssim, keeps=('images',), compares=False, sees=False),
+  'swd': Metric(_swd, keeps=('images',), sees=False, used=_swd_used),
+  'ms_ssim': Metric(_ms_ssim, keeps=('images',), compares=False, sees=False, used=_ms_ssim_used),
   'cas': Metric(_cas, keeps=('images', 'labels'), sees=False),
 }
+
+
+def need_network(metrics: Sequence[str]) -> bool:
+  """Whether any of these is computed in the features of a network."""
+  return any(METRICS[name].sees for name in metrics)
 
 
 def thousands(num: int) -> str:

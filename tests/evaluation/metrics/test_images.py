@@ -76,6 +76,16 @@ def test_pyramid_against_the_reference_of_the_specification():
   np.testing.assert_allclose(swd.double(image), reference.pyr_up(image), atol=1e-12)
 
 
+@pytest.mark.parametrize('num', [1, 2, 4])
+def test_a_pyramid_adds_up_to_its_image(num):
+  """From the smallest level on: twice the size, plus the next. The error is float64's."""
+  image = noise(0, 2, 64).transpose(0, 3, 1, 2).astype(np.float64)
+  *levels, whole = swd.pyramid(image, num)
+  for level in reversed(levels):
+    whole = swd.double(whole) + level
+  np.testing.assert_allclose(whole, image, atol=1e-12)
+
+
 def slow_swd(samples, real, seed):
   """The distance as the paper describes it, image by image, by SciPy, in float64."""
   rng = np.random.RandomState(seed)
