@@ -65,6 +65,8 @@ def labelled(
     rows: names, [num_rows] or none.
     heads: names, [num_columns] or none; none is written where the columns are too narrow.
     caption: below.
+  Returns:
+    the picture, whose info['grid'] says where the grid lies in it: 'left,top,right,bottom'.
   """
   rows = [fitting(name, 16 * SIZE) for name in rows]
   column, row = grid.width / num_columns, grid.height / num_rows
@@ -75,6 +77,7 @@ def labelled(
   wide = max(left + grid.width, int(width(caption)) + 2 * GAP)
   sheet = Image.new('RGB', (wide, top + grid.height + bottom), 'white')
   sheet.paste(grid, (left, top))
+  sheet.info['grid'] = f'{left},{top},{left + grid.width},{top + grid.height}'
   pen = ImageDraw.Draw(sheet)
   for i, name in enumerate(rows):
     write(pen, left - GAP - width(name), top + (i + 0.5) * row - SIZE / 2 - 2, name, 'black')

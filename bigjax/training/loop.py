@@ -21,7 +21,7 @@ from bigjax.algorithms.base.contract import Stage
 from bigjax.core import buckets, checkpoint, errors, files, processes, progress
 from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
-from bigjax.training import gradinit, holder, init_from, rollback
+from bigjax.training import gradinit, holder, init_from, quick_evaluation, rollback
 from bigjax.training import history as histories
 from bigjax.training.batches import Batches, held_out_batch, load_data
 from bigjax.training.logs import Log, Profile, Say, Session
@@ -169,7 +169,8 @@ class Run:
     signs = {name: float(value) for name, value in sorted(signs.items())}
     # A last step off the periods leaves no row: a run that goes on has none there.
     if progress.due(done, config.run.eval_every):
-      self.log.write(done, {**signs, **scores})
+      moved = quick_evaluation.moved(self.workdir, done, config.run.eval_every)
+      self.log.write(done, {**signs, **scores, **moved})
     if scores:
       self.say(f'step {done}: ' + '  '.join(f'{k} {v:.3f}' for k, v in scores.items()))
     curve = reference_curves.get(config.eval.published)

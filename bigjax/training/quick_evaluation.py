@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from PIL import Image, PngImagePlugin
 
 from bigjax import data
 from bigjax.algorithms.base.contract import Stage
@@ -107,7 +108,9 @@ class Evaluation:
       grid = image_files.grid(cells, columns)
       caption = f'step {step}, {spec}, seed {SEED}'
       picture = lettering.labelled(grid, rows, columns, names, caption=caption)
-      picture.save(os.path.join(workdir, 'samples', f'{step:08d}.png'))
+      where = PngImagePlugin.PngInfo()
+      where.add_text('grid', picture.info['grid'])
+      picture.save(os.path.join(workdir, 'samples', f'{step:08d}.png'), pnginfo=where)
 
   def _as_data(self, images: np.ndarray) -> tuple[np.ndarray, bool]:
     """Samples of an earlier stage at the size of the data, by repetition; whether that is whole."""
@@ -116,6 +119,29 @@ class Evaluation:
     if rest:
       return images, False
     return images.repeat(times, -3).repeat(times, -2), True
+
+
+def moved(workdir: str, step: int, every: int) -> dict[str, float]:
+  """{'samples_moved': how far the samples of fixed latents are from the evaluation before}.
+
+  The mean squared difference of their pixels in [-1, 1] (MSG-GAN, Fig. 6), between the class grids
+  of this step and of the last one before it on the period: what a run that was interrupted has,
+  too. {} where there is none, or at another resolution.
+  """
+  path = lambda at: os.path.join(workdir, 'samples', f'{at:08d}.png')
+  before = (step - 1) // every * every if every else 0
+  if before <= 0 or not (os.path.exists(path(before)) and os.path.exists(path(step))):
+    return {}
+  grids = []
+  for at in (before, step):
+    with Image.open(path(at)) as picture:
+      if 'grid' not in picture.info:
+        return {}
+      box = [int(word) for word in picture.info['grid'].split(',')]
+      grids.append(np.asarray(picture.crop(box), np.float32) / 127.5)
+  if grids[0].shape != grids[1].shape:
+    return {}
+  return {'samples_moved': round(float(np.square(grids[0] - grids[1]).mean()), 6)}
 
 
 def unlabelled(images: Callable[..., data.Labelled], most: int) -> data.Labelled:

@@ -1,8 +1,11 @@
 """What a run is scored with: which images, which groups of classes."""
 
+import os
 import types
 
+import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
 
 from bigjax import data
 from bigjax.algorithms.base import configs
@@ -49,3 +52,22 @@ def test_the_best_of_rare_classes_can_be_kept_where_there_are_any():
     quick_evaluation.check(config)
   config.data.imbalance = 20.0
   quick_evaluation.check(config)
+
+
+def test_how_far_samples_have_moved(tmp_path):
+  """Of the grids alone, whatever the caption; from the evaluation before, not from any picture."""
+  os.mkdir(tmp_path / 'samples')
+
+  def draw(step, level, side=4):
+    sheet = np.full((side + 3, side + 2, 3), step, np.uint8)  # a caption that changes
+    sheet[:side, 2:] = level
+    where = PngImagePlugin.PngInfo()
+    where.add_text('grid', f'2,0,{2 + side},{side}')
+    Image.fromarray(sheet).save(tmp_path / 'samples' / f'{step:08d}.png', pnginfo=where)
+
+  moved = lambda step, every: quick_evaluation.moved(str(tmp_path), step, every)
+  draw(2, 100), draw(3, 255), draw(4, 151)
+  assert moved(2, 2) == {} and moved(4, 0) == {}
+  assert moved(4, 2) == {'samples_moved': pytest.approx((51 / 127.5) ** 2)}
+  draw(6, 151, side=8)  # another stage
+  assert moved(6, 2) == {}

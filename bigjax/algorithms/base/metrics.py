@@ -58,9 +58,14 @@ AUGMENT = Metric(
   'r_t near its target',
 )  # fmt: skip
 
+SAMPLES_MOVED = Metric(
+  'samples_moved', 'mean squared change of the samples of fixed latents since an evaluation',
+  'falls, without jumps',
+)  # fmt: skip
+
 METRICS = (
   LOSS, GRAD_NORM, ACCURACY, PROBE_ACCURACY, SKIPPED, REFUSED, SIGMA, SIGMA_MAX, WEIGHT_NORM,
-  BATCH_STD, BATCH_LABEL_SHARE, AUGMENT,
+  BATCH_STD, BATCH_LABEL_SHARE, AUGMENT, SAMPLES_MOVED,
 )  # fmt: skip
 
 
