@@ -78,15 +78,18 @@ def command() -> None:
   processes.quiet_libraries()
   try:
     status = main()
-  except Exception:
+    print(end='', flush=True)  # else what cannot be written were only found after the end
+  except Exception as error:
     import traceback
+
+    if isinstance(error, BrokenPipeError) and processes.unread():
+      os._exit(processes.UNREAD)  # nothing is wrong with `bigjax ... | head`
 
     traceback.print_exc()
     words = 'bigjax: ends for the reason above, which is a defect: please report it.'
     processes.end(words, 1)
   if status == 2:
     # An orderly exit would let libraries complain of what they leave undone.
-    sys.stdout.flush()
     os._exit(status)
   sys.exit(status)
 

@@ -10,6 +10,9 @@ import compile_flags
 
 os.environ['XLA_FLAGS'] = compile_flags.flags('--xla_force_host_platform_device_count=8')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Threads of XLA's pool: eight devices that meet hold one each, and with no more than these the
+# work that one of them waits for may find none (seen once: a test that stood still for ever).
+os.environ['NPROC'] = '16'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # A compilation cache of the session's own: tests share programs, and leave the user's cache alone.
 WORKER = 'PYTEST_XDIST_WORKER' in os.environ  # which inherits the session's

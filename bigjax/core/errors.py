@@ -16,6 +16,10 @@ class UserError(Exception):
   """A mistake of the user's. `__main__` prints its one sentence and exits with status 2."""
 
 
+class AbsentData(UserError):
+  """The data of a config is not on this machine; what can be checked without it can go on."""
+
+
 class Arguments(argparse.ArgumentParser):
   """An argument parser whose errors are UserErrors, like all others; a ~ means home in any word."""
 

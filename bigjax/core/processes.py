@@ -20,7 +20,7 @@ from typing import NoReturn
 from bigjax.core import errors
 
 PATIENCE = 60  # seconds without a sign of life after which a host counts as dead
-INTERRUPTED = 130  # exit status, as shells have it
+INTERRUPTED, UNREAD = 130, 141  # exit statuses, as shells have them
 
 
 def connect() -> None:
@@ -81,6 +81,22 @@ def end(words: str, status: int) -> NoReturn:
     if select.select([], [2], [], 1)[1]:  # who reads may have stopped reading
       os.write(2, f'{words}\n'.encode(errors='replace'))
   os._exit(status)
+
+
+def unread() -> list[int]:
+  """The numbers of stdout and stderr, where who read them has gone, as `head` and `tee` do."""
+  poll = select.poll()
+  for number in (1, 2):
+    poll.register(number, 0)
+  return [number for number, event in poll.poll(0) if event & select.POLLERR]
+
+
+def drop_unread() -> None:
+  """Send what nobody reads any more nowhere; what is being done goes on."""
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  for number in unread():
+    os.dup2(nowhere, number)
+  os.close(nowhere)
 
 
 def quiet_libraries() -> None:

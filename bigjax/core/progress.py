@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
+from bigjax.core import processes
+
 PATIENCE = 15.0  # seconds to the first line about one thing, where lines cannot be rewritten
 
 
@@ -96,10 +98,14 @@ class Progress:
     if self._out is None:
       return
     if self._out.isatty():
-      self._out.write(f'\r\033[K{text}' + ('' if temporary else '\n'))
+      text = f'\r\033[K{text}' + ('' if temporary else '\n')
     else:
-      self._out.write(text + '\n')
-    self._out.flush()
+      text += '\n'
+    try:
+      self._out.write(text)
+      self._out.flush()
+    except BrokenPipeError:  # Ctrl-C ends the `tee` beside a run, too, which has yet to save
+      processes.drop_unread()
 
 
 def due(step: int, every: int) -> bool:

@@ -40,10 +40,10 @@ def examine(
   for refuse in ready.CHECKS:
     found += failure(refuse, config)
   assumed = config.data.num_classes is None
-  config, source, absent = ready.data_of(config)
+  config, source, why = ready.data_of(config)
   counts: dict[str, int] = {}
   if source is None:
-    found.append(('fail', absent))
+    found.append(('fail', str(why)))
     if assumed:
       found.append(('warning', f'what follows assumes {config.data.num_classes} classes'))
   else:

@@ -121,29 +121,36 @@ def hold(workdir: str, say: Callable[[str], None]) -> Iterator[Check]:
 def locked(folder: str, say: Callable[[str], None]) -> Iterator[Check]:
   """Within, the lock of a folder is held; see `hold`."""
   path, new = os.path.join(folder, HELD), missing(folder)
-  try:
+  with writing(folder):
     os.makedirs(folder, exist_ok=True)
     file = lock(path)
-  except BlockingIOError:
-    raise refusal(folder, holder_of(folder)) from None
-  except OSError as error:
-    raise errors.UserError(
-      f'the workdir {folder!r} cannot be written ({error.strerror}); give another with --workdir.'
-    ) from None
   if file is None:
     with beating(folder, say) as check:
       yield check
     return
   with file:
-    file.write(json.dumps(this_run()._asdict()))
-    file.flush()
     try:
+      with writing(folder):
+        os.write(file.fileno(), json.dumps(this_run()._asdict()).encode())  # full disks say it here
       yield lambda: None
     finally:
       with contextlib.suppress(OSError):
         os.remove(path)
         for made in new:
           os.rmdir(made)  # where nothing was written to it
+
+
+@contextlib.contextmanager
+def writing(folder: str) -> Iterator[None]:
+  """Within, a folder that is locked, or cannot be written, is refused in a sentence."""
+  try:
+    yield
+  except BlockingIOError:
+    raise refusal(folder, holder_of(folder)) from None
+  except OSError as error:
+    raise errors.UserError(
+      f'the workdir {folder!r} cannot be written ({error.strerror}); give another with --workdir.'
+    ) from None
 
 
 def missing(folder: str) -> list[str]:

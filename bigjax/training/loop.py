@@ -29,11 +29,11 @@ from bigjax.training.program import Compiler
 from bigjax.training.ready import Ready, check, make_ready
 from bigjax.training.workdir import (
   about_data,
-  disk_trouble,
   frozen_digest,
   given_weights,
   prepare_workdir,
   restore,
+  saying_disk_trouble,
   thawed,
 )
 
@@ -90,31 +90,23 @@ def train_alone(
   config, source = load_data(config)
   ready = make_ready(config, source, devices)
   given = given_weights(ready.program, workdir, config.init_from, source.class_names)
-  base, history = prepare_workdir(workdir, config, about_data(source), change)
   say = progress.say
-  for level, sentence in source.findings:
-    if level != 'ok':
-      say(f'{level}: {sentence}')
-  # Run, and run again from an earlier checkpoint where the watchdog wants that.
-  with processes.Notice(still_held) as notice:
-    while True:
-      now = histories.patched(base, history)
-      if configs.config_hash(now) != configs.config_hash(ready.config):
-        ready = make_ready(now, source, devices)
-      ready.card['config_hash'] = configs.config_hash(base)
-      try:
-        return loop(ready, workdir, history, given, notice, say, session)
-      except rollback.RollBack as back:
-        history = rollback.go_back(workdir, now, history, back.alarm, say)
-      except Exception as error:
-        trouble = disk_trouble(error, workdir)
-        if not trouble:
-          raise
-        steps = checkpoint.list_steps(workdir)
-        kept = f'checkpoint {steps[-1]} is whole' if steps else 'no checkpoint was written yet'
-        raise errors.UserError(
-          f'{trouble}; {kept}: make room, or mend that, and give the same command again.'
-        ) from error
+  with saying_disk_trouble(workdir):
+    base, history = prepare_workdir(workdir, config, about_data(source), change)
+    for level, sentence in source.findings:
+      if level != 'ok':
+        say(f'{level}: {sentence}')
+    # Run, and run again from an earlier checkpoint where the watchdog wants that.
+    with processes.Notice(still_held) as notice:
+      while True:
+        now = histories.patched(base, history)
+        if configs.config_hash(now) != configs.config_hash(ready.config):
+          ready = make_ready(now, source, devices)
+        ready.card['config_hash'] = configs.config_hash(base)
+        try:
+          return loop(ready, workdir, history, given, notice, say, session)
+        except rollback.RollBack as back:
+          history = rollback.go_back(workdir, now, history, back.alarm, say)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,15 +136,15 @@ def make_ready(
 
 def data_of(
   config: ml_collections.ConfigDict,
-) -> tuple[ml_collections.ConfigDict, data.Source | None, str]:
-  """(The config with a number of classes, its data, '') or, without data, (config, None, why)."""
+) -> tuple[ml_collections.ConfigDict, data.Source | None, errors.UserError | None]:
+  """(The config with a number of classes, its data, None) or, without data, (config, None, why)."""
   try:
-    return *load_data(config), ''
+    return *load_data(config), None
   except errors.UserError as error:
-    absent = str(error)
+    why = error
   if config.data.num_classes is not None:
-    return config, None, absent
-  return core_config.changed(config, {'data.num_classes': ASSUMED_CLASSES}), None, absent
+    return config, None, why
+  return core_config.changed(config, {'data.num_classes': ASSUMED_CLASSES}), None, why
 
 
 def check_start(
@@ -182,7 +182,9 @@ def dry_run(config: ml_collections.ConfigDict, workdir: str, change: bool) -> No
   check(config)
   lines = configs.overview(config)
   assumed = config.data.num_classes is None
-  config, source, absent = data_of(config)
+  config, source, why = data_of(config)
+  if why and not isinstance(why, errors.AbsentData):
+    raise why
   program = make_program(config, class_counts=source.class_counts if source else None)
   check_program(program, source, config)
   check_start(program, config, source, buckets.local(workdir), change)
@@ -190,7 +192,7 @@ def dry_run(config: ml_collections.ConfigDict, workdir: str, change: bool) -> No
     known = f'{source.num_train:,} training images, {config.data.num_classes} classes'
   else:
     follows = f' What follows assumes {ASSUMED_CLASSES} classes.' if assumed else ''
-    known = f'absent: {absent}{follows}'
+    known = f'absent: {why}{follows}'
   print(f"{lines}\n\n'*': not the default\n\ndata: {known}")
   for name, player in program.shapes()['players'].items():
     print(f'\nplayer {name}')

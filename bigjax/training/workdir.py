@@ -1,9 +1,10 @@
 """A run's folder: made or checked, restored from, and what a full disk does."""
 
+import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -163,3 +164,23 @@ def disk_trouble(error: BaseException | None, workdir: str) -> str:
       return f'the workdir {workdir!r} can no longer be written ({why})'
     error = error.__cause__ or error.__context__
   return ''
+
+
+@contextlib.contextmanager
+def saying_disk_trouble(workdir: str) -> Iterator[None]:
+  """Within, what the disk of a workdir does to a run is said in a sentence.
+
+  Raises:
+    UserError: it is full, or can no longer be written.
+  """
+  try:
+    yield
+  except Exception as error:
+    trouble = disk_trouble(error, workdir)
+    if not trouble:
+      raise
+    steps = checkpoint.list_steps(workdir)
+    kept = f'checkpoint {steps[-1]} is whole' if steps else 'no checkpoint was written yet'
+    raise errors.UserError(
+      f'{trouble}; {kept}: make room, or mend that, and give the same command again.'
+    ) from error

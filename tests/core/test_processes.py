@@ -14,12 +14,13 @@ BUSY = 'hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)'  # minutes, in which Pyt
 class Command:
   """A Python program that has called `listen`, without JAX, and has printed a line."""
 
-  def __init__(self, *lines):
+  def __init__(self, *lines, stdin=None):
     head = 'import hashlib, signal, sys, time', 'from bigjax.core import processes'
     code = '\n'.join([*head, *lines])
     self.process = subprocess.Popen(
-      [sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+      [sys.executable, '-c', code], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      text=True,
+    )  # fmt: skip
     assert self.process.stdout.readline() == 'ready\n', self.process.stderr.read()
 
   def interrupt(self):
@@ -105,3 +106,20 @@ def test_sigterm_is_heard_before_the_first_step_too():
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
     assert notice.reached(1)
+
+
+def test_a_run_goes_on_when_who_reads_it_is_gone():
+  """Ctrl-C ends the `tee` of `bigjax train 2>&1 | tee log` at once; the run has yet to save."""
+  command = Command(
+    'from bigjax.core import progress',
+    'line = progress.Progress(0, 9, 1, sys.stderr)',
+    READY,
+    'sys.stdin.read()',
+    'line.say("told to end")',
+    'line.say("saved")',
+    'print("saved", flush=True)',
+    stdin=subprocess.PIPE,
+  )
+  command.process.stderr.close()
+  command.process.stdin.close()
+  assert command.process.stdout.read() == 'saved\n' and command.process.wait(20) == 0

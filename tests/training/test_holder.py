@@ -116,6 +116,16 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     held(tmp_path / 'file' / 'run')
 
 
+def test_a_disk_that_is_full_from_the_start(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(holder.os, 'write', full)
+  with pytest.raises(errors.UserError, match='No space left on device'):
+    held(tmp_path / 'run')
+  assert os.listdir(tmp_path) == []
+
+
 def test_a_live_holder_of_a_bucket_is_found_by_its_beat(bucket):
   said = []
   with holder.hold('memory://runs/mine', said.append) as check:

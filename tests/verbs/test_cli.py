@@ -1,5 +1,6 @@
 """`bigjax VERB ...`: help, dry run, and one clear sentence for each mistake."""
 
+import os
 import subprocess
 import sys
 
@@ -70,6 +71,15 @@ def test_status_reaches_the_shell(tmp_path):
   refused((done.returncode, done.stdout, done.stderr), ['trian', 'did you mean train?'])
 
 
+def test_a_reader_that_has_enough_is_no_defect(tmp_path):
+  argv = [sys.executable, '-m', 'bigjax', '--help']
+  read, write = os.pipe()
+  os.close(read)  # as `head` does
+  done = subprocess.run(argv, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True)
+  os.close(write)
+  assert (done.returncode, done.stderr) == (141, '')
+
+
 def test_interruption_is_not_a_traceback(bigjax, monkeypatch):
   def interrupted(argv):
     raise KeyboardInterrupt
@@ -132,12 +142,20 @@ def test_dry_run_shows_everything_and_does_nothing(bigjax, tmp_path, monkeypatch
 def test_a_dry_run_refuses_what_a_start_does(bigjax, tmp_path, monkeypatch, word):
   """In the same words, with and without the data, and writes nothing."""
   monkeypatch.chdir(tmp_path)
-  words = [*TRAIN, '--config.eval.name=none', f'--config.{word}']
+  words = [*TRAIN, '--config.eval.name=none', '--config.run.best=', f'--config.{word}']
   start = bigjax(*words)
-  assert start[0] == 2 and start[2].startswith('bigjax: ')
+  key, _, value = word.partition('=')
+  assert start[0] == 2 and (key in start[2] or repr(value) in start[2] or f' {value} ' in start[2])
   assert bigjax(*words, '--dry_run')[::2] == start[::2]
   assert bigjax(*words, '--dry_run', '--config.data.source=folder:nowhere')[::2] == start[::2]
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('word', ['data.source=digit', 'data.num_classes=9'])
+def test_data_that_does_not_fit_is_not_absent(bigjax, tmp_path, monkeypatch, word):
+  monkeypatch.chdir(tmp_path)
+  status, _, err = bigjax(*TRAIN, '--dry_run', f'--config.{word}')
+  assert status == 2 and f'{word.partition("=")[0]} is ' in err
 
 
 def test_a_dry_run_refuses_the_workdir_of_another_run(bigjax, workdir):

@@ -231,7 +231,9 @@ def test_a_workdir_that_is_none_is_called_that(bigjax, tmp_path):
 
 
 def test_statistics_of_other_features_are_refused(tmp_path):
-  with pytest.raises(errors.UserError, match='of 5 features, the network gives 12'):
+  with pytest.raises(
+    errors.UserError, match=r'of 5 features \(mu \[5\], sigma \[5, 5\]\), the network gives 12'
+  ):
     read_statistics(str(stats(tmp_path / 's.npz', 5)), 12)
   reference = read_statistics(str(stats(tmp_path / 's.npz', 12)), 12)
   with pytest.raises(errors.UserError, match='only their mean and covariance'):

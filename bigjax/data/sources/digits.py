@@ -21,7 +21,7 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
   try:
     from sklearn.datasets import load_digits
   except ImportError:
-    raise errors.UserError(
+    raise errors.AbsentData(
       "the digits are scikit-learn's, which is not installed; run: pip install 'bigjax[train]'"
     ) from None
   raw, labels = load_digits(return_X_y=True)

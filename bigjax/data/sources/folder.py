@@ -34,7 +34,7 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     )
   root = os.path.abspath(os.path.expanduser(argument))
   if not os.path.isdir(root):
-    raise errors.UserError(f'data.source is {config.source!r}, but there is no folder {root!r}.')
+    raise errors.AbsentData(f'data.source is {config.source!r}, but there is no folder {root!r}.')
   # What lies where: splits, classes, and which files can be read.
   everything = walk(root)
   splits = levels.splits(everything)

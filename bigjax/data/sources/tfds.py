@@ -115,12 +115,13 @@ def find(config: ml_collections.ConfigDict, argument: str) -> Any:
   """Return the TFDS builder of a prepared set with images and labels.
 
   Raises:
-    UserError: there is none.
+    AbsentData: there is none.
+    UserError: it is not named, or names code.
   """
   try:
     import tensorflow_datasets as tfds
   except ImportError:
-    raise errors.UserError(
+    raise errors.AbsentData(
       f'data.source={config.source} is read through TensorFlow Datasets, which is not installed; '
       "run: pip install 'bigjax[train]'"
     ) from None
@@ -132,21 +133,21 @@ def find(config: ml_collections.ConfigDict, argument: str) -> Any:
     builder = tfds.builder(argument, data_dir=folder)
   except tfds.core.DatasetNotFoundError:
     known = tfds.list_builders(with_community_datasets=False)
-    raise errors.UserError(
+    raise errors.AbsentData(
       f'data.source is {config.source!r}, but TensorFlow Datasets knows no set {argument!r}'
       f'{errors.did_you_mean(argument, known)}, nor is one prepared in '
       f'{folder or tfds.core.constants.DATA_DIR!r}.'
     ) from None
   except (AssertionError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
     refuse_config(tfds, config, argument)
-    raise errors.UserError(
+    raise errors.AbsentData(
       f'data.source is {config.source!r}, of which TensorFlow Datasets says: '
       + str(error).partition('\n')[0]
     ) from None
   if not builder.is_prepared():
     where = f', data_dir="{folder}"' if folder else ''
     # Not `tfds build`: it does not start where apache-beam is not installed.
-    raise errors.UserError(
+    raise errors.AbsentData(
       f'{config.source!r} is not prepared in {str(builder.data_path)!r}; '
       f'give --config.data.data_dir=FOLDER where it is, or {by_hand(builder)}prepare it: '
       "python -c 'import tensorflow_datasets as tfds; "
