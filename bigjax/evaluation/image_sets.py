@@ -21,6 +21,7 @@ from bigjax.data.reading import levels, listing, photo_files
 ImageBatch = tuple[np.ndarray, np.ndarray | None]  # uint8 images, labels int [b] if they have any
 MOST_CLASSES = 10**6
 SPLITS = ('train', 'test', 'all')
+AT_ONCE = 32  # images in memory at the full size of the data, where they are averaged down
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,9 @@ def open_source(
   Of a long tail, the training images are those before `data.imbalance`: samples, whose classes come
   in turn, are compared with as many of each class, as the literature does.
 
+  Samples of a stage that is smaller than the run's data are compared with what that stage is given:
+  the images at the data's resolution, averaged down.
+
   Args:
     given: data.source, such as 'tfds:cifar10'.
     size: (H, W, C) of an image, or (T, H, W, C) of a clip.
@@ -112,11 +116,18 @@ def open_source(
   Raises:
     UserError: it cannot be read.
   """
-  source = data.load(config_of(given, size, data_dir, {**known, 'imbalance': 1.0}))
+  side, whole = size[-3], known.get('resolution') or size[-3]
+  whole = side if whole % side else whole
+  at_whole = (*size[:-3], whole, whole, size[-1])
+  source = data.load(config_of(given, at_whole, data_dir, {**known, 'imbalance': 1.0}))
+
+  def read(lookup: data.Lookup, numbers: np.ndarray, size: int) -> Iterator[ImageBatch]:
+    size = size if whole == side else min(size, AT_ONCE)
+    for images, labels in data.in_batches(lookup, numbers, size):
+      yield data.shrunk(images, side), data.one_label(labels)
 
   def batches(lookup: data.Lookup, num: int, size: int) -> Iterator[ImageBatch]:
-    for images, labels in data.in_batches(lookup, np.arange(num), size):
-      yield images, data.one_label(labels)
+    return rebatched(read(lookup, np.arange(num), size), size)
 
   train = functools.partial(batches, source.lookup, source.num_train)
   test = functools.partial(batches, source.held_out_lookup, source.num_held_out)
@@ -125,7 +136,8 @@ def open_source(
     return rebatched(itertools.chain(train(size), test(size)), size)
 
   words = f'{source.digest} {source.held_out_digest} {source.num_train} {source.num_held_out}'
-  digest = hashlib.sha256(f'{words} {size}'.encode()).hexdigest()[:16]
+  words += f' {size}' + f' from {whole} px' * (whole != side)
+  digest = hashlib.sha256(words.encode()).hexdigest()[:16]
   found = {
     'train': (source.num_train, train),
     'test': (source.num_held_out, test),
@@ -147,7 +159,11 @@ def open_source(
   }
 
   def some(most: int) -> ImageBatch:  # of clips, their frames
-    images, labels = data.labelled(source.train, most)
+    if whole == side:
+      images, labels = data.labelled(source.train, most)
+    else:
+      parts = read(source.lookup, data.subset(source.num_train, most), AT_ONCE)
+      images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     return images.reshape(-1, *size[-3:]), np.repeat(labels, images[0].size // math.prod(size[-3:]))
 
   return {**splits, 'train': dataclasses.replace(splits['train'], some=some)}

@@ -14,7 +14,7 @@ from bigjax.evaluation.metrics import frechet
 
 from folders import shade, write
 from hostile_pictures import HOSTILE
-from pictures import encoded, noise, smooth
+from pictures import encoded, level, noise, smooth
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,25 @@ def pixels_of(images):
   """All images, as rows, in an order that does not depend on theirs."""
   rows = np.concatenate([some.reshape(len(some), -1) for some, _ in images.batches(7)])
   return rows[np.lexsort(rows.T)]
+
+
+def test_a_smaller_stage_is_compared_with_what_it_is_given():
+  """Means of a run's images at its data's resolution, which digits read at 8 px are not."""
+  known = {'resolution': 16, 'num_classes': 10}
+  whole, stage, plain = (
+    image_sets.open_source('digits', (side, side, 1), '', given)
+    for side, given in ((16, known), (8, known), (8, {'num_classes': 10}))
+  )
+  for split in ('train', 'test', 'all'):
+    assert len({sets[split].digest for sets in (whole, stage, plain)}) == 3
+    images, labels = next(stage[split].batches(50))
+    full, expected = next(whole[split].batches(50))
+    np.testing.assert_array_equal(images, level(full, 8))
+    np.testing.assert_array_equal(labels, expected)
+  (images, labels), (full, expected) = (sets['train'].some(40) for sets in (stage, whole))
+  np.testing.assert_array_equal(images, level(full, 8))
+  np.testing.assert_array_equal(labels, expected)
+  assert (images != plain['train'].some(40)[0]).any()
 
 
 @pytest.mark.parametrize('layout', ['{}', 'a/{}', 'train/a/{}'])
