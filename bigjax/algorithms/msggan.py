@@ -351,7 +351,9 @@ KEYS: Keys = {
     4, 'examples whose deviation is taken together; 0: the whole batch', most=BATCH.most,
   ),
   'model.dtype': Key('float32', 'of the computation', choices=tuple(DTYPES)),
-  'optim.batch_size': Key(16, 'examples of a step, over all devices', least=1, most=BATCH.most),
+  'optim.batch_size': Key(
+    16, "examples of a discriminator's step, over all devices", least=1, most=BATCH.most,
+  ),
   'optim.d_steps': Key(1, "discriminator steps to one of the generator's", least=1, most=1000),
   'optim.same_latents': Key(False, 'whether the generator moves on the latents that D has seen'),
   'optim.name': Key(
@@ -359,8 +361,8 @@ KEYS: Keys = {
   ),
   'optim.gen_lr': Key(3e-3, 'learning rate of the generator', most=1000),
   'optim.disc_lr': Key(3e-3, 'learning rate of the discriminator', most=1000),
-  'optim.b2': Key(0.99, 'decay of squared gradients', below=1),
-  'optim.eps': Key(1e-8, "the optimizer's epsilon", above=0, most=1),
+  'optim.b2': Key(0.99, "Adam's decay of squared gradients", below=1),
+  'optim.eps': Key(1e-8, "Adam's epsilon", above=0, most=1),
   'optim.loss': Key('logistic', 'pair of adversarial losses', choices=tuple(losses.LOSSES)),
   'optim.r1_gamma': Key(0.0, 'R1 of real images, the mean over scales; 0: off'),
   'optim.gp_weight': Key(

@@ -370,7 +370,9 @@ KEYS: Keys = {
   ),
   'model.dtype': Key('float32', 'of the computation', choices=('float32', 'bfloat16', 'float64')),
   **growing.KEYS,
-  'optim.batch_size': Key(16, 'examples of a step, over all devices', least=1, most=BATCH.most),
+  'optim.batch_size': Key(
+    16, "examples of a discriminator's step, over all devices", least=1, most=BATCH.most,
+  ),
   'optim.d_steps': Key(1, "discriminator steps to one of the generator's", least=1, most=1000),
   'optim.simultaneous': Key(
     False, 'whether both players move from the same fakes, before either has moved',
@@ -381,10 +383,10 @@ KEYS: Keys = {
   'optim.equalized': Key(True, 'whether learning rates are equalised over layers'),
   'optim.b2': Key(0.99, "Adam's decay of squared gradients", below=1),
   'optim.eps': Key(1e-8, "Adam's epsilon", above=0, most=1),
-  'optim.gp_weight': Key(10.0, 'gradient penalty between real and fake images (WGAN-GP)'),
+  'optim.gp_weight': Key(10.0, 'gradient penalty between real and fake images (WGAN-GP); 0: off'),
   'optim.gp_target': Key(1.0, 'the slope that it aims at; its weight is over its square', above=0),
   'optim.drift': Key(0.001, "weight of D's squared scores of real images"),
-  'optim.ema_decay': Key(0.999, 'decay of the averaged weights, per step', below=1),
+  'optim.ema_decay': Key(0.999, 'decay of the averaged weights, per step; 0: none', below=1),
   **OF_BATCH_NORM,
 }
 TINY = {

@@ -349,7 +349,19 @@ def test_adam_with_momentum_against_numpy():
     np.testing.assert_allclose(updates['kernel'], want, rtol=1e-4)
 
 
-@pytest.mark.parametrize('name', list(optim.OPTIMIZERS))
+def test_rmsprop_is_the_average_of_squares_alone():
+  # v = (1 - b2) g^2 after the first step, without Adam's correction: lr / sqrt(1 - b2) in all.
+  lr, b2 = 1e-3, 0.99
+  for rate in (lr, lambda count: lr * (1 + 0 * count.astype(jnp.float32))):
+    tx = optim.OPTIMIZERS['rmsprop'](rate, 0.5, b2, 1e-8)
+    g, params = jnp.array([1.0, -1e-3]), jnp.zeros((2,))
+    first, state = tx.update(g, tx.init(params), params)
+    np.testing.assert_allclose(first, [-lr / 0.1, lr / 0.1], rtol=1e-3)
+    second, _ = tx.update(g, state, params)
+    np.testing.assert_allclose(second, first / np.sqrt(1.99), rtol=1e-3)
+
+
+@pytest.mark.parametrize('name', ['adam', 'adam_b1_0'])
 def test_first_adam_step(name):
   # T37: |step| = lr for |g| >> eps. At |g| = eps it is lr / 2 in optax's form (eps beside the
   # corrected root); the eps-hat form of TF would give 0.031 lr (section 2.4).
