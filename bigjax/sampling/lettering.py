@@ -66,7 +66,8 @@ def labelled(
     heads: names, [num_columns] or none; none is written where the columns are too narrow.
     caption: below.
   Returns:
-    the picture, whose info['grid'] says where the grid lies in it: 'left,top,right,bottom'.
+    the picture, whose info['grid'] says where the grid lies in it, and its rows:
+    'left,top,right,bottom,rows'.
   """
   rows = [fitting(name, 16 * SIZE) for name in rows]
   column, row = grid.width / num_columns, grid.height / num_rows
@@ -77,7 +78,7 @@ def labelled(
   wide = max(left + grid.width, int(width(caption)) + 2 * GAP)
   sheet = Image.new('RGB', (wide, top + grid.height + bottom), 'white')
   sheet.paste(grid, (left, top))
-  sheet.info['grid'] = f'{left},{top},{left + grid.width},{top + grid.height}'
+  sheet.info['grid'] = f'{left},{top},{left + grid.width},{top + grid.height},{num_rows}'
   pen = ImageDraw.Draw(sheet)
   for i, name in enumerate(rows):
     write(pen, left - GAP - width(name), top + (i + 0.5) * row - SIZE / 2 - 2, name, 'black')

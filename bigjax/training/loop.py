@@ -178,6 +178,8 @@ class Run:
       self.say(f'warning: {alarm}')
     self.check_alarms(done, {**signs, **scores})
     self.draw(done)
+    if len(program.stages) > 1 and jax.process_index() == 0:
+      quick_evaluation.draw_growth(self.workdir, program.stages, done)
     return gen, scores
 
   def save(self, state: Any, gen: Any, done: int, scores: Mapping[str, float] | None) -> None:

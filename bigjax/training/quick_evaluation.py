@@ -1,6 +1,7 @@
 """Samples, scores and pictures of the averaged generator while it trains."""
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from bigjax import data
-from bigjax.algorithms.base.contract import Stage
+from bigjax.algorithms.base.contract import Stage, Stages
 from bigjax.core import errors
 from bigjax.evaluation import quick, samples
 from bigjax.evaluation.during_training import Off, Scoring
@@ -121,6 +122,18 @@ class Evaluation:
     return images.repeat(times, -3).repeat(times, -2), True
 
 
+def grid_at(workdir: str, step: int) -> tuple[Image.Image, int] | None:
+  """(The class grid of an evaluation without its letters, its rows); None where there is none."""
+  path = os.path.join(workdir, 'samples', f'{step:08d}.png')
+  if not os.path.exists(path):
+    return None
+  with Image.open(path) as picture:
+    if 'grid' not in picture.info:
+      return None
+    *box, rows = (int(word) for word in picture.info['grid'].split(','))
+    return picture.crop(box), rows
+
+
 def moved(workdir: str, step: int, every: int) -> dict[str, float]:
   """{'samples_moved': how far the samples of fixed latents are from the evaluation before}.
 
@@ -128,20 +141,35 @@ def moved(workdir: str, step: int, every: int) -> dict[str, float]:
   of this step and of the last one before it on the period: what a run that was interrupted has,
   too. {} where there is none, or at another resolution.
   """
-  path = lambda at: os.path.join(workdir, 'samples', f'{at:08d}.png')
   before = (step - 1) // every * every if every else 0
-  if before <= 0 or not (os.path.exists(path(before)) and os.path.exists(path(step))):
+  found = [grid_at(workdir, at) for at in (before, step) if at]
+  if len(found) < 2 or None in found:
     return {}
-  grids = []
-  for at in (before, step):
-    with Image.open(path(at)) as picture:
-      if 'grid' not in picture.info:
-        return {}
-      box = [int(word) for word in picture.info['grid'].split(',')]
-      grids.append(np.asarray(picture.crop(box), np.float32) / 127.5)
-  if grids[0].shape != grids[1].shape:
+  then, now = (np.asarray(grid, np.float32) / 127.5 for grid, _ in found)
+  if then.shape != now.shape:
     return {}
-  return {'samples_moved': round(float(np.square(grids[0] - grids[1]).mean()), 6)}
+  return {'samples_moved': round(float(np.square(then - now).mean()), 6)}
+
+
+def draw_growth(workdir: str, stages: Stages, step: int) -> None:
+  """Draw growth.png, where there are several stages: the same latents at the end of each so far."""
+  names = [name for name in os.listdir(os.path.join(workdir, 'samples')) if name.endswith('.png')]
+  steps = [at for at in sorted(int(name[:-4]) for name in names) if at <= step]
+  rows = {}
+  for (first, stage), (end, _) in zip(stages, [*stages[1:], (math.inf, None)], strict=True):
+    last = max((at for at in steps if first < at <= end), default=0)
+    if last and (found := grid_at(workdir, last)):
+      grid, num = found
+      row = grid.crop((0, 0, grid.width, grid.height // num))  # of the first class
+      rows[f'{stage.image[-2]} px, step {last:,}'] = row
+  if len(rows) < 2:
+    return
+  width, height = (max(size) for size in zip(*(row.size for row in rows.values()), strict=True))
+  strip = Image.new('RGB', (width, height * len(rows)))
+  for i, row in enumerate(rows.values()):
+    strip.paste(row.resize((width, height), Image.Resampling.NEAREST), (0, i * height))
+  picture = lettering.labelled(strip, len(rows), 1, list(rows))
+  picture.save(os.path.join(workdir, 'growth.png'))
 
 
 def unlabelled(images: Callable[..., data.Labelled], most: int) -> data.Labelled:

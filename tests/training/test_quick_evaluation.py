@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from bigjax import data
-from bigjax.algorithms.base import configs
+from bigjax.algorithms.base import configs, contract
 from bigjax.core import errors
 from bigjax.evaluation import quick
 from bigjax.training import quick_evaluation
@@ -54,20 +54,39 @@ def test_the_best_of_rare_classes_can_be_kept_where_there_are_any():
   quick_evaluation.check(config)
 
 
+def draw(workdir, step, level, side=4):
+  """A class grid of two rows, below it a caption that changes, left of it a margin."""
+  sheet = np.full((side + 3, side + 2, 3), step, np.uint8)
+  sheet[:side, 2:] = level
+  where = PngImagePlugin.PngInfo()
+  where.add_text('grid', f'2,0,{2 + side},{side},2')
+  os.makedirs(workdir / 'samples', exist_ok=True)
+  Image.fromarray(sheet).save(workdir / 'samples' / f'{step:08d}.png', pnginfo=where)
+
+
 def test_how_far_samples_have_moved(tmp_path):
   """Of the grids alone, whatever the caption; from the evaluation before, not from any picture."""
-  os.mkdir(tmp_path / 'samples')
-
-  def draw(step, level, side=4):
-    sheet = np.full((side + 3, side + 2, 3), step, np.uint8)  # a caption that changes
-    sheet[:side, 2:] = level
-    where = PngImagePlugin.PngInfo()
-    where.add_text('grid', f'2,0,{2 + side},{side}')
-    Image.fromarray(sheet).save(tmp_path / 'samples' / f'{step:08d}.png', pnginfo=where)
-
   moved = lambda step, every: quick_evaluation.moved(str(tmp_path), step, every)
-  draw(2, 100), draw(3, 255), draw(4, 151)
+  draw(tmp_path, 2, 100), draw(tmp_path, 3, 255), draw(tmp_path, 4, 151)
   assert moved(2, 2) == {} and moved(4, 0) == {}
   assert moved(4, 2) == {'samples_moved': pytest.approx((51 / 127.5) ** 2)}
-  draw(6, 151, side=8)  # another stage
+  draw(tmp_path, 6, 151, side=8)  # another stage
   assert moved(6, 2) == {}
+
+
+def test_a_growing_run_has_a_strip_of_its_stages(tmp_path):
+  """The last pictures of each stage up to the step, enlarged to one size."""
+  stages = [
+    (first, contract.Stage(1, 8, contract.image_inputs(side, 3)))
+    for first, side in ((0, 4), (4, 8), (9, 16))
+  ]
+  for step, level, side in ((2, 50, 4), (4, 100, 4), (6, 150, 8), (12, 250, 16)):
+    draw(tmp_path, step, level, side)
+  quick_evaluation.draw_growth(str(tmp_path), stages[:1], 6)
+  assert not (tmp_path / 'growth.png').exists()  # one row is no strip
+  quick_evaluation.draw_growth(str(tmp_path), stages, 6)
+  picture = np.asarray(Image.open(tmp_path / 'growth.png'))
+  assert picture[:, -1, 0].tolist() == [100] * 4 + [150] * 4
+  quick_evaluation.draw_growth(str(tmp_path), stages, 12)
+  picture = np.asarray(Image.open(tmp_path / 'growth.png'))
+  assert picture[:, -1, 0].tolist() == [100] * 8 + [150] * 8 + [250] * 8
