@@ -364,9 +364,9 @@ KEYS: Keys = {
   'optim.b2': Key(0.99, "Adam's decay of squared gradients", below=1),
   'optim.eps': Key(1e-8, "Adam's epsilon", above=0, most=1),
   'optim.loss': Key('logistic', 'pair of adversarial losses', choices=tuple(losses.LOSSES)),
-  'optim.r1_gamma': Key(0.0, 'R1 of real images, the mean over scales; 0: off'),
+  'optim.r1_gamma': Key(0.0, 'gradient penalty on real images (R1; BigGAN Eq. 5); 0: off'),
   'optim.gp_weight': Key(
-    0.0, 'gradient penalty between real and fake images, the mean over scales; 0: off',
+    0.0, 'gradient penalty between real and fake images (WGAN-GP); 0: off',
   ),
   'optim.ema_decay': Key(0.999, 'decay of the averaged weights, per step; 0: none', below=1),
   'optim.ema_half_life': Key(

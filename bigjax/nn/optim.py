@@ -214,7 +214,7 @@ def rmsprop(lr: float | Schedule, b1: float, b2: float, eps: float) -> optax.Gra
   Without Adam's correction of the first steps; `b1` is Adam's alone.
   """
   del b1
-  moments = optax.scale_by_rms(decay=b2, eps=eps)
+  moments = optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False)
 
   def init(params):
     return jnp.zeros((), jnp.int32), moments.init(params)
