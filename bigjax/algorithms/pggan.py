@@ -399,7 +399,7 @@ DIGITS = {
   'model.fmap_base': 128, 'model.fmap_max': 32, 'model.z_dim': 32, 'model.dtype': 'float32',
   'model.first_resolution': 4, 'optim.batch_size': 32, 'optim.batch_at': (), 'optim.lr_at': (),
   'optim.hold_kimg': 4.0, 'optim.fade_kimg': 4.0, 'optim.d_steps': 1, 'optim.ramp': False,
-  'optim.ema_decay': 0.99,
+  'optim.gen_lr': 2e-3, 'optim.disc_lr': 2e-3, 'optim.ema_decay': 0.99,
 }
 # fmt: on
 
