@@ -28,7 +28,7 @@ from bigjax.models import msggan
 from bigjax.nn import optim
 from bigjax.nn.objectives import losses, multiscale
 from bigjax.nn.schedules import Decay
-from bigjax.nn.style import resampling, stylegan
+from bigjax.nn.style import blocks, resampling, stylegan
 
 Array = jax.Array
 Images = tuple[Array, ...]  # of every scale, 4 px first
@@ -62,7 +62,7 @@ class MSGGAN:
 
   @property
   def num_scales(self) -> int:
-    return self.gen_net.resolution.bit_length() - 2
+    return len(blocks.resolutions(self.gen_net.resolution))
 
   def stages(self, num_steps: int) -> contract.Stages:
     del num_steps
@@ -188,11 +188,8 @@ class MSGGAN:
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     del batch, held_out, stage
-    players = parallel.all_gather_weights(state['players'])
-    signs = {}
-    for name, one in players.items():
-      signs |= getattr(self, name).reparametrisation.signs(name, one)
-    return signs
+    players = {'gen': self.gen, 'disc': self.disc}
+    return player.vital_signs(players, parallel.all_gather_weights(state['players']))
 
   def generator(self, state: State, stage: Stage) -> Gen:
     del stage
@@ -252,7 +249,7 @@ CUTOFF, SCALE = Range(0, 100), Range(4, 1024)
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiScale(contract.PlainGenerator):
+class MultiScale(contract.OfNetwork, contract.PlainGenerator):
   """The sampled network; gen is {params} and, of a StyleGAN, {params, w_avg}."""
 
   net: Any
@@ -263,18 +260,6 @@ class MultiScale(contract.PlainGenerator):
     if not isinstance(self.net, msggan.StyleGenerator):
       return scale
     return {'truncation': 'psi or psi:layers, towards the average w: 0.7, 0.7:8, none', **scale}
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    return self.net.resolution, self.net.resolution, self.net.channels
-
-  @property
-  def latent_shape(self) -> tuple[int, ...]:
-    return (self.net.z_dim,)
-
-  @property
-  def num_classes(self) -> int:
-    return self.net.num_classes
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> Shown:
     del sampling
@@ -292,7 +277,7 @@ class MultiScale(contract.PlainGenerator):
 
   def scales(self) -> Sequence[int]:
     """Pixels of its images, the smallest first."""
-    return [2**level for level in range(2, self.net.resolution.bit_length())]
+    return blocks.resolutions(self.net.resolution)
 
   def images(self, gen: Gen, z: Array, y: Array, spec: Shown) -> Images:
     """The images of every scale, 4 px first."""
@@ -309,10 +294,6 @@ class MultiScale(contract.PlainGenerator):
     image = self.images(gen, z, y, spec)[self.scales().index(spec.scale) if spec.scale else -1]
     times = self.net.resolution // image.shape[1]
     return image.repeat(times, 1).repeat(times, 2)
-
-  def latents(self, key: Array, num: int, spec: Shown, start: Array | int = 0) -> Array:
-    del spec
-    return contract.normal_latents(key, num, self.latent_shape, start)
 
   def weights(self, gen: Gen) -> Any:
     return gen['params']

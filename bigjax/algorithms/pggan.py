@@ -56,7 +56,7 @@ class PGGAN:
   labels: LabelLaw
   ema: float
   penalty: regularizers.Penalty
-  drift: float
+  drift: Callable[[Array], Array]  # scores of real images -> [B]
   simultaneous: bool
   equalized: bool
   card: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)  # how it is sampled
@@ -124,7 +124,7 @@ class PGGAN:
     (real_scores, real_classes), (fake_scores, fake_classes) = judge(real), judge(fake)
     score = lambda images: judge(images)[0]
     penalty = self.penalty(score, real, fake, batch['mix']).mean()
-    drift = self.drift * jnp.square(real_scores).mean()
+    drift = self.drift(real_scores).mean()
     metrics = {
       'd_loss': fake_scores.mean() - real_scores.mean(),
       'd_logit_real': real_scores.mean(), 'd_logit_fake': fake_scores.mean(),
@@ -227,11 +227,9 @@ class PGGAN:
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: GrowingStage) -> Metrics:
     del batch, held_out
-    players = parallel.all_gather_weights(state['players'])
-    signs = {}
-    for name, of in zip(('gen', 'disc'), self.players(stage, state['step']), strict=True):
-      signs |= of.reparametrisation.signs(name, players[name])
-    return signs
+    gen, disc = self.players(stage, state['step'])
+    whole = parallel.all_gather_weights(state['players'])
+    return player.vital_signs({'gen': gen, 'disc': disc}, whole)
 
   def generator(self, state: State, stage: GrowingStage) -> Gen:
     gen, _ = self.players(stage, state['step'])
@@ -285,22 +283,10 @@ class AtLevel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Growing(contract.PlainGenerator):
+class Growing(contract.OfNetwork, contract.PlainGenerator):
   """The sampled network; gen is {params: {weights, alpha}}."""
 
   net: AtLevel
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    return self.net.resolution, self.net.resolution, self.net.channels
-
-  @property
-  def latent_shape(self) -> tuple[int, ...]:
-    return (self.net.z_dim,)
-
-  @property
-  def num_classes(self) -> int:
-    return self.net.num_classes
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: contract.NoChoice) -> Array:
     del spec
@@ -478,6 +464,6 @@ def make(
     labels=label_law('data', data.num_classes, class_counts),
     ema=opt.ema_decay,
     penalty=regularizers.gradient_penalty(opt.gp_weight / opt.gp_target**2, opt.gp_target),
-    drift=opt.drift, simultaneous=opt.simultaneous, equalized=opt.equalized,
+    drift=regularizers.drift(opt.drift), simultaneous=opt.simultaneous, equalized=opt.equalized,
     card=standing_statistics.card(config) if model.gen_norm == 'batch' else {},
   )  # fmt: skip

@@ -163,6 +163,11 @@ def point(row: Mapping[str, Any]) -> dict[str, Any]:
   return {'step': row['step'], 'at': None, 'scores': row['scores']}
 
 
+def metrics_of(config: ml_collections.ConfigDict) -> list[str]:
+  """The words of scores.metrics, whatever they are."""
+  return [word.strip() for word in config.scores.metrics.split(',') if word.strip()]
+
+
 def check(config: ml_collections.ConfigDict) -> list[str]:
   """The scores that a checked config asks for, none where they are off.
 
@@ -172,7 +177,7 @@ def check(config: ml_collections.ConfigDict) -> list[str]:
   asked = config.scores
   if not asked.every:
     return []
-  names = [word.strip() for word in asked.metrics.split(',') if word.strip()]
+  names = metrics_of(config)
   for name in names:
     errors.pick(name, METRICS, 'scores.metrics')
   errors.pick(asked.features, {**networks.NETWORKS, 'classifier': None}, 'scores.features')

@@ -23,6 +23,7 @@ from bigjax.algorithms.base import configs
 from bigjax.core import buckets, checkpoint, errors, files
 from bigjax.core.progress import size
 from bigjax.data import Finding
+from bigjax.evaluation import during_training
 from bigjax.evaluation.metrics import registry
 from bigjax.evaluation.reference import open_network
 from bigjax.models.pretrained import download
@@ -214,8 +215,8 @@ def weights(config: ml_collections.ConfigDict) -> list[Finding]:
   scores = config.scores
   if not scores.every:
     return []
-  metrics = [word.strip() for word in scores.metrics.split(',') if word.strip()]
-  if not registry.need_network([name for name in metrics if name in registry.METRICS]):
+  metrics = [name for name in during_training.metrics_of(config) if name in registry.METRICS]
+  if not registry.need_network(metrics):
     return [('ok', f'scores: {scores.metrics} of {scores.num:,} samples, without a network')]
   if scores.features == 'classifier':
     return [('ok', 'scores: in a classifier that is trained on the images before the first step')]

@@ -62,8 +62,12 @@ class Log:
   def changed_stage(self, step: int, seconds: float) -> None:
     """Say and keep what a change of stage cost, its first step included, which `step` ends."""
     self.progress.say(f'{seconds:.1f} s from the stage before to the end of the first step of this')
+    self._write_clock(step, {'stage_change': round(seconds, 3)})
+
+  def _write_clock(self, step: int, values: Mapping[str, float]) -> None:
+    """Write a row of timing.jsonl, with the run's clock and the machine's."""
     clock = {'seconds': round(time.monotonic() - self._start, 3), 'time': round(time.time(), 3)}
-    self._clock.write({'step': step, 'stage_change': round(seconds, 3), **clock})
+    self._clock.write({'step': step, **values, **clock})
 
   def skip(self, seconds: float) -> None:
     """Leave this much time, spent on something else than steps, out of the clock."""
@@ -86,8 +90,7 @@ class Log:
       **device_memory(),
     }
     self._last = now
-    clock = {'seconds': round(now - self._start, 3), 'time': round(time.time(), 3)}
-    self._clock.write({'step': step, **shown, **clock})
+    self._write_clock(step, shown)
     self._events.write({'step': step, **shown})
     return values
 

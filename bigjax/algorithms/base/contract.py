@@ -297,6 +297,28 @@ def latents(seed, num):  # the z of bigjax sample, float32 [num, *{shape}]
 """
 
 
+class OfNetwork:
+  """What its network says of a generator of images: one with the fields that are read here.
+
+  Attributes:
+    net: has resolution, channels, z_dim and num_classes.
+  """
+
+  net: Any
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.net.resolution, self.net.resolution, self.net.channels
+
+  @property
+  def latent_shape(self) -> tuple[int, ...]:
+    return (self.net.z_dim,)
+
+  @property
+  def num_classes(self) -> int:
+    return self.net.num_classes
+
+
 @dataclasses.dataclass(frozen=True)
 class PlainGenerator:
   """A generator that needs no preparing, with N(0, I) latents of `latent_shape`.

@@ -17,6 +17,7 @@ from bigjax.algorithms.base.contract import Stage
 from bigjax.algorithms.base.player import Player
 from bigjax.core import errors, trees
 from bigjax.core.keys import Key, Keys
+from bigjax.nn.style import blocks
 
 Array = jax.Array
 
@@ -97,7 +98,7 @@ def stages(
   for i, resolution in enumerate(resolutions):
     plain, fade = stage_of(resolution), 1000 * fade_kimg if i else 0.0
     found.append((first, GrowingStage(
-      plain.minibatches, plain.examples, plain.inputs, level=resolution.bit_length() - 1,
+      plain.minibatches, plain.examples, plain.inputs, level=blocks.level_of(resolution),
       first=first, before=before, fade=fade, lr=lr_at.get(resolution),
     )))  # fmt: skip
     length = math.ceil((fade + 1000 * hold_kimg) / plain.num_images)
@@ -120,7 +121,7 @@ def resolutions(first: int, last: int) -> list[int]:
     raise errors.UserError(
       f'model.first_resolution is {first}, above data.resolution, {last}; give it at most that.'
     )
-  return [2**level for level in range(first.bit_length() - 1, last.bit_length())]
+  return [side for side in blocks.resolutions(last) if side >= first]
 
 
 def at_resolutions(name: str, words: Sequence[str], number: Callable[[str], Any]) -> dict[int, Any]:

@@ -312,6 +312,14 @@ def spectral_signs(name: str, player: dict[str, Any]) -> Metrics:
   return signs
 
 
+def vital_signs(players: Mapping[str, Player], states: Mapping[str, dict[str, Any]]) -> Metrics:
+  """What the players' reparametrisations say of their states, which are whole on every device."""
+  signs = {}
+  for name, of in players.items():
+    signs |= of.reparametrisation.signs(name, states[name])
+  return signs
+
+
 def to_float(image: Array) -> Array:
   """uint8 images in [0, 255] as float32 in [-1, 1]; floats are in [-1, 1] already."""
   return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image

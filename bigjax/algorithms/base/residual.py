@@ -350,9 +350,7 @@ class ResidualGAN:
     signs = {}
     if self.places.loss.has_sides:
       signs = parallel.over_batch(accuracies)({}, weights, examples)
-    for name, one in players.items():
-      signs |= getattr(self, name).reparametrisation.signs(name, one)
-    return signs
+    return signs | player.vital_signs({'gen': self.gen, 'disc': self.disc}, players)
 
   def generator(self, state: State, stage: Stage) -> Gen:
     del stage

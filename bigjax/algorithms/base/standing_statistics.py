@@ -58,7 +58,7 @@ def card(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class StandingStatistics:
+class StandingStatistics(contract.OfNetwork):
   """The sampled network; gen is {params, stats: {layer: {mean [K, C], var [K, C]}}, knots [K]}.
 
   `knots` are the ascending truncations that `stats` were measured at; a bare gen has neither.
@@ -78,18 +78,6 @@ class StandingStatistics:
     'standing_passes': 'batches over which BatchNorm moments are averaged',
     'standing_batch': 'samples in each of them',
   }
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    return self.net.resolution, self.net.resolution, self.net.channels
-
-  @property
-  def latent_shape(self) -> tuple[int, ...]:
-    return (self.net.z_dim,)
-
-  @property
-  def num_classes(self) -> int:
-    return self.net.num_classes
 
   def spec(
     self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None

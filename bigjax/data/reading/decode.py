@@ -53,7 +53,7 @@ def jpeg(tf: Any, encoded: Any) -> Any:
   known = tf.strings.substr(encoded, 0, 2) == b'\xff\xd8'
   with tf.control_dependencies([asserted(tf, known, 'neither JPEG, PNG, WebP nor GIF')]):
     shape = tf.image.extract_jpeg_shape(encoded)
-  encoded = checked(tf, encoded, known, tf.cast(shape[:2], tf.int64)[::-1])
+  encoded = checked(tf, encoded, True, tf.cast(shape[:2], tf.int64)[::-1])
   # The exact transform, as in other decoders; TensorFlow's own choice is a coarser one.
   return tf.io.decode_jpeg(encoded, channels=3, dct_method='INTEGER_ACCURATE')
 
