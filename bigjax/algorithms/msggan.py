@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, player
+from bigjax.algorithms.base import configs, contract, player, style_config
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, keys_of, label_law, purpose
 from bigjax.algorithms.base.player import Player, to_float
-from bigjax.algorithms.base.residual_config import DTYPES, averaging
+from bigjax.algorithms.base.residual_config import averaging
 from bigjax.core import errors, parallel, trees
-from bigjax.core.keys import Key, Keys
+from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH, Range
 from bigjax.models import msggan
 from bigjax.nn import optim
@@ -315,11 +315,7 @@ BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 # fmt: off
 KEYS: Keys = {
   'model.network': Key('stylegan', 'whose networks: progan or stylegan', choices=tuple(GENERATORS)),
-  'model.fmap_base': Key(
-    8192, 'feature maps are this over half the resolution', least=8, most=65_536,
-  ),
-  'model.fmap_max': Key(512, 'and at most this many', least=1, most=8192),
-  'model.z_dim': Key(512, 'dimensions of z', least=1, most=65_536),
+  **with_defaults(style_config.KEYS, optim__gen_lr=3e-3, optim__disc_lr=3e-3),
   'model.w_dim': Key(512, 'dimensions of w (stylegan)', least=1, most=65_536),
   'model.mapping_layers': Key(8, 'layers from z to w (stylegan)', least=1, most=64),
   'model.combine': Key(
@@ -331,25 +327,15 @@ KEYS: Keys = {
   'model.stddev_group': Key(
     4, 'examples whose deviation is taken together; 0: the whole batch', most=BATCH.most,
   ),
-  'model.dtype': Key('float32', 'of the computation', choices=tuple(DTYPES)),
-  'optim.batch_size': Key(
-    16, "examples of a discriminator's step, over all devices", least=1, most=BATCH.most,
-  ),
-  'optim.d_steps': Key(1, "discriminator steps to one of the generator's", least=1, most=1000),
   'optim.same_latents': Key(False, 'whether the generator moves on the latents that D has seen'),
   'optim.name': Key(
     'adam_b1_0', 'optimizer', choices=('adam_b1_0', 'rmsprop'),
   ),
-  'optim.gen_lr': Key(3e-3, 'learning rate of the generator', most=1000),
-  'optim.disc_lr': Key(3e-3, 'learning rate of the discriminator', most=1000),
-  'optim.b2': Key(0.99, "Adam's decay of squared gradients", below=1),
-  'optim.eps': Key(1e-8, "Adam's epsilon", above=0, most=1),
   'optim.loss': Key('logistic', 'pair of adversarial losses', choices=tuple(losses.LOSSES)),
   'optim.r1_gamma': Key(0.0, 'gradient penalty on real images (R1; BigGAN Eq. 5); 0: off'),
   'optim.gp_weight': Key(
     0.0, 'gradient penalty between real and fake images (WGAN-GP); 0: off',
   ),
-  'optim.ema_decay': Key(0.999, 'decay of the averaged weights, per step; 0: none', below=1),
   'optim.ema_half_life': Key(
     0.0, 'thousand images after which weights count for half in the average; 0: ema_decay rules',
   ),
@@ -375,10 +361,7 @@ DIGITS = {
 def make_nets(config: ml_collections.ConfigDict) -> tuple[Any, msggan.Discriminator]:
   """The networks of a config."""
   data, model = config.data, config.model
-  shared = {
-    'resolution': data.resolution, 'num_classes': data.num_classes, 'fmap_base': model.fmap_base,
-    'fmap_max': model.fmap_max, 'dtype': errors.pick(model.dtype, DTYPES, 'model.dtype'),
-  }  # fmt: skip
+  shared = style_config.of_both(config)
   own = {'z_dim': model.z_dim, 'channels': data.channels}
   group = model.stddev_group or None
   if model.network == 'progan':

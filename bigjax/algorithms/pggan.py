@@ -17,14 +17,20 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, growing, player, standing_statistics
+from bigjax.algorithms.base import (
+  configs,
+  contract,
+  growing,
+  player,
+  standing_statistics,
+  style_config,
+)
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, State
 from bigjax.algorithms.base.draws import LabelLaw, label_law
 from bigjax.algorithms.base.growing import GrowingStage
 from bigjax.algorithms.base.player import Player, to_float
-from bigjax.algorithms.base.residual_config import DTYPES
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
-from bigjax.core import errors, parallel
+from bigjax.core import parallel
 from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
 from bigjax.models import pggan
@@ -324,11 +330,7 @@ OF_BATCH_NORM = {
 MINIBATCH = ('stddev', 'discrimination', 'none')
 # fmt: off
 KEYS: Keys = {
-  'model.fmap_base': Key(
-    8192, 'feature maps are this over half the resolution', least=8, most=65_536,
-  ),
-  'model.fmap_max': Key(512, 'and at most this many', least=1, most=8192),
-  'model.z_dim': Key(512, 'dimensions of z', least=1, most=65_536),
+  **style_config.KEYS,
   'model.gen_norm': Key(
     'pixel', "norm of the generator's layers", choices=pggan.GEN_NORMS,
   ),
@@ -354,25 +356,15 @@ KEYS: Keys = {
     0, 'examples whose deviation is taken together; 0: the whole batch', most=BATCH.most,
     where=('model.minibatch', 'stddev'),
   ),
-  'model.dtype': Key('float32', 'of the computation', choices=('float32', 'bfloat16', 'float64')),
   **growing.KEYS,
-  'optim.batch_size': Key(
-    16, "examples of a discriminator's step, over all devices", least=1, most=BATCH.most,
-  ),
-  'optim.d_steps': Key(1, "discriminator steps to one of the generator's", least=1, most=1000),
   'optim.simultaneous': Key(
     False, 'whether both players move from the same fakes, before either has moved',
   ),
-  'optim.gen_lr': Key(1e-3, 'learning rate of the generator', most=1000),
-  'optim.disc_lr': Key(1e-3, 'learning rate of the discriminator', most=1000),
   'optim.ramp': Key(False, 'whether learning rates rise over the first 40 thousand images'),
   'optim.equalized': Key(True, 'whether learning rates are equalised over layers'),
-  'optim.b2': Key(0.99, "Adam's decay of squared gradients", below=1),
-  'optim.eps': Key(1e-8, "Adam's epsilon", above=0, most=1),
   'optim.gp_weight': Key(10.0, 'gradient penalty between real and fake images (WGAN-GP); 0: off'),
   'optim.gp_target': Key(1.0, 'the slope that it aims at; its weight is over its square', above=0),
   'optim.drift': Key(0.001, "weight of D's squared scores of real images"),
-  'optim.ema_decay': Key(0.999, 'decay of the averaged weights, per step; 0: none', below=1),
   **OF_BATCH_NORM,
 }
 TINY = {
@@ -405,10 +397,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def make_nets(config: ml_collections.ConfigDict) -> tuple[pggan.Generator, pggan.Discriminator]:
   """The networks of a config."""
   data, model = config.data, config.model
-  shared = {
-    'resolution': data.resolution, 'num_classes': data.num_classes, 'fmap_base': model.fmap_base,
-    'fmap_max': model.fmap_max, 'dtype': errors.pick(model.dtype, DTYPES, 'model.dtype'),
-  }  # fmt: skip
+  shared = style_config.of_both(config)
   gen_net = pggan.Generator(
     **shared, z_dim=model.z_dim, channels=data.channels, norm=model.gen_norm,
     activation=model.gen_activation, tanh=model.gen_tanh,

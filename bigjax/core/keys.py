@@ -62,6 +62,17 @@ class Key:
 
 Keys = Mapping[str, Key]
 LARGEST_FLOAT = 1e9  # of rates, weights and ratios: far from where float32 ends
+
+
+def with_defaults(keys: Keys, **of: Any) -> Keys:
+  """Keys with other defaults, given as GROUP__KEY."""
+  found = dict(keys)
+  for name, value in of.items():
+    name = name.replace('__', '.', 1)
+    found[name] = dataclasses.replace(found[name], default=value)
+  return found
+
+
 # Words of other programs' keys, and what they are called here.
 SYNONYMS = {
   'beta1': 'b1', 'beta2': 'b2', 'epochs': 'steps', 'image_size': 'resolution',

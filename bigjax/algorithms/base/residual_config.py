@@ -1,6 +1,5 @@
 """Keys that all residual GANs have in their configs, and what follows from these alone."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from bigjax.algorithms.base.draws import label_law
 from bigjax.algorithms.base.player import IDENTITY, Player, Reparametrisation, spectral
 from bigjax.core import errors
 from bigjax.core.config import WAYS
-from bigjax.core.keys import Key, Keys
+from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH
 from bigjax.nn import kernels, layers, optim, schedules, spectral_norm
 from bigjax.nn.latents import law
@@ -110,11 +109,7 @@ DIGITS = {
 
 def defaults(**of: Any) -> Keys:
   """KEYS with a family's own defaults, given as GROUP__KEY."""
-  found = dict(KEYS)
-  for name, value in of.items():
-    name = name.replace('__', '.', 1)
-    found[name] = dataclasses.replace(found[name], default=value)
-  return found
+  return with_defaults(KEYS, **of)
 
 
 def make_generator(
