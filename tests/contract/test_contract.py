@@ -67,13 +67,18 @@ def generator_of(program, stage):
 
 
 @functools.cache
-def made(name, num_devices=1):
-  """(Program, state before and after the first step as NumPy, metrics)."""
-  program = make_program(configs.read(f'{name}:tiny'), jax.devices()[:num_devices])
-  state = program.init(jax.random.key(0), {})
-  before = to_numpy(state)
-  state, metrics = program.step(state, batch_for(program, program.stage(0)))
-  return program, before, to_numpy(state), jax.device_get(metrics)
+def made(name):
+  """(Program, state before and after the first step as NumPy, metrics), on one device."""
+  program = make_program(configs.read(f'{name}:tiny'), jax.devices()[:1])
+  before = to_numpy(program.init(jax.random.key(0), {}))
+  return program, before, *stepped(program, before)
+
+
+def stepped(program, before):
+  """(State after the first step as NumPy, metrics)."""
+  batch = batch_for(program, program.stage(0))
+  state, metrics = program.step(on_device(program, before), batch)
+  return to_numpy(state), jax.device_get(metrics)
 
 
 def to_numpy(state):
@@ -175,8 +180,8 @@ def test_frozen_weights_do_not_depend_on_the_key_and_stay(name):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_step_is_a_function_of_state_and_batch(name):
   program, before, after, _ = made(name)
-  again, _ = program.step(on_device(program, before), batch_for(program, program.stage(0)))
-  for path, leaf in trees.flat(to_numpy(again)).items():
+  again, _ = stepped(program, before)
+  for path, leaf in trees.flat(again).items():
     np.testing.assert_array_equal(leaf, trees.flat(after)[path], err_msg=path)
 
 
@@ -194,11 +199,11 @@ def test_losses_are_what_the_step_differentiates(name):
   assert set(losses) == set(before['players'])
   reported = []
   for player, loss in losses.items():
-    params = state['players'][player]['params']
+    params = before['players'][player]['params']
     assert loss.scale_free <= set(trees.flat(params))
-    loss = jax.jit(loss)  # else every operation is compiled alone
-    (_, seen), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    norm = float(jnp.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(grads))))
+    loss = jax.jit(jax.value_and_grad(loss, has_aux=True))  # one program for slopes and values
+    (_, seen), grads = jax.device_get(loss(params))
+    norm = float(np.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(grads))))
     assert norm > 0
     # Either way, because a gradient penalty bends the loss, and as short as float32 allows: where a
     # ReLU flips, the penalty jumps, of which no gradient tells. A slope so steep that the shortest
@@ -206,8 +211,8 @@ def test_losses_are_what_the_step_differentiates(name):
     step, rises = min(1e-3, 8e-5 / norm) / norm, []
     for longer in (1, 10, 100):
       up, down = (
-        loss(jax.tree.map(lambda p, g: p + way * longer * step * g, params, grads))[0]  # noqa: B023
-        for way in (1, -1)
+        loss(jax.tree.map(lambda p, g: p + length * g, params, grads))[0][0]  # noqa: B023
+        for length in np.float32([longer * step, -longer * step])
       )
       rises.append(float(up - down) / (2 * longer * step * norm**2))
     assert any(abs(rise - 1) < 0.2 for rise in rises), (player, rises)
@@ -220,17 +225,11 @@ def test_losses_are_what_the_step_differentiates(name):
 def test_a_broken_step_changes_nothing_and_is_counted(name):
   """A NaN never enters the state, whatever the family's chain of links is."""
   program, before, _, _ = made(name)
-  state = on_device(program, before)
-  nan = lambda tree: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), tree)
-  players = state['players']
-  for player in list(players):
-    broken = {
-      **state,
-      'players': {**players, player: {**players[player], 'params': nan(players[player]['params'])}},
-    }
-    after, metrics = program.step(
-      jax.tree.map(jnp.copy, broken), batch_for(program, program.stage(0))
-    )
+  nan = lambda tree: jax.tree.map(lambda x: np.full_like(x, np.nan), tree)
+  players = before['players']
+  for player in players:
+    broken = {**players[player], 'params': nan(players[player]['params'])}
+    after, metrics = stepped(program, {**before, 'players': {**players, player: broken}})
     assert 1 <= metrics['skipped'] <= program.stage(0).minibatches and metrics['refused'] >= 1
     for other in players:
       if other != player:  # a loss with the broken player's weights in it is refused, too
@@ -242,8 +241,8 @@ def test_a_broken_step_changes_nothing_and_is_counted(name):
 
 @pytest.mark.parametrize('name', GAMES)
 def test_two_devices_make_the_step_of_one(name):
-  _, _, one, metrics = made(name)
-  _, _, two, other = made(name, 2)
+  _, before, one, metrics = made(name)
+  two, other = stepped(make_program(configs.read(f'{name}:tiny'), jax.devices()[:2]), before)
   for key, value in metrics.items():
     np.testing.assert_allclose(other[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
   for path, leaf in trees.flat(one['aux']).items():
