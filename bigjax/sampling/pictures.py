@@ -1,4 +1,4 @@
-"""Pictures of a trained generator as `bigjax sample` asks for them: by class, seed, truncation."""
+"""Pictures of a trained generator as `bigjax sample` asks for them: by class, seed, setting."""
 
 import argparse
 import dataclasses
@@ -16,6 +16,15 @@ from bigjax.sampling.loaded import Loaded
 def spec_of(loaded: Loaded, args: argparse.Namespace, truncation: str | None) -> Spec:
   """Sampling settings of the options, at one truncation."""
   return loaded.spec(truncation, **options.parse_sampling(args.sampling))
+
+
+def swept(loaded: Loaded, args: argparse.Namespace) -> list[Spec]:
+  """Sampling settings of --sweep: of each truncation, or of each value of the option it names."""
+  name, equals, values = args.sweep.partition('=')
+  if not equals or name == 'truncation':
+    return [spec_of(loaded, args, t) for t in (values or name).split(',')]
+  others = options.parse_sampling(args.sampling)
+  return [loaded.spec(args.truncation, **{**others, name: value}) for value in values.split(',')]
 
 
 def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int) -> Wanted:
@@ -44,8 +53,8 @@ def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int
 
 
 def sweep(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
-  """Return a row of the same samples at each truncation."""
-  specs = [spec_of(loaded, args, t) for t in args.sweep.split(',')]
+  """Return a row of the same samples at each setting."""
+  specs = swept(loaded, args)
   seeds = options.parse_seeds(args.seeds) if args.seeds else None
   columns = len(seeds) if seeds else args.num or max(10, len(labels))
   check_grid(columns * len(specs), columns, loaded.shape)
@@ -84,7 +93,7 @@ def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.n
   seeds = options.parse_seeds(args.seeds) if args.seeds else ()
   heads = [f'seed {seed}' for seed in seeds] if len(seeds) == columns else []
   if args.sweep:
-    rows = [str(spec_of(loaded, args, t)) for t in args.sweep.split(',')]
+    rows = list(map(str, swept(loaded, args)))
     classes_of = [of(label) for label in wanted.labels[:columns]]
     heads = heads or (classes_of if len(set(classes_of)) > 1 else [])
   elif args.interpolate:

@@ -268,6 +268,21 @@ def test_sweep_has_a_row_for_each_truncation(bigjax, params, loaded, tmp_path):
   assert all((rows[0] != row).any() for row in rows[1:])
 
 
+def test_sweep_of_another_option_by_its_name(bigjax, params, tmp_path):
+  ask = ('sample', '--params', params, '--classes', '4', '--num', 3, '--out', tmp_path / 'x.npz')
+  assert bigjax(*ask, '--sweep', 'standing_batch=8,16', '--sampling', 'standing_passes=2')[0] == 0
+  few, more = np.split(read(tmp_path / 'x.npz')['images'], 2)
+  assert (few != more).any()
+  for batch, rows in ((8, few), (16, more)):
+    options = ('--sampling', f'standing_batch={batch}', '--sampling', 'standing_passes=2')
+    assert bigjax(*ask, *options)[0] == 0
+    assert_same_images(read(tmp_path / 'x.npz')['images'], rows)
+  assert bigjax(*ask, '--sweep', 'truncation=0.5,1')[0] == 0
+  named = read(tmp_path / 'x.npz')['images']
+  assert bigjax(*ask, '--sweep', '0.5,1')[0] == 0
+  assert_same_images(read(tmp_path / 'x.npz')['images'], named)
+
+
 @pytest.mark.parametrize('kind', ['z', 'class', 'both'])
 def test_interpolation_ends_are_plain_samples(loaded, kind):
   labels, columns = np.array([3, 8], np.int32), 5
@@ -728,6 +743,8 @@ def test_a_file_that_is_not_one(bigjax, params, tmp_path, name, change, words):
     (['--truncation', 'nan'], ['leaves nothing to draw']),
     (['--truncation', '0.5:trucnorm'], ['did you mean truncnorm?']),
     (['--sweep', '0.5,,1'], ["truncation ''"]),
+    (['--sweep', 'scale=4,8'], ["'scale'", 'standing_passes']),
+    (['--sweep', 'standing_passes=4,'], ['standing_passes=: give a whole number']),
     (['--num', '0'], ['--num=0', 'at least 1']),
     (['--sweep', '1', '--interpolate', 'z'], ['--sweep and --interpolate']),
     (['--sweep', '1', '--neighbours', 'digits'], ['--sweep and --neighbours']),

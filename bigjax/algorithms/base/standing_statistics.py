@@ -154,11 +154,15 @@ class StandingStatistics(contract.OfNetwork):
   def provenance(
     self, gen: Gen, spec: SamplingSpec, sampling: Mapping[str, Any]
   ) -> tuple[bool, str]:
-    """Stored at this very truncation, interpolated between two in its dialect, or missing."""
+    """Stored at this very truncation, interpolated between two in its dialect, or missing.
+
+    Stored ones are of the card's passes and batch, and no answer to others.
+    """
     knots = [float(t) for t in np.asarray(gen.get('knots', ()))]
     finite = [t for t in knots if math.isfinite(t)]
     t = float(np.float32(spec.truncation))  # as the knots are stored
-    if math.isinf(t) or spec.dialect == sampling['dialect']:
+    stored = all(getattr(spec, k) == sampling[k] for k in ('standing_passes', 'standing_batch'))
+    if stored and (math.isinf(t) or spec.dialect == sampling['dialect']):
       if t in knots:
         return True, ''
       if finite and finite[0] < t < finite[-1]:
