@@ -40,7 +40,7 @@ def batch_of(stage):
 
 @functools.cache
 def state_of_tiny():
-  """As at the start: kernels of unit variance, the mapping's of 100^2; the noise's weights are 0."""
+  """As at the start: unit normal kernels, the mapping's 100 times that; the noise's weights are 0."""
   rng = np.random.RandomState(0)
 
   def one(path, s):
@@ -98,19 +98,19 @@ def test_losses_of_the_published_games(name, terms):
 
 @pytest.fixture(scope='module')
 def styled():
-  """(Generator, images(spec), image(spec)) of MSG-StyleGAN, with an average w."""
+  """(Generator, spec -> (images of every scale, image)) of MSG-StyleGAN, with an average w."""
   algorithm, stage = made(tiny())
   generator = msggan.make_generator(algorithm.architecture(stage))
   gen = jax.jit(lambda state: algorithm.generator(state, stage))(state_of_tiny())
   gen['w_avg'] = jnp.ones_like(gen['w_avg'])
   given = gen, generator.latents(jax.random.key(1), 3, generator.spec({})), np.zeros(3, np.int32)
-  images, image = (jax.jit(run) for run in (generator.images, generator.generate))
-  return generator, lambda spec: images(*given, spec), lambda spec: image(*given, spec)
+  run = jax.jit(lambda *given: (generator.images(*given), generator.generate(*given)))
+  return generator, lambda spec: run(*given, spec)
 
 
 def test_truncation_is_towards_the_average_w(styled):
-  generator, _, image = styled
-  shown = lambda **given: np.asarray(image(generator.spec({}, given)))
+  generator, run = styled
+  shown = lambda **given: np.asarray(run(generator.spec({}, given))[1])
   plain, average = shown(), shown(truncation='0')
   np.testing.assert_array_equal(plain, shown(truncation='none'))
   np.testing.assert_array_equal(plain, shown(truncation='1'))
@@ -122,12 +122,11 @@ def test_truncation_is_towards_the_average_w(styled):
 
 
 def test_any_scale_can_be_shown(styled):
-  generator, images, image = styled
-  small, large = images(generator.spec({}))
+  generator, run = styled
+  (small, large), _ = run(generator.spec({}))
   assert (small.shape, large.shape) == ((3, 4, 4, 3), (3, 8, 8, 3))
-  np.testing.assert_array_equal(
-    image(generator.spec({}, {'scale': '4'})), np.asarray(small).repeat(2, 1).repeat(2, 2)
-  )
+  _, image = run(generator.spec({}, {'scale': '4'}))
+  np.testing.assert_array_equal(image, np.asarray(small).repeat(2, 1).repeat(2, 2))
   with pytest.raises(
     errors.UserError, match='scale=16 is none of this generator; give one of 4, 8'
   ):
