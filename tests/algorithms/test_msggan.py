@@ -40,7 +40,7 @@ def batch_of(stage):
 
 @functools.cache
 def state_of_tiny():
-  """As at the start: unit normal kernels, the mapping's 100 times that; the noise's weights are 0."""
+  """As at the start: unit normal kernels, the mapping's 100 times that; no noise."""
   rng = np.random.RandomState(0)
 
   def one(path, s):
