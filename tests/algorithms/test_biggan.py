@@ -294,22 +294,22 @@ def test_each_player_follows_its_own_loss_alone(played, index):
   game, steps = played
   step = steps[index]
   gen, disc = (step.before['players'][name] for name in ('gen', 'disc'))
-  gen_weights = game.gen.weights(gen)
+  gen_weights, update = jax.jit(game.gen.weights)(gen), jax.jit(game.disc.update)
   losses, norms = [], []
   for examples in step.disc:
     vectors = spectral_norm.vectors(disc['opt'])
     loss, grads = disc_by_hand(game, disc['params'], gen_weights, vectors, examples)
     losses.append(float(loss))
     norms.append(norm(grads))
-    disc, _ = game.disc.update(disc, grads, loss)
+    disc, _ = update(disc, grads, loss)
   assert_trees(step.after['players']['disc']['params'], disc['params'], atol=1e-5)
   np.testing.assert_allclose(step.metrics['d_loss'], np.mean(losses), rtol=1e-5)
   np.testing.assert_allclose(step.metrics['d_grad_norm'], np.mean(norms), rtol=1e-5)
 
-  after = game.disc.weights(step.after['players']['disc'])  # G meets the updated D
+  after = jax.jit(game.disc.weights)(step.after['players']['disc'])  # G meets the updated D
   vectors = spectral_norm.vectors(gen['opt'])
   loss, grads = gen_by_hand(game, gen['params'], after, vectors, step.gen)
-  want = jax.tree.map(lambda w, g: w - LR * g, gen['params'], grads)
+  want = jax.tree.map(lambda w, g: w - LR * np.asarray(g), gen['params'], grads)
   assert_trees(step.after['players']['gen']['params'], want, atol=1e-5)
   np.testing.assert_allclose(step.metrics['g_loss'], loss, rtol=1e-5)
   np.testing.assert_allclose(step.metrics['g_grad_norm'], norm(grads), rtol=1e-5)
@@ -389,7 +389,7 @@ def test_dropout_multiplies_the_summed_features():
   """T29, T30, with a mask: linear and projection see the same masked features."""
   net = models.Discriminator(8, CLASSES, ch=8, attention=())
   rng = np.random.default_rng(0)
-  x, y = jnp.asarray(rng.normal(size=(6, 8, 8, 1)), jnp.float32), jnp.asarray([0, 9, 3, 3, 1, 2])
+  x, y = rng.normal(size=(6, 8, 8, 1)).astype(np.float32), np.asarray([0, 9, 3, 3, 1, 2])
   params = random_like(jax.eval_shape(net.init, jax.random.key(0), x, y)['params'], np.float32)
   assert net.num_features == 16
   mask = perturbations.kept(jax.random.split(jax.random.key(0), 6), (16,), 0.4)
@@ -684,7 +684,7 @@ def test_frozen_blocks_stay_bit_for_bit_and_the_others_move(everything):
 
 def test_probe_reports_three_singular_values_of_every_normalised_tensor():
   """T55: of raw weights, by player and path; sigma_max is what normalisation divides by."""
-  program = make_program(changed(), jax.devices()[:1])
+  program = make_program(changed(data__resolution=8), jax.devices()[:1])
   state, want = begin(program.algorithm), {}
   for name, which in (('gen', spectral_norm.spec()), ('disc', spectral_norm.spec(embeddings=True))):
     params = state['players'][name]['params']
@@ -696,7 +696,7 @@ def test_probe_reports_three_singular_values_of_every_normalised_tensor():
     want[f'weight_norm_{name}'] = norm(params)
   state = jax.device_put(state, parallel.zero_sharding(program.mesh, state))
   batch = {
-    'image': np.zeros((2, 16, 16, 16, 1), np.uint8),
+    'image': np.zeros((2, 16, 8, 8, 1), np.uint8),
     'label': np.zeros((2, 16), np.int32),
   }
   signs = jax.device_get(program.probe(state, batch, batch, program.stage(0)))

@@ -1,5 +1,7 @@
 """MSG-GAN's game: latents of both players, the average w, what is sampled, and its configs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from bigjax.algorithms import msggan
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
-from bigjax.core import errors
+from bigjax.core import errors, trees
 
 from counts import of_players
 
@@ -18,36 +20,64 @@ def tiny(name='msggan:tiny', **changes):
   return core_config.changed(configs.read(name), flat)
 
 
-def begun(config):
+def made(config):
   algorithm = msggan.make(config)
-  stage = algorithm.stages(4)[0][1]
+  return algorithm, algorithm.stages(4)[0][1]
+
+
+def shapes_of(algorithm):
+  return jax.eval_shape(algorithm.init, jax.random.key(0))
+
+
+def batch_of(stage):
   rng = np.random.RandomState(0)
   shapes = {name: x.shape for name, x in stage.shapes().items()}
-  batch = {
+  return {
     'image': rng.randint(0, 256, shapes['image']).astype(np.uint8),
     'label': np.zeros(shapes['label'], np.int32),
   }
-  return algorithm, stage, jax.jit(algorithm.init)(jax.random.key(0)), batch
+
+
+@functools.cache
+def state_of_tiny():
+  """As at the start: unit normal kernels, the mapping's 100 times that; no noise."""
+  rng = np.random.RandomState(0)
+
+  def one(path, s):
+    if path.endswith(('kernel', 'const', 'embedding')) and '/opt/' not in path:
+      return rng.normal(size=s.shape).astype(np.float32) * (100 if 'mapping/Dense' in path else 1)
+    return np.zeros(s.shape, s.dtype)
+
+  shapes = shapes_of(msggan.make(tiny()))
+  del shapes['key']
+  return trees.map_paths(one, shapes) | {'key': jax.random.key(0)}
 
 
 @pytest.mark.parametrize('same', [False, True])
 def test_latents_of_the_generators_step(same):
   """Fresh ones, or those that the discriminator has seen last (BMSG-GAN)."""
-  algorithm, stage, state, batch = begun(tiny(optim__same_latents=same, optim__d_steps=2))
-  of_disc, of_gen = algorithm.examples(state, batch, stage)
+  algorithm, stage = made(tiny(optim__same_latents=same, optim__d_steps=2))
+  examples = jax.jit(functools.partial(algorithm.examples, stage=stage))
+  of_disc, of_gen = examples({'key': jax.random.key(0), 'step': jnp.int32(0)}, batch_of(stage))
   assert of_disc['z'].shape == (2, 8, 16) and of_gen['z'].shape == (8, 16)
   assert np.array_equal(of_disc['z'][1], of_gen['z']) == same
   assert not np.array_equal(of_disc['z'][0], of_disc['z'][1])
 
 
 def test_the_average_w_follows_the_mapping():
-  algorithm, stage, state, batch = begun(tiny())
-  after, metrics = jax.jit(algorithm.step, static_argnums=2)(state, batch, stage)
-  _, of_gen = algorithm.examples(state, batch, stage)
-  weights = algorithm.gen.weights(state['players']['gen'])
-  w = msggan.mapped(algorithm.gen_net, weights, of_gen['z'], of_gen['y'])
-  np.testing.assert_allclose(after['aux']['w_avg'], 0.005 * np.mean(w, 0), rtol=1e-4, atol=1e-7)
-  assert 'w_avg' not in begun(tiny('msggan:progan,tiny'))[2]['aux']
+  algorithm, stage = made(tiny())
+
+  @jax.jit
+  def run(state, batch):
+    after, metrics = algorithm.step(state, batch, stage)
+    _, of_gen = algorithm.examples(state, batch, stage)
+    weights = algorithm.gen.weights(state['players']['gen'])
+    w = msggan.mapped(algorithm.gen_net, weights, of_gen['z'], of_gen['y'])
+    return after['aux']['w_avg'], metrics, w
+
+  w_avg, metrics, w = run(state_of_tiny(), batch_of(stage))
+  np.testing.assert_allclose(w_avg, 0.005 * np.mean(w, 0), rtol=1e-4, atol=1e-7)
+  assert 'w_avg' not in shapes_of(msggan.make(tiny('msggan:progan,tiny')))['aux']
   assert all(np.isfinite(value) for value in jax.tree.leaves(metrics))
 
 
@@ -57,29 +87,30 @@ def test_the_average_w_follows_the_mapping():
 )
 def test_losses_of_the_published_games(name, terms):
   """Of shapes alone: R1 with StyleGAN's networks, WGAN-GP with PGGAN's, neither in BMSG-GAN."""
-  algorithm, stage, state, batch = begun(tiny(f'msggan:{name}'))
-  _, metrics = jax.eval_shape(lambda s, b: algorithm.step(s, b, stage), state, batch)
+  algorithm, stage = made(tiny(f'msggan:{name}'))
+  step = lambda s, b: (algorithm.step(s, b, stage)[1], algorithm.examples(s, b, stage))
+  metrics, (_, of_gen) = jax.eval_shape(step, shapes_of(algorithm), batch_of(stage))
   assert {key for key in metrics if key in ('d_r1', 'd_gp')} == terms
   assert ('d_accuracy_real' in metrics) == (terms == {'d_r1'})  # signs mean something
   # A relativistic loss compares with real images in the generator's step, too.
-  _, of_gen = algorithm.examples(state, batch, stage)
   assert ('image' in of_gen) == ('relativistic' in name)
 
 
 @pytest.fixture(scope='module')
 def styled():
-  """(Generator, gen, latents, labels) of MSG-StyleGAN, with an average w."""
-  algorithm, stage, state, _ = begun(tiny())
+  """(Generator, spec -> (images of every scale, image)) of MSG-StyleGAN, with an average w."""
+  algorithm, stage = made(tiny())
   generator = msggan.make_generator(algorithm.architecture(stage))
-  gen = algorithm.generator(state, stage)
+  gen = jax.jit(lambda state: algorithm.generator(state, stage))(state_of_tiny())
   gen['w_avg'] = jnp.ones_like(gen['w_avg'])
-  z = generator.latents(jax.random.key(1), 3, generator.spec({}))
-  return generator, gen, z, jnp.zeros((3,), jnp.int32)
+  given = gen, generator.latents(jax.random.key(1), 3, generator.spec({})), np.zeros(3, np.int32)
+  run = jax.jit(lambda *given: (generator.images(*given), generator.generate(*given)))
+  return generator, lambda spec: run(*given, spec)
 
 
 def test_truncation_is_towards_the_average_w(styled):
-  generator, gen, z, y = styled
-  shown = lambda **given: np.asarray(generator.generate(gen, z, y, generator.spec({}, given)))
+  generator, run = styled
+  shown = lambda **given: np.asarray(run(generator.spec({}, given))[1])
   plain, average = shown(), shown(truncation='0')
   np.testing.assert_array_equal(plain, shown(truncation='none'))
   np.testing.assert_array_equal(plain, shown(truncation='1'))
@@ -91,13 +122,11 @@ def test_truncation_is_towards_the_average_w(styled):
 
 
 def test_any_scale_can_be_shown(styled):
-  generator, gen, z, y = styled
-  small, large = generator.images(gen, z, y, generator.spec({}))
-  spec = generator.spec({}, {'scale': '4'})
+  generator, run = styled
+  (small, large), _ = run(generator.spec({}))
   assert (small.shape, large.shape) == ((3, 4, 4, 3), (3, 8, 8, 3))
-  np.testing.assert_array_equal(
-    generator.generate(gen, z, y, spec), np.asarray(small).repeat(2, 1).repeat(2, 2)
-  )
+  _, image = run(generator.spec({}, {'scale': '4'}))
+  np.testing.assert_array_equal(image, np.asarray(small).repeat(2, 1).repeat(2, 2))
   with pytest.raises(
     errors.UserError, match='scale=16 is none of this generator; give one of 4, 8'
   ):

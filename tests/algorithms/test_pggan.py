@@ -12,11 +12,11 @@ from bigjax.algorithms import pggan
 from bigjax.algorithms.base import configs, contract
 from bigjax.core import checkpoint, trees
 from bigjax.core import config as core_config
-from bigjax.training import loop
+from bigjax.training import loop, ready
 from bigjax.training.program import make_program
 
 from counts import of_players
-from tiny_run import one_program_each
+from networks import latents, weights
 
 LOSSES = ('d_loss', 'g_loss', 'd_gp', 'd_drift')
 
@@ -36,9 +36,14 @@ def batch_of(stage, seed=0):
 
 
 @pytest.fixture(scope='module')
-def states():
+def program():
+  """Of a tiny run of two stages, with the classes that synthetic data has."""
+  return make_program(tiny(data__source='synthetic:80', data__num_classes=10), jax.devices()[:1])
+
+
+@pytest.fixture(scope='module')
+def states(program):
   """(Program, states before each of the four steps and after the last, as NumPy, metrics)."""
-  program = make_program(tiny(data__num_classes=10), jax.devices()[:1])
   state, found, metrics = program.init(jax.random.key(0), {}), [], []
   for step in range(4):
     found.append(players(state))
@@ -89,22 +94,28 @@ def test_moments_are_new_at_both_ends_of_a_fade(states):
 def test_a_fade_begins_and_ends_without_a_jump():
   """The images of a generator and the scores of a discriminator at both ends of a fade."""
   algorithm = pggan.make(tiny())
-  state = jax.jit(algorithm.init)(jax.random.key(1))
-  weights = {
-    name: player.reparametrisation.fold(state['players'][name]['params'])
-    for name, player in zip(
-      ('gen', 'disc'), algorithm.players(*stage_of(algorithm, 1)), strict=True
+  shapes = jax.eval_shape(algorithm.init, jax.random.key(1))['players']
+  gen_params, disc_params = (weights(shapes[name]['params']) for name in ('gen', 'disc'))
+  players = algorithm.players(*stage_of(algorithm, 1))
+  z, y = latents(4, 16), np.zeros(4, np.int32)
+
+  @jax.jit
+  def run(gen_params, disc_params, none, whole):
+    of_gen, of_disc = (
+      {'params': player.reparametrisation.fold(params)}
+      for player, params in zip(players, (gen_params, disc_params), strict=True)
     )
-  }
-  z, y = jax.random.normal(jax.random.key(2), (4, 16)), jnp.zeros((4,), jnp.int32)
-  gen = lambda level, alpha: algorithm.gen_net.apply({'params': weights['gen']}, z, y, level, alpha)
-  small, begun = gen(2, jnp.float32(1)), gen(3, jnp.float32(0))
+    gen = lambda level, alpha: algorithm.gen_net.apply(of_gen, z, y, level, alpha)
+    disc = lambda x, level, alpha: algorithm.disc_net.apply(of_disc, x, level, alpha)[0]
+    small, begun, ended = gen(2, whole), gen(3, none), gen(3, whole)
+    return small, begun, ended, gen(3, 1.0), disc(begun, 3, none), disc(small, 2, 1.0)
+
+  ends = np.float32(0), np.float32(1)
+  small, begun, ended, large, of_begun, of_small = run(gen_params, disc_params, *ends)
   np.testing.assert_array_equal(begun, np.asarray(small).repeat(2, 1).repeat(2, 2))
-  np.testing.assert_array_equal(gen(3, jnp.float32(1)), gen(3, 1.0))
-  disc = lambda x, level, alpha: algorithm.disc_net.apply(
-    {'params': weights['disc']}, x, level, alpha
-  )[0]
-  np.testing.assert_allclose(disc(begun, 3, jnp.float32(0)), disc(small, 2, 1.0), rtol=1e-5)
+  np.testing.assert_array_equal(ended, large)
+  np.testing.assert_allclose(of_begun, of_small, rtol=1e-5)
+  assert np.std(small) > 0.1 and np.std(large) > 0.1
 
 
 def stage_of(algorithm, step):
@@ -118,18 +129,23 @@ def test_who_judges_the_generator(simultaneous):
   stage, _ = stage_of(algorithm, 0)
   state, batch = jax.jit(algorithm.init)(jax.random.key(0)), batch_of(stage)
   batch['label'] = batch['label'] * 0
-  after, metrics = jax.jit(algorithm.step, static_argnums=2)(state, batch, stage)
-  of_disc, of_gen = algorithm.examples(state, batch, stage)
-  assert simultaneous == np.array_equal(of_disc['z'][0], of_gen['z'])
-  gen, disc = algorithm.players(stage, state['step'])
-  judge = (state if simultaneous else after)['players']['disc']
-  loss = gen.loss(
-    state['players']['gen'],
-    lambda *of: algorithm.gen_loss(*of, stage=stage),
-    {'disc': disc.weights(judge), 'alpha': jnp.float32(1)},
-    of_gen,
-  )
-  _, said = jax.jit(loss)(state['players']['gen']['params'])
+
+  @jax.jit
+  def run(state, batch):
+    after, metrics = algorithm.step(state, batch, stage)
+    of_disc, of_gen = algorithm.examples(state, batch, stage)
+    gen, disc = algorithm.players(stage, state['step'])
+    judge = (state if simultaneous else after)['players']['disc']
+    loss = gen.loss(
+      state['players']['gen'],
+      lambda *of: algorithm.gen_loss(*of, stage=stage),
+      {'disc': disc.weights(judge), 'alpha': jnp.float32(1)},
+      of_gen,
+    )
+    return loss(state['players']['gen']['params'])[1], metrics, of_disc['z'], of_gen['z']
+
+  said, metrics, z_disc, z_gen = run(state, batch)
+  assert simultaneous == np.array_equal(z_disc[0], z_gen)
   for name in ('g_loss', 'g_class'):
     np.testing.assert_allclose(said[name], metrics[name], rtol=1e-5)
 
@@ -143,11 +159,13 @@ def test_learning_rates_of_a_stage_and_their_ramp():
     'ramp': {'optim__ramp': True},
   }.items():
     algorithm = pggan.make(tiny(**changes))
-    stage, step = stage_of(algorithm, 0)
-    gen, _ = algorithm.players(stage, step)
-    state = gen.init({'w': jnp.ones(3)})
-    moved, _ = gen.update(state, {'w': jnp.full(3, 7.0)}, jnp.float32(0))
-    shown[name] = float(1 - moved['params']['w'][0])
+
+    @jax.jit
+    def move(w, grad, algorithm=algorithm):
+      gen, _ = algorithm.players(*stage_of(algorithm, 0))
+      return gen.update(gen.init({'w': w}), {'w': grad}, jnp.float32(0))[0]['params']['w']
+
+    shown[name] = 1 - move(np.ones(3, np.float32), np.full(3, 7, np.float32))[0]
   np.testing.assert_allclose(
     [shown['plain'], shown['stage'], shown['ramp']], [1e-3, 2e-3, 1e-3 * np.exp(-5)], rtol=2e-2
   )
@@ -221,22 +239,22 @@ def test_configs_have_the_official_numbers_of_parameters(name):
 
 
 @pytest.mark.usefixtures('no_pictures')
-def test_resuming_in_a_fade_and_before_a_stage_equals_going_on(tmp_path):
-  config = tiny(data__source='synthetic:80', data__num_classes=5, run__keep=9)
+def test_resuming_in_a_fade_and_before_a_stage_equals_going_on(tmp_path, program, monkeypatch):
+  monkeypatch.setattr(ready, 'make_program', lambda *_: program)  # compiled for the tests above
+  config = tiny(data__source='synthetic:80', data__num_classes=10, run__keep=9)
   config = core_config.changed(config, {'run.checkpoint_every': 1, 'run.eval_every': 0})
   whole = tmp_path / 'whole'
-  with one_program_each():
-    loop.train(config, str(whole), jax.devices()[:1])
-    for at in (1, 2):  # at the change of resolution, and in the fade
-      other = tmp_path / f'from_{at}'
-      shutil.copytree(whole, other)
-      for step in range(at + 1, 5):
-        shutil.rmtree(other / 'checkpoints' / str(step))
-      loop.train(config, str(other), jax.devices()[:1])
-      assert (other / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
-      for name in ('generator.safetensors', 'generator.json'):
-        ours, theirs = ((path / 'export' / name).read_bytes() for path in (other, whole))
-        assert ours == theirs, name
+  loop.train(config, str(whole), jax.devices()[:1])
+  for at in (1, 2):  # at the change of resolution, and in the fade
+    other = tmp_path / f'from_{at}'
+    shutil.copytree(whole, other)
+    for step in range(at + 1, 5):
+      shutil.rmtree(other / 'checkpoints' / str(step))
+    loop.train(config, str(other), jax.devices()[:1])
+    assert (other / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
+    for name in ('generator.safetensors', 'generator.json'):
+      ours, theirs = ((path / 'export' / name).read_bytes() for path in (other, whole))
+      assert ours == theirs, name
   rows = [json.loads(line) for line in (whole / 'metrics.jsonl').read_text().splitlines()]
   assert [row['fade'] for row in rows if 'fade' in row] == [1, 0, 0.5, 1]
   assert checkpoint.list_steps(str(whole))[-1] == 4

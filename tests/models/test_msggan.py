@@ -29,7 +29,9 @@ def shapes(net):
   return jax.eval_shape(net.init, jax.random.key(0), inputs, LABELS)['params']
 
 
-count = lambda net: num_params(shapes(net))
+@functools.cache
+def count(net):
+  return num_params(shapes(net))
 
 
 @pytest.mark.parametrize(
@@ -95,8 +97,9 @@ def test_where_the_scales_lie():
     shapes(msggan.Discriminator(8, combine='cat'))
 
 
-def pyramid(num, size, seed=0):
-  return tuple(resampling.pyramid(pictures(num, size, seed=seed), len(blocks.resolutions(size))))
+def pyramid(num, size):
+  make = jax.jit(lambda x: tuple(resampling.pyramid(x, len(blocks.resolutions(size)))))
+  return make(pictures(num, size))
 
 
 few = {'w_dim': 8, 'mapping_features': 8, 'mapping_layers': 2}
@@ -119,9 +122,9 @@ def discriminator(form, resolution=16, **how):
 def slopes(form, combine, scales):
   """The largest gradient of a discriminator's scores by the image of each scale."""
   net = discriminator(form, combine=combine, scales=scales)
-  params, y = weights(shapes(net)), jnp.zeros(4, jnp.int32)
+  params, y = weights(shapes(net)), np.zeros(4, np.int32)
   score = lambda images: net.apply({'params': params}, images, y).sum()
-  return [float(jnp.abs(g).max()) for g in jax.jit(jax.grad(score))(pyramid(4, 16))]
+  return [float(np.abs(g).max()) for g in jax.jit(jax.grad(score))(pyramid(4, 16))]
 
 
 @pytest.mark.parametrize(
@@ -154,12 +157,12 @@ def test_images_of_every_scale_learn(form):
   assert all(x.dtype == jnp.float32 for x in images)
   grads = grads.get('synthesis', grads)
   for lod in range(3):
-    assert float(jnp.abs(grads[f'ToRGB_lod{lod}']['kernel']).max()) > 1e-6
+    assert np.abs(grads[f'ToRGB_lod{lod}']['kernel']).max() > 1e-6
 
 
 @pytest.mark.parametrize('form', ['progan', 'stylegan'])
 def test_remat_changes_no_gradient(form, x64):
-  z, y = latents(2, 8).astype(jnp.float64), jnp.zeros(2, jnp.int32)
+  z, y = np.asarray(latents(2, 8), np.float64), np.zeros(2, np.int32)
 
   def gradients(remat):
     gen = generator(form, 8, remat=remat, dtype=jnp.float64)
@@ -182,9 +185,10 @@ def test_compute_dtype(form):
   for net in (generator(form, dtype=jnp.bfloat16), discriminator(form, dtype=jnp.bfloat16)):
     is_gen = hasattr(net, 'z_dim')
     inputs = f32(2, 8) if is_gen else tuple(f32(2, size, size, 3) for size in (4, 8, 16))
-    run = lambda params, inputs, net=net: net.apply({'params': params}, inputs, jnp.zeros(2, int))
-    assert convolution_dtypes(run, shapes(net), inputs) == {'bf16'}
-    results = jax.tree.leaves(jax.eval_shape(run, shapes(net), inputs))
+    run = lambda params, inputs, net=net: net.apply({'params': params}, inputs, np.zeros(2, int))
+    given = shapes(net), inputs
+    assert convolution_dtypes(run, *given) == {'bf16'}
+    results = jax.tree.leaves(jax.eval_shape(run, *given))
     assert all(x.dtype == jnp.float32 for x in results)
 
 
@@ -198,29 +202,31 @@ def test_latents_are_of_one_length():
 @pytest.mark.parametrize('form', ['progan', 'stylegan'])
 def test_classes(form):
   """Labels, and the same as weights, change images and scores; of one class they do nothing."""
-  z, y = latents(4, 8), jnp.asarray([0, 1, 2, 2])
+  z, y = latents(4, 8), np.asarray([0, 1, 2, 2])
   for classes in (3, 1):
     gen, disc = generator(form, 4, num_classes=classes), discriminator(form, 4, num_classes=classes)
     of_gen, of_disc = weights(shapes(gen)), weights(shapes(disc), seed=1)
     image = jax.jit(lambda z, y, gen=gen, params=of_gen: gen.apply({'params': params}, z, y)[0])
     score = jax.jit(lambda x, y, disc=disc, p=of_disc: disc.apply({'params': p}, (x,), y))
     other = (y + 1) % 3
-    moved = float(jnp.abs(image(z, y) - image(z, other)).max())
+    largest = lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max()
+    moved = largest(image(z, y), image(z, other))
     x = pictures(4, 4)
-    rescored = float(jnp.abs(score(x, y) - score(x, other)).max())
+    rescored = largest(score(x, y), score(x, other))
     assert (moved > 1e-3 and rescored > 1e-3) if classes == 3 else moved == rescored == 0
     if classes == 3:
-      mixed = jax.nn.one_hot(y, 3)
+      mixed = np.eye(3, dtype=np.float32)[y]
       np.testing.assert_allclose(image(z, mixed), image(z, y), atol=1e-5)
       np.testing.assert_allclose(score(x, mixed), score(x, y), atol=1e-5)
 
 
-@pytest.mark.parametrize('form', ['progan', 'stylegan'])
+# Of StyleGAN's groups of four, the deviation alone is in test_minibatch.py.
+@pytest.mark.parametrize('form', ['progan', pytest.param('stylegan', marks=pytest.mark.slow)])
 def test_on_devices_scores_and_penalties_are_those_of_one(form):
   """Minibatch statistics see other devices' examples, and R1 the slopes through them."""
   net = discriminator(form, 8)
   params, images = weights(shapes(net)), pyramid(16, 8)
-  y = jnp.zeros(16, jnp.int32)
+  y = np.zeros(16, np.int32)
 
   def loss(params, shared, batch):
     del shared
@@ -228,7 +234,7 @@ def test_on_devices_scores_and_penalties_are_those_of_one(form):
     penalty = multiscale.r1_penalty(1.0)(score, batch['images'], None, None)
     return (score(batch['images']) * batch['weight'] + penalty).mean(), {}
 
-  batch = {'images': images, 'y': y, 'weight': jnp.linspace(-1, 2, 16)}
+  batch = {'images': images, 'y': y, 'weight': np.linspace(-1, 2, 16, dtype=np.float32)}
   fn = jax.jit(parallel.value_and_grad(loss))
   (want, _), grads = fn(params, {}, batch)
   with jax.set_mesh(parallel.make_mesh(jax.devices()[:2])):
@@ -277,6 +283,9 @@ def ours(arrays, names):
   return found
 
 
+pyramid_of_four = jax.jit(lambda x: tuple(resampling.pyramid(x, 4)))
+
+
 class Nets:
   """Both networks of the golden file in float64."""
 
@@ -297,7 +306,7 @@ class Nets:
     return jnp.asarray(self.arrays[f'in/{prefix}z'], jnp.float64)
 
   def real(self, prefix=''):
-    return tuple(resampling.pyramid(golden_style.pictures(self.arrays[f'in/{prefix}real']), 4))
+    return pyramid_of_four(golden_style.pictures(self.arrays[f'in/{prefix}real']))
 
   def generate(self, params, z):
     params = equalized.scale(params, msggan.GAINS['progan'][0])
@@ -310,7 +319,10 @@ class Nets:
 
 @pytest.fixture
 def nets(x64):
-  return Nets()
+  return golden_nets()
+
+
+golden_nets = functools.cache(Nets)
 
 
 def least_squares_of_means():
@@ -325,34 +337,45 @@ LOSSES = {
 }
 
 
-def test_images_and_scores(nets):
-  run = jax.jit(lambda params: nets.generate(params, nets.z()))
-  fake, real = run(nets.params['G']), nets.real()
-  score = jax.jit(nets.score)
-  for size, ours, theirs in zip((4, 8, 16, 32), fake, real, strict=True):
-    golden_style.close(ours, nets.out[f'fake_{size}'])
-    golden_style.close(theirs, nets.out[f'real_{size}'])
-  np.testing.assert_allclose(score(nets.params['D'], fake), nets.out['d_fake'], rtol=1e-9)
-  np.testing.assert_allclose(score(nets.params['D'], real), nets.out['d_real'], rtol=1e-9)
-
-
-@pytest.mark.parametrize('name', ['ra_hinge', 'lsgan'])
-def test_losses_and_gradients(nets, name):
-  loss, both = LOSSES[name], nets.params
+@functools.cache
+def computed():
+  """(Images and scores, {loss: (its values, its gradients)}) by one program; under x64 only."""
+  nets = golden_nets()
 
   def of_disc(params, real, fake):
-    return sum(loss.disc(nets.score(params, real), nets.score(params, fake)))
+    scores = nets.score(params, real), nets.score(params, fake)
+    found = {name: sum(loss.disc(*scores)) for name, loss in LOSSES.items()}
+    return found, (found, scores)
 
-  def of_gen(params):
-    fake = nets.generate(params, nets.z())
-    return loss.gen(nets.score(both['D'], fake), nets.score(both['D'], nets.real()))
+  def of_gen(params, disc, z, real):
+    fake = nets.generate(params, z)
+    scores = nets.score(disc, fake), nets.score(disc, real)
+    found = {name: loss.gen(*scores) for name, loss in LOSSES.items()}
+    return found, (found, fake)
 
-  def everything(params):
-    fake = nets.generate(params['G'], nets.z())
-    d = jax.value_and_grad(of_disc, (0, 1, 2))(params['D'], nets.real(), fake)
-    return d, jax.value_and_grad(of_gen)(params['G'])
+  @jax.jit
+  def everything(gen, disc, z, real):
+    """By jacrev, which gives the gradient of each loss."""
+    g_grads, (g_losses, fake) = jax.jacrev(of_gen, has_aux=True)(gen, disc, z, real)
+    by_all, (d_losses, scores) = jax.jacrev(of_disc, (0, 1, 2), has_aux=True)(disc, real, fake)
+    return (fake, *scores), {name: (d_losses[name], g_losses[name], *by_all[name], g_grads[name])
+                             for name in LOSSES}  # fmt: skip
 
-  (d_loss, (d_grads, *by_images)), (g_loss, g_grads) = jax.jit(everything)(both)
+  return everything(nets.params['G'], nets.params['D'], nets.z(), nets.real())
+
+
+def test_images_and_scores(nets):
+  (fake, of_real, of_fake), _ = computed()
+  for size, ours, theirs in zip((4, 8, 16, 32), fake, nets.real(), strict=True):
+    golden_style.close(ours, nets.out[f'fake_{size}'])
+    golden_style.close(theirs, nets.out[f'real_{size}'])
+  np.testing.assert_allclose(of_fake, nets.out['d_fake'], rtol=1e-9)
+  np.testing.assert_allclose(of_real, nets.out['d_real'], rtol=1e-9)
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_losses_and_gradients(nets, name):
+  d_loss, g_loss, d_grads, *by_images, g_grads = computed()[1][name]
   np.testing.assert_allclose(d_loss, nets.out[f'{name}/d_loss'], rtol=1e-9)
   np.testing.assert_allclose(g_loss, nets.out[f'{name}/g_loss'], rtol=1e-9)
   golden_style.assert_same(d_grads, nets.ours('D', f'grad_D_{name}/'))
@@ -364,18 +387,21 @@ def test_losses_and_gradients(nets, name):
 
 
 def test_r1_over_scales(nets):
-  def penalty(params):
+  def penalty(params, real):
     score = lambda images: nets.score(params, images)
-    squares = multiscale.squared_slopes(score, nets.real())
-    return multiscale.r1_penalty(10.0)(score, nets.real(), None, None).mean(), squares
+    squares = multiscale.squared_slopes(score, real)
+    return multiscale.r1_penalty(10.0)(score, real, None, None).mean(), squares
 
-  (loss, squares), grads = jax.jit(jax.value_and_grad(penalty, has_aux=True))(nets.params['D'])
+  run = jax.jit(jax.value_and_grad(penalty, has_aux=True))
+  (loss, squares), grads = run(nets.params['D'], nets.real())
   golden_style.close(squares.T, nets.out['r1/per_scale'])
   np.testing.assert_allclose(loss, nets.out['r1/loss_gamma10_mean_over_scales'], rtol=1e-9)
   golden_style.assert_same(grads, nets.ours('D', 'grad_D_r1/'))
 
 
-def test_three_iterations(nets):
+# The gradients of each step are above; after one, G's loss already shows that D has moved.
+@pytest.mark.parametrize('num', [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_iterations(nets, num):
   """The discriminator's step, then the generator's on the same latents; Adam; averaged weights."""
   loss, tx = LOSSES['ra_hinge'], optim.adam_b1_0(5e-4, 0.0, 0.99, 1e-8)
 
@@ -398,11 +424,13 @@ def test_three_iterations(nets):
     return (gen, disc, ema, opt_g, opt_d), (d_loss, g_loss)
 
   gen, disc = nets.params['G'], nets.params['D']
-  state = gen, disc, gen, tx.init(gen), tx.init(disc)
-  for i in range(3):
+  state = gen, disc, gen, *jax.jit(lambda *of: tuple(map(tx.init, of)))(gen, disc)
+  for i in range(num):
     state, (d_loss, g_loss) = step(*state, nets.z(f'{i}/'), nets.real(f'{i}/'))
     np.testing.assert_allclose(d_loss, nets.arrays[f'{i}/d_loss'], rtol=1e-6)
     np.testing.assert_allclose(g_loss, nets.arrays[f'{i}/g_loss'], rtol=1e-6, atol=1e-12)
+  if num < 3:
+    return
   gen, disc, ema, *_ = state
   last = ('4x4/Dense1/bias',)  # of relative scores alone: its gradient is 0 but for rounding
   golden_style.assert_same(gen, nets.ours('G', 'after3/G/'))

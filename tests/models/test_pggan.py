@@ -74,16 +74,17 @@ def test_parameter_counts(resolution, gen_fields, disc_fields, gen, disc):
 
 def test_initial_kernels_have_unit_variance():
   net = pggan.Generator(8, fmap_base=256, fmap_max=64)
-  init = lambda: net.init(jax.random.key(0), latents(1, 64), jnp.zeros((1,), jnp.int32), 2)
+  init = lambda: net.init(jax.random.key(0), latents(1, 64), np.zeros(1, np.int32), 2)
   params = jax.device_get(jax.jit(init)()['params'])
   for path, w in trees.flat(params).items():
     if path.endswith('kernel') and w.size > 1000:
       assert abs(np.std(w) - 1) < 0.05, path
     if path.endswith('bias'):
       assert not np.any(w), path
+  scaled = lambda params: equalized.scale(params, pggan.GEN_GAINS)
   factors = {
     path: float(w.max() / trees.flat(params)[path].max())
-    for path, w in trees.flat(equalized.scale(params, pggan.GEN_GAINS)).items()
+    for path, w in trees.flat(jax.jit(scaled)(params)).items()
     if path.endswith('kernel')
   }
   want = dict.fromkeys(factors, (2 / (9 * 64)) ** 0.5) | {
@@ -108,7 +109,7 @@ class Small:
     self.disc = pggan.Discriminator(16, **SMALL, **(disc or {}))
     self.gen_params = weights(gen_shapes(16, **SMALL, **(gen or {})))
     self.disc_params = weights(disc_shapes(16, **SMALL, **(disc or {})))
-    self.z, self.y = latents(4, self.gen.num_latents), jnp.arange(4) % 2
+    self.z, self.y = latents(4, self.gen.num_latents), np.arange(4, dtype=np.int32) % 2
 
     self.of_gen = jax.jit(self.apply_gen, static_argnums=1)
     self.of_disc = jax.jit(self.apply_disc, static_argnums=2)
@@ -165,6 +166,19 @@ def names_with_gradients(grads):
   return {path.split('/')[0] for path, g in trees.flat(grads).items() if np.any(g)}
 
 
+@functools.cache
+def slopes():
+  """(level, both parameters, images, alpha) -> gradients of both networks; alpha is traced."""
+  nets = Small()
+
+  def grads(level, gen_params, disc_params, images, alpha):
+    made = lambda p: jnp.square(nets.apply_gen(p, level, alpha)).sum()
+    judged = lambda p: nets.apply_disc(p, images, level, alpha).sum()
+    return jax.grad(made)(gen_params), jax.grad(judged)(disc_params)
+
+  return jax.jit(grads, static_argnums=0)
+
+
 @pytest.mark.parametrize(
   ('level', 'alpha', 'blocks', 'lods'),
   [
@@ -176,10 +190,8 @@ def names_with_gradients(grads):
   ],
 )
 def test_gradients_of_blocks_not_yet_there_are_zero(level, alpha, blocks, lods):
-  nets = Small()
-  images = pictures(4, 2**level)
-  gen = jax.grad(lambda p: jnp.square(nets.images(level, alpha, p)).sum())(nets.gen_params)
-  disc = jax.grad(lambda p: nets.scores(images, level, alpha, p).sum())(nets.disc_params)
+  nets, grads = Small(), slopes()
+  gen, disc = grads(level, nets.gen_params, nets.disc_params, pictures(4, 2**level), alpha)
   assert names_with_gradients(gen) == blocks | {f'ToRGB_lod{lod}' for lod in lods}
   assert names_with_gradients(disc) == blocks | {f'FromRGB_lod{lod}' for lod in lods}
 
@@ -200,18 +212,19 @@ def test_images_of_another_size_are_refused():
 
 
 def test_the_label_joins_before_or_after_the_norm():
-  z, y = latents(2, 6), jnp.array([2, 0])
-  inputs = lambda **how: pggan.Generator(8, 3, **SMALL, z_dim=6, **how).inputs(z, y)
-  normed = layers.pixel_norm(z)
+  z, y = latents(2, 6), np.array([2, 0])
+  small = lambda classes=3, **how: pggan.Generator(8, classes, **SMALL, z_dim=6, **how)
+  inputs = lambda **how: jax.jit(small(**how).inputs)(z, y)
+  normed = jax.jit(layers.pixel_norm)(z)
   np.testing.assert_allclose(inputs()[:, :6], normed, rtol=1e-6)
   assert inputs()[:, 6:].tolist() == [[0, 0, 1], [1, 0, 0]]
-  both = jnp.concatenate([z, jnp.eye(3)[y]], -1)
+  both = np.concatenate([z, np.eye(3)[y]], -1)
   found = inputs(normalize_labels=True)
   np.testing.assert_allclose(found, both / np.sqrt(np.square(both).mean(1, keepdims=True)), 1e-6)
   np.testing.assert_array_equal(inputs(normalize_latents=False), both)
-  mixed = pggan.Generator(8, 3, **SMALL, z_dim=6).inputs(z, jnp.full((2, 3), 1 / 3))
+  mixed = jax.jit(small().inputs)(z, np.full((2, 3), 1 / 3, np.float32))
   np.testing.assert_allclose(mixed[:, 6:], 1 / 3)
-  alone = pggan.Generator(8, 1, **SMALL, z_dim=6).inputs(z, y)
+  alone = inputs(classes=1)
   np.testing.assert_allclose(alone, normed, rtol=1e-6)
 
 
@@ -221,7 +234,7 @@ def test_the_first_rows_of_table_1():
   assert set(blocks) == {'Conv0', 'BN0', 'Conv1', 'BN1'} and 'bias' not in blocks['Conv0']
   norms = nets.disc_params['8x8']['LN0']
   assert norms['gain'].shape == () and norms['bias'].shape == (8,)
-  loud = jax.tree.map(lambda w: 10 * w, nets.gen_params)
+  loud = jax.tree.map(lambda w: 10 * np.asarray(w), nets.gen_params)
   images = nets.images(4, 0.5, loud)
   assert 0.9 < np.abs(images).max() <= 1
   # BatchNorm and ReLU: of each map, moments 0 and 1 before it
@@ -235,9 +248,10 @@ def test_the_first_rows_of_table_1():
   np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=1e-4)
   np.testing.assert_allclose(x.std((0, 1, 2)), 1, rtol=1e-2)
   # LayerNorm: a critic's score is of its own image alone
-  images = pictures(4, 16)
-  scores = nets.scores(images, 4, 1)
-  others = nets.scores(images.at[0].set(0.5), 4, 1)
+  images = np.array(pictures(4, 16))
+  scores = np.asarray(nets.scores(images, 4, 1))
+  images[0] = 0.5
+  others = np.asarray(nets.scores(images, 4, 1))
   np.testing.assert_allclose(others[1:], scores[1:], rtol=1e-5)
   assert abs(others[0] - scores[0]) > 1e-4
 
@@ -246,8 +260,9 @@ def test_discrimination_is_of_the_batch_and_fitted_to_data():
   how = {'stddev_features': 0, 'discrimination': 5}
   nets = Small(disc=how)
   images = pictures(4, 8)
-  scores = nets.scores(images, 3, 1)
-  assert np.abs(nets.scores(images.at[0].set(0.5), 3, 1) - scores)[1:].max() > 1e-4
+  scores, other = np.asarray(nets.scores(images, 3, 1)), np.array(images)
+  other[0] = 0.5
+  assert np.abs(nets.scores(other, 3, 1) - scores)[1:].max() > 1e-4
   given = jax.jit(lambda p: pggan.fitted(nets.disc, p, images, 3))(nets.disc_params)
   assert set(given) == {f'4x4/Discrimination/{name}' for name in ('theta', 'log_scale', 'bias')}
   params = trees.map_paths(lambda path, w: given.get(path, w), nets.disc_params)
@@ -256,8 +271,8 @@ def test_discrimination_is_of_the_batch_and_fitted_to_data():
   layer = minibatch.MinibatchDiscrimination(5)
   own = {'params': params['4x4']['Discrimination']}
   (h,) = seen['features']['4x4']['of']
-  nearest = layer.apply(own, h, method='distances').min(-1)
-  np.testing.assert_allclose(nearest.mean(0), 2, rtol=1e-4)
+  distances = jax.jit(functools.partial(layer.apply, method='distances'))(own, h)
+  np.testing.assert_allclose(np.min(distances, -1).mean(0), 2, rtol=1e-4)
 
 
 def test_convolutions_in_bfloat16_and_remat():
@@ -307,13 +322,13 @@ class Official:
     self.params = {net: pggan_arrays.params_in(under(self.arrays, f'{net}/')) for net in 'GD'}
 
   def input(self, name):
-    a = jnp.asarray(self.arrays[f'in/{name}'])
+    a = self.arrays[f'in/{name}']
     if name.endswith('c'):
-      return a.argmax(1).astype(jnp.int32)
-    return (a.transpose(0, 2, 3, 1) if a.ndim == 4 else a).astype(jnp.float64)
+      return a.argmax(1).astype(np.int32)
+    return (a.transpose(0, 2, 3, 1) if a.ndim == 4 else a).astype(np.float64)
 
   def labels(self, name):
-    return self.input(name) if self.cfg['lab'] else jnp.zeros((int(self.cfg['n']),), jnp.int32)
+    return self.input(name) if self.cfg['lab'] else np.zeros(int(self.cfg['n']), np.int32)
 
   def stage(self, lod):
     """(level, alpha); lod is a float32 in the official code."""
@@ -366,13 +381,12 @@ def close(ours, theirs):
 def test_images_and_scores_at_every_lod(name, x64):
   nets = Official(name)
   for lod in map(float, nets.cfg['lods']):
-    images = jax.jit(functools.partial(nets.images, lod=lod))
-    close(
-      images(nets.params['G'], nets.input('z'), nets.labels('c')),
-      nets.arrays[f'out/lod{lod}/img'],
+    run = jax.jit(
+      lambda gen, disc, z, y, x, lod=lod: (nets.images(gen, z, y, lod), nets.said(disc, x, lod))
     )
-    said = jax.jit(functools.partial(nets.said, lod=lod))
-    score, logits = said(nets.params['D'], nets.input(f'lod{lod}/real'))
+    given = nets.input('z'), nets.labels('c'), nets.input(f'lod{lod}/real')
+    images, (score, logits) = run(nets.params['G'], nets.params['D'], *given)
+    close(images, nets.arrays[f'out/lod{lod}/img'])
     close(score, nets.arrays[f'out/lod{lod}/d_real'])
     assert (logits is None) == (name == 'pggan')
     if logits is not None:
@@ -383,9 +397,15 @@ def test_images_and_scores_at_every_lod(name, x64):
 def test_losses_and_gradients(name, x64):
   """Losses to 1e-9, gradients to 1e-5 of max(a tensor's norm, 1e-4 of the network's)."""
   nets = Official(name)
-  gen_loss, gen_grads = jax.jit(jax.value_and_grad(nets.gen_loss))(nets.params['G'])
-  disc = jax.jit(jax.value_and_grad(nets.disc_loss, has_aux=True))
-  (disc_loss, parts), disc_grads = disc(nets.params['D'])
+
+  @jax.jit
+  def run(gen, disc):
+    return (
+      jax.value_and_grad(nets.gen_loss)(gen),
+      jax.value_and_grad(nets.disc_loss, has_aux=True)(disc),
+    )
+
+  (gen_loss, gen_grads), ((disc_loss, parts), disc_grads) = run(nets.params['G'], nets.params['D'])
   out = under(nets.arrays, 'out/')
   np.testing.assert_allclose(gen_loss, out['Gloss/loss'], rtol=1e-9)
   np.testing.assert_allclose(disc_loss, out['Dloss/loss'], rtol=1e-9)

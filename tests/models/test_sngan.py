@@ -142,21 +142,21 @@ class Nets:
     self.stats = wide(biggan_pytorch.stats_in(gen, moments))
 
   def input(self, name):
-    return jnp.asarray(self.arrays[f'in/{name}'])
+    return self.arrays[f'in/{name}']
 
   def latents(self):
-    return self.input('z').astype(jnp.float64), self.input('y_fake')
+    return self.input('z').astype(np.float64), self.input('y_fake')
 
   def generate(self, params, **kwargs):
     return self.gen.apply(params, *self.latents(), **kwargs)
 
   def scores(self, params, vectors):
     """Scores of real and fake images in one call."""
-    fake = jnp.asarray(self.out['d_official/fake'], jnp.float64).transpose(0, 2, 3, 1)
-    real = self.input('x').astype(jnp.float64).transpose(0, 2, 3, 1)
-    y = jnp.concatenate([self.input('y'), self.input('y_fake_d')])
+    images = np.concatenate([self.input('x'), self.out['d_official/fake']])
+    images = images.transpose(0, 2, 3, 1).astype(np.float64)
+    y = np.concatenate([self.input('y'), self.input('y_fake_d')])
     params = spectral_norm.normalize(params, vectors)
-    score = self.disc.apply({'params': params}, jnp.concatenate([real, fake]), y)
+    score = self.disc.apply({'params': params}, images, y)
     return jnp.split(score, 2)
 
   def disc_loss(self, params, vectors):
@@ -169,6 +169,9 @@ class Nets:
     return losses.hinge_gen(score), fake
 
 
+golden_nets = functools.cache(Nets)
+
+
 def close(ours, theirs, rtol=1e-4):
   theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs.reshape(np.shape(ours))
   np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=rtol * np.abs(theirs).max())
@@ -178,7 +181,7 @@ def close(ours, theirs, rtol=1e-4):
 def test_images_and_sigmas(prefix, x64):
   if prefix and not under(golden('sngan32'), prefix):
     pytest.skip('needs shared/golden/sngan32.npz, of which this is not part of the copy here')
-  nets = Nets(prefix)
+  nets = golden_nets(prefix)
   both = {'params': nets.params['G'], 'stats': nets.stats}
   close(jax.jit(functools.partial(nets.generate, train=False))(both), nets.out['g_eval'])
   ws, path_of = trees.flat(nets.params['D']), {}
@@ -187,10 +190,15 @@ def test_images_and_sigmas(prefix, x64):
     theirs = {ours: key for key, ours, _ in sngan_chainer.disc_names(4)}[name]
     path_of[path] = theirs.removesuffix('/W')
   assert len(path_of) == len(under(nets.out, 'sigma_exact/')) > 10
-  once = vectors_in(nets.params['D'], nets.us)
-  sigmas = jax.jit(spectral_norm.sigmas)(nets.params['D'], once)
+
+  @jax.jit
+  def norms(params, us):
+    exact = {p: spectral_norm.norm(spectral_norm.kernel(p, ws[p])) for p in path_of}
+    return spectral_norm.sigmas(params, vectors_in(params, us)), exact
+
+  sigmas, exacts = norms(nets.params['D'], nets.us)
   for path, name in path_of.items():
-    exact = spectral_norm.norm(spectral_norm.kernel(path, ws[path]))
+    exact = exacts[path]
     np.testing.assert_allclose(exact, nets.out[f'sigma_exact/{name}'], rtol=1e-4, err_msg=path)
     np.testing.assert_allclose(
       sigmas[path], nets.out[f'sigma_1iter/{name}'], rtol=1e-6, err_msg=path
@@ -200,8 +208,8 @@ def test_images_and_sigmas(prefix, x64):
 @functools.cache
 def computed():
   """{'d_concat' and 'converged' of D, 'gen' of G: ((loss, outputs), gradients)}, in float64."""
-  nets = Nets()
-  once = vectors_in(nets.params['D'], nets.us)
+  nets = golden_nets('')
+  once = jax.jit(vectors_in)(nets.params['D'], nets.us)
   exact = exact_vectors(nets.params['D'], spectral_norm.spec(embeddings=True))
   disc = jax.jit(jax.value_and_grad(nets.disc_loss, has_aux=True))
   gen = jax.jit(jax.value_and_grad(nets.gen_loss, has_aux=True))

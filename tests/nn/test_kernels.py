@@ -3,6 +3,7 @@
 Sources: specs/biggan.md section 1.2 and T27-T31.
 """
 
+import functools
 import types
 
 import jax
@@ -44,10 +45,16 @@ def put_together(request, monkeypatch):
 def test_interleaving_puts_phases_where_they_belong(put_together):
   y = rand(2, 4, 6, 3).astype(np.float32)
   split = lambda y: [y[:, p::2, q::2] for p in (0, 1) for q in (0, 1)]
-  got, back = jax.vjp(convolution.interleave, [f32(phase) for phase in split(y)])
-  np.testing.assert_array_equal(got, y)
   cotangent = rand(2, 4, 6, 3, seed=1).astype(np.float32)
-  for grad, want in zip(back(f32(cotangent))[0], split(cotangent), strict=True):
+
+  @jax.jit
+  def both(phases, cotangent):
+    y, back = jax.vjp(convolution.interleave, phases)
+    return y, back(cotangent)[0]
+
+  got, grads = both(split(y), cotangent)
+  np.testing.assert_array_equal(got, y)
+  for grad, want in zip(grads, split(cotangent), strict=True):
     np.testing.assert_array_equal(grad, want)
 
 
@@ -98,6 +105,24 @@ def test_strided_equals_convolving_then_pooling(x64, put_together, h, w, cin, co
   )
 
 
+def to_second_order(fn, loss, *args):
+  """Values, gradients of all arguments, and the gradient of these squared."""
+
+  @jax.jit
+  def everything(*args):
+    every = tuple(range(len(args)))
+    grads = jax.grad(lambda *args: loss(fn(*args)), every)
+    squared = lambda *args: sum(jnp.square(g).sum() for g in grads(*args))
+    return fn(*args), grads(*args), jax.grad(squared, every)(*args)
+
+  return everything(*args)
+
+
+def assert_same(got, want):
+  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
 CONVS = {  # form: (kernel, channels in and out, stride and padding)
   'chunked': (convolution.conv_chunked, (3, 3, 6, 5), (1, 'SAME')),
   'chunked, 1x1': (convolution.conv_chunked, (1, 1, 6, 5), (1, 'SAME')),
@@ -110,24 +135,21 @@ CONVS = {  # form: (kernel, channels in and out, stride and padding)
 }
 
 
-@pytest.mark.parametrize('name', CONVS)
-@pytest.mark.parametrize('chunk', [1, 200, 10**9])  # per example, of three examples, all
+CHUNKS = [1, 200, 10**9]  # per example, of three examples, all
+CHUNKED = [(name, chunk) for name in CONVS if 'chunked' in name for chunk in CHUNKS]
+WHOLE = [(name, 1) for name in CONVS if 'chunked' not in name]
+
+
+@pytest.mark.parametrize(('name', 'chunk'), CHUNKED + WHOLE)
 def test_forms_of_a_convolution(x64, monkeypatch, name, chunk):
-  """Values, gradients, and the gradient of a squared gradient, against the plain form."""
   monkeypatch.setattr(convolution, 'CHUNK', chunk)
   monkeypatch.setattr(convolution, 'FEW', 0)  # which would leave small kernels unchunked
   form, shape, how = CONVS[name]
-  args = jnp.asarray(rand(6, 8, 8, shape[2])), jnp.asarray(rand(*shape, seed=1))
-
-  def everything(conv):
-    out = lambda *args: jnp.sin(conv(*args, *how))
-    grads = jax.grad(lambda *args: out(*args).sum(), (0, 1))
-    squared = lambda *args: sum(jnp.square(g).sum() for g in grads(*args))
-    return out(*args), grads(*args), jax.grad(squared, (0, 1))(*args)
-
-  got, want = everything(form), everything(convolution.conv)
-  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+  args = rand(6, 8, 8, shape[2]), rand(*shape, seed=1)
+  assert_same(*(
+    to_second_order(lambda *args, conv=conv: conv(*args, *how), lambda y: jnp.sin(y).sum(), *args)
+    for conv in (form, convolution.conv)
+  ))  # fmt: skip
 
 
 def test_chunks_are_as_large_as_they_may_be(monkeypatch):
@@ -147,55 +169,50 @@ def test_chunks_are_as_large_as_they_may_be(monkeypatch):
 
 def test_gradient_of_a_gradient_through_the_strided_form(x64):
   """As R1 takes it: the gradient, for the kernel, of the squared gradient for the image."""
-  x, kernel = jnp.asarray(rand(2, 4, 6, 3)), jnp.asarray(rand(3, 3, 3, 5, seed=1))
+  x, kernel = rand(2, 4, 6, 3), rand(3, 3, 3, 5, seed=1)
 
-  def penalty(down, kernel):
+  def penalty(kernel, x, down):
     score = lambda x: jnp.sin(down(x, kernel)).sum()
     return jnp.square(jax.grad(score)(x)).sum()
 
   got, want = (
-    jax.grad(lambda k, f=form: penalty(f, k))(kernel)
+    jax.jit(jax.grad(penalty), static_argnums=2)(kernel, x, form)
     for form in (convolution.down_conv_strided, convolution.down_conv_plain)
   )
   np.testing.assert_allclose(got, want, rtol=1e-9)
 
 
+def of_attention():
+  """Queries, keys and values."""
+  return [rand(2, *shape, seed=i) for i, shape in enumerate([(12, 4), (7, 4), (7, 5)])]
+
+
 @pytest.mark.parametrize('shift', [0.0, 300.0])  # of the logits: exp of which overflows
 def test_lean_attention_is_softmax_attention(x64, shift):
   """Values and gradients, and the gradient of a squared gradient."""
-  queries, keys, values = (
-    jnp.asarray(rand(2, rows, width, seed=i))
-    for i, (rows, width) in enumerate([(12, 4), (7, 4), (7, 5)])
-  )
-  queries = queries.at[..., 0].set(shift)
-  keys = keys.at[..., 0].set(1.0)
-  cotangent = jnp.asarray(rand(2, 12, 5, seed=3))
-
-  def everything(form):
-    loss = lambda *args: (form(*args) * cotangent).sum()
-    grads = jax.grad(loss, (0, 1, 2))
-    squared = lambda *args: sum(jnp.square(g).sum() for g in grads(*args))
-    args = queries, keys, values
-    return form(*args), grads(*args), jax.grad(squared, (0, 1, 2))(*args)
-
-  got, want = everything(attention.attend_lean), everything(attention.attend_plain)
-  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+  args = queries, keys, _ = of_attention()
+  queries[..., 0] = shift
+  keys[..., 0] = 1.0
+  loss = lambda out: (out * rand(2, 12, 5, seed=3)).sum()
+  forms = attention.attend_lean, attention.attend_plain
+  got, want = (to_second_order(form, loss, *args) for form in forms)
+  assert_same(got, want)
   assert np.isfinite(got[0]).all() and np.abs(got[1][0]).max() > 1e-3
 
 
 def test_lean_attention_in_bfloat16_is_as_near_as_plain():
   """Values and gradients: no farther from those of float32 than twice what plain ones are."""
-  wide = [
-    f32(rand(2, rows, width, seed=i)) for i, (rows, width) in enumerate([(12, 4), (7, 4), (7, 5)])
-  ]
-  cotangent = f32(rand(2, 12, 5, seed=3))
+  wide = *of_attention(), rand(2, 12, 5, seed=3)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def with_vjp(form, *args):
+    out, vjp = jax.vjp(form, *args[:3])
+    return out, *vjp(args[3])
 
   def everything(form, dtype):
-    args = [x.astype(dtype) for x in wide]
-    out, vjp = jax.vjp(form, *args)
-    assert out.dtype == dtype
-    return [np.asarray(leaf, np.float32) for leaf in (out, *vjp(cotangent.astype(dtype)))]
+    found = with_vjp(form, *(x.astype(dtype) for x in wide))
+    assert found[0].dtype == dtype
+    return [np.asarray(leaf, np.float32) for leaf in found]
 
   exact = everything(attention.attend_plain, jnp.float32)
   plain, lean = (
@@ -221,22 +238,11 @@ once.defvjp(lambda *args: (once(*args), args), _opaque)
 
 def test_attention_by_cudnn_can_be_differentiated_twice(x64, monkeypatch):
   monkeypatch.setattr(attention, '_cudnn', once)
-  args = [
-    jnp.asarray(rand(2, rows, width, seed=i))
-    for i, (rows, width) in enumerate([(12, 4), (7, 4), (7, 5)])
-  ]
-  cotangent = jnp.asarray(rand(2, 12, 5, seed=3))
-
-  def everything(form):
-    grads = jax.grad(lambda *args: (form(*args) * cotangent).sum(), (0, 1, 2))
-    squared = lambda *args: sum(jnp.square(g).sum() for g in grads(*args))
-    return form(*args), grads(*args), jax.grad(squared, (0, 1, 2))(*args)
-
+  loss = lambda out: (out * rand(2, 12, 5, seed=3)).sum()
+  everything = lambda form: to_second_order(form, loss, *of_attention())
   with pytest.raises(ValueError, match='JVP'):
     everything(once)
-  got, want = everything(attention.attend_fused), everything(attention.attend_plain)
-  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+  assert_same(everything(attention.attend_fused), everything(attention.attend_plain))
 
 
 @pytest.mark.parametrize(('width', 'columns'), [(12, 48), (3, 5), (24, 7)])
@@ -250,8 +256,9 @@ def test_what_cudnn_is_given_is_one_head_of_one_width(monkeypatch, width, column
 
   monkeypatch.setattr(jax.nn, 'dot_product_attention', stand_in)
   args = rand(2, 12, width), rand(2, 7, width, seed=1), rand(2, 7, columns, seed=2)
-  args = [f32(x) for x in args]
-  np.testing.assert_allclose(attention._cudnn(*args), attention.attend_plain(*args), atol=1e-5)
+  args = [x.astype(np.float32) for x in args]
+  got, want = jax.jit(lambda *args: (attention._cudnn(*args), attention.attend_plain(*args)))(*args)
+  np.testing.assert_allclose(got, want, atol=1e-5)
   ((heads, widest),) = set(given)
   assert heads == 1 and widest % 8 == 0 and widest - max(width, columns) < 8
 

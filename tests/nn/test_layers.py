@@ -62,7 +62,7 @@ def test_dense_against_numpy():
   x, kernel, bias = rand(3, 4), rand(4, 5, seed=1), rand(5, seed=2)
   params = {'kernel': f32(kernel), 'bias': f32(bias)}
   np.testing.assert_allclose(
-    layers.Dense(5).apply({'params': params}, f32(x)), x @ kernel + bias, atol=1e-5
+    apply(layers.Dense(5), {'params': params}, f32(x)), x @ kernel + bias, atol=1e-5
   )
   assert 'bias' not in shapes_of(layers.Dense(5, use_bias=False), f32(x))
 
@@ -78,11 +78,11 @@ def test_embedding_of_labels_and_of_weights():
   params = init(module, jnp.zeros((2,), jnp.int32))
   table = np.asarray(params['embedding'])
   y = jnp.array([5, 0, 2])
-  by_label = module.apply({'params': params}, y)
+  by_label = apply(module, {'params': params}, y)
   np.testing.assert_array_equal(by_label, table[[5, 0, 2]])
-  by_weight = module.apply({'params': params}, jax.nn.one_hot(y, 6, dtype=jnp.float32))
+  by_weight = apply(module, {'params': params}, f32(np.eye(6)[np.asarray(y)]))
   np.testing.assert_allclose(by_weight, by_label, atol=1e-7)
-  mixed = module.apply({'params': params}, f32([[0.25, 0, 0, 0.75, 0, 0]]))
+  mixed = apply(module, {'params': params}, f32([[0.25, 0, 0, 0.75, 0, 0]]))
   np.testing.assert_allclose(mixed, [0.25 * table[0] + 0.75 * table[3]], atol=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_moments_are_one_array_of_mean_and_variance_per_group():
   # [1, 2, C] for one group, [B, 2, C] for several; the affine takes them as they are.
   x = rand(6, 4, 5, 3)
   for group, rows in ((None, 1), (2, 6)):
-    got = layers.Moments(group).apply({}, f32(x), True)
+    got = apply(layers.Moments(group), {}, f32(x), train=True)
     mean, var = moments_reference(x, group or 6)
     assert got.shape == (rows, 2, 3)
     np.testing.assert_allclose(got[:, 0], mean[:rows], atol=1e-5)
@@ -134,7 +134,7 @@ def test_moments_are_one_array_of_mean_and_variance_per_group():
 
 def test_batchnorm_starts_as_gain_one_and_bias_zero():
   module, x = layers.BatchNorm(3), jnp.zeros((2, 2, 2, 3))
-  params = module.init(jax.random.key(0), x, jnp.zeros((1, 2, 3)))['params']
+  params = init(module, x, jnp.zeros((1, 2, 3)))
   np.testing.assert_array_equal(params['gain'], [1, 1, 1])
   np.testing.assert_array_equal(params['bias'], [0, 0, 0])
 
@@ -164,10 +164,10 @@ def test_gain_at_init_is_one_on_average():
   # a row of an orthogonal 1000 x 128 table beside 20 normal numbers, 256 channels.
   table, kernel = np.linalg.qr(rand(1000, 128))[0], np.linalg.qr(rand(256, 148))[0].T
   c = f32(np.concatenate([table[:64], rand(64, 20, seed=1)], axis=1))
-  x = jnp.ones((64, 1, 1, 256))
-  moments = jnp.zeros((1, 2, 256)).at[:, 1].set(1 - 1e-4)  # mean 0, variance 1: xhat = x = 1
+  x = f32(np.ones((64, 1, 1, 256)))
+  moments = f32(np.stack([np.zeros(256), np.full(256, 1 - 1e-4)])[None])  # xhat = x = 1
   params = {'gain': {'kernel': f32(kernel)}, 'bias': {'kernel': f32(0 * kernel)}}
-  gain = layers.ConditionalBatchNorm(256).apply({'params': params}, x, c, moments)
+  gain = apply(layers.ConditionalBatchNorm(256), {'params': params}, x, c, moments)
   assert abs(np.mean(gain) - 1) < 0.02 and 0.2 < np.std(gain) < 0.4
 
 
@@ -238,12 +238,14 @@ def test_moments_are_float32_under_bfloat16():
 
 def test_variance_never_goes_below_zero():
   # T13: E[x^2] - E[x]^2 of a constant rounds to either side of 0; -0.25 here would be sqrt(-0.25).
-  x = jnp.full((3, 7, 5, 64), 1.0) * jnp.linspace(1e2, 4e3, 64)[None, None, None]
-  plain = np.mean(np.square(x), (0, 1, 2)) - np.square(np.mean(x, (0, 1, 2)))
+  x = np.broadcast_to(np.linspace(1e2, 4e3, 64, dtype=np.float32), (3, 7, 5, 64))
+  square_of_mean = lambda x: jnp.square(x.mean((0, 1, 2)))
+  plain = jax.jit(lambda x: jnp.square(x).mean((0, 1, 2)) - square_of_mean(x))(x)
   assert plain.min() < 0  # it does happen
-  moments = jax.jit(lambda x: layers.Moments().apply({}, x, train=True))(x)
+  moments = apply(layers.Moments(), {}, x, train=True)
   assert (moments[:, 1] >= 0).all()
-  assert np.isfinite(layers.standardize(x, moments, 1e-4, jnp.float32)).all()
+  standard = jax.jit(lambda x, moments: layers.standardize(x, moments, 1e-4, jnp.float32))
+  assert np.isfinite(standard(x, moments)).all()
 
 
 # Attention
@@ -376,7 +378,7 @@ def test_score_is_linear_plus_projection_of_the_summed_relu(head):
   module, h, params = head
   shapes = shapes_of(module, f32(h), jnp.zeros((4,), jnp.int32))
   assert jax.tree.map(lambda p: p.shape, params) == jax.tree.map(lambda p: p.shape, shapes)
-  run = lambda y, *mask: module.apply({'params': params}, f32(h), jnp.asarray(y, jnp.int32), *mask)
+  run = lambda y, *mask: apply(module, {'params': params}, f32(h), np.int32(y), *mask)
   table, w = np.asarray(params['embed']['embedding']), np.asarray(params['linear']['kernel'])[:, 0]
   summed = np.maximum(h, 0).sum((1, 2))
   y, other = np.array([0, 4, 1, 4]), np.array([1, 0, 1, 2])
@@ -395,7 +397,7 @@ def test_score_is_linear_plus_projection_of_the_summed_relu(head):
 def test_score_sums_over_the_map(head):
   # T29: four times the features on a map tiled 2 x 2, where a mean would stay.
   module, h, params = head
-  run = lambda h: module.apply({'params': params}, f32(h), jnp.array([0, 4, 1, 4])) - 0.3
+  run = lambda h: apply(module, {'params': params}, f32(h), np.int32([0, 4, 1, 4])) - 0.3
   np.testing.assert_allclose(run(np.tile(h, (1, 2, 2, 1))), 4 * run(h), rtol=1e-4)
 
 
@@ -403,8 +405,8 @@ def test_scores_are_float32_under_bfloat16(head):
   # T13: 1,024 positions; bfloat16 sums would lose the small ones.
   module, _, params = head
   h = jnp.asarray(rand(2, 32, 32, 6), jnp.bfloat16)
-  got = module.apply({'params': params}, h, jnp.array([0, 4]))
-  want = module.apply({'params': params}, h.astype(jnp.float32), jnp.array([0, 4]))
+  got = apply(module, {'params': params}, h, np.int32([0, 4]))
+  want = apply(module, {'params': params}, h.astype(jnp.float32), np.int32([0, 4]))
   assert got.dtype == jnp.float32
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
@@ -441,19 +443,20 @@ def test_microbatches_that_do_not_divide_are_refused():
 
 
 def test_pixel_norm():
-  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 5)) * 7, jnp.float32)
-  found = layers.pixel_norm(x)
-  np.testing.assert_allclose(jnp.square(found).mean(-1), 1, rtol=1e-6)
+  x = (rand(2, 3, 3, 5) * 7).astype(np.float32)
+  norm = jax.jit(layers.pixel_norm)
+  found = norm(x)
+  np.testing.assert_allclose(np.square(found).mean(-1), 1, rtol=1e-6)
   np.testing.assert_allclose(found[0, 1, 2], x[0, 1, 2] / np.sqrt(np.mean(x[0, 1, 2] ** 2)), 1e-6)
-  assert np.array_equal(layers.pixel_norm(jnp.zeros((1, 4))), jnp.zeros((1, 4)))
-  assert layers.pixel_norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+  assert np.array_equal(norm(np.zeros((1, 4), np.float32)), np.zeros((1, 4)))
+  assert jax.eval_shape(norm, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_layer_norm_with_one_gain():
-  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 5)), jnp.float32)
-  params = {'gain': jnp.float32(2), 'bias': jnp.arange(5.0)}
-  found = layers.LayerNorm(one_gain=True).apply({'params': params}, x)
-  wide = {'gain': jnp.full((5,), 2.0), 'bias': jnp.arange(5.0)}
-  np.testing.assert_array_equal(found, layers.LayerNorm().apply({'params': wide}, x))
-  init = layers.LayerNorm(one_gain=True).init(jax.random.key(0), x)['params']
-  assert init['gain'].shape == () and init['gain'] == 1
+  x, one = rand(2, 3, 3, 5).astype(np.float32), layers.LayerNorm(one_gain=True)
+  params = {'gain': np.float32(2), 'bias': np.arange(5, dtype=np.float32)}
+  found = apply(one, {'params': params}, x)
+  wide = {**params, 'gain': np.full(5, 2, np.float32)}
+  np.testing.assert_array_equal(found, apply(layers.LayerNorm(), {'params': wide}, x))
+  gain = init(one, x)['gain']
+  assert gain.shape == () and gain == 1

@@ -29,20 +29,24 @@ OPTIMIZERS = ('adam', 'sgd', 'normalised_sgd')
 def learned(method, params, losses, scaled=None):
   """Scales and rows after an iteration on each (loss, loss_after)."""
   paths = tuple(params) if scaled is None else scaled
-  run = lambda old, losses: iterate(method, params, paths, *losses, old)
-  scales, rows = gradinit.initial(len(paths), next(iter(params.values())).dtype), []
-  for pair in losses:
-    scales, row = run(scales, pair)
-    rows.append(row)
-  return scales, rows
+
+  @jax.jit
+  def run():
+    scales, rows = gradinit.initial(len(paths), next(iter(params.values())).dtype), []
+    for pair in losses:
+      scales, row = iterate(method, params, paths, *pair, scales)
+      rows.append(row)
+    return scales, rows
+
+  return run()
 
 
 def repeated(method, params, loss, num, scaled=None, start=None):
   """Scales after `num` iterations on one loss, and all rows, stacked."""
   paths = tuple(params) if scaled is None else scaled
   step = lambda old, _: iterate(method, params, paths, loss, loss, old)
-  start = gradinit.initial(len(paths)) if start is None else start
-  return jax.jit(lambda: lax.scan(step, start, length=num))()
+  first = lambda: gradinit.initial(len(paths)) if start is None else start
+  return jax.device_get(jax.jit(lambda: lax.scan(step, first(), length=num))())
 
 
 # --- the authors' code
@@ -76,7 +80,7 @@ def test_golden(case, x64):
   said = ast.literal_eval(str(arrays['settings']))
   name = 'normalised_sgd' if said['normalize'] else said['alg']
   method = Method(name, said['lr'], said['eta'], said['gamma'])
-  params = {k: jnp.asarray(w, jnp.float64) for k, w in under(arrays, 'w0/').items()}
+  params = {k: np.asarray(w, np.float64) for k, w in under(arrays, 'w0/').items()}
   paths = tuple(path for path, w in params.items() if np.any(w))
 
   @jax.jit
@@ -92,11 +96,11 @@ def test_golden(case, x64):
     images, labels = (np.concatenate([arrays[f'in/batches_{x}'][i] for i in numbers]) for x in 'xy')
     return images.astype(np.float64), labels
 
-  scales = gradinit.initial(len(paths), jnp.float64)
+  scales = jax.device_get(gradinit.initial(len(paths), jnp.float64))
   for i, first in enumerate(arrays['out/iter/batches_used_before']):
     # The second half of S~ is new; so is the first, after it in the order, without overlap.
     other = (first + 3, first + 2) if said['no_overlap'] else (first, first + 2)
-    scales, row = run(scales, halves(first, first + 1), halves(*other))
+    scales, row = jax.device_get(run(scales, halves(first, first + 1), halves(*other)))
     assert bool(row['lowered']) == bool(arrays['out/iter/is_constraint'][i]) and row['finite']
     norm = arrays['out/iter/gnorm_l1' if name == 'adam' else 'out/iter/gnorm_l2'][i]
     np.testing.assert_allclose(row['norm'], norm, rtol=1e-4)
@@ -107,7 +111,7 @@ def test_golden(case, x64):
         continue  # before BatchNorm: rounding noise, which Adam makes steps of
       np.testing.assert_allclose(slope, arrays[f'out/grad_alpha/{path}'][i], rtol=1e-4, atol=1e-6)
       np.testing.assert_allclose(scale, arrays[f'out/alpha/{path}'][i], rtol=1e-4, err_msg=path)
-  final = gradinit.scaled(params, paths, scales.scales)
+  final = jax.jit(lambda scales: gradinit.scaled(params, paths, scales))(scales.scales)
   for path, theirs in under(arrays, 'w_final/').items():
     if (case, path) != ('case0', 'c1.bias'):
       np.testing.assert_allclose(final[path], theirs, rtol=1e-4, atol=1e-7, err_msg=path)
@@ -126,19 +130,20 @@ def test_no_scale_goes_below_its_floor_and_a_bias_that_is_gone_stays():
   # Were it turned round, what is at its floor would grow again, but not a bias of norm 0.
   turned = lambda params: -loss(params)
   scales, _ = repeated(Method('sgd', scale_lr=0.3, gamma=100.0), params, turned, 20, start=scales)
-  assert scales.scales[1] == 0 and (scales.scales[jnp.array([0, 2])] > 0.01).all()
+  assert scales.scales[1] == 0 and (scales.scales[[0, 2]] > 0.01).all()
 
 
 def mlp(gain, seed=0):
   """(Weights of a network 6-16-16-1 times `gain`, its squared error on 32 examples)."""
-  keys = jax.random.split(jax.random.key(seed), 4)
+  rng = np.random.default_rng(seed)
+  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
   sizes = (6, 16, 16, 1)
   params = {}
   for i, (n, m) in enumerate(itertools.pairwise(sizes)):
-    params[f'l{i}/kernel'] = gain * jax.random.normal(keys[i], (n, m)) * (2 / n) ** 0.5
-    params[f'l{i}/bias'] = jnp.zeros((m,))
-  x = jax.random.normal(keys[3], (32, 6))
-  y = jnp.sin(x.sum(1))
+    params[f'l{i}/kernel'] = np.float32(gain * (2 / n) ** 0.5) * normal(n, m)
+    params[f'l{i}/bias'] = np.zeros(m, np.float32)
+  x = normal(32, 6)
+  y = np.sin(x.sum(1))
 
   def loss(params):
     h = x
@@ -161,10 +166,10 @@ def test_the_norm_is_lowered_first_until_it_is_below_gamma(optimizer):
   np.testing.assert_array_equal(rows['lowered'], rows['norm'] > 5)
   assert rows['norm'][0] > 100 and rows['lowered'][:10].all()
   assert not rows['lowered'].all() and rows['norm'].min() <= 5 and rows['finite'].all()
-  np.testing.assert_array_equal(jnp.isnan(rows['loss_after']), rows['lowered'])
+  np.testing.assert_array_equal(np.isnan(rows['loss_after']), rows['lowered'])
   assert (scales.scales >= 0.01).all() and scales.counts.sum() == 120
   # Zero biases are no part of it.
-  after = gradinit.scaled(params, KERNELS, scales.scales)
+  after = jax.jit(lambda scales: gradinit.scaled(params, KERNELS, scales))(scales.scales)
   assert not after['l0/bias'].any()
 
 
@@ -172,38 +177,45 @@ def test_the_first_step_lowers_the_loss_further_than_without():
   params, loss = mlp(gain=2.0)
   method = Method('sgd', scale_lr=0.03, eta=0.05, gamma=3.0)
   scales, _ = repeated(method, params, loss, 150, KERNELS)
-  stepped = lambda p: loss(jax.tree.map(lambda x, g: x - 0.05 * g, p, jax.grad(loss)(p)))
-  assert stepped(gradinit.scaled(params, KERNELS, scales.scales)) < stepped(params)
+
+  @jax.jit
+  def stepped(scales):
+    p = gradinit.scaled(params, KERNELS, scales)
+    return loss(jax.tree.map(lambda x, g: x - 0.05 * g, p, jax.grad(loss)(p)))
+
+  assert stepped(scales.scales) < stepped(np.ones_like(scales.scales))
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_the_step_is_a_constant_to_the_scales(optimizer):
   """Their slopes are the products of the drawn weights and the gradient after the step."""
   params, loss = mlp(gain=1.0)
-  params = {path: x + 0.1 for path, x in params.items()}
+  params = {path: x + np.float32(0.1) for path, x in params.items()}
   _, other = mlp(gain=1.0, seed=1)
   method = Method(optimizer, eta=0.03, gamma=1e6)
   _, (row,) = learned(method, params, [(loss, other)])
-  grads = jax.grad(loss)(params)
-  norm = jnp.sqrt(sum(jnp.square(g).sum() for g in grads.values()))
-  by = {'adam': jnp.sign, 'sgd': lambda g: g, 'normalised_sgd': lambda g: g / norm}[optimizer]
-  after = jax.grad(other)({path: x - 0.03 * by(grads[path]) for path, x in params.items()})
+  value, grads = jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
+  norm = np.sqrt(sum(np.square(g).sum() for g in grads.values()))
+  by = {'adam': np.sign, 'sgd': lambda g: g, 'normalised_sgd': lambda g: g / norm}[optimizer]
+  moved = {path: x - np.float32(0.03) * by(grads[path]) for path, x in params.items()}
+  after = jax.device_get(jax.jit(jax.grad(other))(moved))
   want = [(after[path] * x).sum() / 0.03 for path, x in params.items()]
   np.testing.assert_allclose(row['slopes'], want, rtol=1e-4)
-  np.testing.assert_allclose(row['loss'], loss(params), rtol=1e-6)
+  np.testing.assert_allclose(row['loss'], value, rtol=1e-6)
   # Not detached it is another number, but for signs, which have no slope.
-  bent = jax.grad(lambda s: other(jax.tree.map(
+  bent = jax.jit(jax.grad(lambda s: other(jax.tree.map(
     lambda x, g: x - 0.03 * g, gradinit.scaled(params, tuple(params), s),
     jax.grad(loss)(gradinit.scaled(params, tuple(params), s))
-  )) / 0.03)(jnp.ones((len(params),)))  # fmt: skip
+  )) / 0.03))(np.ones(len(params), np.float32))  # fmt: skip
   assert optimizer != 'sgd' or not np.allclose(row['slopes'], bent, rtol=1e-2)
 
 
 def test_the_two_goals_have_a_first_moment_each_and_share_the_second():
   """Adam by hand: slopes of 1 (clipped), 0.5, and 0.2 of the constraint, objective, objective."""
   scales = gradinit.initial(1)
+  update = jax.jit(lambda *args: gradinit.updated(*args, 0.01, jnp.zeros((1,))))
   for slope, which in ((7.0, 0), (0.5, 1), (0.2, 1)):
-    scales = gradinit.updated(scales, jnp.array([slope]), jnp.int32(which), 0.01, jnp.zeros((1,)))
+    scales = update(scales, np.float32([slope]), np.int32(which))
   second = [0.001, 0.001 * 0.999 + 0.001 * 0.25]
   second.append(second[1] * 0.999 + 0.001 * 0.04)
   first = [0.1, 0.05, 0.05 * 0.9 + 0.02]
@@ -217,7 +229,7 @@ def test_the_two_goals_have_a_first_moment_each_and_share_the_second():
 
 
 def test_what_is_not_finite_changes_nothing():
-  params = {'kernel': jnp.ones((2,))}
+  params = {'kernel': np.ones(2, np.float32)}
   fine, broken = lambda p: p['kernel'].sum(), lambda p: jnp.nan * p['kernel'].sum()
   for pair in ((broken, fine), (fine, broken)):
     scales, (row,) = learned(Method(gamma=10.0), params, [pair])
@@ -229,24 +241,25 @@ def spectral_loss():
   one = player.Player(
     optax.sgd(0.1), reparametrisation=player.spectral(spectral_norm.spec(), 1e-12)
   )
-  key, key_x = jax.random.split(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
   params = {
-    'dense': {'kernel': jax.random.normal(key, (4, 3)), 'bias': jnp.zeros((3,))},
-    'gain': jnp.full((3,), 1.5),
+    'dense': {'kernel': normal(4, 3), 'bias': np.zeros(3, np.float32)},
+    'gain': np.full(3, 1.5, np.float32),
   }
-  x = jax.random.normal(key_x, (8, 4))
+  x = normal(8, 4)
 
   def fn(weights, shared, batch):
     h = jnp.tanh(batch @ weights['dense']['kernel'] + weights['dense']['bias'][None])
     return jnp.square(h * weights['gain'][None] - 1).mean(), {}
 
-  return params, one.loss(one.init(params), fn, {}, x)
+  return params, one.loss(jax.jit(one.init)(params), fn, {}, x)
 
 
 def test_spectral_norm_divides_a_scale_out_and_says_of_what():
   params, loss = spectral_loss()
   assert loss.scale_free == {'dense/kernel'}
-  grads = jax.grad(lambda p: loss(p)[0])(params)
+  grads = jax.jit(jax.grad(lambda p: loss(p)[0]))(params)
   slopes = {path: (g * x).sum() for (path, g), x in
             zip(trees.flat(grads).items(), trees.flat(params).values(), strict=True)}  # fmt: skip
   assert abs(slopes['dense/kernel']) < 1e-6 < 1e-2 < abs(slopes['gain'])
@@ -325,7 +338,7 @@ def test_players_take_turns_and_see_the_scaled_weights_of_those_before(monkeypat
     seen[name] = {other: one['params'] for other, one in state['players'].items()}
     scales = gradinit.initial(len(paths))
     row = {'norm': 1.0, 'lowered': True, 'finite': True}
-    return scales._replace(scales=scales.scales / 2), [row] * steps
+    return scales._replace(scales=np.asarray(scales.scales) / 2), [row] * steps
 
   monkeypatch.setattr(gradinit, 'learn_player', halved)
   gradinit.learn(program, config, state, None)
@@ -333,7 +346,7 @@ def test_players_take_turns_and_see_the_scaled_weights_of_those_before(monkeypat
   for i, now in enumerate(seen.values()):
     for other, params in now.items():
       factor = 0.5 if other in list(seen)[:i] else 1.0
-      want = jax.tree.map(lambda x, factor=factor: factor * x, drawn[other])
+      want = jax.tree.map(lambda x, factor=factor: factor * np.asarray(x), drawn[other])
       jax.tree.map(np.testing.assert_array_equal, params, want)
 
 
@@ -345,8 +358,8 @@ def test_a_second_time_is_the_same():
 
 
 def test_half_of_the_second_batch_is_that_of_the_first():
-  images = jnp.arange(2 * 5).reshape(2, 5, 1)
-  found = gradinit.mixed({'image': images})['image']
+  images = np.arange(2 * 5).reshape(2, 5, 1)
+  found = jax.jit(gradinit.mixed)({'image': images})['image']
   assert found[0, :, 0].tolist() == [0, 6, 2, 8, 4] and found.shape == images.shape
   np.testing.assert_array_equal(found[1], images[1])
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from bigjax.core import device
 from bigjax.nn.augment import ada, warp
@@ -27,7 +28,7 @@ def random_draws(arrays, p, dtype):
         value = arrays[at].transpose(0, 2, 3, 1)
       else:
         value = arrays[at][:, 0] if arrays[at].shape[1] == 1 else arrays[at]
-      draws[name][part] = jnp.asarray(np.asarray(value, dtype))
+      draws[name][part] = np.asarray(value, dtype)
   return draws
 
 
@@ -37,18 +38,17 @@ def percentile_draws(names, q, num, pixel_n):
   Its Gaussians are erfinv(2 q - 1), without the square root of 2, the noise's erfinv(q); of the two
   rotations it makes the first.
   """
-  erfinv = lambda value: jax.scipy.special.erfinv(jnp.asarray(value, jnp.float64))
 
   def value(part):
     if 'coin' in part:
       return 2.0 if part == 'post_coin' else 0.0
     if part == 'sigma_n':
-      return erfinv(q)
-    return erfinv(2 * q - 1) if part.endswith('n') else q
+      return special.erfinv(q)
+    return special.erfinv(2 * q - 1) if part.endswith('n') else q
 
   draws = {
     name: {
-      part: jnp.full((num, *shape), value(part), jnp.float64)
+      part: np.full((num, *shape), value(part))
       for part, shape in ada.DRAWS[name].items()
       if part != 'pixel_n'
     }
@@ -62,18 +62,27 @@ def percentile_draws(names, q, num, pixel_n):
 def official_margins(draws, p, h, w):
   """What the official code pads a batch by: the widest that an image of it needs."""
   x, y = (w - 1) / 2, (h - 1) / 2
+  maps = jax.jit(lambda draws, p: ada.inverse_map(draws, p, h, w))(draws, p)
   corners = np.array([[-x, -y, 1], [x, -y, 1], [x, y, 1], [-x, y, 1]]).T
-  reached = (np.asarray(ada.inverse_map(draws, p, h, w)) @ corners)[:, :2]
+  reached = (np.asarray(maps) @ corners)[:, :2]
   need = lambda at, half, side: int(np.ceil(np.clip(at + 6 - half, 0, side - 1)))
   (left, top), (right, bottom) = -reached.min((0, 2)), reached.max((0, 2))
   return (need(top, y, h), need(bottom, y, h)), (need(left, x, w), need(right, x, w))
+
+
+transform = jax.jit(ada.transform, static_argnums=3)
+
+
+@jax.jit
+def vjp(x, draws, cotangent):
+  return jax.vjp(lambda x: ada.transform(x, draws, 1.0), x)[1](cotangent)[0]
 
 
 def test_the_whole_pipeline_is_as_the_official_code_runs_it():
   # tests/golden/ada_p1.npz: the official code in float64, all transforms on, every draw its own.
   arrays = golden('ada_p1')
   draws = random_draws(arrays, '1.0', np.float32)
-  y = jax.jit(ada.transform)(nhwc(arrays['in/img_random'], np.float32), draws, 1.0)
+  y = transform(nhwc(arrays['in/img_random'], np.float32), draws, 1.0)
   assert distance(y, nhwc(arrays['out/p1.0/img'])) < 1e-4
 
 
@@ -90,9 +99,9 @@ def test_random_draws_are_as_official(p, x64):
   x, want = nhwc(arrays['in/img_random']), nhwc(arrays[f'out/p{p}/img'])
   draws = random_draws(arrays, p, np.float64)
   margins = official_margins(draws, float(p), *x.shape[1:3])
-  assert distance(ada.transform(x, draws, float(p), margins), want) < 1e-6
+  assert distance(transform(x, draws, float(p), margins), want) < 1e-6
   # The widest margins: what others in the batch happen to need makes this much of a difference.
-  assert distance(ada.transform(x, draws, float(p)), want) < 1e-4
+  assert distance(transform(x, draws, float(p)), want) < 1e-4
 
 
 @pytest.mark.parametrize('q', ['0.1', '0.5', '0.9'])
@@ -106,8 +115,7 @@ def test_percentiles_and_gradients_are_as_official(q, x64):
       continue
     name, _, kind = key.split('/')[-1].partition('.')
     draws = percentile_draws(SETS[name], float(q), len(x), pixel_n)
-    found = jax.vjp(lambda x, draws=draws: ada.transform(x, draws, 1.0), x)
-    found = found[1](cotangent)[0] if kind else found[0]
+    found = vjp(x, draws, cotangent) if kind else transform(x, draws, 1.0)
     assert distance(found, nhwc(arrays[key])) < 1e-6, key
     compared += 1
   assert compared == 30
@@ -122,14 +130,22 @@ def test_at_strength_0_it_is_the_identity(side, channels):
   assert np.abs(run(keys(2), x, jnp.float32(1)) - x).max() > 0.1
 
 
+@jax.jit
+def apart(keys, p):
+  """What each transform alone does to images of 32 x 64: maps, colours, gains, centres of cuts."""
+  draws = ada.draw(keys, frozenset(ada.TRANSFORMS), (4, 4, 1))
+  alone = {name: {name: draws[name]} for name in draws}
+  maps = {name: ada.inverse_map(alone[name], p, 32, 64) for name in (*ada.BLIT, *ada.GEOM)}
+  colors = {name: ada.color_map(alone[name], p, 3) for name in ('brightness', 'contrast')}
+  return maps, colors, ada.band_gains(draws['imgfilter'], p), draws['cutout']['center_u']
+
+
 def test_coins_are_of_each_transform_and_example():
   # At strength p an image is mirrored with p / 2, turned by quarters with 3 p / 4, turned at all by
   # an angle with p: two coins of 1 - sqrt(1 - p).
   num, p = 4000, 0.5
-  every = frozenset(ada.TRANSFORMS)
-  draws = jax.jit(lambda keys: ada.draw(keys, every, (4, 4, 1)))(keys(num))
-  alone = lambda name: np.asarray(ada.inverse_map({name: draws[name]}, p, 32, 32))
-  moved = lambda name: (abs(alone(name) - np.eye(3)) > 1e-6).any((1, 2))
+  maps, _, gains, _ = jax.device_get(apart(keys(num), p))
+  moved = lambda name: (abs(maps[name] - np.eye(3)) > 1e-6).any((1, 2))
   assert abs(moved('xflip').mean() - p / 2) < 0.035
   assert abs(moved('rotate90').mean() - 3 * p / 4) < 0.035
   assert abs(moved('rotate').mean() - p) < 0.035
@@ -137,31 +153,34 @@ def test_coins_are_of_each_transform_and_example():
   assert abs(moved('xfrac').mean() - p) < 0.035
   coins = np.stack([moved('xflip'), moved('scale'), moved('aniso'), moved('xfrac')])
   assert abs(np.corrcoef(coins) - np.eye(4)).max() < 0.08
-  gains = np.asarray(ada.band_gains(draws['imgfilter'], p))
   assert abs((gains == 1).all(1).mean() - (1 - p) ** 4) < 0.035
 
 
 def test_draws_have_the_published_laws():
   num = 4000
-  draws = jax.jit(lambda keys: ada.draw(keys, frozenset(ada.TRANSFORMS), (4, 4, 1)))(keys(num))
-  alone = lambda name: np.asarray(ada.inverse_map({name: draws[name]}, 1.0, 32, 64))
+  alone, colors, _, cut = jax.device_get(apart(keys(num), 1.0))
   # 1/8 of 32 rows and of 64 columns, at most, in whole pixels.
-  assert set(alone('xint')[:, 1, 2]) == set(range(-4, 5))
-  assert set(alone('xint')[:, 0, 2]) == set(range(-8, 9))
-  assert abs(np.log2(alone('scale')[:, 0, 0]).std() - 0.2) < 0.01
-  np.testing.assert_allclose(np.linalg.det(alone('aniso')[:100]), 1, atol=1e-5)
-  assert abs(alone('xfrac')[:, 0, 2].std() / 64 - 0.125) < 0.006
-  colors = lambda name: np.asarray(ada.color_map({name: draws[name]}, 1.0, 3))
-  assert abs(colors('brightness')[:, 1, 3].std() - 0.2) < 0.01
-  assert abs(np.log2(colors('contrast')[:, 1, 1]).std() - 0.5) < 0.025
-  cut = np.asarray(draws['cutout']['center_u'])
+  assert set(alone['xint'][:, 1, 2]) == set(range(-4, 5))
+  assert set(alone['xint'][:, 0, 2]) == set(range(-8, 9))
+  assert abs(np.log2(alone['scale'][:, 0, 0]).std() - 0.2) < 0.01
+  np.testing.assert_allclose(np.linalg.det(alone['aniso'][:100]), 1, atol=1e-5)
+  assert abs(alone['xfrac'][:, 0, 2].std() / 64 - 0.125) < 0.006
+  assert abs(colors['brightness'][:, 1, 3].std() - 0.2) < 0.01
+  assert abs(np.log2(colors['contrast'][:, 1, 1]).std() - 0.5) < 0.025
   assert cut.shape == (num, 2) and abs(cut.mean(0) - 0.5).max() < 0.02
 
 
 def test_what_is_drawn_does_not_depend_on_the_set():
-  few = ada.draw(keys(2), frozenset({'scale', 'hue'}), (4, 4, 1))
-  many = ada.draw(keys(2), frozenset(ada.TRANSFORMS), (4, 4, 1))
-  assert list(few) == ['scale', 'hue']
+  order = []
+
+  def draw(keys, names):
+    draws = ada.draw(keys, names, (4, 4, 1))
+    order.append(list(draws))
+    return draws
+
+  draw = jax.jit(draw, static_argnums=1)
+  few, many = draw(keys(2), frozenset({'scale', 'hue'})), draw(keys(2), frozenset(ada.TRANSFORMS))
+  assert order == [['scale', 'hue'], list(ada.TRANSFORMS)]
   for name, parts in few.items():
     for part, value in parts.items():
       np.testing.assert_array_equal(value, many[name][part])
@@ -169,22 +188,21 @@ def test_what_is_drawn_does_not_depend_on_the_set():
 
 def test_grey_images_get_the_mean_colour():
   names = ('brightness', 'contrast', 'lumaflip')
-  draws = ada.draw(keys(4), frozenset(names), (8, 8, 1))
   grey = images(4, 8, 8, 1)
-  rgb = ada.transform(jnp.broadcast_to(grey, (4, 8, 8, 3)), draws, 1.0)
-  np.testing.assert_allclose(
-    ada.transform(grey, draws, 1.0)[..., 0], np.asarray(rgb).mean(3), atol=1e-5
-  )
+  more = jax.jit(lambda keys: ada.draw(keys, frozenset(ada.COLOR), (8, 8, 1)))(keys(4))
+  draws = {name: more[name] for name in names}
+  got = transform(grey, draws, 1.0)
+  rgb = transform(np.broadcast_to(grey, (4, 8, 8, 3)), draws, 1.0)
+  np.testing.assert_allclose(got[..., 0], np.asarray(rgb).mean(3), atol=1e-5)
   # Hue and saturation are of colours.
-  more = ada.draw(keys(4), frozenset((*names, 'hue', 'saturation')), (8, 8, 1))
-  np.testing.assert_array_equal(ada.transform(grey, more, 1.0), ada.transform(grey, draws, 1.0))
+  np.testing.assert_array_equal(transform(grey, more, 1.0), got)
 
 
 def test_a_penalty_sees_the_same_gradient_at_strength_0():
   x, weight = images(2, 16, 16, 3), images(2, 16, 16, 3)
   fn = ada.pipeline('bgc')
   score = lambda x: (jnp.tanh(fn(keys(2), x, jnp.float32(0))) * weight).sum()
-  want = weight / jnp.cosh(x) ** 2
+  want = weight / np.cosh(x) ** 2
   np.testing.assert_allclose(jax.jit(jax.grad(score))(x), want, atol=1e-5)
 
 

@@ -10,9 +10,11 @@ from bigjax.nn.augment import warp
 
 from keyed import distance, images
 
+warped = jax.jit(warp.warp)
+
 
 def maps(*rows):
-  return jnp.asarray([[row[:3], row[3:]] for row in rows], jnp.float32)
+  return np.array([[row[:3], row[3:]] for row in rows], np.float32)
 
 
 IDENTITY = (1, 0, 0, 0, 1, 0)
@@ -25,15 +27,13 @@ def wave(x, y):
 
 def smooth(side, num=1):
   y, x = np.mgrid[:side, :side]
-  return jnp.broadcast_to(
-    jnp.asarray(wave(x, y), jnp.float32)[None, :, :, None], (num, side, side, 1)
-  )
+  return np.broadcast_to(wave(x, y)[None, :, :, None], (num, side, side, 1)).astype(np.float32)
 
 
 def test_whole_moves_are_exact():
   # Whatever sym6 does on the way up it undoes on the way down, and margins mirror.
   x = images(2, 8, 8, 3)
-  y = warp.warp(x, maps(IDENTITY, (1, 0, 3, 0, 1, -2)))
+  y = warped(x, maps(IDENTITY, (1, 0, 3, 0, 1, -2)))
   np.testing.assert_allclose(y[0], x[0], atol=1e-5)
   mirrored = np.pad(x[1], ((2, 0), (0, 3), (0, 0)), mode='reflect')
   np.testing.assert_allclose(y[1], mirrored[:8, 3:], atol=1e-5)
@@ -42,7 +42,7 @@ def test_whole_moves_are_exact():
 def test_smooth_images_are_moved_mirrored_and_turned():
   # sym6 is not symmetric: what is turned or mirrored moves by a twentieth of a pixel besides.
   x, inside = smooth(32, 3), slice(6, 26)
-  y = np.asarray(warp.warp(x, maps((1, 0, 0.37, 0, 1, -0.2), (-1, 0, 0, 0, 1, 0), QUARTER)))[..., 0]
+  y = np.asarray(warped(x, maps((1, 0, 0.37, 0, 1, -0.2), (-1, 0, 0, 0, 1, 0), QUARTER)))[..., 0]
   rows, columns = np.mgrid[:32, :32]
   for found, want in zip(
     y,
@@ -54,7 +54,7 @@ def test_smooth_images_are_moved_mirrored_and_turned():
 
 def test_an_image_wider_than_high():
   x = images(1, 8, 12, 2)
-  np.testing.assert_allclose(warp.warp(x, maps(IDENTITY)), x, atol=1e-5)
+  np.testing.assert_allclose(warped(x, maps(IDENTITY)), x, atol=1e-5)
 
 
 ODD = maps(

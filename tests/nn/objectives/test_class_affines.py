@@ -15,7 +15,15 @@ LONG_TAIL = [int(5000 * 0.01 ** (c / 9)) for c in range(10)]  # CIFAR-10-LT, imb
 
 
 def rand(*shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# As programs: each is run on several tables.
+start = jax.jit(class_affines.start, static_argnums=2)
+advance = jax.jit(class_affines.advance, static_argnums=2)
+sigmas_of = jax.jit(class_affines.sigmas)
+exact_sigmas = jax.jit(class_affines.exact_sigmas)
+affines = jax.jit(class_affines.affines)
 
 
 @pytest.mark.parametrize(
@@ -55,23 +63,23 @@ def svd(tables):
 
 def test_power_iteration_finds_the_largest_singular_value():
   tables = two_tables()
-  state = jax.jit(class_affines.start, static_argnums=2)(tables, jax.random.key(0), 500)
-  got, exact = class_affines.sigmas(tables, state), class_affines.exact_sigmas(tables)
+  state = start(tables, jax.random.key(0), 500)
+  got, exact = sigmas_of(tables, state), exact_sigmas(tables)
   for path, want in svd(tables).items():
     np.testing.assert_allclose(got[path], want, rtol=1e-5)
     np.testing.assert_allclose(exact[path], want, rtol=1e-5)
   # d sigma = u v^T, of norm 1
-  grad = jax.grad(lambda t: class_affines.sigmas({'bn/gain': t}, state)['bn/gain'].sum())
-  np.testing.assert_allclose(jnp.square(grad(tables['bn/gain'])).sum(1), np.ones(10), rtol=1e-5)
+  grad = jax.jit(jax.grad(lambda t: class_affines.sigmas(t, state)['bn/gain'].sum()))(tables)
+  np.testing.assert_allclose(np.square(grad['bn/gain']).sum(1), np.ones(10), rtol=1e-5)
 
 
 def test_a_first_step_is_within_five_percent():
   # 40 iterations before the first step and 4 in it; the worst of 200 random matrices.
   tables = two_tables(classes=100)
-  state = class_affines.start(tables, jax.random.key(1))
-  state = class_affines.advance(tables, state)
+  state = advance(tables, start(tables, jax.random.key(1)))
+  sigmas = sigmas_of(tables, state)
   for path, want in svd(tables).items():
-    got = np.asarray(class_affines.sigmas(tables, state)[path])
+    got = np.asarray(sigmas[path])
     assert (got <= want * (1 + 1e-5)).all() and (got > 0.95 * want).all()
 
 
@@ -79,34 +87,34 @@ def test_each_table_has_its_own_vectors():
   # Of equal tables the values are equal: biases are not measured with the gains' vector.
   table = rand(4, 24)
   tables = {'bn/gain': table, 'bn/bias': table}
-  state = class_affines.start(tables, jax.random.key(2), 200)
-  got = class_affines.sigmas(tables, state)
+  state = start(tables, jax.random.key(2), 200)
+  got = sigmas_of(tables, state)
   np.testing.assert_allclose(got['bn/gain'], got['bn/bias'], rtol=1e-5)
   shuffled = {'bn/gain': table[:, np.random.default_rng(0).permutation(24)]}
-  assert not np.allclose(class_affines.exact_sigmas(shuffled)['bn/gain'], got['bn/gain'], rtol=1e-3)
+  assert not np.allclose(exact_sigmas(shuffled)['bn/gain'], got['bn/gain'], rtol=1e-3)
 
 
 def test_a_table_that_starts_at_zero_is_not_lost():
   # BatchNorm's biases are zero at first: the vectors wait, and find what grows from there.
   zeros = {'bn/gain': jnp.zeros((3, 24)), 'bn/bias': jnp.zeros((3, 24))}
-  state = class_affines.start(zeros, jax.random.key(0))
+  state = start(zeros, jax.random.key(0))
   term = class_affines.gsr(np.ones(3))
-  (value, state), grad = jax.value_and_grad(
-    lambda t: term(state, t), has_aux=True
-  )(zeros)  # fmt: skip
+  both = jax.jit(jax.value_and_grad(lambda t, state: term(state, t), has_aux=True))
+  (value, state), grad = both(zeros, state)
   assert float(value) == 0 and not any(np.any(g) for g in grad.values())
   assert all(np.isfinite(u).all() and np.any(u) for u in trees.flat(state).values())
-  grown = {path: 1e-4 * t for path, t in two_tables(3, 24).items()}  # the official floor is 1e-3
-  state = class_affines.advance(grown, state, 100)
+  # The official floor is 1e-3.
+  grown = {path: np.float32(1e-4) * t for path, t in two_tables(3, 24).items()}
+  sigmas = sigmas_of(grown, advance(grown, state, 100))
   for path, want in svd(grown).items():
-    np.testing.assert_allclose(class_affines.sigmas(grown, state)[path], want, rtol=1e-4)
+    np.testing.assert_allclose(sigmas[path], want, rtol=1e-4)
 
 
 def test_the_rare_classes_are_held_down_most():
   tables, lambdas = two_tables(), class_affines.class_weights(LONG_TAIL, beta=0.999)
   term = class_affines.gsr(lambdas)
-  state = class_affines.start(tables, jax.random.key(0))
-  grad, _ = jax.grad(lambda t: term(state, t), has_aux=True)(tables)
+  state = start(tables, jax.random.key(0))
+  grad, _ = jax.jit(jax.grad(lambda t: term(state, t), has_aux=True))(tables)
   pull = np.sqrt(np.square(grad['bn/gain']).sum(1)) / svd(tables)['bn/gain']
   np.testing.assert_allclose(pull / lambdas, (pull / lambdas).mean(), rtol=0.05)
 
@@ -114,9 +122,9 @@ def test_the_rare_classes_are_held_down_most():
 def test_the_term_does_not_depend_on_the_devices():
   # Its vectors leave a device's loss with the metrics, which are means over the devices.
   tables, term = two_tables(4, 24), class_affines.gsr(np.arange(1, 5))
-  state = class_affines.start(tables, jax.random.key(0))
+  state = start(tables, jax.random.key(0))
   loss = lambda tables, state, batch: term(state, tables)
-  (want, new), grad = jax.value_and_grad(loss, has_aux=True)(tables, state, None)
+  (want, new), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(tables, state, None)
   with jax.set_mesh(parallel.make_mesh()):
     (got, found), grads = jax.jit(parallel.value_and_grad(loss))(tables, state, jnp.zeros(8))
   np.testing.assert_allclose(got, want, rtol=1e-6)
@@ -136,7 +144,7 @@ def test_affines_of_biggan(shared_dim):
   shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), z, y, train=True)['params'])
   params = trees.nest({path: rand(*x.shape, seed=i)
                        for i, (path, x) in enumerate(trees.flat(shapes).items())})  # fmt: skip
-  found = class_affines.affines(params)
+  found = affines(params)
   names = [f'blocks_{i}/bn{j}/{leaf}' for i in (0, 1) for j in (1, 2) for leaf in ('bias', 'gain')]
   assert sorted(found) == names
   if not shared_dim:
@@ -168,7 +176,7 @@ def arrays(x64):
 
 
 def layer_tables(arrays, network):
-  wide = lambda key: jnp.asarray(arrays[f'{network}/{key}'], jnp.float64)
+  wide = lambda key: np.asarray(arrays[f'{network}/{key}'], np.float64)
   return {f'{i}/{leaf}': wide(f'{kind}/{i}') for i in range(6)
           for leaf, kind in (('gain', 'gamma'), ('bias', 'beta'))}  # fmt: skip
 
@@ -188,7 +196,7 @@ def weights_of(arrays, network):
         flat[f'{ours}/{leaf}/kernel'] = (kernel / (u @ kernel @ v)).T
   if network == 'biggan':
     flat['shared/embedding'] = stored['shared.weight']
-  return trees.nest({path: jnp.asarray(x, jnp.float64) for path, x in flat.items()})
+  return trees.nest({path: np.asarray(x, np.float64) for path, x in flat.items()})
 
 
 def test_golden_class_weights(arrays):
@@ -203,12 +211,12 @@ def test_golden_class_weights(arrays):
 def test_golden_tables_and_exact_value(arrays, network):
   """Tables, exact singular values, the penalty and its gradient by the generator's weights."""
   weights = weights_of(arrays, network)
-  found, want = class_affines.affines(weights), layer_tables(arrays, network)
+  found, want = affines(weights), layer_tables(arrays, network)
   for i, (block, norm) in enumerate(PLACES):
     for leaf in ('gain', 'bias'):
       got = found[f'blocks_{block}/bn{norm}/{leaf}']
       np.testing.assert_allclose(got, want[f'{i}/{leaf}'], rtol=1e-5, atol=1e-6)
-  sigmas = class_affines.exact_sigmas(want)
+  sigmas = exact_sigmas(want)
   for leaf, name in (('gain', 'sigma_gamma'), ('bias', 'sigma_beta')):
     got = np.stack([sigmas[f'{i}/{leaf}'] for i in range(6)])
     np.testing.assert_allclose(got, arrays[f'{network}/svd/call0/{name}'], rtol=1e-5)
@@ -216,7 +224,7 @@ def test_golden_tables_and_exact_value(arrays, network):
   value = lambda w: class_affines.penalty(
     class_affines.exact_sigmas(class_affines.affines(w)), lambdas
   )
-  got, grad = jax.value_and_grad(value)(weights)
+  got, grad = jax.jit(jax.value_and_grad(value))(weights)
   np.testing.assert_allclose(got, EXACT[network], rtol=1e-5)
   np.testing.assert_allclose(got, arrays[f'{network}/svd/call0/reg'], rtol=1e-5)
   key = 'shared.weight' if network == 'biggan' else 'blocks.1.0.bn2.embed1.weight'
@@ -230,14 +238,14 @@ def test_golden_tables_and_exact_value(arrays, network):
 def test_golden_power_iteration_and_the_official_slip(arrays, network):
   """From the official start vectors: its gains' values, and its biases' once its slip is made."""
   tables = layer_tables(arrays, network)
-  us = {f'{i}/{leaf}': jnp.asarray(arrays[f'{network}/in/u{k}_init/{i}'], jnp.float64)
+  us = {f'{i}/{leaf}': np.asarray(arrays[f'{network}/in/u{k}_init/{i}'], np.float64)
         for i in range(6) for k, leaf in enumerate(('gain', 'bias'))}  # fmt: skip
-  state = class_affines.advance(tables, trees.nest(us), 40)
-  got = class_affines.sigmas(tables, state)
+  state = advance(tables, trees.nest(us), 40)
+  got = sigmas_of(tables, state)
   official = lambda name: arrays[f'{network}/official_power_iteration/call0/{name}']
   stack = lambda values, leaf: np.stack([values[f'{i}/{leaf}'] for i in range(6)])
   np.testing.assert_allclose(stack(got, 'gain'), official('sigma_gamma'), rtol=2e-3)
-  exact = class_affines.exact_sigmas(tables)
+  exact = exact_sigmas(tables)
   np.testing.assert_allclose(stack(got, 'bias'), stack(exact, 'bias'), rtol=2e-2)
   # The slip: u = normalise(W_bias v_gain), v = normalise(W_bias^T u), sigma = u^T W_bias v.
   slipped = {}

@@ -49,7 +49,7 @@ def linear(x, w=W):
 
 def pair(num=5):
   real, fake = rand(2, num, 4, 3, 2, seed=6)
-  return jnp.asarray(real, jnp.float32), jnp.asarray(fake, jnp.float32)
+  return real.astype(np.float32), fake.astype(np.float32)
 
 
 CLOSED_FORMS = [  # of a linear critic, whose gradient is w wherever it is taken
@@ -68,7 +68,7 @@ CLOSED_FORMS = [  # of a linear critic, whose gradient is w wherever it is taken
 @pytest.mark.parametrize(('penalty', 'want'), CLOSED_FORMS)
 def test_penalties_of_a_linear_critic(penalty, want):
   real, fake = pair()
-  got = penalty(linear, real, fake, keys(5))
+  got = jax.jit(penalty, static_argnums=0)(linear, real, fake, keys(5))
   np.testing.assert_allclose(got, np.full(5, want), rtol=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_where_a_penalty_is_taken(name):
   # |grad| of sum(x^2) / 2 is |x|: the penalty tells the points that it was taken at.
   real, fake = pair()
   square = lambda x: jnp.square(x).sum((1, 2, 3)) / 2
-  got = np.asarray(PENALTIES[name]()(square, real, fake, keys(5)))
+  got = np.asarray(jax.jit(PENALTIES[name](), static_argnums=0)(square, real, fake, keys(5)))
   length = lambda x: np.linalg.norm(np.asarray(x).reshape(5, -1), axis=1)
   if name in ('r1', 'r2'):
     at = real if name == 'r1' else fake
@@ -103,14 +103,14 @@ def test_a_dead_critic_is_penalised_with_finite_gradients(name):
   def value(w):
     return PENALTIES[name]()(lambda x: linear(x, w), real, fake, keys(5)).sum()
 
-  got, grad = jax.value_and_grad(value)(jnp.zeros_like(W))
+  got, grad = jax.jit(jax.value_and_grad(value))(jnp.zeros_like(W))
   assert np.isfinite(got) and np.isfinite(grad).all()
 
 
 @pytest.mark.parametrize('name', list(PENALTIES))
 def test_penalties_do_not_depend_on_the_devices(name):
   real, fake = pair(16)
-  a = jnp.asarray(rand(24, 24, seed=4), jnp.float32)
+  a = rand(24, 24, seed=4).astype(np.float32)
   batch = {'real': real, 'fake': fake, 'keys': keys(16)}
 
   def loss(w, shared, part):
@@ -150,10 +150,10 @@ def test_dirac_gan_converges_with_r1_and_r2(make):
 
 def test_dirac_gan_is_drawn_to_a_slope_of_one_by_wgan_gp():
   # (|psi| - 1)^2 pulls |psi| to 1 and not to the equilibrium at 0.
+  slope = jax.jit(lambda psi: dirac(regularizers.gradient_penalty(), psi, 0.7))
   for psi in (0.25, -0.25, 3.0):
     want = 20 * (abs(psi) - 1) * np.sign(psi)
-    got = dirac(regularizers.gradient_penalty(), psi, 0.7)
-    np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_allclose(slope(psi), want, rtol=1e-5)
 
 
 # LeCam.
@@ -164,14 +164,14 @@ def test_lecam_by_hand(relu):
   real, fake = jnp.array([1.0, -3.0]), jnp.array([0.5, 2.5])
   state = {'real': jnp.float32(2.0), 'fake': jnp.float32(-1.0)}
   term = regularizers.lecam(weight=0.3, decay=0.9, relu=relu)
-  value, new = term(state, real, fake)
+  both = jax.jit(jax.value_and_grad(lambda real: term(state, real, fake), has_aux=True))
+  (value, new), grad = both(real)
   a_real, a_fake = 0.9 * 2 + 0.1 * -1, 0.9 * -1 + 0.1 * 1.5
   np.testing.assert_allclose([new['real'], new['fake']], [a_real, a_fake], rtol=1e-6)
   gap = (lambda x: np.maximum(x, 0)) if relu else (lambda x: x)
   above, below = gap(np.asarray(real) - a_fake), gap(a_real - np.asarray(fake))
   np.testing.assert_allclose(value, 0.3 * ((above**2).mean() + (below**2).mean()), rtol=1e-6)
   # the anchors are constants: d/dreal = 2 * 0.3 * gap / B
-  grad = jax.grad(lambda real: term(state, real, fake)[0])(real)
   np.testing.assert_allclose(grad, 0.3 * above, rtol=1e-5)
 
 
@@ -182,7 +182,7 @@ def test_lecam_anchors_are_of_the_global_batch():
     value, state = regularizers.lecam()(shared, w * part['real'], w * part['fake'])
     return value, state
 
-  want, state = loss(jnp.float32(2), regularizers.lecam_start(), batch)
+  want, state = jax.jit(loss)(jnp.float32(2), regularizers.lecam_start(), batch)
   np.testing.assert_allclose([state['real'], state['fake']], [0.15, -0.15], rtol=1e-5)
   with jax.set_mesh(parallel.make_mesh()):
     (got, found), _ = jax.jit(parallel.value_and_grad(loss))(
@@ -204,15 +204,20 @@ def test_consistency_is_the_squared_change_of_the_score():
 
 def test_latent_terms_have_opposite_signs():
   # Of a linear generator A z: zCR's gap is sigma A n, with n drawn from each example's key.
-  a = jnp.asarray(rand(6, 24, seed=7), jnp.float32)
-  z = jnp.asarray(rand(5, 6, seed=8), jnp.float32)
+  a, z = rand(6, 24, seed=7).astype(np.float32), rand(5, 6, seed=8).astype(np.float32)
   generate = lambda z: (z @ a).reshape(-1, 4, 3, 2)
-  n = jax.vmap(lambda key: jax.random.normal(key, (6,)))(keys(5))
-  gap, near = 0.05 * generate(n), generate(regularizers.nearby(keys(5), z))
-  got = regularizers.latent_diversity()(generate(z), near)
-  np.testing.assert_allclose(got, -0.5 * jnp.square(gap).mean((1, 2, 3)), rtol=1e-3)
-  got = regularizers.consistency(5.0)(linear(generate(z)), linear(near))
-  np.testing.assert_allclose(got, 5 * jnp.square(linear(gap) + 0.2), rtol=1e-2, atol=1e-6)
+
+  @jax.jit
+  def run(keys, z):
+    n = jax.vmap(lambda key: jax.random.normal(key, (6,)))(keys)
+    gap, near = 0.05 * generate(n), generate(regularizers.nearby(keys, z))
+    diversity = regularizers.latent_diversity()(generate(z), near)
+    consistency = regularizers.consistency(5.0)(linear(generate(z)), linear(near))
+    return gap, linear(gap), diversity, consistency
+
+  gap, score, diversity, got = jax.device_get(run(keys(5), z))
+  np.testing.assert_allclose(diversity, -0.5 * np.square(gap).mean((1, 2, 3)), rtol=1e-3)
+  np.testing.assert_allclose(got, 5 * np.square(score + 0.2), rtol=1e-2, atol=1e-6)
   assert len(np.unique(got)) == 5
 
 
@@ -223,18 +228,19 @@ def test_top_k_learns_from_the_best_alone():
   # The gradient is that of the mean over the k best, the values stay.
   fake, share = jnp.array([0.3, -2.0, 5.0, 1.0]), jnp.float32(0.5)
   value = lambda fake: jnp.square(regularizers.best(fake, share)).mean()
-  got, grad = jax.value_and_grad(value)(fake)
+  got, grad = jax.jit(jax.value_and_grad(value))(fake)
   np.testing.assert_allclose(got, jnp.square(fake).mean(), rtol=1e-6)
   np.testing.assert_allclose(grad, [0, 0, 5, 1], rtol=1e-6)  # d/df of f^2 / k, k = 2
-  full = jax.grad(lambda fake: jnp.square(regularizers.best(fake, jnp.float32(1))).mean())(fake)
+  whole = lambda fake: jnp.square(regularizers.best(fake, jnp.float32(1))).mean()
+  full = jax.jit(jax.grad(whole))(fake)
   np.testing.assert_allclose(full, fake / 2, rtol=1e-6)
 
 
 def test_equal_scores_share_what_is_left():
-  grad = jax.grad(lambda fake: regularizers.best(fake, jnp.float32(0.5)).mean())
+  grad = jax.jit(jax.grad(lambda fake: regularizers.best(fake, jnp.float32(0.5)).mean()))
   np.testing.assert_allclose(grad(jnp.array([1.0, 1, 1, 0])), [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
   np.testing.assert_allclose(grad(jnp.full(4, 7.0)), [0.25] * 4, rtol=1e-6)
-  none = jax.grad(lambda fake: regularizers.best(fake, jnp.float32(0)).mean())
+  none = jax.jit(jax.grad(lambda fake: regularizers.best(fake, jnp.float32(0)).mean()))
   np.testing.assert_allclose(none(jnp.array([1.0, 2.0])), [0, 1], rtol=1e-6)  # k is at least 1
 
 
@@ -248,7 +254,7 @@ def test_top_k_is_of_the_global_batch():
 
 def test_top_k_is_annealed():
   # An epoch in four steps: 0.99 after it, and never below a half.
-  keep = regularizers.top_k(0.99**0.25)
+  keep = jax.jit(regularizers.top_k(0.99**0.25))
   scores, share = jnp.array([2.0, 1.0, 0.0, -1.0]), regularizers.top_k_start()
   shares = [1.0]
   for _ in range(400):
@@ -257,7 +263,7 @@ def test_top_k_is_annealed():
   np.testing.assert_allclose(kept, scores)
   np.testing.assert_allclose([shares[4], shares[40]], [0.99, 0.99**10], rtol=1e-5)
   assert shares[-1] == 0.5
-  grad = jax.grad(lambda scores: keep(share, scores)[0].sum())(scores)
+  grad = jax.jit(jax.grad(lambda scores: keep(share, scores)[0].sum()))(scores)
   np.testing.assert_allclose(grad, [2, 2, 0, 0])
 
 

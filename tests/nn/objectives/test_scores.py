@@ -41,28 +41,35 @@ def test_slope_of_gran(act):
   @jax.jit
   def measure(x):
     slopes = scores.slopes(critic(act), x)
-    of = lambda stop: scores.slopes(lambda x: transform(said(critic(act)), x, stop)[0], x)
-    return slopes, of(False), of(True)
+    transformed = lambda stop: lambda x: transform(said(critic(act)), x, stop)[0]
+    values = critic(act)(x), transformed(False)(x), transformed(True)(x)
+    of = lambda stop: scores.slopes(transformed(stop), x)
+    return (slopes, of(False), of(True)), values
 
-  n, got, still = (np.asarray(value, np.float64) for value in measure(x))
+  slopes, (score, *transformed) = jax.device_get(measure(x))
+  n, got, still = (slope.astype(np.float64) for slope in slopes)
   want = k * n**2 / (n**2 + eps)
   np.testing.assert_allclose(still, want, rtol=1e-5)
   assert np.allclose(got, want, rtol=1e-5) == linear
   assert (got < k).all() or not linear
-  value = k * np.asarray(critic(act)(x)) * n / (n**2 + eps)
-  for stop in (False, True):
-    np.testing.assert_allclose(transform(said(critic(act)), x, stop)[0], value, rtol=1e-5)
+  value = k * score * n / (n**2 + eps)
+  for found in transformed:
+    np.testing.assert_allclose(found, value, rtol=1e-5)
 
 
 def test_gn_lies_between_minus_one_and_one():
   # |grad g| = n^2 / (n + |f|)^2 for a critic that is linear in pieces.
   score, x, transform = critic(jax.nn.relu, scale=3.0), images(8), scores.gn()
-  n, f = scores.slopes(score, x), score(x)
-  got = transform(said(score), x)[0]
-  np.testing.assert_allclose(got, f / (n + jnp.abs(f)), rtol=1e-6)
+
+  @jax.jit
+  def measure(x):
+    transformed = lambda x: transform(said(score), x)[0]
+    return scores.slopes(score, x), score(x), transformed(x), scores.slopes(transformed, x)
+
+  n, f, got, slope = jax.device_get(measure(x))
+  np.testing.assert_allclose(got, f / (n + np.abs(f)), rtol=1e-6)
   assert np.abs(got).max() < 1
-  slope = scores.slopes(lambda x: transform(said(score), x)[0], x)
-  np.testing.assert_allclose(slope, n**2 / (n + jnp.abs(f)) ** 2, rtol=1e-5)
+  np.testing.assert_allclose(slope, n**2 / (n + np.abs(f)) ** 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', list(scores.TRANSFORMS))
@@ -75,12 +82,13 @@ def test_a_dead_critic_has_finite_gradients(name):
     return transform(said(score), x, stop_norm)[0].sum()
 
   for stop_norm in (False, True):
-    value_of, by = jax.value_and_grad(value, argnums=(0, 1))(jnp.zeros(48), x, stop_norm)
+    both = jax.jit(jax.value_and_grad(value, argnums=(0, 1)), static_argnums=2)
+    value_of, by = both(jnp.zeros(48), x, stop_norm)
     assert float(value_of) == 0 and all(np.isfinite(leaf).all() for leaf in by)
   # What the square root is guarded against is there to be seen.
-  plain = lambda w: jnp.linalg.norm(w)
-  assert np.isnan(jax.grad(plain)(jnp.zeros(3))).all()
-  assert not np.any(jax.grad(lambda w: scores.safe_sqrt(jnp.square(w).sum()))(jnp.zeros(3)))
+  assert np.isnan(jax.jit(jax.grad(jnp.linalg.norm))(jnp.zeros(3))).all()
+  safe = jax.jit(jax.grad(lambda w: scores.safe_sqrt(jnp.square(w).sum())))
+  assert not np.any(safe(jnp.zeros(3)))
 
 
 def test_none_is_the_score():
@@ -118,7 +126,7 @@ def test_transforms_run_on_many_devices():
     return sum(both), {}
 
   x = images(16)
-  want, want_grad = jax.value_and_grad(lambda w: loss(w, {}, x)[0])(w)
+  want, want_grad = jax.jit(jax.value_and_grad(lambda w: loss(w, {}, x)[0]))(w)
   with jax.set_mesh(parallel.make_mesh()):
     (got, _), grad = jax.jit(parallel.value_and_grad(loss))(w, {}, x)
   np.testing.assert_allclose(got, want, rtol=1e-6)
@@ -171,7 +179,8 @@ def test_what_bends_is_named(score, bend):
 def test_curvature_agrees(score, bend):
   """Where nothing bends, the gradient has no derivative, to the last bit."""
   x, along = images(2), images(2, seed=5)
-  second = jax.jvp(jax.grad(lambda x: score(x).sum()), (x,), (along,))[1]
+  grad = jax.grad(lambda x: score(x).sum())
+  second = jax.jit(lambda x, along: jax.jvp(grad, (x,), (along,))[1])(x, along)
   assert bool(np.any(second)) == bool(bend)
 
 

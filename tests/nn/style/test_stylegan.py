@@ -1,5 +1,7 @@
 """StyleGAN's layers: counts, closed forms, and the official code's numbers (golden stylegan1)."""
 
+import functools
+
 import golden_style
 import jax
 import jax.numpy as jnp
@@ -34,10 +36,17 @@ def test_counts_of_the_parts():
 def test_statistics_at_initialisation():
   how = {'z_dim': 64, 'w_dim': 64, 'mapping_features': 64, 'mapping_layers': 4}
   net = msggan.StyleGenerator(8, fmap_base=512, **how)
-  z, y = jax.random.normal(jax.random.key(1), (256, 64)), jnp.zeros(256, jnp.int32)
-  raw = jax.jit(net.init)(jax.random.key(0), z[:2], y[:2])['params']
+  z, y = latents(256, 64), jnp.zeros(256, jnp.int32)
+
+  @jax.jit
+  def run(key):
+    raw = net.init(key, z[:2], y[:2])['params']
+    params = equalized.scale(raw, stylegan.GAINS)
+    w = net.apply({'params': params}, z, y, method=lambda net, z, y: net.mapping(z, y))
+    return raw, params, w
+
+  raw, params, w = jax.device_get(run(jax.random.key(0)))
   assert abs(float(raw['mapping']['Dense3']['kernel'].std()) - 100) < 5
-  params = equalized.scale(raw, stylegan.GAINS)
   flat = trees.flat(params)
   for path, gain, fan_in in (
     ('mapping/Dense3/kernel', 2**0.5, 64),  # 100 times lrmul
@@ -46,9 +55,8 @@ def test_statistics_at_initialisation():
     ('synthesis/ToRGB_lod0/kernel', 1, 128),
   ):
     np.testing.assert_allclose(flat[path].std() * fan_in**0.5, gain, rtol=0.15, err_msg=path)
-  w = net.apply({'params': params}, z, y, method=lambda net, z, y: net.mapping(z, y))
   assert 0.7 < float(w.std()) < 1.3
-  assert float(jnp.abs(params['synthesis']['4x4']['Const']['const'] - 1).max()) == 0
+  assert float(np.abs(params['synthesis']['4x4']['Const']['const'] - 1).max()) == 0
 
 
 def test_noise_and_styles():
@@ -56,36 +64,40 @@ def test_noise_and_styles():
   z, y = latents(3, 8), jnp.zeros(3, jnp.int32)
   params = weights(jax.eval_shape(net.init, jax.random.key(0), z, y)['params'])
   keys = jax.random.split(jax.random.key(2), 3)
-  noise = stylegan.noise_maps(keys, 8)
+  maps = jax.jit(stylegan.noise_maps, static_argnums=1)
+  noise = jax.device_get(maps(keys, 8))
   assert [x.shape for x in noise] == [(3, 4, 4, 1)] * 2 + [(3, 8, 8, 1)] * 2
   # of its own key each: not of the others in the batch, and not the same in two layers
-  np.testing.assert_array_equal(noise[2][1:], stylegan.noise_maps(keys[1:], 8)[2])
-  assert float(jnp.abs(noise[0] - noise[1]).min()) > 0
-  run = jax.jit(lambda params, noise: net.apply({'params': params}, z, y, noise))
-  silence = jax.tree.map(jnp.zeros_like, noise)
+  np.testing.assert_array_equal(noise[2][1:], maps(keys[1:], 8)[2])
+  assert np.abs(noise[0] - noise[1]).min() > 0
+  apply = jax.jit(lambda params, noise: net.apply({'params': params}, z, y, noise))
+  run = lambda params, noise: jax.device_get(apply(params, noise))
+  silence = jax.tree.map(np.zeros_like, noise)
+  params = jax.device_get(params)
   without = lambda leaf: trees.map_paths(lambda path, w: 0 * w if leaf in path else w, params)
   for silent, noisy in zip(run(params, silence), run(params, noise), strict=True):
-    assert float(jnp.abs(silent - noisy).max()) > 0.01
+    assert np.abs(silent - noisy).max() > 0.01
   weak = without('Noise')  # as at initialisation
   for silent, noisy in zip(run(weak, silence), run(weak, noise), strict=True):
     np.testing.assert_array_equal(silent, noisy)
   for image in run(without('StyleMod'), silence):  # all are of the one constant
-    np.testing.assert_allclose(image, jnp.broadcast_to(image[:1], image.shape), atol=1e-5)
+    np.testing.assert_allclose(image, np.broadcast_to(image[:1], image.shape), atol=1e-5)
 
 
 def test_instance_norm():
-  x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3)) * 5 + 2
-  y = stylegan.instance_norm(x)
+  x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32) * 5 + 2
+  y = np.asarray(jax.jit(stylegan.instance_norm)(x))
   np.testing.assert_allclose(y.mean((1, 2)), 0, atol=1e-6)
   np.testing.assert_allclose(y.var((1, 2)), 1, rtol=1e-5)
 
 
 def test_truncation():
-  ws = stylegan.broadcast(jnp.asarray([[1.0, 2.0], [3.0, -2.0]]), 4)
-  centre = jnp.asarray([1.0, 1.0])
-  np.testing.assert_array_equal(stylegan.truncate(ws, centre, 1.0), ws)
-  assert float(jnp.abs(stylegan.truncate(ws, centre, 0.0) - centre[None, None]).max()) == 0
-  some = stylegan.truncate(ws, centre, 0.5, 2)
+  ws = np.asarray(stylegan.broadcast(np.float32([[1.0, 2.0], [3.0, -2.0]]), 4))
+  centre = np.ones(2, np.float32)
+  truncate = jax.jit(stylegan.truncate, static_argnums=(2, 3))
+  np.testing.assert_array_equal(truncate(ws, centre, 1.0), ws)
+  assert np.abs(truncate(ws, centre, 0.0) - centre[None, None]).max() == 0
+  some = truncate(ws, centre, 0.5, 2)
   np.testing.assert_array_equal(some[:, 2:], ws[:, 2:])
   np.testing.assert_allclose(some[1, :2], [[2.0, -0.5]] * 2)
 
@@ -117,7 +129,7 @@ class Nets:
     self.y = jnp.zeros(8, jnp.int32)
 
   def z(self, name=''):
-    return jnp.asarray(self.arrays[f'in/{name}z'], jnp.float64)
+    return np.asarray(self.arrays[f'in/{name}z'], np.float64)
 
   def generate(self, params, z):
     params = equalized.scale(params, stylegan.GAINS)
@@ -128,9 +140,12 @@ class Nets:
     return self.disc.apply({'params': params}, images, self.y)
 
 
+nets_once = functools.cache(Nets)
+
+
 @pytest.fixture
 def nets(x64):
-  return Nets()
+  return nets_once()
 
 
 def test_images_as_the_official_code_makes_them(nets):
@@ -141,24 +156,26 @@ def test_images_as_the_official_code_makes_them(nets):
     ws = stylegan.broadcast(w, net.synthesis.num_layers)
     centre = jnp.asarray(nets.arrays['G/dlatent_avg'], jnp.float64)
     truncated = stylegan.truncate(ws, centre, 0.7, 5)
-    return w, net.synthesis(ws, nets.noise), net.synthesis(truncated, nets.noise)
+    images, truncated = net.synthesis(ws, nets.noise), net.synthesis(truncated, nets.noise)
+    # A growing game at level of detail 0.7: 0.3 of the way from the last image but one to the last.
+    alpha = 1 - float(np.float32(0.7))
+    faded = resampling.fade(resampling.upsample(images[-2]), images[-1], alpha)
+    return w, images, truncated, faded
 
-  w, images, truncated = jax.jit(run)(nets.params_g)
+  w, images, truncated, faded = jax.jit(run)(nets.params_g)
   golden_style.close(w, nets.out['w'])
   golden_style.close(images[-1], nets.out['lod0.0/img'])
   golden_style.close(truncated[-1], nets.out['img_truncated'])
-  # A growing game at level of detail 0.7: 0.3 of the way from the last image but one to the last.
-  alpha = 1 - float(np.float32(0.7))
-  old = resampling.upsample(images[-2])
-  golden_style.close(resampling.fade(old, images[-1], alpha), nets.out['lod0.7/img'])
+  golden_style.close(faded, nets.out['lod0.7/img'])
 
 
 def test_scores_and_gradients_of_the_official_discriminator(nets):
   only_last = nets.disc.looked_at
   assert only_last == (False, False, False, True)
-  real = resampling.pyramid(golden_style.pictures(nets.arrays['in/lod0.0/real']), 4)
+  last = golden_style.pictures(nets.arrays['in/lod0.0/real'])
 
   def disc_loss(params):
+    real = resampling.pyramid(last, 4)
     fake = nets.generate(nets.params_g, nets.z('Dloss/'))
     score = lambda images: nets.score(params, images)
     scores = score(real), score(fake)

@@ -20,7 +20,6 @@ from bigjax.sampling.importers import biggan_pytorch, conversion
 from bigjax.sampling.sampler import from_card
 
 from golden_files import NAMES, golden, under
-from vectors import vectors_in
 from weight_files import write
 
 GOLDEN = 'biggan32_ch8'
@@ -38,6 +37,16 @@ def assert_equal(ours, theirs):
   for name, want in theirs.items():
     assert ours[name].shape == want.shape and ours[name].dtype == want.dtype, name
     np.testing.assert_array_equal(np.asarray(ours[name]), np.asarray(want), err_msg=name)
+
+
+def vectors_in(params, us):
+  """State of spectral norm that belongs to weights and stored vectors u, in NumPy."""
+  vs, ws = {}, trees.flat(params)
+  for path, u in us.items():
+    m = np.asarray(spectral_norm.kernel(path, ws[path]))
+    v = m.reshape(-1, m.shape[-1]) @ u
+    vs[path] = v / np.linalg.norm(v)
+  return spectral_norm.SpectralState(trees.nest(us), trees.nest(vs))
 
 
 def brought_in(arrays, shapes):
@@ -133,9 +142,10 @@ DISCS = {
 def assert_there_and_back(shapes, which):
   """Take random weights, with vectors after some updates, out and in; return their arrays."""
   params, track = random(shapes), spectral_norm.track(which)
-  state, still = track.init(params), jax.tree.map(np.zeros_like, params)
+  state, still = random(jax.eval_shape(track.init, params), 1), jax.tree.map(np.zeros_like, params)
+  update = jax.jit(track.update)
   for _ in range(3):
-    _, state = track.update(still, state, params)
+    _, state = update(still, state, params)
   arrays = biggan_pytorch.params_out(params, state)
   back, us = biggan_pytorch.params_in(arrays, shapes)
   assert_equal(trees.flat(back), trees.flat(params))
