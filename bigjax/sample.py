@@ -78,7 +78,7 @@ def arguments() -> errors.Arguments:
   parser.add_argument(
     '--sweep',
     metavar='[NAME=]v,v,...',
-    help='a row per truncation, 0.02,0.5,1,2, or per value of another sampling option, scale=4,8,16',
+    help='a row per truncation, 0.02,0.5,1,2, or per value of another option, scale=4,8,16',
   )
   parser.add_argument('--recalibrate', action='store_true', help='measure standing statistics anew')
   parser.add_argument(
