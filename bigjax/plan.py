@@ -114,7 +114,7 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
 
   from bigjax import data
   from bigjax.preflight import plots
-  from bigjax.preflight.plan_search import batch_of, fitted, scaled, watched
+  from bigjax.preflight.plan_search import batch_of, compared, fitted, scaled, watched
   from bigjax.preflight.plan_tables import FORMULA, bars, details, on_the_wire, overview
 
   mode = mode_of(given)
@@ -145,9 +145,7 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
     print(overview(shown))
     print(f'\n--config.run.microbatches={best["microbatches"]} --config.run.remat={best["remat"]}')
   else:
-    shown = []
-    for of in slices:
-      shown.append(run(config, of))
+    shown = compared(config, slices, run, say)
     print(overview(shown))
     smallest = min((p for p in shown if p['fits']), key=lambda p: p['chips'], default=None)
     name = smallest['slice'] if smallest else 'none of these'

@@ -39,6 +39,30 @@ def watched() -> Plan:
   return run
 
 
+def compared(
+  config: ml_collections.ConfigDict,
+  slices: Sequence[tpu_slices.Slice],
+  run: Plan,
+  say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+  """The plans of these slices; one that cannot have this config is said and left out.
+
+  Raises:
+    UserError: none of them can.
+  """
+  found, refused = [], None
+  for of in slices:
+    try:
+      found.append(run(config, of))
+    except errors.UserError as error:
+      refused = error
+      if len(slices) > 1:
+        say(f'{of.name} is left out: {error}')
+  if not found and refused:
+    raise refused
+  return found
+
+
 def scaled(
   config: ml_collections.ConfigDict, slices: Sequence[tpu_slices.Slice], per_device: int, run: Plan
 ) -> dict[str, list[dict[str, Any]]]:

@@ -12,6 +12,7 @@ import pytest
 from bigjax import plan
 from bigjax.__main__ import main
 from bigjax.algorithms.base import configs
+from bigjax.core import errors
 from bigjax.core.progress import size
 from bigjax.preflight import plan_search, plan_tables, step_cost, tpu_slices
 from bigjax.training import loop, program
@@ -155,6 +156,19 @@ def test_fit_takes_the_fastest_setting_that_fits():
   assert plan_search.settings(ml_collections.ConfigDict({'run': {'steps': 1}}), 8) == [{}]
   never = lambda config, of: {'fits': False, 'peak_bytes': 2, 'usable_bytes': 1}
   assert plan_search.fitted(tiny(), tpu_slices.find('v3-8'), never, lambda text: None) is None
+
+
+def test_a_slice_that_cannot_have_a_config_leaves_the_others_their_plans():
+  def run(config, of):
+    if of.num_devices > 8:
+      raise errors.UserError('groups of 4 do not divide 1 example.')
+    return {'slice': of.name}
+
+  slices, said = [tpu_slices.find(name) for name in ('v3-8', 'v3-32')], []
+  assert plan_search.compared(tiny(), slices, run, said.append) == [{'slice': 'v3-8'}]
+  assert said == ['v3-32 is left out: groups of 4 do not divide 1 example.']
+  with pytest.raises(errors.UserError, match='groups of 4'):
+    plan_search.compared(tiny(), slices[1:], run, said.append)
 
 
 def test_scaling_keeps_the_batch_per_device_or_in_all():
