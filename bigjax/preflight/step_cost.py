@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from bigjax.core import progress
 from bigjax.preflight import flops, hlo, tpu_slices
 from bigjax.training.program import Pair, Program, make_program, program_digest
 
@@ -159,8 +160,10 @@ def plan(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, A
   program, ideal = make_program(config, of.devices()), fewest(config)
   counted = program.pairs(0, config.run.steps)
   programs = []
-  for pair, num in counted.items():
+  for i, (pair, num) in enumerate(counted.items(), 1):
     stage, due = pair
+    if len(counted) > 1:
+      progress.say(f'{of.name}: program {i} of {len(counted)}, {stage}')
     about = {'stage': str(stage), 'due': sorted(due), 'steps': num, 'examples': stage.examples}
     programs.append(about | one_program(program, pair, of, step_flops(ideal, pair)))
   found = {
