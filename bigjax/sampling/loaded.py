@@ -83,15 +83,16 @@ class Loaded:
     self.prepare(spec)
     return self.images(self.sampler.latents(seed, len(y), spec), y, spec, batch)
 
-  def spec(self, truncation: float | str | None = None, **options: Any) -> Spec:
+  def spec(self, truncation: float | str | None = None, /, **options: Any) -> Spec:
     """Sampling settings: those of the card, but for what is given.
 
     Args:
-      truncation: a number, 't:dialect', None or 'none'.
+      truncation: a number, 't:dialect', None or 'none'; where there is one, also by name.
       options: others that the generator has.
     Raises:
       UserError: it has no such option, or a value means nothing for it.
     """
+    truncation = options.pop('truncation', truncation)
     given = {name: str(value) for name, value in options.items() if value is not None}
     if truncation is not None:
       if not isinstance(truncation, str):

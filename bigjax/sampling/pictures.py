@@ -18,13 +18,18 @@ def spec_of(loaded: Loaded, args: argparse.Namespace, truncation: str | None) ->
   return loaded.spec(truncation, **options.parse_sampling(args.sampling))
 
 
-def swept(loaded: Loaded, args: argparse.Namespace) -> list[Spec]:
-  """Sampling settings of --sweep: of each truncation, or of each value of the option it names."""
+def swept(loaded: Loaded, args: argparse.Namespace) -> dict[str, Spec]:
+  """Sampling settings of --sweep by what a row is called.
+
+  Of each truncation, or of each value of the option that it names.
+  """
   name, equals, values = args.sweep.partition('=')
   if not equals or name == 'truncation':
-    return [spec_of(loaded, args, t) for t in (values or name).split(',')]
+    found = [spec_of(loaded, args, t) for t in args.sweep.removeprefix('truncation=').split(',')]
+    return {str(spec): spec for spec in found}
   others = options.parse_sampling(args.sampling)
-  return [loaded.spec(args.truncation, **{**others, name: value}) for value in values.split(',')]
+  spec = lambda value: loaded.spec(args.truncation, **{**others, name: value})
+  return {f'{name}={value}': spec(value) for value in values.split(',')}
 
 
 def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int) -> Wanted:
@@ -54,7 +59,7 @@ def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int
 
 def sweep(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
   """Return a row of the same samples at each setting."""
-  specs = swept(loaded, args)
+  specs = list(swept(loaded, args).values())
   seeds = options.parse_seeds(args.seeds) if args.seeds else None
   columns = len(seeds) if seeds else args.num or max(10, len(labels))
   check_grid(columns * len(specs), columns, loaded.shape)
@@ -93,7 +98,7 @@ def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.n
   seeds = options.parse_seeds(args.seeds) if args.seeds else ()
   heads = [f'seed {seed}' for seed in seeds] if len(seeds) == columns else []
   if args.sweep:
-    rows = list(map(str, swept(loaded, args)))
+    rows = list(swept(loaded, args))
     classes_of = [of(label) for label in wanted.labels[:columns]]
     heads = heads or (classes_of if len(set(classes_of)) > 1 else [])
   elif args.interpolate:

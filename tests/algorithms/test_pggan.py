@@ -35,10 +35,14 @@ def batch_of(stage, seed=0):
   }
 
 
+def synthetic(**changes):
+  """A tiny run of two stages, of the classes that synthetic data has."""
+  return tiny(data__source='synthetic:80', data__num_classes=10, **changes)
+
+
 @pytest.fixture(scope='module')
 def program():
-  """Of a tiny run of two stages, with the classes that synthetic data has."""
-  return make_program(tiny(data__source='synthetic:80', data__num_classes=10), jax.devices()[:1])
+  return make_program(synthetic(), jax.devices()[:1])
 
 
 @pytest.fixture(scope='module')
@@ -241,8 +245,7 @@ def test_configs_have_the_official_numbers_of_parameters(name):
 @pytest.mark.usefixtures('no_pictures')
 def test_resuming_in_a_fade_and_before_a_stage_equals_going_on(tmp_path, program, monkeypatch):
   monkeypatch.setattr(ready, 'make_program', lambda *_: program)  # compiled for the tests above
-  config = tiny(data__source='synthetic:80', data__num_classes=10, run__keep=9)
-  config = core_config.changed(config, {'run.checkpoint_every': 1, 'run.eval_every': 0})
+  config = synthetic(run__keep=9, run__checkpoint_every=1, run__eval_every=0)
   whole = tmp_path / 'whole'
   loop.train(config, str(whole), jax.devices()[:1])
   for at in (1, 2):  # at the change of resolution, and in the fade

@@ -242,7 +242,11 @@ def test_a_broken_step_changes_nothing_and_is_counted(name):
 @pytest.mark.parametrize('name', GAMES)
 def test_two_devices_make_the_step_of_one(name):
   _, before, one, metrics = made(name)
-  two, other = stepped(make_program(configs.read(f'{name}:tiny'), jax.devices()[:2]), before)
+  program = make_program(configs.read(f'{name}:tiny'), jax.devices()[:2])
+  for path, leaf in trees.flat(to_numpy(program.init(jax.random.key(0), {}))).items():
+    want = trees.flat(before)[path]  # but for the rounding of an orthogonal matrix
+    np.testing.assert_allclose(leaf, want, rtol=0, atol=1e-6, err_msg=path)
+  two, other = stepped(program, before)
   for key, value in metrics.items():
     np.testing.assert_allclose(other[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
   for path, leaf in trees.flat(one['aux']).items():

@@ -113,7 +113,7 @@ def test_every_convolution_has_draws_of_its_own():
   assert len(seen) == len(kernels) == len({tuple(key) for key in seen})
   got = jax.jit(lambda params: spied(params, keys(3))[0])(params)
   plain = jax.jit(lambda params: net.apply(params, x, jnp.arange(3)))(params)
-  np.testing.assert_array_equal(got, plain)  # and none outside
+  np.testing.assert_array_equal(got, plain)
 
 
 def test_an_example_is_perturbed_by_its_own_key():
