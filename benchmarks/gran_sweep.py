@@ -27,6 +27,7 @@ def main() -> None:
   device.use_compilation_cache()
   referee = Referee(data.load(papers.system(papers.BIGGAN, papers.YARDSTICK).config.data))
   base, unit, rows = papers.system('gran', 'gran:digits'), papers.yardstick(), []
+  steps = base.steps(unit)
   for k, rate in itertools.product(K, RATES):
     config = base.config.copy_and_resolve_references()
     config.optim.update({'gran_k': k, 'disc_lr': rate, 'gen_lr': rate / 2})
@@ -34,7 +35,7 @@ def main() -> None:
     path = os.path.join(args.folder, f'{k:g}_{rate:g}.json')
     if not os.path.exists(path):
       progress.say(f'K = {k:g}, rate {rate:g}')
-      row = papers.row_of(papers.Run(system, 0, 1, base.steps(unit), unit), args.folder, referee)
+      row = papers.row_of(papers.Run(system, 0, 1, steps, unit), args.folder, referee)
       if row is None:
         raise SystemExit(1)  # told to end: the next start goes on
       row.pop('strip', None)

@@ -9,17 +9,16 @@ measure r_t did; draws them over the images shown. An interrupted run goes on; a
 read.
 """
 
-import argparse
 import os
 import statistics
 
 import jax
 import numpy as np
+import recipes
 
 from bigjax.algorithms.base import configs
-from bigjax.core import checkpoint, device, files, plotting, progress
+from bigjax.core import checkpoint, files, plotting, progress
 from bigjax.core import config as core_config
-from bigjax.training import loop
 from bigjax.training.batches import load_data
 from bigjax.training.program import make_program
 
@@ -39,11 +38,6 @@ SMALL = {
   'eval.standing_batch': 128,
 }  # fmt: skip
 LATELY = 10  # rows that ADA's p and r_t are averaged over at the end: of 100 steps
-
-
-def config_of(recipe: str, seed: int, steps: int, data_dir: str):
-  config = core_config.changed(configs.read('ada:cifar10_500'), {**SMALL, **RECIPES[recipe]})
-  return core_config.changed(config, {'seed': seed, 'run.steps': steps, 'data.data_dir': data_dir})
 
 
 def memory(config, workdir: str) -> dict[str, float]:
@@ -69,19 +63,6 @@ def memory(config, workdir: str) -> dict[str, float]:
     'train': float((train > 0).mean()), 'held_out': float((held_out > 0).mean()),
     'told_apart': float(above) / 2 + 0.5,
   }  # fmt: skip
-
-
-def measured(recipe: str, seed: int, steps: int, data_dir: str, folder: str) -> dict:
-  """Trains one run and reads what it shows."""
-  workdir = os.path.join(folder, f'{recipe.replace(" ", "_")}_{seed}')
-  path = os.path.join(workdir, 'limited_data.json')
-  if not os.path.exists(path):
-    config = config_of(recipe, seed, steps, data_dir)
-    if not loop.train(config, workdir):
-      raise SystemExit(1)  # told to end: the next start goes on
-    files.write_json(path, memory(config, workdir))
-  rows = files.read_rows(os.path.join(workdir, 'metrics.jsonl'))
-  return {**files.read_json(path), 'recipe': recipe, 'seed': seed, 'rows': rows}
 
 
 def line_of(run: dict) -> str:
@@ -120,23 +101,15 @@ def draw(runs: list[dict], path: str, images: int) -> None:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--data_dir', required=True, help="where TFDS' CIFAR-10 lies")
-  parser.add_argument('--steps', type=int, default=300)
-  parser.add_argument('--seeds', type=int, default=3)
-  parser.add_argument('--folder', default='runs/limited_data', help='of the workdirs')
-  parser.add_argument('--picture', default='docs/images/limited_data.png')
-  args = parser.parse_args()
-  device.use_compilation_cache()
-  runs = [
-    measured(recipe, seed, args.steps, args.data_dir, args.folder)
-    for seed in range(args.seeds)
-    for recipe in RECIPES
-  ]
+  base = core_config.changed(configs.read('ada:cifar10_500'), SMALL)
+  of_recipes = {name: core_config.changed(base, keys) for name, keys in RECIPES.items()}
+  runs, picture = recipes.measured(__doc__, 'limited_data', 300, of_recipes, memory)
+  for run in runs:
+    run['rows'] = files.read_rows(os.path.join(run['workdir'], 'metrics.jsonl'))
   print('| | seed | train | held out | gap | told apart | p > 0.05 at step | p | lately | r_t |')
   print('|---' * 10 + '|')
   print('\n'.join(map(line_of, runs)))
-  draw(runs, args.picture, SMALL['optim.batch_size'] * SMALL['optim.d_steps'])
+  draw(runs, picture, SMALL['optim.batch_size'] * SMALL['optim.d_steps'])
 
 
 if __name__ == '__main__':

@@ -8,17 +8,14 @@ over layers: of the largest of them, and relative to that of step 0. An interrup
 finished one is read.
 """
 
-import argparse
-import os
-
 import jax
 import numpy as np
+import recipes
 
 from bigjax.algorithms.base import configs
-from bigjax.core import checkpoint, device, files, plotting, trees
+from bigjax.core import checkpoint, plotting, trees
 from bigjax.core import config as core_config
 from bigjax.nn.objectives import class_affines
-from bigjax.training import loop
 from bigjax.training.batches import load_data
 from bigjax.training.program import make_program
 
@@ -33,42 +30,30 @@ SMALL = {
 }  # fmt: skip
 
 
-def config_of(recipe: str, seed: int, steps: int, data_dir: str):
-  config = core_config.changed(configs.read('gsr:cifar10_lt100'), {**SMALL, **RECIPES[recipe]})
-  every = max(steps // POINTS, 1)
-  return core_config.changed(config, {
-    'seed': seed, 'run.steps': steps, 'run.eval_every': steps, 'run.checkpoint_every': every,
-    'data.data_dir': data_dir,
-  })  # fmt: skip
-
-
 def sigmas(weights, rarest: np.ndarray) -> float:
   """The mean over gains and biases of all layers of the largest among the rarest classes'."""
   tables = class_affines.exact_sigmas(class_affines.affines(weights))
   return float(np.mean([np.asarray(table)[rarest].max() for table in tables.values()]))
 
 
-def measured(recipe: str, seed: int, steps: int, data_dir: str, folder: str) -> dict:
-  """Trains one run and looks at each of its checkpoints."""
-  workdir = os.path.join(folder, f'{recipe.replace(" ", "_")}_{seed}')
-  path = os.path.join(workdir, 'long_tail.json')
-  if not os.path.exists(path):
-    config = config_of(recipe, seed, steps, data_dir)
-    if not loop.train(config, workdir):
-      raise SystemExit(1)  # told to end: the next start goes on
-    config, source = load_data(config)
-    rarest = np.argsort(source.class_counts(), kind='stable')[:RAREST]
-    program = make_program(config, jax.devices()[:1], source.class_counts)
-    player = program.algorithm.gen
-    state = program.init(jax.random.key(seed), {})
-    found = [(0, sigmas(player.weights(state['players']['gen']), rarest))]
-    for step in checkpoint.list_steps(workdir):
-      gen = checkpoint.restore_part(workdir, step, lambda path: path.startswith('players/gen/'))
-      like = program.shapes()['players']['gen']
-      plain = trees.nest({p.removeprefix('players/gen/'): x for p, x in gen.items()})
-      found.append((step, sigmas(player.weights(checkpoint.from_plain(plain, like)), rarest)))
-    files.write_json(path, {'sigmas': found})
-  return {**files.read_json(path), 'recipe': recipe, 'seed': seed}
+def over_time(config, workdir: str) -> dict[str, list]:
+  """(Step, sigmas) before the first step and at each checkpoint of a run."""
+  config, source = load_data(config)
+  rarest = np.argsort(source.class_counts(), kind='stable')[:RAREST]
+  program = make_program(config, jax.devices()[:1], source.class_counts)
+  player = program.algorithm.gen
+  state = program.init(jax.random.key(config.seed), {})
+  found = [(0, sigmas(player.weights(state['players']['gen']), rarest))]
+  like = program.shapes()['players']['gen']
+  for step in checkpoint.list_steps(workdir):
+    gen = checkpoint.restore_part(workdir, step, lambda path: path.startswith('players/gen/'))
+    plain = trees.nest({p.removeprefix('players/gen/'): x for p, x in gen.items()})
+    found.append((step, sigmas(player.weights(checkpoint.from_plain(plain, like)), rarest)))
+  return {'sigmas': found}
+
+
+def periods(steps: int) -> dict[str, int]:
+  return {'run.eval_every': steps, 'run.checkpoint_every': max(steps // POINTS, 1)}
 
 
 def draw(runs: list[dict], path: str) -> None:
@@ -84,24 +69,14 @@ def draw(runs: list[dict], path: str) -> None:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--data_dir', required=True, help="where TFDS' CIFAR-10 lies")
-  parser.add_argument('--steps', type=int, default=600)
-  parser.add_argument('--seeds', type=int, default=3)
-  parser.add_argument('--folder', default='runs/long_tail', help='of the workdirs')
-  parser.add_argument('--picture', default='docs/images/long_tail.png')
-  args = parser.parse_args()
-  device.use_compilation_cache()
-  runs = [
-    measured(recipe, seed, args.steps, args.data_dir, args.folder)
-    for seed in range(args.seeds)
-    for recipe in RECIPES
-  ]
+  base = core_config.changed(configs.read('gsr:cifar10_lt100'), SMALL)
+  of_recipes = {name: core_config.changed(base, keys) for name, keys in RECIPES.items()}
+  runs, picture = recipes.measured(__doc__, 'long_tail', 600, of_recipes, over_time, periods)
   print('| | seed | start | end | end / start |\n|---|---|---|---|---|')
   for run in runs:
     (_, start), *_, (_, end) = run['sigmas']
     print(f'| {run["recipe"]} | {run["seed"]} | {start:.3f} | {end:.3f} | {end / start:.3f} |')
-  draw(runs, args.picture)
+  draw(runs, picture)
 
 
 if __name__ == '__main__':

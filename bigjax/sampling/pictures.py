@@ -18,18 +18,18 @@ def spec_of(loaded: Loaded, args: argparse.Namespace, truncation: str | None) ->
   return loaded.spec(truncation, **options.parse_sampling(args.sampling))
 
 
-def swept(loaded: Loaded, args: argparse.Namespace) -> dict[str, Spec]:
-  """Sampling settings of --sweep by what a row is called.
+def swept(loaded: Loaded, args: argparse.Namespace) -> list[tuple[str, Spec]]:
+  """What each row of --sweep is called, and its sampling settings.
 
   Of each truncation, or of each value of the option that it names.
   """
   name, equals, values = args.sweep.partition('=')
   if not equals or name == 'truncation':
     found = [spec_of(loaded, args, t) for t in args.sweep.removeprefix('truncation=').split(',')]
-    return {str(spec): spec for spec in found}
+    return [(str(spec), spec) for spec in found]
   others = options.parse_sampling(args.sampling)
   spec = lambda value: loaded.spec(args.truncation, **{**others, name: value})
-  return {f'{name}={value}': spec(value) for value in values.split(',')}
+  return [(f'{name}={value}', spec(value)) for value in values.split(',')]
 
 
 def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int) -> Wanted:
@@ -59,7 +59,7 @@ def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int
 
 def sweep(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
   """Return a row of the same samples at each setting."""
-  specs = list(swept(loaded, args).values())
+  specs = [spec for _, spec in swept(loaded, args)]
   seeds = options.parse_seeds(args.seeds) if args.seeds else None
   columns = len(seeds) if seeds else args.num or max(10, len(labels))
   check_grid(columns * len(specs), columns, loaded.shape)
@@ -98,7 +98,7 @@ def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.n
   seeds = options.parse_seeds(args.seeds) if args.seeds else ()
   heads = [f'seed {seed}' for seed in seeds] if len(seeds) == columns else []
   if args.sweep:
-    rows = list(swept(loaded, args))
+    rows = [name for name, _ in swept(loaded, args)]
     classes_of = [of(label) for label in wanted.labels[:columns]]
     heads = heads or (classes_of if len(set(classes_of)) > 1 else [])
   elif args.interpolate:

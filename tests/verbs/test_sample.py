@@ -283,6 +283,8 @@ def test_sweep_of_another_option_by_its_name(bigjax, params, tmp_path):
   named = read(tmp_path / 'x.npz')['images']
   assert bigjax(*ask, '--sweep', '0.5,1')[0] == 0
   assert_same_images(read(tmp_path / 'x.npz')['images'], named)
+  assert bigjax(*ask, '--sweep', '1,1')[0] == 0  # a row each, whatever they are called
+  assert len(read(tmp_path / 'x.npz')['images']) == len(named)
 
 
 @pytest.mark.parametrize('kind', ['z', 'class', 'both'])

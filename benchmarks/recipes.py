@@ -1,0 +1,56 @@
+"""Several recipes of one config on CIFAR-10, some seeds each: what such benchmarks share."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+from bigjax.core import config as core_config
+from bigjax.core import device, files
+from bigjax.training import loop
+
+
+def measured(
+  doc: str,
+  name: str,
+  steps: int,
+  recipes: Mapping[str, ml_collections.ConfigDict],
+  look: Callable[[ml_collections.ConfigDict, str], dict[str, Any]],
+  changes: Callable[[int], dict[str, Any]] = lambda steps: {},
+) -> tuple[list[dict[str, Any]], str]:
+  """Reads the command line, trains what is missing and looks at each run once.
+
+  Args:
+    doc: of the benchmark.
+    name: of it: runs/NAME, WORKDIR/NAME.json and docs/images/NAME.png.
+    steps: of each run, by default.
+    recipes: configs by name.
+    look: (config, workdir of a finished run) -> what is kept of it, JSON-able.
+    changes: steps -> config keys that follow from them.
+  Returns:
+    ([what was kept, with 'recipe', 'seed' and 'workdir'], where the picture goes).
+  """
+  parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+  parser.add_argument('--data_dir', required=True, help="where TFDS' CIFAR-10 lies")
+  parser.add_argument('--steps', type=int, default=steps)
+  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--folder', default=f'runs/{name}', help='of the workdirs')
+  parser.add_argument('--picture', default=f'docs/images/{name}.png')
+  args = parser.parse_args()
+  device.use_compilation_cache()
+  runs = []
+  for seed in range(args.seeds):
+    for recipe, config in recipes.items():
+      workdir = os.path.join(args.folder, f'{recipe.replace(" ", "_")}_{seed}')
+      path = os.path.join(workdir, f'{name}.json')
+      if not os.path.exists(path):
+        given = {'seed': seed, 'run.steps': args.steps, 'data.data_dir': args.data_dir}
+        config = core_config.changed(config, given | changes(args.steps))
+        if not loop.train(config, workdir):
+          raise SystemExit(1)  # told to end: the next start goes on
+        files.write_json(path, look(config, workdir))
+      about = {'recipe': recipe, 'seed': seed, 'workdir': workdir}
+      runs.append({**files.read_json(path), **about})
+  return runs, args.picture
