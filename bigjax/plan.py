@@ -128,7 +128,7 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
   # One of three questions: how it scales, what fits, or what these slices take.
   if mode == 'scale':
     per_device = int(given['per_device'] or 16)
-    found = scaled(config, slices, per_device, run)
+    found = scaled(config, slices, per_device, run, say)
     for kind, plans in found.items():
       fixed = f'{per_device} examples per device' if kind == 'weak' else 'fixed batch'
       print(f'\n{kind} scaling, {fixed}\n\n{overview(plans)}\n\n{on_the_wire(plans)}')
