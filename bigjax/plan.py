@@ -143,7 +143,8 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
       return 1
     shown = [best]
     print(overview(shown))
-    print(f'\n--config.run.microbatches={best["microbatches"]} --config.run.remat={best["remat"]}')
+    ways = [key for key in ('microbatches', 'remat') if key in config.run]
+    print('\n' + ' '.join(f'--config.run.{key}={best[key]}' for key in ways))
   else:
     shown = compared(config, slices, run, say)
     print(overview(shown))

@@ -109,13 +109,14 @@ def scaled(
 def settings(config: ml_collections.ConfigDict, per_device: int) -> list[dict[str, Any]]:
   """Values of run.microbatches and run.remat to try, from the fastest to the smallest.
 
-  One without either, for a family whose networks cannot trade time for memory.
+  Of a family that has but one of these ways to trade time for memory, or none, those of that.
   """
-  if 'microbatches' not in config.run:
-    return [{}]
   divisors = [n for n in range(1, per_device + 1) if per_device % n == 0]
   pairs = [(1, False), (1, True)] + [(n, True) for n in divisors if n > 1]
-  return [{'run.microbatches': num, 'run.remat': remat} for num, remat in pairs]
+  both = [{'run.microbatches': num, 'run.remat': remat} for num, remat in pairs]
+  ways = [key for key in both[0] if key.removeprefix('run.') in config.run]
+  found = [{key: values[key] for key in ways} for values in both]
+  return [values for i, values in enumerate(found) if values not in found[:i]]
 
 
 def fitted(

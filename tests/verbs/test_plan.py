@@ -153,7 +153,9 @@ def test_fit_takes_the_fastest_setting_that_fits():
   found = plan_search.settings(tiny(), 8)
   pairs = [(one['run.microbatches'], one['run.remat']) for one in found]
   assert pairs == [(1, False), (1, True), (2, True), (4, True), (8, True)]
-  assert plan_search.settings(ml_collections.ConfigDict({'run': {'steps': 1}}), 8) == [{}]
+  of_run = lambda **keys: plan_search.settings(ml_collections.ConfigDict({'run': keys}), 8)
+  assert of_run(steps=1) == [{}]
+  assert of_run(remat=False) == [{'run.remat': False}, {'run.remat': True}]
   never = lambda config, of: {'fits': False, 'peak_bytes': 2, 'usable_bytes': 1}
   assert plan_search.fitted(tiny(), tpu_slices.find('v3-8'), never, lambda text: None) is None
 
