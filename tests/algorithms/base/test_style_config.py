@@ -24,7 +24,7 @@ def gradients(name: str, player: str, **changes) -> str:
 
 
 @pytest.mark.parametrize('player', ['gen', 'disc'])
-@pytest.mark.parametrize('name', ['pggan', 'msggan'])
+@pytest.mark.parametrize('name', ['pggan', 'msggan', 'stylegan'])
 def test_remat_reaches_both_networks(name, player):
   """Through its own network and, for the generator, the discriminator's: two blocks each."""
   assert 'remat' not in gradients(name, player)
