@@ -91,8 +91,13 @@ def test_layers_and_their_styles():
       w if 'affine/kernel' not in path or name in path else jnp.zeros_like(w)
     )
     params = trees.map_paths(only, weights(shapes(net)))
-    by_ws = jax.jit(jax.grad(lambda ws, params: jnp.square(
-      net.apply({'params': params}, ws, method=lambda net, ws: net.synthesis(ws))).sum()))
+    by_ws = jax.jit(
+      jax.grad(
+        lambda ws, params: jnp.square(
+          net.apply({'params': params}, ws, method=lambda net, ws: net.synthesis(ws))
+        ).sum()
+      )
+    )
     slopes = np.abs(by_ws(ws, params)).sum((0, 2))
     seen[name] = list(np.flatnonzero(slopes))
   assert seen == {
@@ -171,8 +176,12 @@ def test_classes():
   for classes in (3, 1):
     gen, disc = SMALL_GEN(8, num_classes=classes), SMALL_DISC(8, num_classes=classes)
     of_gen, of_disc = weights(shapes(gen)), weights(shapes(disc), seed=1)
-    both = jax.jit(lambda y, gen=gen, disc=disc, of_gen=of_gen, of_disc=of_disc: (
-      gen.apply({'params': of_gen}, z, y), disc.apply({'params': of_disc}, x, y)))
+    both = jax.jit(
+      lambda y, gen=gen, disc=disc, of_gen=of_gen, of_disc=of_disc: (
+        gen.apply({'params': of_gen}, z, y),
+        disc.apply({'params': of_disc}, x, y),
+      )
+    )
     here, other = both(y), both((y + 1) % 3)
     moved = [np.abs(np.asarray(a) - np.asarray(b)).max() for a, b in zip(here, other, strict=True)]
     assert min(moved) > 1e-3 if classes == 3 else max(moved) == 0

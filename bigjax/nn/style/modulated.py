@@ -1,4 +1,4 @@
-"""StyleGAN2's convolutions (Karras et al. 2020, 2.2): a style scales their weights, example by example.
+"""StyleGAN2's convolutions (Karras et al. 2020, 2.2): a style scales the weights, by example.
 
 A kernel w of an example is w s, with a scale s for each input, and is then demodulated: divided by
 the norm of each output's weights, as if inputs were of unit variance. Neither needs a kernel per
