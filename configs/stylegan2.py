@@ -88,7 +88,7 @@ VARIANTS = {
   'e': E,
   'f': F,
   'car': lsun('car', 57, 512),
-  'cat': lsun('cat', 88, **{'optim.r1_gamma': 100.0}),
+  'cat': lsun('cat', 88),
   'church': lsun('church_outdoor', 88, **{'optim.r1_gamma': 100.0}),
   'horse': lsun('horse', 100, **{'optim.r1_gamma': 100.0}),
   **{f'g_{shape}': {'model.gen_architecture': shape} for shape in ('orig', 'skip', 'resnet')},

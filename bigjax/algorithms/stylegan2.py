@@ -10,6 +10,7 @@ update that is not finite is refused, where that code replaces what is not finit
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,9 @@ from bigjax.nn.style.equalized import Gains
 
 Array = jax.Array
 W_DECAY = 0.995  # of the average w, per update that draws latents
+SHRINK = (
+  'examples of a path length cannot be split over {devices} devices; lower optim.pl_batch_shrink.'
+)
 PL_DECAY = 0.01  # how far the average path length goes towards that of a minibatch
 
 
@@ -59,10 +63,12 @@ class StyleGAN2:
   labels: LabelLaw
   places: Places  # of which the augmentation is used
   r1_gamma: float
+  r1_plain: bool  # its gradient is by images before they are augmented
   pl_weight: float
   every: tuple[tuple[str, int], ...]  # (term, steps between two of its own updates)
   mixing: float  # share of examples whose styles are mixed
   ema: Decay
+  ema_start: int
   card: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)  # its network
 
   sampled = 'gen'
@@ -110,14 +116,16 @@ class StyleGAN2:
     cut = jax.random.randint(key_cut, (num,), 1, last, jnp.int32)
     inputs = {
       'z': jax.random.normal(key_z, latents),
-      'other_z': jax.random.normal(key_other, latents),
-      'cut': jnp.where(jax.random.uniform(key_coin, (num,)) < self.mixing, cut, last),
+      'z2': jax.random.normal(key_other, latents),
+      'cutoff': jnp.where(jax.random.uniform(key_coin, (num,)) < self.mixing, cut, last),
       'y': self.labels.draw(key_y, (num,)),
     }
     return {**parallel.shard_examples(inputs), 'keys': example_keys(key_rest, (num,))}
 
   def examples(self, state: State, batch: Batch) -> dict[str, dict]:
     """Examples [B, ...] of the step's updates: `gen`, `pl` and `disc`, with the real images."""
+    if self.pl_weight:
+      parallel.check_split(self.pl_batch, SHRINK)
     key = jax.random.fold_in(state['key'], state['step'])
     key_gen, key_pl, key_disc, key_real = jax.random.split(key, 4)
     real = jax.tree.map(lambda x: x[0], dict(batch))
@@ -145,8 +153,8 @@ class StyleGAN2:
     ws = stylegan.broadcast(mapped(self.gen_net, weights, batch['z'], batch['y']), num)
     if not self.mixing:
       return ws
-    other = mapped(self.gen_net, weights, batch['other_z'], batch['y'])
-    mixed = jnp.arange(num, dtype=jnp.int32)[None] >= batch['cut'][:, None]
+    other = mapped(self.gen_net, weights, batch['z2'], batch['y'])
+    mixed = jnp.arange(num, dtype=jnp.int32)[None] >= batch['cutoff'][:, None]
     return jnp.where(mixed[..., None], stylegan.broadcast(other, num), ws)
 
   def images(self, weights: Any, batch: dict) -> Array:
@@ -161,8 +169,8 @@ class StyleGAN2:
   def gen_loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """The non-saturating loss of the generator."""
     keys = purpose(batch['keys'], 'augment')
-    logits = self.critic(shared['disc'], shared, keys, batch['y'])(self.images(weights, batch))
-    loss = losses.logistic_gen(logits)
+    fake = self.augmented(shared, keys, self.images(weights, batch))
+    loss = losses.logistic_gen(self.scores(shared['disc'], fake, batch['y']))
     metrics = {'g_loss': loss}
     if not self.joined('pl'):
       return loss, metrics
@@ -186,10 +194,11 @@ class StyleGAN2:
 
   def disc_loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """The logistic loss of the discriminator; fakes and reals do not see each other."""
-    keys = [purpose(batch[name], 'augment') for name in ('real_keys', 'keys')]
-    judge = lambda keys, y: self.critic(weights, shared, keys, y)
-    real = judge(keys[0], batch['label'])(to_float(batch['image']))
-    fake = judge(keys[1], batch['y'])(self.images(shared['gen'], batch))
+    key_real, key_fake = (purpose(batch[name], 'augment') for name in ('real_keys', 'keys'))
+    real = self.augmented(shared, key_real, to_float(batch['image']))
+    fake = self.augmented(shared, key_fake, self.images(shared['gen'], batch))
+    real = self.scores(weights, real, batch['label'])
+    fake = self.scores(weights, fake, batch['y'])
     loss_real, loss_fake = losses.logistic_disc(real, fake)
     metrics = {
       'd_loss': loss_real + loss_fake, 'd_loss_real': loss_real, 'd_loss_fake': loss_fake,
@@ -205,10 +214,13 @@ class StyleGAN2:
     return metrics['d_loss'] + penalty, metrics | {'d_r1': more['d_r1']}
 
   def r1(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
-    """gamma / 2 E |grad D|^2 at real images, by these as they are before they are augmented."""
-    keys = purpose(batch['real_keys'], 'r1')
-    judge = self.critic(weights, shared, keys, batch['label'])
-    real, _, slopes = scores.with_gradient(lambda x: (judge(x), None), to_float(batch['image']))
+    """gamma / 2 E |grad D|^2 at augmented real images, by these or by what they are made of."""
+    seen = functools.partial(self.augmented, shared, purpose(batch['real_keys'], 'r1'))
+    judge = lambda images: self.scores(weights, images, batch['label'])
+    of, at = (lambda x: judge(seen(x)), to_float(batch['image']))
+    if not self.r1_plain:
+      of, at = judge, seen(at)
+    real, _, slopes = scores.with_gradient(lambda x: (of(x), None), at)
     penalty = self.r1_gamma / 2 * scores.squares(slopes).mean()
     metrics = {'d_r1': penalty}
     if self.places.controller is not None:
@@ -281,7 +293,7 @@ class StyleGAN2:
 
     # Averages: of the generator, of path lengths, and the augmentation's strength that follows D.
     decay = self.ema(state['step'], self.batch)
-    ema = player.averaged(state, gen['params'], decay, 0, gen_moved)
+    ema = player.averaged(state, gen['params'], decay, self.ema_start, gen_moved)
     length = metrics.get('pl_mean', aux['pl_mean'])
     aux = {'w_avg': w_avg, 'pl_mean': trees.select(gen_whole, length, aux['pl_mean'])}
     if self.places.controller is not None:
@@ -433,6 +445,9 @@ KEYS: Keys = {
   ),
   'optim.r1_gamma': Key(10.0, 'gradient penalty on real images (R1; BigGAN Eq. 5); 0: off'),
   'optim.r1_every': Key(16, 'steps between two updates by R1', least=1, most=1000),
+  'optim.r1_plain': Key(
+    True, 'its gradient is by images before augmentation, through it (ADA); else by augmented ones',
+  ),
   'optim.pl_weight': Key(2.0, 'path length regularisation of the generator; 0: off'),
   'optim.pl_every': Key(4, 'steps between two updates by path length', least=1, most=1000),
   'optim.pl_batch_shrink': Key(
@@ -444,6 +459,7 @@ KEYS: Keys = {
   'optim.ema_ramp': Key(
     0.0, 'half-life at most this share of the images so far; 0: no such limit',
   ),
+  'optim.ema_start': Key(0, 'step at which averaging begins'),
   'optim.freeze_disc': Key(
     0, "first layers of the discriminator that stay as they are (Freeze-D)", most=1000,
   ),
@@ -455,7 +471,7 @@ TINY = {
   'model.fmap_base': 32, 'model.fmap_max': 16, 'model.z_dim': 16, 'model.w_dim': 16,
   'model.mapping_layers': 2, 'model.disc_mapping_layers': 2, 'model.stddev_group': 4,
   'model.dtype': 'float32', 'optim.batch_size': 8, 'optim.pl_batch_shrink': 2,
-  'optim.freeze_disc': 0,
+  'optim.freeze_disc': 0, 'optim.ema_start': 0,
 }
 DIGITS = {
   'run.remat': False,
@@ -463,7 +479,8 @@ DIGITS = {
   'model.mapping_layers': 2, 'model.disc_mapping_layers': 2, 'model.stddev_group': 4,
   'model.dtype': 'float32', 'optim.batch_size': 32, 'optim.pl_batch_shrink': 2,
   'optim.gen_lr': 2e-3, 'optim.disc_lr': 2e-3, 'optim.r1_gamma': 0.1, 'optim.ema_decay': 0.99,
-  'optim.ema_half_life': 0.0, 'optim.ema_ramp': 0.0, 'optim.freeze_disc': 0,
+  'optim.ema_half_life': 0.0, 'optim.ema_ramp': 0.0, 'optim.ema_start': 0,
+  'optim.freeze_disc': 0, 'optim.pl_every': 4, 'optim.r1_every': 16,
   'augment.name': 'none', 'augment.p': 0.0, 'augment.target': 0.0, 'augment.kimg': 500.0,
 }
 # fmt: on
@@ -579,8 +596,8 @@ def make(
     batch=opt.batch_size, pl_batch=opt.batch_size // opt.pl_batch_shrink,
     labels=label_law('data', config.data.num_classes, class_counts),
     places=Places(**places_config.augmentation(config, opt.batch_size)),
-    r1_gamma=opt.r1_gamma, pl_weight=opt.pl_weight,
+    r1_gamma=opt.r1_gamma, r1_plain=opt.r1_plain, pl_weight=opt.pl_weight,
     every=tuple((name, num) for name, num in rates.items() if weights[name]),
-    mixing=opt.style_mixing, ema=averaging(opt),
+    mixing=opt.style_mixing, ema=averaging(opt), ema_start=opt.ema_start,
     card={name: getattr(gen_net, name) for name in SIZES},
   )  # fmt: skip
