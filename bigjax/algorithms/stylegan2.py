@@ -161,10 +161,13 @@ class StyleGAN2:
     """The generator's images [b, H, W, C]."""
     return synthesized(self.gen_net, weights, self.styles(weights, batch), self.noise(batch))
 
-  def critic(self, weights: Any, shared: dict, keys: Array, y: Array) -> Callable[[Array], Array]:
-    """The discriminator in training: images [b, H, W, C], which it augments -> scores [b]."""
-    given = self.places.strengthened(shared.get('terms', {}))
-    return lambda images: self.disc_net.apply({'params': weights}, given.augmented(keys, images), y)
+  def augmented(self, shared: dict, keys: Array, images: Array) -> Array:
+    """Images [b, H, W, C] as the discriminator sees them, each of a key of its own."""
+    return self.places.strengthened(shared.get('terms', {})).augmented(keys, images)
+
+  def scores(self, weights: Any, images: Array, y: Array) -> Array:
+    """The discriminator's scores [b] of augmented images."""
+    return self.disc_net.apply({'params': weights}, images, y)
 
   def gen_loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """The non-saturating loss of the generator."""

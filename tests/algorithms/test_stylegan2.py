@@ -414,9 +414,10 @@ def test_due_terms_over_seventeen_steps():
 
 def test_a_path_length_that_cannot_be_split_is_refused():
   game = stylegan2.make(tiny(optim__pl_batch_shrink=8))
-  with jax.set_mesh(parallel.make_mesh(jax.devices()[:2])):
-    with pytest.raises(errors.UserError, match=r'1 examples .* 2 devices; lower optim\.pl_batch'):
-      metrics_of(game)
+  words = r'1 examples .* 2 devices; lower optim\.pl_batch'
+  mesh = parallel.make_mesh(jax.devices()[:2])
+  with jax.set_mesh(mesh), pytest.raises(errors.UserError, match=words):
+    metrics_of(game)
 
 
 def test_frozen_layers():
