@@ -44,10 +44,10 @@ from bigjax.nn.style.equalized import Gains
 
 Array = jax.Array
 W_DECAY = 0.995  # of the average w, per update that draws latents
-SHRINK = (
+PL_DECAY = 0.01  # how far the average path length goes towards that of a minibatch
+UNSPLIT = (
   'examples of a path length cannot be split over {devices} devices; lower optim.pl_batch_shrink.'
 )
-PL_DECAY = 0.01  # how far the average path length goes towards that of a minibatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class StyleGAN2:
   def examples(self, state: State, batch: Batch) -> dict[str, dict]:
     """Examples [B, ...] of the step's updates: `gen`, `pl` and `disc`, with the real images."""
     if self.pl_weight:
-      parallel.check_split(self.pl_batch, SHRINK)
+      parallel.check_split(self.pl_batch, UNSPLIT)
     key = jax.random.fold_in(state['key'], state['step'])
     key_gen, key_pl, key_disc, key_real = jax.random.split(key, 4)
     real = jax.tree.map(lambda x: x[0], dict(batch))
@@ -165,7 +165,7 @@ class StyleGAN2:
     """Images [b, H, W, C] as the discriminator sees them, each of a key of its own."""
     return self.places.strengthened(shared.get('terms', {})).augmented(keys, images)
 
-  def scores(self, weights: Any, images: Array, y: Array) -> Array:
+  def judged(self, weights: Any, images: Array, y: Array) -> Array:
     """The discriminator's scores [b] of augmented images."""
     return self.disc_net.apply({'params': weights}, images, y)
 
@@ -173,7 +173,7 @@ class StyleGAN2:
     """The non-saturating loss of the generator."""
     keys = purpose(batch['keys'], 'augment')
     fake = self.augmented(shared, keys, self.images(weights, batch))
-    loss = losses.logistic_gen(self.scores(shared['disc'], fake, batch['y']))
+    loss = losses.logistic_gen(self.judged(shared['disc'], fake, batch['y']))
     metrics = {'g_loss': loss}
     if not self.joined('pl'):
       return loss, metrics
@@ -200,8 +200,8 @@ class StyleGAN2:
     key_real, key_fake = (purpose(batch[name], 'augment') for name in ('real_keys', 'keys'))
     real = self.augmented(shared, key_real, to_float(batch['image']))
     fake = self.augmented(shared, key_fake, self.images(shared['gen'], batch))
-    real = self.scores(weights, real, batch['label'])
-    fake = self.scores(weights, fake, batch['y'])
+    real = self.judged(weights, real, batch['label'])
+    fake = self.judged(weights, fake, batch['y'])
     loss_real, loss_fake = losses.logistic_disc(real, fake)
     metrics = {
       'd_loss': loss_real + loss_fake, 'd_loss_real': loss_real, 'd_loss_fake': loss_fake,
@@ -218,9 +218,10 @@ class StyleGAN2:
 
   def r1(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """gamma / 2 E |grad D|^2 at augmented real images, by these or by what they are made of."""
-    seen = functools.partial(self.augmented, shared, purpose(batch['real_keys'], 'r1'))
-    judge = lambda images: self.scores(weights, images, batch['label'])
-    of, at = (lambda x: judge(seen(x)), to_float(batch['image']))
+    draws = 'augment' if self.joined('r1') else 'r1'  # those of the loss, or others
+    seen = functools.partial(self.augmented, shared, purpose(batch['real_keys'], draws))
+    judge = lambda images: self.judged(weights, images, batch['label'])
+    of, at = lambda x: judge(seen(x)), to_float(batch['image'])
     if not self.r1_plain:
       of, at = judge, seen(at)
     real, _, slopes = scores.with_gradient(lambda x: (of(x), None), at)

@@ -95,10 +95,8 @@ def reals(arrays, name, label=''):
   return {'image': image, 'label': y, 'real_keys': jax.random.split(jax.random.key(1), len(image))}
 
 
-# The other's discriminator, of residual blocks, is that of the iterations.
-@pytest.mark.parametrize(
-  'name', [pytest.param('stylegan2_uncond32', marks=pytest.mark.slow), 'stylegan2_cond32']
-)
+@pytest.mark.slow  # the first of the iterations sees the same kind of fault
+@pytest.mark.parametrize('name', ['stylegan2_uncond32', 'stylegan2_cond32'])
 def test_gradients_of_every_phase(name, x64):
   arrays = golden(name)
   game = given_game(arrays, optim__style_mixing=0.0)
@@ -188,7 +186,7 @@ def test_iterations(num, x64):
 def small(**changes):
   return tiny(
     data__resolution=4, data__source='synthetic:80', optim__pl_every=2, optim__r1_every=2,
-    augment__name='ada_xflip,brightness', augment__target=0.6, augment__kimg=0.1, **changes,
+    augment__name='ada_brightness', augment__target=0.6, augment__kimg=0.1, **changes,
   )  # fmt: skip
 
 
@@ -246,6 +244,7 @@ def test_the_strength_follows_what_the_discriminator_says(rows):
   np.testing.assert_allclose(augment[4]['p'], want, rtol=1e-6)
 
 
+@pytest.mark.slow  # that a step is a function of the state, tests/contract sees
 @pytest.mark.usefixtures('no_pictures')
 def test_a_resumed_run_equals_one_that_went_on(tmp_path, program, monkeypatch):
   """Bit for bit, with the average w, the average length, p and what p follows."""
@@ -399,9 +398,9 @@ def metrics_of(game):
 
 
 def test_terms_that_are_not_lazy_are_in_every_loss():
-  game = stylegan2.make(tiny(optim__lazy=False))
+  game = stylegan2.make(tiny(data__resolution=4, optim__lazy=False))
   assert game.periods == {} and {'g_pl', 'pl_mean', 'd_r1'} <= metrics_of(game)
-  game = stylegan2.make(tiny(optim__pl_weight=0.0))
+  game = stylegan2.make(tiny(data__resolution=4, optim__pl_weight=0.0))
   assert game.periods == {'r1': 16} and not {'g_pl', 'd_r1'} & metrics_of(game)
 
 
@@ -479,8 +478,6 @@ def test_truncation_and_noise():
   [
     ('stylegan2', 30_370_060, 29_012_513),
     ('stylegan2:e', 24_900_764, 24_038_161),
-    ('stylegan2:d', 23_596_292, 23_077_137),
-    ('stylegan2:car', 30_276_583, 28_982_849),
     ('stylegan2:church', 30_034_338, 28_864_129),
     ('ada:stylegan2_cifar10', 19_947_539, 20_720_641),
     ('ada:stylegan2_cifar10_cond', 20_215_315, 20_988_416),
@@ -488,10 +485,7 @@ def test_truncation_and_noise():
     ('ada:stylegan2_auto256', 23_191_522, 24_001_089),
     ('ada:stylegan2_paper256', 24_767_458, 24_001_089),
     ('ada:stylegan2_paper512', 30_276_583, 28_982_849),
-    ('ada:stylegan2_paper1024', 30_370_060, 29_012_513),
     ('diffaug:stylegan2_cifar10', 13_506_963, 13_918_849),
-    ('diffaug:stylegan2_ffhq', 24_767_458, 24_001_089),
-    ('diffaug:stylegan2_lowshot100', 30_034_338, 28_864_129),
   ],
 )
 def test_configs_have_the_official_numbers_of_parameters(name, gen, disc):
