@@ -16,8 +16,7 @@ from bigjax.algorithms.base import configs, contract, player
 from bigjax.core import config as core_config
 from bigjax.core import errors, parallel, trees
 from bigjax.nn import optim
-from bigjax.training import loop, ready
-from bigjax.training.program import make_program
+from bigjax.training import loop
 
 from counts import of_players
 from golden_files import golden, under
@@ -46,6 +45,10 @@ class Given(stylegan2.StyleGAN2):
     return batch['directions']
 
 
+def given(game):
+  return Given(**{field.name: getattr(game, field.name) for field in dataclasses.fields(game)})
+
+
 def given_game(arrays, **changes):
   """The game that a golden file was made by."""
   cfg = under(arrays, 'cfg/')
@@ -60,8 +63,7 @@ def given_game(arrays, **changes):
     model__dtype='float64', optim__batch_size=number('n'), optim__r1_gamma=float(cfg['gamma']),
     optim__pl_weight=float(cfg['plw']), **changes,
   )  # fmt: skip
-  game = stylegan2.make(config)
-  return Given(**{field.name: getattr(game, field.name) for field in dataclasses.fields(game)})
+  return given(stylegan2.make(config))
 
 
 def params_of(arrays, prefix):
@@ -180,19 +182,44 @@ def test_iterations(num, x64):
     golden_style.assert_same(tree, theirs(at))
 
 
-# --- Runs of a small game, with ADA: 4x4 images, of which all terms are due in every second step
+# --- Steps of a game whose networks compile at once: linear in w, and in the pixels but for a tanh
 
 
-def small(**changes):
-  return tiny(
-    data__resolution=4, data__source='synthetic:80', optim__pl_every=2, optim__r1_every=2,
-    augment__name='ada_brightness', augment__target=0.6, augment__kimg=0.1, **changes,
-  )  # fmt: skip
+class Linear(nn.Module):
+  """A generator whose images are w A, of the sum of w over its layers."""
+
+  resolution: int = 4
+  channels: int = 3
+  z_dim: int = 5
+  w_dim: int = 5
+  num_ws: int = 3
+
+  def setup(self):
+    shape = self.w_dim, self.resolution**2 * self.channels
+    self.kernel = self.param('kernel', nn.initializers.normal(), shape, jnp.float32)
+
+  def mapping(self, z, y):
+    del y
+    return z
+
+  def synthesis(self, ws, noise):
+    del noise
+    side = self.resolution
+    return (ws.sum(1) @ self.kernel).reshape(-1, side, side, self.channels)
+
+  def __call__(self, z, y):
+    return self.synthesis(jnp.repeat(self.mapping(z, y)[:, None], self.num_ws, 1), None)
 
 
-@pytest.fixture(scope='module')
-def program():
-  return make_program(small(), jax.devices()[:1])
+class Bent(nn.Module):
+  """A discriminator of one hidden layer."""
+
+  @nn.compact
+  def __call__(self, x, y):
+    del y
+    x = x.reshape(len(x), -1)
+    kernel = self.param('kernel', nn.initializers.normal(), (x.shape[1], 2), jnp.float32)
+    return jnp.tanh(x @ kernel).sum(1)
 
 
 def batch_of(stage, seed):
@@ -204,20 +231,29 @@ def batch_of(stage, seed):
   }
 
 
+ADA = {'augment__name': 'ada_brightness', 'augment__target': 0.6, 'augment__kimg': 0.1}
+IN_TWO = {'data__resolution': 4, 'optim__pl_every': 2, 'optim__r1_every': 2}
+
+
 @pytest.fixture(scope='module')
-def rows(program):
-  """What five steps say, and the aux before each and after the last."""
-  state, found, aux = program.init(jax.random.key(0), {}), [], []
-  kept = lambda state: jax.tree.map(np.array, state['aux'])
-  for step in range(5):
-    aux.append(kept(state))
-    state, said = program.step(state, batch_of(program.stage(step), step), step)
+def rows():
+  """What five steps say, the aux before each and after the last, and means of the latents drawn."""
+  game = stylegan2.make(tiny(**ADA, **IN_TWO))
+  game = dataclasses.replace(game, gen_net=Linear(), disc_net=Bent())
+  stage, found, aux, means = game.stages(1)[0][1], [], [], []
+  step = jax.jit(functools.partial(game.step, stage=stage), static_argnames='due')
+  draw = jax.jit(lambda *of: {name: x['z'].mean(0) for name, x in game.examples(*of).items()})
+  state = jax.jit(game.init)(jax.random.key(0))
+  for i in range(5):
+    aux.append(jax.device_get(state['aux']))
+    means.append(jax.device_get(draw(state, batch_of(stage, i))))
+    state, said = step(state, batch_of(stage, i), due=contract.due_at(game.periods, i))
     found.append(jax.device_get(said))
-  return found, [*aux, kept(state)]
+  return found, [*aux, jax.device_get(state['aux'])], means
 
 
 def test_what_is_due_moves_and_the_rest_stays(rows):
-  found, aux = rows
+  found, aux, _ = rows
   assert [('g_pl' in row, 'd_r1' in row) for row in found] == [(True, True), (False, False)] * 2 + [
     (True, True)
   ]
@@ -230,9 +266,19 @@ def test_what_is_due_moves_and_the_rest_stays(rows):
       assert row['pl_mean'] == after['pl_mean'] > 0
 
 
+def test_the_average_w_moves_in_every_update_that_draws_latents(rows):
+  """Of both players, and of the path length where it is due; w is z in these networks."""
+  found, aux, means = rows
+  for before, after, row, mean in zip(aux, aux[1:], found, means, strict=False):
+    w = before['w_avg']
+    for name in ('gen', 'pl', 'disc'):
+      w = mean[name] + 0.995 * (w - mean[name]) if name != 'pl' or 'g_pl' in row else w
+    np.testing.assert_allclose(after['w_avg'], w, rtol=1e-4, atol=1e-6)
+
+
 def test_the_strength_follows_what_the_discriminator_says(rows):
   """Over four steps; those of R1 count twice, as it judges real images again."""
-  found, aux = rows
+  found, aux, _ = rows
   augment = [of['terms']['augment'] for of in aux]
   assert [int(of['logits']) for of in augment] == [0, 16, 24, 40, 0, 16]
   shares = [2 if 'd_r1' in row else 1 for row in found[:4]]
@@ -246,11 +292,11 @@ def test_the_strength_follows_what_the_discriminator_says(rows):
 
 @pytest.mark.slow  # that a step is a function of the state, tests/contract sees
 @pytest.mark.usefixtures('no_pictures')
-def test_a_resumed_run_equals_one_that_went_on(tmp_path, program, monkeypatch):
+def test_a_resumed_run_equals_one_that_went_on(tmp_path):
   """Bit for bit, with the average w, the average length, p and what p follows."""
-  monkeypatch.setattr(ready, 'make_program', lambda *_: program)  # compiled for the tests above
-  config = small(
-    run__steps=5, run__keep=9, run__checkpoint_every=1, run__eval_every=0, run__log_every=1,
+  config = tiny(
+    data__source='synthetic:80', run__steps=5, run__keep=9, run__checkpoint_every=1,
+    run__eval_every=0, run__log_every=1, **ADA, **IN_TWO,
   )  # fmt: skip
   whole, other = tmp_path / 'whole', tmp_path / 'resumed'
   loop.train(config, str(whole), jax.devices()[:1])
@@ -315,49 +361,24 @@ def test_labels_of_fakes_are_as_frequent_as_in_the_data():
 # --- Regularisers
 
 
-class Linear(nn.Module):
-  """A generator whose images are A w, of the mean w over its layers."""
-
-  num_ws = 3
-  resolution, channels = 2, 1
-
-  def setup(self):
-    self.matrix = self.param('matrix', nn.initializers.normal(), (4, 5))
-
-  def mapping(self, z, y):
-    del y
-    return z
-
-  def synthesis(self, ws, noise):
-    del noise
-    return jnp.einsum('pc,bc->bp', self.matrix, ws.sum(1)).reshape(-1, 2, 2, 1)
-
-
 def test_path_length_of_a_linear_generator(x64):
-  """|A^T y|, whatever the latents; the average begins with a hundredth of it."""
-  game = dataclasses.replace(stylegan2.make(tiny()), gen_net=Linear(), mixing=0.0, pl_weight=2.0)
+  """|A y|, whatever the latents; the average begins with a hundredth of it."""
   rng = np.random.default_rng(0)
-  matrix, y = rng.normal(size=(4, 5)), rng.normal(size=(3, 2, 2, 1))
+  matrix, y = rng.normal(size=(5, 48)), jnp.asarray(rng.normal(size=(3, 4, 4, 3)))
   batch = {'z': jnp.asarray(rng.normal(size=(3, 5))), 'y': jnp.zeros(3, jnp.int32)}
-
-  class Along(stylegan2.StyleGAN2):
-    def directions(self, batch):
-      return jnp.asarray(y)
-
-    def noise(self, batch):
-      return None
-
-  game = Along(**{field.name: getattr(game, field.name) for field in dataclasses.fields(game)})
-  lengths = lambda matrix: jnp.linalg.norm(jnp.asarray(y).reshape(3, 4) / 2 @ matrix, axis=1)
+  batch |= {'directions': y, 'noise': None}
+  game = stylegan2.make(tiny(optim__style_mixing=0.0))
+  game = dataclasses.replace(given(game), gen_net=Linear())
+  lengths = lambda matrix: jnp.linalg.norm(y.reshape(3, -1) / 4 @ matrix.T, axis=1)
 
   def by_hand(matrix):
-    along = lengths(matrix)  # a mean over the layers of equal squares
+    along = lengths(matrix)  # of each layer alike, whose mean it is
     return 2 * jnp.square(along - 0.01 * along.mean()).mean()
 
   @jax.jit
   def both(matrix):
     old = {'pl_mean': jnp.zeros((), jnp.float64)}
-    ours = lambda matrix: game.path_length({'matrix': matrix}, old, batch)
+    ours = lambda matrix: game.path_length({'kernel': matrix}, old, batch)
     return jax.value_and_grad(ours, has_aux=True)(matrix), jax.value_and_grad(by_hand)(matrix)
 
   ((value, metrics), grad), (want, want_grad) = both(jnp.asarray(matrix))
