@@ -32,11 +32,10 @@ from bigjax.algorithms.base.places import Places
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import averaging
 from bigjax.core import errors, parallel, trees
-from bigjax.core.config import WAYS
 from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH
 from bigjax.models import stylegan2
-from bigjax.nn import kernels, optim
+from bigjax.nn import optim
 from bigjax.nn.objectives import losses, scores
 from bigjax.nn.schedules import Decay
 from bigjax.nn.style import blocks, stylegan
@@ -424,7 +423,6 @@ SHARED = {name: key for name, key in style_config.KEYS.items() if name != 'optim
 SIZES = ('resolution', 'num_classes', 'fmap_base', 'fmap_max', 'z_dim', 'w_dim', 'mapping_layers',
          'channels', 'architecture')  # of the sampled network
 KEYS: Keys = {
-  **{name: WAYS[name] for name in ('run.remat', 'run.kernels')},
   **with_defaults(
     SHARED, model__fmap_base=16_384, optim__batch_size=32, optim__gen_lr=2e-3,
     optim__disc_lr=2e-3, optim__ema_decay=0.0,
@@ -537,12 +535,7 @@ def make_nets(
   config: ml_collections.ConfigDict,
 ) -> tuple[stylegan2.Generator, stylegan2.Discriminator]:
   """The networks of a config."""
-  run, model = config.run, config.model
-  shared = {
-    **style_config.of_both(config),
-    'remat': run.remat,
-    'kernels': errors.pick(run.kernels, kernels.KERNELS, 'run.kernels'),
-  }
+  model, shared = config.model, style_config.of_both(config)
   gen_net = stylegan2.Generator(
     **shared, z_dim=model.z_dim, w_dim=model.w_dim, mapping_layers=model.mapping_layers,
     channels=config.data.channels, architecture=model.gen_architecture,
