@@ -21,7 +21,7 @@ from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import averaging
-from bigjax.core import errors, parallel, trees
+from bigjax.core import errors, parallel
 from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH, Range
 from bigjax.models import msggan
@@ -32,7 +32,6 @@ from bigjax.nn.style import blocks, resampling, stylegan
 
 Array = jax.Array
 Images = tuple[Array, ...]  # of every scale, 4 px first
-W_DECAY = 0.995  # of MSG-StyleGAN's average w, per step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,11 +179,8 @@ class MSGGAN:
     """{'w_avg': the running average of the mapping network's outputs}, where there is one."""
     if not self.styled:
       return {}
-    mean = parallel.over_batch(
-      lambda weights, shared, batch: mapped(self.gen_net, weights, batch['z'], batch['y']).mean(0)
-    )(weights, {}, examples)
-    old = state['aux']['w_avg']
-    return {'w_avg': trees.select(jnp.isfinite(mean).all(), mean + W_DECAY * (old - mean), old)}
+    of = lambda weights, batch: mapped(self.gen_net, weights, batch['z'], batch['y'])
+    return {'w_avg': truncation.averaged_w(state['aux']['w_avg'], of, weights, examples)}
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     del batch, held_out, stage
@@ -206,7 +202,7 @@ class MSGGAN:
 
 def mapped(net: msggan.StyleGenerator, params: Any, z: Array, y: Array) -> Array:
   """w [B, w_dim] of latents and labels."""
-  return net.apply({'params': params}, z, y, method=lambda net, z, y: net.mapping(z, y))
+  return net.apply({'params': params}, z, y, method='w')
 
 
 def made(net: Any, variables: dict, z: Array, y: Array, keys: Array) -> Images:
