@@ -251,6 +251,10 @@ class MultiScale(contract.OfNetwork, contract.PlainGenerator):
       return scale
     return {**truncation.OPTIONS, **scale}
 
+  @property
+  def inputs(self) -> Mapping[str, str]:
+    return truncation.INPUTS if isinstance(self.net, msggan.StyleGenerator) else {}
+
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> Shown:
     del sampling
     contract.check_options(given, self.options)

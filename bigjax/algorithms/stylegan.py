@@ -261,6 +261,10 @@ class Styled(contract.OfNetwork, contract.PlainGenerator):
     has = {'truncation': self.net.styled, 'noise': self.net.noisy}
     return {name: words for name, words in truncation.OPTIONS.items() if has[name]}
 
+  @property
+  def inputs(self) -> Mapping[str, str]:
+    return truncation.INPUTS if self.net.styled else {}
+
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> StyleSpec:
     del sampling
     contract.check_options(given, self.options)

@@ -14,6 +14,9 @@ from bigjax.algorithms import stylegan
 from bigjax.algorithms.base import configs, contract
 from bigjax.core import config as core_config
 from bigjax.core import errors, trees
+from bigjax.sampling import stablehlo
+from bigjax.sampling.loaded import Loaded
+from bigjax.sampling.sampler import from_card
 from bigjax.training import loop, ready
 from bigjax.training.program import make_program
 
@@ -213,6 +216,30 @@ def test_noise_is_of_each_sample_or_of_all_or_none(sampled):
   assert differ(average['const'], average['none'])
   np.testing.assert_array_equal(average['none'], average['none'][:1].repeat(3, 0))
   np.testing.assert_array_equal(images(1), images()[1:])  # a sample is of itself alone
+
+
+def test_an_exported_program_takes_psi():
+  """One program makes the images of every truncation; its card says how."""
+  export = pytest.importorskip('jax.export')
+  pytest.importorskip('flatbuffers')
+  algorithm, stage, params = made()
+  card = {
+    'algorithm': 'stylegan', 'architecture': algorithm.architecture(stage), 'sampling': {},
+    'class_names': ['all'],
+  }  # fmt: skip
+  gen = {'params': params, 'w_avg': jnp.ones(16), 'alpha': jnp.float32(1)}
+  sampler, gen, card = from_card(gen, card, jax.devices()[:1])
+  generator = Loaded(sampler, gen, card)
+  z, y = sampler.latents(0, 3, generator.spec()), np.zeros(3, np.int32)
+  program = export.deserialize(stablehlo.program(generator, generator.spec()))
+  run = jax.jit(program.call)
+  made_at = {psi: np.asarray(run(z, y, np.float32(psi))).astype(int) for psi in (1, 0.5)}
+  for psi, images in made_at.items():
+    assert np.abs(images - generator.images(z, y, generator.spec(psi))).max() <= 1
+  assert np.abs(made_at[1] - made_at[0.5]).max() > 3
+  card = stablehlo.program_card(generator, generator.spec('0.7:2'), False, 'x.stablehlo')
+  assert set(card['inputs']) == {'z', 'y', 'psi'}
+  assert 'images = np.asarray(jax.jit(program.call)(z, y, np.float32(0.7)))' in card['use'][-1]
 
 
 def test_rows_have_the_options_of_what_they_have():

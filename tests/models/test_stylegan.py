@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bigjax.core import trees
-from bigjax.models import pggan, stylegan
+from bigjax.models import msggan, pggan, stylegan
 from bigjax.nn import kernels
 from bigjax.nn.objectives import losses, regularizers
 from bigjax.nn.style import equalized
@@ -114,6 +114,26 @@ def test_the_first_row_is_pggan():
   for ours, other, want in zip(plain, blurred, theirs, strict=True):
     np.testing.assert_allclose(ours, want, rtol=1e-4, atol=1e-5)
     assert np.abs(other - want).max() > 0.01
+
+
+def test_msg_stylegan_is_of_the_same_parts():
+  """Its generator's last image, and its discriminator that is given that one alone."""
+  z, y, x = latents(4, 8), np.zeros(4, np.int32), pictures(4, 8)
+  of_gen, of_disc = raw(gen_shapes(8, **MAPPING, **SMALL)), raw(disc_shapes(8, **SMALL), seed=1)
+  noise = noise_of(4, 8)
+  alone = {'scales': 'none', 'stddev_every': False, 'stddev_block': None}
+
+  @jax.jit
+  def run(of_gen, of_disc):
+    gen = {'params': equalized.scale(of_gen, stylegan.GEN_GAINS)}
+    disc = {'params': equalized.scale(of_disc, stylegan.DISC_GAINS)}
+    last = msggan.StyleGenerator(8, **MAPPING, **SMALL).apply(gen, z, y, noise)[-1]
+    score = msggan.Discriminator(8, **alone, **SMALL).apply(disc, (x[:, ::2, ::2], x), y)
+    ours = stylegan.Generator(8, **MAPPING, **SMALL).apply(gen, z, y, 3, 1.0, noise)
+    return (last, score), (ours, stylegan.Discriminator(8, **SMALL).apply(disc, x, y, 3))
+
+  for theirs, ours in zip(*run(of_gen, of_disc), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_styles_reach_their_layers_alone():

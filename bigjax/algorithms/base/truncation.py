@@ -31,6 +31,9 @@ OPTIONS: Mapping[str, str] = types.MappingProxyType({
   'truncation': 'psi or psi:layers, towards the average w: 0.7, 0.7:8, none (default)',
   'noise': 'of the layers: random (default), const (the same for all samples), none',
 })  # fmt: skip
+INPUTS: Mapping[str, str] = types.MappingProxyType({
+  'psi': 'how much is left of the way from the average w, 1: untruncated',
+})  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
