@@ -50,7 +50,7 @@ class StyleGAN:
   labels: LabelLaw
   loss: losses.Loss
   penalties: tuple[tuple[str, regularizers.Penalty], ...]
-  drift: Callable[[Array], Array]  # scores of real images -> [B]
+  score_terms: tuple[tuple[str, Callable[[Array], Array]], ...]  # scores of real images -> [B]
   mixing: float  # the share of minibatches in which styles are mixed
   ema: schedules.Decay
 
@@ -150,7 +150,7 @@ class StyleGAN:
       f'd_{name}': penalty(score, real, fake, purpose(batch['keys'], name)).mean()
       for name, penalty in self.penalties
     }
-    values['d_drift'] = self.drift(real_scores).mean()
+    values |= {f'd_{name}': term(real_scores).mean() for name, term in self.score_terms}
     return sum(values.values(), metrics['d_loss']), metrics | values
 
   def gen_loss(
@@ -407,7 +407,7 @@ def make(
     labels=label_law('data', config.data.num_classes, class_counts),
     loss=losses.LOSSES[opt.loss],
     penalties=tuple((name, penalty) for name, penalty in penalties if penalty),
-    drift=regularizers.drift(opt.drift),
+    score_terms=(('drift', regularizers.drift(opt.drift)),) if opt.drift else (),
     mixing=opt.style_mixing,
     ema=schedules.ema_half_life(1000 * opt.ema_half_life),
   )  # fmt: skip
