@@ -39,7 +39,7 @@ def test_what_is_read(words, spec, said, described):
     ({'truncation': '0.7:0'}, 'give at least 1'),
     ({'truncation': '0.7:'}, 'give a whole number'),
     ({'truncation': '0.7:resample'}, 'give a whole number'),
-    ({'noise': 'constant'}, "the noise is 'constant' \\(did you mean 'const'"),
+    ({'noise': 'constant'}, "the noise is 'constant' \\(did you mean const"),
   ],
 )
 def test_what_is_refused(words, message):
