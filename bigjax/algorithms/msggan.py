@@ -79,7 +79,7 @@ class MSGGAN:
     disc = plain.init(key_disc, resampling.pyramid(whole, self.num_scales), y)['params']
     disc = self.disc.init(player.replace(disc, given.get('disc', {})))
     ema = player.replace(gen['params'], given.get('ema', {}))
-    aux = {'w_avg': jnp.zeros((net.w_dim,), jnp.float32)} if self.styled else {}
+    aux = {'w_avg': jnp.zeros((net.w_size,), jnp.float32)} if self.styled else {}
     return player.initial_state(key_state, {'gen': gen, 'disc': disc}, ema, aux)
 
   def fresh(self, key: Array, shape: tuple[int, ...]) -> dict[str, Array]:
@@ -304,8 +304,8 @@ BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 KEYS: Keys = {
   'model.network': Key('stylegan', 'whose networks: progan or stylegan', choices=tuple(GENERATORS)),
   **with_defaults(style_config.KEYS, optim__gen_lr=3e-3, optim__disc_lr=3e-3),
-  'model.w_dim': Key(512, 'dimensions of w (stylegan)', least=1, most=65_536),
-  'model.mapping_layers': Key(8, 'layers from z to w (stylegan)', least=1, most=64),
+  'model.w_dim': Key(512, 'dimensions of w, where z is mapped', least=1, most=65_536),
+  'model.mapping_layers': Key(8, 'layers from z to w; 0: w is z, normalised', most=64),
   'model.combine': Key(
     'cat_lin', 'how D joins an image to what came down', choices=msggan.COMBINE,
   ),
