@@ -39,7 +39,8 @@ def batch_of(stage, seed=0):
 
 
 def synthetic(**changes):
-  """A tiny run of two stages, of the classes that synthetic data has."""
+  """A tiny run of two stages, of the classes that synthetic data has; few layers to compile."""
+  changes = {'model__mapping_layers': 2, **changes}
   return tiny(data__source='synthetic:80', data__num_classes=10, **changes)
 
 
@@ -112,7 +113,7 @@ def test_resuming_in_a_fade_equals_going_on(tmp_path, program, monkeypatch):
 @functools.cache
 def made(name='stylegan:tiny', **changes):
   """(Algorithm, its last stage, weights of a generator)."""
-  algorithm = stylegan.make(tiny(name, **changes))
+  algorithm = stylegan.make(tiny(name, model__mapping_layers=2, **changes))
   shapes = jax.eval_shape(algorithm.init, jax.random.key(0))['players']['gen']['params']
   return algorithm, algorithm.stages(4)[-1][1], weights(shapes)
 

@@ -174,21 +174,15 @@ def noise_of(num, resolution, seed=0):
 
 @functools.cache
 def small():
-  """Both networks at 8 px, and (their outputs, gradients of blocks) at a level and alpha."""
+  """(Images of a level, level, alpha) -> those of a generator at 8 px, scores of a critic."""
   gen = stylegan.Generator(8, **MAPPING, **SMALL)
   disc = stylegan.Discriminator(8, **SMALL)
   params = weights(gen_shapes(8, **MAPPING, **SMALL)), weights(disc_shapes(8, **SMALL), seed=1)
   z, y = latents(4, 8), np.zeros(4, np.int32)
 
-  def made(params, level, alpha):
-    return gen.apply({'params': params}, z, y, level, alpha, noise_of(4, 2**level))
-
   def run(gen_params, disc_params, images, level, alpha):
-    image = made(gen_params, level, alpha)
-    score = lambda p: disc.apply({'params': p}, images, y, level, alpha)
-    of_gen = jax.grad(lambda p: jnp.square(made(p, level, alpha)).sum())(gen_params)
-    of_disc = jax.grad(lambda p: score(p).sum())(disc_params)
-    return image, score(disc_params), of_gen, of_disc
+    image = gen.apply({'params': gen_params}, z, y, level, alpha, noise_of(4, 2**level))
+    return image, disc.apply({'params': disc_params}, images, y, level, alpha)
 
   run = jax.jit(run, static_argnums=3)
   return lambda images, level, alpha: run(*params, images, level, jnp.float32(alpha))
@@ -197,18 +191,14 @@ def small():
 def test_a_fade_begins_and_ends_without_a_jump():
   run, double = small(), lambda x: np.asarray(x).repeat(2, 1).repeat(2, 2)
   images = pictures(4, 4)
-  before, judged, of_gen, of_disc = run(images, 2, 1)
-  begun, of_begun, *_ = run(double(images), 3, 0)
-  half, of_half, *_ = run(double(images), 3, 0.5)
-  ended, *_ = run(double(images), 3, 1)
+  before, judged = run(images, 2, 1)
+  begun, of_begun = run(double(images), 3, 0)
+  half, of_half = run(double(images), 3, 0.5)
+  ended, _ = run(double(images), 3, 1)
   np.testing.assert_array_equal(begun, double(before))
   np.testing.assert_allclose(of_begun, judged, rtol=1e-5)
   np.testing.assert_allclose(half, (begun + ended) / 2, atol=1e-5)
   assert np.abs(ended - begun).max() > 0.1 and np.abs(of_half - judged).max() > 1e-4
-  # Before it, the new blocks have no gradient at all.
-  for grads, new in ((of_gen['synthesis'], 'ToRGB_lod0'), (of_disc, 'FromRGB_lod0')):
-    moved = {path.split('/')[0] for path, g in trees.flat(grads).items() if np.any(g)}
-    assert moved == set(grads) - {'8x8', new}
 
 
 def test_classes_compute_dtype_and_remat():
