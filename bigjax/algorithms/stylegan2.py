@@ -42,7 +42,6 @@ from bigjax.nn.style import blocks, stylegan
 from bigjax.nn.style.equalized import Gains
 
 Array = jax.Array
-W_DECAY = 0.995  # of the average w, per update that draws latents
 PL_DECAY = 0.01  # how far the average path length goes towards that of a minibatch
 UNSPLIT = (
   'examples of a path length cannot be split over {devices} devices; lower optim.pl_batch_shrink.'
@@ -311,11 +310,9 @@ class StyleGAN2:
     return state, metrics | refused
 
   def averaged_w(self, w_avg: Array, weights: Any, examples: dict) -> Array:
-    """The average of the mapping network's outputs, after it has mapped a minibatch."""
-    mean = parallel.over_batch(
-      lambda weights, shared, batch: mapped(self.gen_net, weights, batch['z'], batch['y']).mean(0)
-    )(weights, {}, examples)
-    return trees.select(jnp.isfinite(mean).all(), mean + W_DECAY * (w_avg - mean), w_avg)
+    """The average w after the mapping network has mapped a minibatch."""
+    mapping = lambda weights, batch: mapped(self.gen_net, weights, batch['z'], batch['y'])
+    return truncation.averaged_w(w_avg, mapping, weights, examples)
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     del stage
@@ -386,7 +383,7 @@ class Styled(contract.OfNetwork, contract.PlainGenerator):
 
   net: stylegan2.Generator
 
-  options = dict(truncation.OPTIONS)  # noqa: RUF012 - a constant, not a field
+  options, inputs = truncation.OPTIONS, truncation.INPUTS
 
   def spec(
     self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None

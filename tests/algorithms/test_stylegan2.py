@@ -526,6 +526,8 @@ def test_what_the_ladder_switches():
   }  # fmt: skip
   assert differs('d', 'c') == {'optim.pl_weight'}
   assert differs('c', 'b') == {'optim.lazy'}
+  first, theirs = (core_config.flat(configs.read(name)) for name in ('stylegan2:a', 'stylegan'))
+  assert first == theirs
 
 
 def test_what_of_the_other_game_a_variant_leaves():
