@@ -21,8 +21,9 @@ FFHQ, FID and path length on cars:
 and FID 6.93 on cats, 3.86 on churches, 3.43 on horses. Rows A to D of the paper grow as StyleGAN
 does, from 8 px: `a` is that paper's own game, `--config stylegan`, and `b`, `c`, `d` have what else
 they switch (weight demodulation, when R1 is due, path length, networks of StyleGAN's shape, widths
-and learning rate) but train at 1024 px from the start, so that the FIDs above are not theirs. `g_orig`, `g_skip`, `g_resnet` and `d_orig`, `d_skip`, `d_resnet` after `e` are the nine of
-the paper's Table 2. `ada` and `diffaug` have the games of those papers with these networks.
+and learning rate) but train at 1024 px from the start, so that the FIDs above are not theirs.
+`g_orig`, `g_skip`, `g_resnet` and `d_orig`, `d_skip`, `d_resnet` after `e` are the nine of the
+paper's Table 2. `ada` and `diffaug` have the games of those papers with these networks.
 
 Different from the paper: of FFHQ's images, one in a hundred is held out, for scores; cars are
 squares cut out of the middle, where the paper fills 512x384 up with black.
