@@ -417,6 +417,7 @@ def make_generator(architecture: dict[str, Any]) -> Styled:
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 # fmt: off
 SHARED = {name: key for name, key in style_config.KEYS.items() if name != 'optim.d_steps'}
+R1 = ('r1_gamma', 'r1_every', 'r1_plain')
 SIZES = ('resolution', 'num_classes', 'fmap_base', 'fmap_max', 'z_dim', 'w_dim', 'mapping_layers',
          'channels', 'architecture')  # of the sampled network
 KEYS: Keys = {
@@ -424,7 +425,7 @@ KEYS: Keys = {
     SHARED, model__fmap_base=16_384, optim__batch_size=32, optim__gen_lr=2e-3,
     optim__disc_lr=2e-3, optim__ema_decay=0.0,
   ),
-  'model.w_dim': Key(512, 'dimensions of w', least=1, most=65_536),
+  'model.w_dim': Key(512, 'dimensions of w, where z is mapped', least=1, most=65_536),
   'model.mapping_layers': Key(8, 'layers from z to w', least=1, most=64),
   'model.gen_architecture': Key(
     'skip', 'shape of the generator', choices=stylegan2.ARCHITECTURES,
@@ -442,10 +443,9 @@ KEYS: Keys = {
   'optim.lazy': Key(
     True, 'R1 and path length have updates of their own, now and then; False: in every loss',
   ),
-  'optim.r1_gamma': Key(10.0, 'gradient penalty on real images (R1; BigGAN Eq. 5); 0: off'),
-  'optim.r1_every': Key(16, 'steps between two updates by R1', least=1, most=1000),
-  'optim.r1_plain': Key(
-    True, 'its gradient is by images before augmentation, through it (ADA); else by augmented ones',
+  **with_defaults(
+    {f'optim.{name}': places_config.KEYS[f'optim.{name}'] for name in R1},
+    optim__r1_gamma=10.0, optim__r1_every=16, optim__r1_plain=True,
   ),
   'optim.pl_weight': Key(2.0, 'path length regularisation of the generator; 0: off'),
   'optim.pl_every': Key(4, 'steps between two updates by path length', least=1, most=1000),
