@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from bigjax.core import trees
-from bigjax.models.pretrained.inception import resize
+from bigjax.nn.resizing import resize
 
 Array = jax.Array
 EXACT = lax.Precision.HIGHEST
