@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, player, style_config
+from bigjax.algorithms.base import configs, contract, player, style_config, truncation
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
-from bigjax.algorithms.base.draws import LabelLaw, example_keys, keys_of, label_law, purpose
+from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import averaging
 from bigjax.core import errors, parallel, trees
@@ -220,32 +220,26 @@ def made(net: Any, variables: dict, z: Array, y: Array, keys: Array) -> Images:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
-  """Sampling settings: truncation in w, and the scale that is shown.
+class Shown(truncation.StyleSpec):
+  """Sampling settings: those of styles, where there are any, and the scale that is shown.
 
   Attributes:
-    psi: how far from the average w, 1: untruncated, 0: all images are one; may be traced.
-    cutoff: how many of the first layers that is for; 0: all of them.
     scale: pixels of the image that is shown, enlarged by repetition; 0: of the last.
   """
 
-  psi: float = 1.0
-  cutoff: int = 0
   scale: int = 0
 
   def __str__(self) -> str:
-    return ', '.join(self.described().values()) or 'as trained'
+    return super().__str__() + (f', scale {self.scale}' if self.scale else '')
 
   def described(self) -> dict[str, Any]:
-    found = {}
-    if not isinstance(self.psi, float) or self.psi != 1:
-      found['truncation'] = f'{self.psi}' + (f':{self.cutoff}' if self.cutoff else '')
-    return found | ({'scale': f'{self.scale}'} if self.scale else {})
+    return super().described() | ({'scale': f'{self.scale}'} if self.scale else {})
 
 
-jax.tree_util.register_dataclass(Shown, data_fields=['psi'], meta_fields=['cutoff', 'scale'])
-PSI = Range(-10, 10, whole=False)
-CUTOFF, SCALE = Range(0, 100), Range(4, 1024)
+jax.tree_util.register_dataclass(
+  Shown, data_fields=['psi'], meta_fields=['cutoff', 'noise', 'scale']
+)
+SCALE = Range(4, 1024)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,21 +253,16 @@ class MultiScale(contract.OfNetwork, contract.PlainGenerator):
     scale = {'scale': 'pixels of the image shown, enlarged: 4, 8, ... (default: the last)'}
     if not isinstance(self.net, msggan.StyleGenerator):
       return scale
-    return {'truncation': 'psi or psi:layers, towards the average w: 0.7, 0.7:8, none', **scale}
+    return {**truncation.OPTIONS, **scale}
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> Shown:
     del sampling
     contract.check_options(given, self.options)
-    given = given or {}
-    psi, _, layers = given.get('truncation', 'none').partition(':')
-    scale = SCALE.read('scale=', given['scale']) if 'scale' in given else 0
+    scale = SCALE.read('scale=', given['scale']) if given and 'scale' in given else 0
     if scale and scale not in self.scales():
       known = ', '.join(map(str, self.scales()))
       raise errors.UserError(f'scale={scale} is none of this generator; give one of {known}.')
-    return Shown(
-      1.0 if psi == 'none' else float(PSI.read('truncation=', psi)),
-      CUTOFF.read('truncation=psi:', layers) if layers else 0, scale,
-    )  # fmt: skip
+    return Shown(**truncation.fields(given), scale=scale)
 
   def scales(self) -> Sequence[int]:
     """Pixels of its images, the smallest first."""
@@ -281,13 +270,12 @@ class MultiScale(contract.OfNetwork, contract.PlainGenerator):
 
   def images(self, gen: Gen, z: Array, y: Array, spec: Shown) -> Images:
     """The images of every scale, 4 px first."""
-    net, variables, keys = self.net, {'params': gen['params']}, keys_of(z)
+    net, variables, keys = self.net, {'params': gen['params']}, spec.noise_keys(z)
     if not isinstance(net, msggan.StyleGenerator):
-      return made(net, variables, z, y, keys)
-    noise = stylegan.noise_maps(keys, net.resolution)
+      return net.apply(variables, z, y)
+    noise = None if keys is None else stylegan.noise_maps(keys, net.resolution)
     w = mapped(net, gen['params'], z, y)
-    ws = stylegan.broadcast(w, 2 * len(self.scales()))
-    ws = stylegan.truncate(ws, gen['w_avg'], spec.psi, spec.cutoff or None)
+    ws = spec.styles(w, gen['w_avg'], 2 * len(self.scales()))
     return net.apply(variables, ws, noise, method=lambda net, *given: net.synthesis(*given))
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: Shown) -> Array:

@@ -118,7 +118,7 @@ def test_truncation_is_towards_the_average_w(styled):
   # At 0 only the noise, which follows z, tells samples apart; it has no weight at the start.
   np.testing.assert_allclose(average, average[:1].repeat(3, 0), atol=1e-4)
   assert np.abs(shown(truncation='0:1') - average).max() > 1e-3  # the first layer alone
-  assert str(generator.spec({}, {'truncation': '0.7:8'})) == '0.7:8'
+  assert str(generator.spec({}, {'truncation': '0.7:8'})) == '0.7 (psi, 8 layers)'
 
 
 def test_any_scale_can_be_shown(styled):

@@ -35,6 +35,28 @@ def stylegan(arrays):
   return ours
 
 
+def stylegan2(arrays):
+  """Parameters or gradients under StyleGAN2's names, by ours; its buffers are left out."""
+  ours = {}
+  for name, w in arrays.items():
+    path = name.replace('.', '/')
+    if name.endswith(('noise_const', 'w_avg')):
+      continue
+    if name.endswith('embed.weight'):
+      path, w = path.replace('weight', 'embedding'), w.T
+    elif name.endswith('embed.bias'):
+      path = path.replace('embed/bias', 'embed_bias')
+    elif name.endswith('.weight'):
+      path = path.replace('weight', 'kernel')
+      w = of_map(w) if name == 'b4.fc.weight' else kernel(w)
+      if name.startswith('synthesis') and name.endswith('conv0.weight'):
+        w = w[::-1, ::-1]  # convolves there, correlates here
+    elif name.endswith('.const'):
+      w = w.transpose(1, 2, 0)
+    ours[path] = w
+  return ours
+
+
 def nested(arrays):
   return trees.nest({path: jnp.asarray(w, jnp.float64) for path, w in arrays.items()})
 
@@ -65,3 +87,14 @@ def noise(arrays):
   """The fixed noise maps of StyleGAN's synthesis, in order."""
   maps = under(arrays, 'G/synthesis.noise')
   return tuple(pictures(maps[str(i)]) for i in range(len(maps)))
+
+
+def noise_of_layers(arrays, prefix='in/noise.'):
+  """StyleGAN2's noise by the names of its layers, in order: [N, 1, r, r], or [r, r] for all."""
+  found = {}
+  for name, x in under(arrays, prefix).items():
+    layer = name.removesuffix('.noise_const')
+    if layer != name or prefix.endswith('noise.'):
+      size, conv = layer.removeprefix('synthesis.').split('.')
+      found[int(size[1:]), conv] = pictures(x if x.ndim == 4 else x[None, None])
+  return tuple(found[at] for at in sorted(found))

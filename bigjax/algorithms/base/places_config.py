@@ -1,6 +1,7 @@
 """What a config puts into the five places of base/places.py, and the keys that say it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -105,6 +106,10 @@ KEYS: Keys = {
   'augment.kimg': Key(500.0, 'thousand images in which p goes from 0 to 1', since=1, above=0),
 }
 # fmt: on
+# Those of an augmentation with a probability, for games that have no other places.
+OF_AUGMENTATION: Keys = {
+  name: KEYS[name] for name in ('augment.name', 'augment.p', 'augment.target', 'augment.kimg')
+}
 # Keys that change nothing while all of these are off, which is their default here.
 SAYS_HOW = {
   'optim.r1_every': ('optim.r1_gamma',),
@@ -127,32 +132,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: names the first such keys.
   """
-  # The probability of the augmentation: fixed or adapted, and of something that has one.
   how, opt = config.augment, config.optim
-  has_p = how.name.startswith(ADAPTIVE) or how.pseudo
-  if how.target and how.p:
-    raise errors.UserError(
-      f'augment.p={how.p:g} fixes the probability of the augmentation, and '
-      f'augment.target={how.target:g} adapts it; give one of them, and 0 for the other.'
-    )
-  if (how.target or how.p) and not has_p:
-    key = 'target' if how.target else 'p'
-    raise errors.UserError(
-      f'augment.{key} is {how[key]:g}, but augment.name={how.name} has no probability; give one of '
-      "ADA's sets, such as augment.name=ada_bgc, or augment.pseudo=True, or set it to 0."
-    )
-  if has_p and not (how.target or how.p):
-    what = 'augment.pseudo=True' if how.pseudo else f'augment.name={how.name}'
-    raise errors.UserError(
-      f'{what} needs a probability; give augment.target=0.6, which adapts it, or a fixed one by '
-      'augment.p.'
-    )
-  adaptive_of = augment.find(how.name) if how.name.startswith(ADAPTIVE) else None
-  if adaptive_of and config.data.channels == 1 and adaptive_of.transforms <= ada.OF_COLOURS:
-    raise errors.UserError(
-      f'augment.name={how.name} changes colours alone, and images are grey (data.channels=1); '
-      "give another of ADA's sets, such as augment.name=ada_bg, or data.channels=3."
-    )
+  check_augmentation(config)
   if how.target and not errors.pick(opt.loss, losses.LOSSES, 'optim.loss').has_sides:
     raise errors.UserError(
       f'augment.target={how.target:g} adapts to the sign of scores, which says nothing with '
@@ -165,7 +146,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       'optim.dragan_weight takes the deviation of the whole batch, which is never whole with '
       f'run.microbatches={config.run.microbatches}; set that to 1, or take another penalty.'
     )
-  check_idle(config)
+  check_idle(config, KEYS)
   if how.pseudo and how.name.startswith(ADAPTIVE):
     raise errors.UserError(
       f'augment.pseudo and augment.name={how.name} would both be driven by one probability; turn '
@@ -178,14 +159,52 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def check_idle(config: ml_collections.ConfigDict) -> None:
-  """Refuse keys that say how, where another key says that not.
+def check_augmentation(config: ml_collections.ConfigDict) -> None:
+  """Refuse an augmentation and a probability that mean nothing together.
+
+  Args:
+    config: with OF_AUGMENTATION at least.
+  Raises:
+    UserError: names the first such keys.
+  """
+  # The probability of the augmentation: fixed or adapted, and of something that has one.
+  how, pseudo = config.augment, config.augment.get('pseudo', False)
+  has_p = how.name.startswith(ADAPTIVE) or pseudo
+  if how.target and how.p:
+    raise errors.UserError(
+      f'augment.p={how.p:g} fixes the probability of the augmentation, and '
+      f'augment.target={how.target:g} adapts it; give one of them, and 0 for the other.'
+    )
+  if (how.target or how.p) and not has_p:
+    key = 'target' if how.target else 'p'
+    raise errors.UserError(
+      f'augment.{key} is {how[key]:g}, but augment.name={how.name} has no probability; give one of '
+      "ADA's sets, such as augment.name=ada_bgc, or augment.pseudo=True, or set it to 0."
+    )
+  if has_p and not (how.target or how.p):
+    what = 'augment.pseudo=True' if pseudo else f'augment.name={how.name}'
+    raise errors.UserError(
+      f'{what} needs a probability; give augment.target=0.6, which adapts it, or a fixed one by '
+      'augment.p.'
+    )
+  adaptive_of = augment.find(how.name) if how.name.startswith(ADAPTIVE) else None
+  if adaptive_of and config.data.channels == 1 and adaptive_of.transforms <= ada.OF_COLOURS:
+    raise errors.UserError(
+      f'augment.name={how.name} changes colours alone, and images are grey (data.channels=1); '
+      "give another of ADA's sets, such as augment.name=ada_bg, or data.channels=3."
+    )
+
+
+def check_idle(config: ml_collections.ConfigDict, keys: Keys) -> None:
+  """Refuse those of `keys` that say how, where another key says that not.
 
   Raises:
     UserError: names the first.
   """
   values = flat(config)
   for name, switches in SAYS_HOW.items():
+    if name not in keys:
+      continue
     default, value = KEYS[name].default, values[name]
     if value != default and all(values[switch] == KEYS[switch].default for switch in switches):
       verb, off = 'is' if len(switches) == 1 else 'are', KEYS[switches[0]].default
@@ -215,7 +234,7 @@ def places(
     UserError: a name that stands for nothing, or what means nothing together.
   """
   check(config)
-  opt, how = config.optim, config.augment
+  opt = config.optim
   counts = class_counts or (lambda: [1] * config.data.num_classes)  # not read where not needed
   disc_terms, gen_terms = terms(opt)
   score_terms, weight_terms, filters, starts, periods = (), (), (), (), ()
@@ -234,14 +253,8 @@ def places(
     epochs = opt.batch_size * opt.d_steps / sum(counts())  # of a step
     filters = (('top_k', regularizers.top_k(opt.top_k_decay**epochs, opt.top_k_least)),)
     starts += (('top_k', lambda weights, key: regularizers.top_k_start()),)
-  # ADA's controller of p, whose state is the augmentation's.
-  controller = None
-  if how.target:
-    measure = errors.pick(how.measure, adaptive.MEASURES, 'augment.measure')
-    controller = adaptive.Controller(
-      opt.batch_size * opt.d_steps, how.target, how.kimg, measure=measure
-    )
-    starts += (('augment', lambda weights, key: controller.init()),)
+  fields = augmentation(config, opt.batch_size * opt.d_steps)
+  starts += fields.pop('starts')
   # Latents near others (zCR), lazy terms, and what the discriminator's features go through.
   near = lambda keys, z: regularizers.nearby(keys, z, opt.zcr_sigma)
   for name, weight, every in (
@@ -254,10 +267,7 @@ def places(
   )(amount)
   gran = {'k': opt.gran_k, 'eps': opt.gran_eps} if opt.scores == 'gran' else {}
   return Places(
-    augment=augment.find(how.name),
-    pseudo=how.pseudo,
-    controller=controller,
-    strength=how.p,
+    **fields,
     perturb=perturb,
     transform=errors.pick(opt.scores, scores.TRANSFORMS, 'optim.scores')(**gran),
     loss=errors.pick(opt.loss, losses.LOSSES, 'optim.loss'),
@@ -270,6 +280,24 @@ def places(
     starts=starts,
     periods=periods,
   )
+
+
+def augmentation(config: ml_collections.ConfigDict, num: int) -> dict[str, Any]:
+  """The fields of Places that an augmentation and its strength have.
+
+  Args:
+    config: with OF_AUGMENTATION at least, checked.
+    num: training images of a step.
+  """
+  how, controller, starts = config.augment, None, ()
+  if how.target:  # ADA's controller of p, whose state is the augmentation's
+    measure = errors.pick(how.get('measure', 'lambda_r'), adaptive.MEASURES, 'augment.measure')
+    controller = adaptive.Controller(num, how.target, how.kimg, measure=measure)
+    starts = (('augment', lambda weights, key: controller.init()),)
+  return {
+    'augment': augment.find(how.name), 'pseudo': how.get('pseudo', False), 'strength': how.p,
+    'controller': controller, 'starts': starts,
+  }  # fmt: skip
 
 
 def terms(

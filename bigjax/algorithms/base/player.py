@@ -320,6 +320,16 @@ def vital_signs(players: Mapping[str, Player], states: Mapping[str, dict[str, An
   return signs
 
 
+def accuracies(train: Array, held_out: Array, fake: Array) -> Metrics:
+  """Shares of scores [B] on the right side of 0: of training, held-out and fake images."""
+  share = lambda right: right.mean(dtype=jnp.float32)
+  return {
+    'probe_accuracy_train': share(train > 0),
+    'probe_accuracy_held_out': share(held_out > 0),
+    'probe_accuracy_fake': share(fake < 0),
+  }
+
+
 def to_float(image: Array) -> Array:
   """uint8 images in [0, 255] as float32 in [-1, 1]; floats are in [-1, 1] already."""
   return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image

@@ -336,14 +336,9 @@ class ResidualGAN:
         judge = lambda part: scores_of(self.disc_net.apply({'params': weights['disc']}, *part))[0]
         return microbatched(judge, self.microbatches, (image, y))
 
-      share = lambda positive: positive.mean(dtype=jnp.float32)
       train, held_out, z, y = (examples[name] for name in ('train', 'held_out', 'z', 'y'))
-      fake = self.images(weights['gen'], z, y)
-      return {
-        'probe_accuracy_train': share(score(to_float(train['image']), train['label']) > 0),
-        'probe_accuracy_held_out': share(score(to_float(held_out['image']), held_out['label']) > 0),
-        'probe_accuracy_fake': share(score(fake, y) < 0),
-      }
+      real = [score(to_float(given['image']), given['label']) for given in (train, held_out)]
+      return player.accuracies(*real, score(self.images(weights['gen'], z, y), y))
 
     fresh = self.fresh(key, train['label'].shape, state['step'])
     examples = {'train': train, 'held_out': held_out, 'z': fresh['z'], 'y': fresh['y']}

@@ -23,28 +23,29 @@ NOTHING: Mapping[str, float] = types.MappingProxyType({})
 
 def gains(
   default: float = RELU_GAIN,
-  others: Mapping[str, float] = NOTHING,
+  others: Mapping[str, float | None] = NOTHING,
   lrmul: Mapping[str, float] = NOTHING,
 ) -> Gains:
   """The rule of kernels' gains, by patterns of their paths; `*` stands for anything, '/' included.
 
   Args:
     default: gain of leaves named `kernel`; biases and all other leaves are left alone.
-    others: {pattern: gain} of the kernels that have another one; the first that matches counts.
+    others: {pattern: gain} of the kernels that have another one, and of leaves of other names that
+      have one; None leaves a kernel alone. The first that matches counts.
     lrmul: {pattern: multiplier} of layers that learn so much slower, as StyleGAN's mapping does by
       0.01: kernel and bias times it. Their kernels start at N(0, 1) / multiplier.
   """
 
-  def first(given, path):
-    return next((value for at, value in given.items() if fnmatch.fnmatchcase(path, at)), None)
+  def first(given, path, otherwise):
+    return next((value for at, value in given.items() if fnmatch.fnmatchcase(path, at)), otherwise)
 
   def gain(path, leaf):
     del leaf
-    slower = first(lrmul, path)
-    if path.rsplit('/', 1)[-1] == 'kernel':
-      own = first(others, path)
-      return (default if own is None else own) * (1.0 if slower is None else slower)
-    return slower if path.rsplit('/', 1)[-1] == 'bias' else None
+    name, slower = path.rsplit('/', 1)[-1], first(lrmul, path, None)
+    own = first(others, path, default if name == 'kernel' else None)
+    if own is None:
+      return slower if name == 'bias' else None
+    return own if slower is None else own * slower
 
   return gain
 

@@ -1,0 +1,95 @@
+"""How StyleGANs are sampled: truncation in w (psi), and what the noise of their layers is.
+
+  bigjax sample --truncation 0.7:8 --sampling noise=const
+
+One dialect for all games with a mapping network. It is another one than that of nn/latents.py: z is
+N(0, I) here, whatever psi is, and psi is the way that is left from the average w (Karras et al.
+2019, Appendix B), in all layers or the first few. Untruncated unless told: scores are of psi = 1.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from bigjax.algorithms.base.draws import keys_of
+from bigjax.core import errors
+from bigjax.core.ranges import Range
+from bigjax.nn.style import stylegan
+
+Array = jax.Array
+
+PSI = Range(-10, 10, whole=False)
+LAYERS = Range(1, 100)
+# A noise of each sample's own, which follows from its latents; one that all samples share; none.
+NOISE = {'random': 'of each sample', 'const': 'the same for all', 'none': 'none at all'}
+OPTIONS: Mapping[str, str] = types.MappingProxyType({
+  'truncation': 'psi or psi:layers, towards the average w: 0.7, 0.7:8, none (default)',
+  'noise': 'of the layers: random (default), const (the same for all samples), none',
+})  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class StyleSpec:
+  """Sampling settings of a generator with styles; a game with more of them adds fields.
+
+  Attributes:
+    psi: how far from the average w, 1: untruncated, 0: all styles are the average; may be traced.
+    cutoff: how many of the first layers that is for; 0: all of them.
+    noise: a key of NOISE.
+  """
+
+  psi: float = 1.0
+  cutoff: int = 0
+  noise: str = 'random'
+
+  dialect = 'psi'
+
+  @property
+  def truncation(self) -> float:
+    """What a sweep over truncations is drawn against."""
+    return self.psi
+
+  def __str__(self) -> str:
+    where = f', {self.cutoff} layers' if self.cutoff else ''
+    words = 'untruncated' if self.psi == 1 else f'{self.psi:g} (psi{where})'
+    return words if self.noise == 'random' else f'{words}, noise {self.noise}'
+
+  def described(self) -> dict[str, Any]:
+    """JSON-able values, in the words in which they are given."""
+    psi = f'{self.psi}' + (f':{self.cutoff}' if self.cutoff else '')
+    noise = {} if self.noise == 'random' else {'noise': self.noise}
+    return {'truncation': 'none' if self.psi == 1 else psi, **noise}
+
+  def styles(self, w: Array, w_avg: Array, num_layers: int) -> Array:
+    """What each layer is given [B, num_layers, w_dim], of w [B, w_dim] and its average [w_dim]."""
+    ws = stylegan.broadcast(w, num_layers)
+    return stylegan.truncate(ws, w_avg, self.psi, self.cutoff or None)
+
+  def noise_keys(self, z: Array) -> Array | None:
+    """Keys of the noise of samples: [B] for one of each, [1] for one of all; None for no noise."""
+    if self.noise == 'none':
+      return None
+    return keys_of(z) if self.noise == 'random' else jax.random.key(0)[None]
+
+
+jax.tree_util.register_dataclass(StyleSpec, data_fields=['psi'], meta_fields=['cutoff', 'noise'])
+
+
+def fields(given: Mapping[str, str] | None) -> dict[str, Any]:
+  """The fields of a StyleSpec from the words {option: value} given by a user; others are ignored.
+
+  Raises:
+    UserError: a value means nothing.
+  """
+  given = given or {}
+  psi, colon, layers = given.get('truncation', 'none').partition(':')
+  noise = given.get('noise', 'random')
+  errors.pick(noise, NOISE, 'the noise')
+  return {
+    'psi': 1.0 if psi == 'none' else float(PSI.read('truncation=', psi)),
+    'cutoff': LAYERS.read('truncation=psi:', layers) if colon else 0,
+    'noise': noise,
+  }

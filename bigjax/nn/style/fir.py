@@ -1,0 +1,86 @@
+"""StyleGAN2's resampling (Karras et al. 2020, App. B): the filter [1, 3, 3, 1], and convolutions.
+
+The filter is as wide beyond the border as a convolution that follows needs, so that only zeros are
+out there. Convolutions correlate, as all others here; the official code's of upsampled maps do not,
+and its kernels of those are ours turned by 180 degrees.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigjax.nn import upfirdn
+from bigjax.nn.convolution import interleave
+from bigjax.nn.kernels import FAST, Kernels
+from bigjax.nn.style.blocks import NORMAL
+
+Array = jax.Array
+TAPS = np.array([1.0, 3.0, 3.0, 1.0]) / 8
+
+
+def upsample(x: Array) -> Array:
+  """Twice the resolution: [B, H, W, C] -> [B, 2H, 2W, C]."""
+  return upfirdn.resample(x, TAPS, up=2, pad=(2, 1))
+
+
+def downsample(x: Array) -> Array:
+  """Half the resolution: [B, H, W, C] -> [B, H/2, W/2, C]."""
+  return upfirdn.resample(x, TAPS, down=2, pad=(1, 1))
+
+
+def up_conv_plain(x: Array, kernel: Array, kernels: Kernels = FAST) -> Array:
+  """Upsample by 2, with one pixel more on each side, then convolve 3x3."""
+  return kernels.conv(upfirdn.resample(x, TAPS, up=2, pad=(3, 2)), kernel, 1, 'VALID')
+
+
+def _phases() -> np.ndarray:
+  """What tap a of a 3x3 kernel weighs pixel i - 1 + m with in results 2i + p: [p, m, a]."""
+  weights = np.zeros((2, 3, 3))
+  for p, m, a in np.ndindex(weights.shape):
+    k = 2 * m + 1 - p - a  # tap of the filter that lies between
+    weights[p, m, a] = 2 * TAPS[k] if 0 <= k < len(TAPS) else 0
+  return weights
+
+
+def up_conv(x: Array, kernel: Array, kernels: Kernels = FAST) -> Array:
+  """The same as `up_conv_plain`, as one 3x3 convolution of x: [B, H, W, C] -> [B, 2H, 2W, N].
+
+  Filter and kernel are one of 6x6, and every second of its taps meets an inserted zero: each of the
+  four phases of the result sees 3x3 pixels of x. As many multiplications, of four times as many
+  outputs, and no filtered map in memory.
+  """
+  weights = jnp.asarray(_phases(), kernel.dtype)
+  both = jnp.einsum('pia,qjb,abcd->ijcpqd', weights, weights, kernel, precision='highest')
+  y = kernels.conv(x, both.reshape(*both.shape[:3], -1))
+  return interleave(jnp.split(y, 4, axis=-1))
+
+
+def down_conv(x: Array, kernel: Array, kernels: Kernels = FAST) -> Array:
+  """Filter, then convolve 3x3 with stride 2: [B, H, W, C] -> [B, H/2, W/2, N]."""
+  return kernels.conv(upfirdn.resample(x, TAPS, pad=(2, 2)), kernel, 2, 'VALID')
+
+
+class DownConv(nn.Module):
+  """3x3 or 1x1 convolution to half the resolution: [B, H, W, C] -> [B, H/2, W/2, features]."""
+
+  features: int
+  size: int = 3
+  use_bias: bool = True
+  kernels: Kernels = FAST
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    shape = (self.size, self.size, x.shape[-1], self.features)
+    kernel, x = self.param('kernel', NORMAL, shape, jnp.float32), x.astype(self.dtype)
+    if self.size == 1:  # commutes with the filter, and is cheaper after it
+      x = self.kernels.conv(downsample(x), kernel)
+    else:
+      x = down_conv(x, kernel, self.kernels)
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+      x = x + bias.astype(self.dtype)[None, None, None]
+    return x
