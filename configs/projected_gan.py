@@ -6,7 +6,8 @@
   bigjax train --config projected_gan:flowers --config.data.source=folder:/data/flowers
   bigjax train --config projected_gan:digits
 
-The bare name is `fastgan256`; `fastgan_lite256` is for small sets, `fastgan1024` for large images.
+The bare name is `fastgan256`; `fastgan_lite256` is for small sets, `fastgan1024` for large images,
+`stylegan2_256` has StyleGAN2's generator and separable discriminators.
 `flowers` is for some hundred photos at 64 px on a few cores, whose features are of 64 px, too,
 without enlarging: another protocol than the paper's. `tiny` and `digits` have a network of drawn
 weights that nobody trained, `efficientnet_lite0_random`: it shows that the game works, and what
@@ -42,6 +43,13 @@ def get_config() -> ml_collections.ConfigDict:
 VARIANTS = {
   'fastgan256': {},
   'fastgan_lite256': {'model.network': 'fastgan_lite'},
+  'stylegan2_256': {
+    'model.network': 'stylegan2',
+    'model.z_dim': 64,
+    'model.separable': True,
+    'optim.gen_lr': 2e-3,
+    'optim.disc_lr': 2e-3 * 16 / 17,
+  },
   'fastgan1024': {'data.resolution': 1024},
   'flowers': {
     'run.steps': 4000,

@@ -21,15 +21,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, player, standing_statistics
+from bigjax.algorithms.base import configs, contract, player, standing_statistics, styled
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, keys_of, label_law, purpose
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import DTYPES, averaging
 from bigjax.core import errors, parallel
-from bigjax.core.keys import Key, Keys, with_defaults
+from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
-from bigjax.models import fastgan, projected_gan
+from bigjax.models import fastgan, projected_gan, stylegan2
 from bigjax.models.pretrained import efficientnet_lite0, taps
 from bigjax.nn import augment, optim
 from bigjax.nn.augment import diffaugment
@@ -38,9 +38,11 @@ from bigjax.nn.latents import law
 from bigjax.nn.objectives import losses
 from bigjax.nn.resizing import resize
 from bigjax.nn.schedules import Decay
+from bigjax.nn.style import blocks
 
 Array = jax.Array
 PROJECTION_SEED = 2021
+W_DECAY = 0.998  # of StyleGAN2's average w, per step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Critic:
 class ProjectedGAN:
   """The game of the paper; see contract.Algorithm for what each method promises."""
 
-  synthesis: 'FastGAN'  # or another of GENERATORS
+  synthesis: Any  # the generator as one of GENERATORS makes it
   critic: Critic
   disc_net: projected_gan.Discriminator
   gen: Player
@@ -235,7 +237,7 @@ class ProjectedGAN:
     )  # fmt: skip
 
     ema = player.averaged(state, gen['params'], self.ema(state['step'], stage.examples), 0, finite)
-    aux = self.synthesis.averaged(state['aux'], weights, of_disc)
+    aux = self.synthesis.carried(state['aux'], weights, of_disc)
     skipped = {'gen': gen_skipped, 'disc': disc_skipped}
     state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped, aux)
     return state, metrics | disc_metrics | refused
@@ -248,7 +250,7 @@ class ProjectedGAN:
   def generator(self, state: State, stage: Stage) -> Gen:
     del stage
     params = self.gen.reparametrisation.fold(parallel.all_gather_weights(state['ema']))
-    return {'params': params, **self.synthesis.kept(state['aux'])}
+    return {'params': params, **{name: state['aux'][name] for name in self.synthesis.start()}}
 
   def architecture(self, stage: Stage) -> dict[str, Any]:
     del stage
@@ -266,7 +268,39 @@ def second_half(x: Array) -> Array:
   return x[len(x) // 2 :]
 
 
-# --- Generators
+# --- Generators: what only one kind has. `net`, `start` of what it carries in aux, `images` in
+# training, what it carries after a step, which of that is sampled, and the card.
+
+
+@dataclasses.dataclass(frozen=True)
+class FastGAN:
+  """FastGAN's generator in this game, full or lite; it carries nothing from step to step."""
+
+  net: fastgan.Generator
+
+  def init(self, key: Array) -> Any:
+    """Fresh parameters."""
+    net = self.net.clone(bn_group=None)  # two examples need not divide
+    z, y = jnp.zeros((2, net.z_dim)), jnp.zeros((2,), jnp.int32)
+    return net.init(key, z, y, train=True)['params']
+
+  def start(self) -> dict[str, Array]:
+    return {}
+
+  def images(self, weights: Any, z: Array, y: Array, keys: Array) -> Array:
+    """Images in training [b, r, r, C], with noise of the examples' keys."""
+    noise = fastgan.noise_maps(self.net, purpose(keys, 'noise'))
+    variables = {'params': weights}
+    return self.net.apply(variables, z, y, train=True, noise=noise, mutable=['moments'])[0]
+
+  def carried(self, aux: dict[str, Any], weights: Any, examples: dict) -> dict[str, Array]:
+    del aux, weights, examples
+    return {}
+
+  def card(self) -> dict[str, Any]:
+    fields = ('resolution', 'num_classes', 'z_dim', 'ngf', 'channels')
+    values = {name: getattr(self.net, name) for name in fields}
+    return {'network': 'fastgan_lite' if self.net.lite else 'fastgan', **values}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,58 +312,20 @@ class NoisyStatistics(standing_statistics.StandingStatistics):
     return self.net.apply(variables, z, y, noise=noise, **how)
 
 
-@dataclasses.dataclass(frozen=True)
-class FastGAN:
-  """FastGAN's generator in this game: what only it has."""
-
-  net: fastgan.Generator
-
-  def init(self, key: Array) -> Any:
-    """Fresh parameters."""
-    net = self.net.clone(bn_group=None)  # two examples need not divide
-    z, y = jnp.zeros((2, net.z_dim)), jnp.zeros((2,), jnp.int32)
-    return net.init(key, z, y, train=True)['params']
-
-  def start(self) -> dict[str, Any]:
-    """What it carries from step to step in `aux`."""
-    return {}
-
-  def images(self, weights: Any, z: Array, y: Array, keys: Array) -> Array:
-    """Images in training, [b, r, r, C]."""
-    noise = fastgan.noise_maps(self.net, purpose(keys, 'noise'))
-    variables = {'params': weights}
-    return self.net.apply(variables, z, y, train=True, noise=noise, mutable=['moments'])[0]
-
-  def averaged(self, aux: dict[str, Any], weights: Any, examples: dict) -> dict[str, Any]:
-    """What it carries, after a step."""
-    del aux, weights, examples
-    return {}
-
-  def kept(self, aux: dict[str, Any]) -> dict[str, Any]:
-    """What of that is part of the sampled generator."""
-    del aux
-    return {}
-
-  def card(self) -> dict[str, Any]:
-    """The JSON-able values from which it is built."""
-    fields = ('resolution', 'num_classes', 'z_dim', 'ngf', 'channels')
-    values = {name: getattr(self.net, name) for name in fields}
-    return {'network': 'fastgan_lite' if self.net.lite else 'fastgan', **values}
-
-
 def make_fastgan(config: ml_collections.ConfigDict, dtype: Any, lite: bool) -> FastGAN:
-  """The generator of a config; sizes that it has not are refused by a UserError."""
+  """FastGAN's generator of a config.
+
+  Raises:
+    UserError: there is none of its resolution.
+  """
   data, model = config.data, config.model
-  net = fastgan.Generator(
-    data.resolution, data.num_classes, model.z_dim, model.ngf, data.channels, lite,
-    model.bn_group or None, dtype=dtype,
-  )  # fmt: skip
   if data.resolution not in fastgan.RESOLUTIONS:
     raise errors.UserError(
       f'data.resolution is {data.resolution}; FastGAN has networks for '
       f'{", ".join(map(str, fastgan.RESOLUTIONS))}.'
     )
-  return FastGAN(net)
+  sizes = data.resolution, data.num_classes, model.z_dim, model.ngf, data.channels
+  return FastGAN(fastgan.Generator(*sizes, lite, model.bn_group or None, dtype=dtype))
 
 
 def sampled_fastgan(fields: dict[str, Any], lite: bool) -> NoisyStatistics:
@@ -337,11 +333,55 @@ def sampled_fastgan(fields: dict[str, Any], lite: bool) -> NoisyStatistics:
 
 
 @dataclasses.dataclass(frozen=True)
+class StyleGAN2:
+  """StyleGAN2's generator in this game: it carries the average w; styles are not mixed."""
+
+  net: stylegan2.Generator
+
+  def init(self, key: Array) -> Any:
+    """Fresh parameters."""
+    z, y = jnp.zeros((1, self.net.z_dim)), jnp.zeros((1,), jnp.int32)
+    return self.net.init(key, z, y)['params']
+
+  def start(self) -> dict[str, Array]:
+    return {'w_avg': jnp.zeros((self.net.w_dim,), jnp.float32)}
+
+  def images(self, weights: Any, z: Array, y: Array, keys: Array) -> Array:
+    """Images in training [b, r, r, C], with noise of the examples' keys."""
+    noise = styled.noise_maps(purpose(keys, 'noise'), self.net.resolution)
+    return self.net.apply({'params': weights}, z, y, noise)
+
+  def carried(self, aux: dict[str, Any], weights: Any, examples: dict) -> dict[str, Array]:
+    w_avg = styled.averaged_w(self.net, aux['w_avg'], weights, examples, W_DECAY)
+    return {'w_avg': w_avg}
+
+  def card(self) -> dict[str, Any]:
+    fields = (
+      'resolution', 'num_classes', 'z_dim', 'w_dim', 'mapping_layers', 'fmap_base', 'fmap_max',
+      'channels',
+    )  # fmt: skip
+    return {'network': 'stylegan2', **{name: getattr(self.net, name) for name in fields}}
+
+
+def make_stylegan2(config: ml_collections.ConfigDict, dtype: Any) -> StyleGAN2:
+  """StyleGAN2's generator of a config.
+
+  Raises:
+    UserError: its resolution is no power of two.
+  """
+  data, model = config.data, config.model
+  blocks.level_of(data.resolution)
+  sizes = data.resolution, data.num_classes, model.z_dim, model.w_dim, model.mapping_layers
+  maps = model.fmap_base, model.fmap_max
+  return StyleGAN2(stylegan2.Generator(*sizes, *maps, data.channels, dtype=dtype))
+
+
+@dataclasses.dataclass(frozen=True)
 class Kind:
   """A kind of generator, by its name in `model.network`.
 
   Attributes:
-    make: (config, dtype) -> what FastGAN is to this game.
+    make: (config, dtype) -> one of the above.
     sampled: (fields of its card) -> contract.Generator.
     reparametrisation: of its weights.
   """
@@ -353,15 +393,20 @@ class Kind:
 
 SPECTRAL = player.spectral(projected_gan.normalised, 1e-12)
 GENERATORS = {
-  'fastgan': Kind(
-    functools.partial(make_fastgan, lite=False), functools.partial(sampled_fastgan, lite=False),
-    SPECTRAL,
+  **{
+    name: Kind(
+      functools.partial(make_fastgan, lite=lite),
+      functools.partial(sampled_fastgan, lite=lite),
+      SPECTRAL,
+    )
+    for name, lite in (('fastgan', False), ('fastgan_lite', True))
+  },
+  'stylegan2': Kind(
+    make_stylegan2,
+    lambda fields: styled.Styled(stylegan2.Generator(**fields)),
+    player.equalized(stylegan2.GEN_GAINS),
   ),
-  'fastgan_lite': Kind(
-    functools.partial(make_fastgan, lite=True), functools.partial(sampled_fastgan, lite=True),
-    SPECTRAL,
-  ),
-}  # fmt: skip
+}
 
 
 def make_generator(architecture: dict[str, Any]) -> contract.Generator:
@@ -375,6 +420,7 @@ def make_generator(architecture: dict[str, Any]) -> contract.Generator:
 
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 LAZY = 16 / 17  # of the discriminators' updates, as if every 16 there were one more
+STYLED = ('model.network', 'stylegan2')
 # fmt: off
 KEYS: Keys = {
   'run.features_file': Key(
@@ -382,7 +428,16 @@ KEYS: Keys = {
   ),
   'model.network': Key('fastgan', 'the generator', choices=tuple(GENERATORS)),
   'model.z_dim': Key(256, 'dimensions of z', least=1, most=65_536),
-  'model.ngf': Key(128, "channels of FastGAN's maps at 128 px", least=1, most=4096),
+  'model.ngf': Key(
+    128, "channels of its maps at 128 px", least=1, most=4096,
+    where=('model.network', 'fastgan', 'fastgan_lite'),
+  ),
+  'model.w_dim': Key(128, 'dimensions of w', least=1, most=65_536, where=STYLED),
+  'model.mapping_layers': Key(2, 'layers from z to w', least=1, most=64, where=STYLED),
+  'model.fmap_base': Key(
+    16_384, 'feature maps are this over half the resolution', least=8, most=65_536, where=STYLED,
+  ),
+  'model.fmap_max': Key(512, 'and at most this many', least=1, most=8192, where=STYLED),
   'model.fake_labels': Key(
     'data', 'law of fake labels: uniform, or as frequent as in the data',
     choices=('uniform', 'data'),
@@ -425,16 +480,18 @@ KEYS: Keys = {
     'color,translation,cutout', "of real and fake images: none, or a policy of DiffAugment",
   ),
   'augment.cutout': Key(0.2, "side of the square cut out, of the image's", above=0, most=1),
-  **with_defaults(standing_statistics.KEYS, export__dialect='resample'),
+  **standing_statistics.KEYS,
 }
 TINY = {
   'data.resolution': 16,
+  'model.w_dim': 16, 'model.fmap_base': 64, 'model.fmap_max': 16,
   'model.z_dim': 16, 'model.ngf': 2, 'model.features': 'efficientnet_lite0_random',
   'model.features_side': 64, 'model.proj_width': 8, 'model.disc_width': 8, 'model.bn_group': 0,
   'model.dtype': 'float32', 'optim.batch_size': 8,
   'eval.standing_passes': 2, 'eval.standing_batch': 8, 'export.truncations': ('1', 'none'),
 }
 DIGITS = {
+  'model.w_dim': 32, 'model.fmap_base': 256, 'model.fmap_max': 32,
   'model.z_dim': 64, 'model.ngf': 16, 'model.features': 'efficientnet_lite0_random',
   'model.features_side': 64, 'model.proj_width': 16, 'model.disc_width': 16, 'model.bn_group': 0,
   'model.dtype': 'float32', 'optim.batch_size': 32, 'optim.gen_lr': 1e-3, 'optim.disc_lr': 1e-3,
