@@ -23,13 +23,13 @@ from bigjax.algorithms.base import (
   places_config,
   player,
   style_config,
-  truncation,
 )
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
 from bigjax.algorithms.base.places import Places
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import averaging
+from bigjax.algorithms.base.styled import Styled, averaged_w, mapped, noise_maps, synthesized
 from bigjax.core import errors, parallel, trees
 from bigjax.core.config import WAYS
 from bigjax.core.keys import Key, Keys, with_defaults
@@ -243,7 +243,7 @@ class StyleGAN2:
 
     # The generator's loss, by the discriminator as it is.
     pulled = self.gen.pullback(gen)
-    w_avg = self.averaged_w(w_avg, pulled[0], examples['gen'])
+    w_avg = averaged_w(self.gen_net, w_avg, pulled[0], examples['gen'], W_DECAY)
     gen, _, gen_moved, metrics = self.gen.descend(
       gen, skipped['gen'], self.gen_loss, {'disc': self.disc.weights(disc), **others},
       self.of_main(examples), 'g_grad_norm', pulled,
@@ -253,7 +253,7 @@ class StyleGAN2:
     # The generator's path length, of another minibatch, weighted by the steps that it stands for.
     if 'pl' in due:
       pulled = self.gen.pullback(gen)
-      w_avg = self.averaged_w(w_avg, pulled[0], examples['pl'])
+      w_avg = averaged_w(self.gen_net, w_avg, pulled[0], examples['pl'], W_DECAY)
       gen, _, finite, more = self.gen.descend(
         gen, skipped['gen'], times(self.periods['pl'], self.path_length), others, examples['pl'],
         'g_pl_norm', pulled,
@@ -262,7 +262,7 @@ class StyleGAN2:
 
     # The discriminator's loss, of real images and of fakes by the generator that has moved.
     weights = self.gen.weights(gen)
-    w_avg = self.averaged_w(w_avg, weights, examples['disc'])
+    w_avg = averaged_w(self.gen_net, w_avg, weights, examples['disc'], W_DECAY)
     disc, _, disc_whole, more = self.disc.descend(
       disc, skipped['disc'], self.disc_loss, {'gen': weights, **others}, examples['disc'],
       'd_grad_norm',
@@ -294,13 +294,6 @@ class StyleGAN2:
     }
     state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped, aux)
     return state, metrics | refused
-
-  def averaged_w(self, w_avg: Array, weights: Any, examples: dict) -> Array:
-    """The average of the mapping network's outputs, after it has mapped a minibatch."""
-    mean = parallel.over_batch(
-      lambda weights, shared, batch: mapped(self.gen_net, weights, batch['z'], batch['y']).mean(0)
-    )(weights, {}, examples)
-    return trees.select(jnp.isfinite(mean).all(), mean + W_DECAY * (w_avg - mean), w_avg)
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     del stage
@@ -334,24 +327,6 @@ class StyleGAN2:
     return {}
 
 
-def mapped(net: stylegan2.Generator, params: Any, z: Array, y: Array) -> Array:
-  """w [B, w_dim] of latents and labels."""
-  return net.apply({'params': params}, z, y, method=lambda net, z, y: net.mapping(z, y))
-
-
-def synthesized(
-  net: stylegan2.Generator, params: Any, ws: Array, noise: Sequence[Array] | None
-) -> Array:
-  """Images [B, H, W, C] of styles [B, num_ws, w_dim] and the noise of the layers."""
-  run = lambda net, ws, noise: net.synthesis(ws, noise)
-  return net.apply({'params': params}, ws, noise, method=run)
-
-
-def noise_maps(keys: Array, resolution: int) -> tuple[Array, ...]:
-  """Normal noise of each convolution, [B, r, r, 1]: StyleGAN's, whose constant has one, too."""
-  return stylegan.noise_maps(keys, resolution)[1:]
-
-
 def times(num: int, loss: Callable[..., tuple[Array, Metrics]]) -> Callable:
   """A loss that stands for `num` steps; its metrics are those of one."""
 
@@ -363,35 +338,6 @@ def times(num: int, loss: Callable[..., tuple[Array, Metrics]]) -> Callable:
 
 
 # --- After training
-
-
-@dataclasses.dataclass(frozen=True)
-class Styled(contract.OfNetwork, contract.PlainGenerator):
-  """The sampled network; gen is {params, w_avg}."""
-
-  net: stylegan2.Generator
-
-  options = dict(truncation.OPTIONS)  # noqa: RUF012 - a constant, not a field
-
-  def spec(
-    self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None
-  ) -> truncation.StyleSpec:
-    del sampling
-    contract.check_options(given, self.options)
-    return truncation.StyleSpec(**truncation.fields(given))
-
-  def styles(self, gen: Gen, z: Array, y: Array, spec: truncation.StyleSpec) -> Array:
-    """What each layer is given [B, num_ws, w_dim], truncated."""
-    w = mapped(self.net, gen['params'], z, y)
-    return spec.styles(w, gen['w_avg'], self.net.num_ws)
-
-  def generate(self, gen: Gen, z: Array, y: Array, spec: truncation.StyleSpec) -> Array:
-    keys = spec.noise_keys(z)
-    noise = None if keys is None else noise_maps(keys, self.net.resolution)
-    return synthesized(self.net, gen['params'], self.styles(gen, z, y, spec), noise)
-
-  def weights(self, gen: Gen) -> Any:
-    return gen['params']
 
 
 def make_generator(architecture: dict[str, Any]) -> Styled:
