@@ -27,11 +27,12 @@ from bigjax.algorithms.base.draws import LabelLaw, example_keys, keys_of, label_
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import DTYPES, averaging
 from bigjax.core import errors, parallel
+from bigjax.core.config import WAYS
 from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
 from bigjax.models import fastgan, projected_gan, stylegan2
 from bigjax.models.pretrained import efficientnet_lite0, taps
-from bigjax.nn import augment, optim
+from bigjax.nn import augment, kernels, optim
 from bigjax.nn.augment import diffaugment
 from bigjax.nn.blur import FadingBlur, no_blur
 from bigjax.nn.latents import law
@@ -312,8 +313,8 @@ class NoisyStatistics(standing_statistics.StandingStatistics):
     return self.net.apply(variables, z, y, noise=noise, **how)
 
 
-def make_fastgan(config: ml_collections.ConfigDict, dtype: Any, lite: bool) -> FastGAN:
-  """FastGAN's generator of a config.
+def make_fastgan(config: ml_collections.ConfigDict, ways: dict[str, Any], lite: bool) -> FastGAN:
+  """FastGAN's generator of a config, computed in these ways.
 
   Raises:
     UserError: there is none of its resolution.
@@ -325,7 +326,8 @@ def make_fastgan(config: ml_collections.ConfigDict, dtype: Any, lite: bool) -> F
       f'{", ".join(map(str, fastgan.RESOLUTIONS))}.'
     )
   sizes = data.resolution, data.num_classes, model.z_dim, model.ngf, data.channels
-  return FastGAN(fastgan.Generator(*sizes, lite, model.bn_group or None, dtype=dtype))
+  remat = config.run.remat
+  return FastGAN(fastgan.Generator(*sizes, lite, model.bn_group or None, remat, **ways))
 
 
 def sampled_fastgan(fields: dict[str, Any], lite: bool) -> NoisyStatistics:
@@ -363,8 +365,8 @@ class StyleGAN2:
     return {'network': 'stylegan2', **{name: getattr(self.net, name) for name in fields}}
 
 
-def make_stylegan2(config: ml_collections.ConfigDict, dtype: Any) -> StyleGAN2:
-  """StyleGAN2's generator of a config.
+def make_stylegan2(config: ml_collections.ConfigDict, ways: dict[str, Any]) -> StyleGAN2:
+  """StyleGAN2's generator of a config, computed in these ways.
 
   Raises:
     UserError: its resolution is no power of two.
@@ -373,7 +375,8 @@ def make_stylegan2(config: ml_collections.ConfigDict, dtype: Any) -> StyleGAN2:
   blocks.level_of(data.resolution)
   sizes = data.resolution, data.num_classes, model.z_dim, model.w_dim, model.mapping_layers
   maps = model.fmap_base, model.fmap_max
-  return StyleGAN2(stylegan2.Generator(*sizes, *maps, data.channels, dtype=dtype))
+  remat = config.run.remat
+  return StyleGAN2(stylegan2.Generator(*sizes, *maps, data.channels, remat=remat, **ways))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,12 +384,12 @@ class Kind:
   """A kind of generator, by its name in `model.network`.
 
   Attributes:
-    make: (config, dtype) -> one of the above.
+    make: (config, {'kernels', 'dtype'} of networks) -> one of the above.
     sampled: (fields of its card) -> contract.Generator.
     reparametrisation: of its weights.
   """
 
-  make: Callable[[ml_collections.ConfigDict, Any], Any]
+  make: Callable[[ml_collections.ConfigDict, dict[str, Any]], Any]
   sampled: Callable[[dict[str, Any]], contract.Generator]
   reparametrisation: player.Reparametrisation
 
@@ -423,6 +426,7 @@ LAZY = 16 / 17  # of the discriminators' updates, as if every 16 there were one 
 STYLED = ('model.network', 'stylegan2')
 # fmt: off
 KEYS: Keys = {
+  **{name: WAYS[name] for name in ('run.remat', 'run.kernels')},
   'run.features_file': Key(
     '', "file of the frozen network's weights; '': the package of [features], or the cache",
   ),
@@ -483,7 +487,7 @@ KEYS: Keys = {
   **standing_statistics.KEYS,
 }
 TINY = {
-  'data.resolution': 16,
+  'run.remat': False, 'data.resolution': 16,
   'model.w_dim': 16, 'model.fmap_base': 64, 'model.fmap_max': 16,
   'model.z_dim': 16, 'model.ngf': 2, 'model.features': 'efficientnet_lite0_random',
   'model.features_side': 64, 'model.proj_width': 8, 'model.disc_width': 8, 'model.bn_group': 0,
@@ -491,6 +495,7 @@ TINY = {
   'eval.standing_passes': 2, 'eval.standing_batch': 8, 'export.truncations': ('1', 'none'),
 }
 DIGITS = {
+  'run.remat': False,
   'model.w_dim': 32, 'model.fmap_base': 256, 'model.fmap_max': 32,
   'model.z_dim': 64, 'model.ngf': 16, 'model.features': 'efficientnet_lite0_random',
   'model.features_side': 64, 'model.proj_width': 16, 'model.disc_width': 16, 'model.bn_group': 0,
@@ -532,6 +537,9 @@ def make(
   configs.check(config)
   data, model, opt = config.data, config.model, config.optim
   dtype = errors.pick(model.dtype, DTYPES, 'model.dtype')
+  ways = {
+    'kernels': errors.pick(config.run.kernels, kernels.KERNELS, 'run.kernels'), 'dtype': dtype,
+  }  # fmt: skip
   kind = errors.pick(model.network, GENERATORS, 'model.network')
   side = seen_side(config)
   policy = augment.none
@@ -543,7 +551,7 @@ def make(
     return Player(adam, reparametrisation=reparametrisation, dtype=dtype)
 
   return ProjectedGAN(
-    synthesis=kind.make(config, dtype),
+    synthesis=kind.make(config, ways),
     critic=Critic(
       model.features, config.run.features_file or None,
       efficientnet_lite0.Trunk(precision=None, dtype=dtype),
@@ -551,7 +559,7 @@ def make(
     ),
     disc_net=projected_gan.Discriminator(
       side, data.num_classes, model.disc_width, model.separable, model.bn_group or None,
-      dtype=dtype,
+      **ways,
     ),
     gen=moving('gen', kind.reparametrisation), disc=moving('disc', SPECTRAL),
     batch=opt.batch_size,

@@ -184,7 +184,7 @@ class Generator(nn.Module):
       if size in GATED_BY:
         x = x * Excitation(self.width(size), **how, name=f'se_{size}')(maps[GATED_BY[size]])
       maps[size] = x
-    x = TorchConv(self.channels, 3, padding=1, **how, name='to_big')(x)
+    x = TorchConv(self.channels, 3, padding='SAME', **how, name='to_big')(x)
     return trees.at_least_float32(x)
 
 
