@@ -34,7 +34,7 @@ from bigjax.models import fastgan, projected_gan, stylegan2
 from bigjax.models.pretrained import efficientnet_lite0, taps
 from bigjax.nn import augment, kernels, optim
 from bigjax.nn.augment import diffaugment
-from bigjax.nn.blur import FadingBlur, no_blur
+from bigjax.nn.augment.blur import FadingBlur, no_blur
 from bigjax.nn.latents import law
 from bigjax.nn.objectives import losses
 from bigjax.nn.resizing import resize

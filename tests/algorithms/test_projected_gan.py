@@ -16,7 +16,7 @@ from bigjax.core import config as core_config
 from bigjax.core import errors, trees
 from bigjax.models.pretrained import registry, taps
 from bigjax.nn.augment import diffaugment
-from bigjax.nn.blur import FadingBlur, no_blur
+from bigjax.nn.augment.blur import FadingBlur, no_blur
 
 from counts import of_players
 
@@ -68,13 +68,27 @@ def batch_of(stage):
   }
 
 
+def state_of(algorithm):
+  """A state about as it is at the start, which nothing is compiled for."""
+  rng = np.random.RandomState(0)
+
+  def one(path, s):
+    if path.endswith(('kernel', 'const', 'embedding')) and ('/opt/' not in path or '/sn_' in path):
+      return (rng.normal(size=s.shape) / max(np.prod(s.shape[:-1]), 1) ** 0.5).astype(s.dtype)
+    return np.full(s.shape, path.endswith(('gain', 'scale')), s.dtype)
+
+  shapes = dict(jax.eval_shape(algorithm.init, jax.random.key(0)))
+  del shapes['key']
+  return trees.map_paths(one, shapes) | {'key': jax.random.key(0)}
+
+
 @functools.cache
-def one_step(name='projected_gan:tiny', **changes):
-  """(Game, stage, state, state after a step, metrics) with the stand-in."""
-  algorithm, stage = light(tiny(name, **changes))
-  state = jax.jit(algorithm.init)(jax.random.key(0))
-  after, metrics = jax.jit(lambda s, b: algorithm.step(s, b, stage))(state, batch_of(stage))
-  return algorithm, stage, state, after, metrics
+def one_step(name):
+  """(Game, stage, state, state after a step, metrics) with the stand-in, at 8 px."""
+  algorithm, stage = light(tiny(name, data__resolution=8))
+  state = state_of(algorithm)
+  step = jax.jit(lambda state, batch: algorithm.step(state, batch, stage))
+  return algorithm, stage, state, *jax.device_get(step(state, batch_of(stage)))
 
 
 # --- What is frozen
@@ -82,7 +96,7 @@ def one_step(name='projected_gan:tiny', **changes):
 
 def test_nobody_trains_averages_or_keeps_what_is_frozen():
   """pg2-01."""
-  algorithm, _, state, after, _ = one_step()
+  algorithm, _, state, after, _ = one_step('projected_gan:tiny')
   for path, leaf in trees.flat(state['frozen']).items():
     np.testing.assert_array_equal(trees.flat(after['frozen'])[path], leaf, err_msg=path)
   assert set(state['frozen']) == {'features', 'projection'}
@@ -163,7 +177,7 @@ def test_blur_is_the_official_filter_and_fades():
   images = np.zeros((1, 21, 21, 1), np.float32)
   images[0, 10, 10] = 1
   blur = jax.jit(FadingBlur(2.0, 1000.0))
-  for seen, sigma in ((0, 2.0), (500, 1.0), (900, 0.2), (1000, 0), (5000, 0)):
+  for seen, sigma in ((0, 2.0), (450, 1.1), (900, 0.2), (1000, 0), (5000, 0)):
     size = int(3 * sigma)
     taps = 2.0 ** -((np.arange(-size, size + 1) / max(sigma, 1e-6)) ** 2)
     want = np.zeros((21, 21))
@@ -179,33 +193,30 @@ def test_blur_is_the_official_filter_and_fades():
 
 def test_the_losses_are_means_over_all_scores():
   """pg2-04: hinge, of images and scores alike, BatchNorm seeing reals and fakes apart."""
-  algorithm, stage, state, _, metrics = one_step()
-  assert metrics['d_loss'] == pytest.approx(metrics['d_loss_real'] + metrics['d_loss_fake'])
+  algorithm, stage, state, _, metrics = one_step('projected_gan:tiny')
 
   @jax.jit
-  def scores(state, batch):
+  def look(state, batch):
+    players = state['players']
     of_gen, of_disc = algorithm.examples(state, batch, stage)
-    gen, disc = algorithm.gen, algorithm.disc
-    weights = gen.weights(state['players']['gen']), disc.weights(state['players']['disc'])
+    gen, disc = algorithm.gen.weights(players['gen']), algorithm.disc.weights(players['disc'])
     shared = algorithm.shared(state, stage)
-    found = []
-    for batch, who in ((of_gen, 'fake'), (of_disc, 'fake'), (of_disc, 'real')):
-      image = algorithm.synthesis.images(weights[0], batch['z'], batch['y'], batch['keys'])
-      keys, y = batch['keys'], batch['y']
-      if who == 'real':
-        image, keys, y = batch['image'] / np.float32(127.5) - 1, batch['keys_real'], batch['label']
-      maps = algorithm.maps(shared, keys, image)
-      found.append(algorithm.score(weights[1], maps, y))
-    return found
+    judge = lambda images, keys, y: algorithm.score(disc, algorithm.maps(shared, keys, images), y)
+    fakes = [
+      judge(algorithm.synthesis.images(gen, b['z'], b['y'], b['keys']), b['keys'], b['y'])
+      for b in (of_gen, of_disc)
+    ]
+    real = of_disc['image'].astype(jnp.float32) / 127.5 - 1
+    told = algorithm.losses(state, batch, stage)['disc'](players['disc']['params'])[1]
+    return *fakes, judge(real, of_disc['keys_real'], of_disc['label']), told
 
-  batch = batch_of(stage)
-  of_gen, fake, real = scores(state, {**batch, 'image': batch['image'].astype(np.float32)})
+  of_gen, fake, real, told = jax.device_get(look(state, batch_of(stage)))
   assert of_gen.shape == fake.shape == real.shape == (8, 3 * 25 + 1)
-  assert metrics['g_loss'] == pytest.approx(-np.mean(of_gen), rel=1e-4)
-  losses = jax.jit(lambda s, b, p: algorithm.losses(s, b, stage)['disc'](p)[1])
-  told = losses(state, batch, state['players']['disc']['params'])
-  assert told['d_loss_fake'] == pytest.approx(np.maximum(1 + fake, 0).mean(), rel=1e-4)
-  assert told['d_loss_real'] == pytest.approx(np.maximum(1 - real, 0).mean(), rel=1e-4)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4)
+  close(metrics['g_loss'], -np.mean(of_gen), atol=1e-6)
+  close(metrics['d_loss'], metrics['d_loss_real'] + metrics['d_loss_fake'])
+  close(told['d_loss_fake'], np.maximum(1 + fake, 0).mean())
+  close(told['d_loss_real'], np.maximum(1 - real, 0).mean())
 
 
 def test_rates_are_the_official_ones():
@@ -221,13 +232,14 @@ def test_stylegan2_carries_its_average_w():
   algorithm, _, state, after, metrics = one_step('projected_gan:stylegan2_256,tiny')
   assert set(algorithm.synthesis.start()) == {'w_avg'}
   assert not np.any(state['aux']['w_avg']) and np.any(after['aux']['w_avg'])
-  gen = jax.jit(lambda state: algorithm.generator(state, None))(after)
-  np.testing.assert_array_equal(gen['w_avg'], after['aux']['w_avg'])
+  gen = jax.eval_shape(lambda state: algorithm.generator(state, None), state)
+  assert set(gen) == {'params', 'w_avg'}
   generator = projected_gan.make_generator(algorithm.architecture(None))
-  z = generator.latents(jax.random.key(0), 2, generator.spec({}))
-  y = jnp.zeros(2, jnp.int32)
-  shown = lambda given: generator.generate(gen, z, y, generator.spec({}, given))
-  assert jax.eval_shape(lambda: shown({'truncation': '0.5'})).shape == (2, 16, 16, 3)
+  spec = lambda psi: generator.spec({}, {'truncation': psi})
+  shown = lambda psi: jax.eval_shape(
+    lambda gen: generator.generate(gen, jnp.ones((2, 16)), jnp.zeros(2, jnp.int32), spec(psi)), gen
+  )
+  assert shown('0.5').shape == (2, 8, 8, 3)
   assert all(np.isfinite(value) for value in metrics.values())
 
 
