@@ -8,8 +8,9 @@
 
 The bare name is `fastgan256`; `fastgan_lite256` is for small sets, `fastgan1024` for large images,
 `stylegan2_256` has StyleGAN2's generator and separable discriminators.
-`flowers` is for some hundred photos at 64 px on a few cores, whose features are of 64 px, too,
-without enlarging: another protocol than the paper's. `tiny` and `digits` have a network of drawn
+`flowers` is for some hundred photos at 64 px on a few cores (see the config `flowers` for where they
+are expected): features are of 64 px, too, without enlarging, which is another protocol than the
+paper's, and scores are in another network's features, not in those that the discriminators see. `tiny` and `digits` have a network of drawn
 weights that nobody trained, `efficientnet_lite0_random`: it shows that the game works, and what
 ImageNet is good for. `bigjax plan` needs no weights with --config.model.features of that name: the
 program is the same.
@@ -56,8 +57,11 @@ VARIANTS = {
     'run.log_every': 20,
     'run.eval_every': 500,
     'run.checkpoint_every': 500,
+    'data.source': 'folder:flowers',
     'data.resolution': 64,
-    'data.num_classes': None,
+    'data.num_classes': 5,
+    'eval.name': 'classifier',
+    'scores.features': 'classifier',
     'model.z_dim': 128,
     'model.ngf': 32,
     'model.features_side': 0,
