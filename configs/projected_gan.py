@@ -8,12 +8,14 @@
 
 The bare name is `fastgan256`; `fastgan_lite256` is for small sets, `fastgan1024` for large images,
 `stylegan2_256` has StyleGAN2's generator and separable discriminators.
-`flowers` is for some hundred photos at 64 px on a few cores (see the config `flowers` for where they
-are expected): features are of 64 px, too, without enlarging, which is another protocol than the
-paper's, and scores are in another network's features, not in those that the discriminators see. `tiny` and `digits` have a network of drawn
-weights that nobody trained, `efficientnet_lite0_random`: it shows that the game works, and what
-ImageNet is good for. `bigjax plan` needs no weights with --config.model.features of that name: the
-program is the same.
+
+`flowers` is for some hundred photos at 64 px on a few cores, which lie where the config `flowers`
+expects them. Features are of 64 px, too, without enlarging, which is another protocol than the
+paper's, and scores are in another network's features, not in those that the discriminators see.
+
+`tiny` and `digits` have a network of drawn weights that nobody trained, `efficientnet_lite0_random`:
+it shows that the game works, and what ImageNet is good for. `bigjax plan` needs no weights with
+--config.model.features of that name: the program is the same.
 
 Published FIDs of 50,000 samples against all training images (FastGAN but where said): FFHQ-256
 3.39, LSUN church 1.59, bedroom 1.52, CLEVR 0.56, Cityscapes 3.41; of small sets Art 27.96,
@@ -21,8 +23,7 @@ Landscape 6.92, AnimalFace dog 17.88, Flowers 13.86, Pokemon 26.36. The released
 reach 3.89 on FFHQ, and FastGAN-lite 26.44 on Pokemon.
 
 Hardware: eight GPUs in the paper, with eight images and BatchNorm's moments of their own on each,
-which `model.bn_group` keeps on any number of devices. Nothing of these has been measured here; what
-`digits` reaches in minutes on two CPU cores is in docs/papers.md.
+which `model.bn_group` keeps on any number of devices. Nothing of these has been measured here.
 """
 
 import ml_collections
