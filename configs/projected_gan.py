@@ -13,8 +13,8 @@ The bare name is `fastgan256`; `fastgan_lite256` is for small sets, `fastgan1024
 expects them. Features are of 64 px, too, without enlarging, which is another protocol than the
 paper's, and scores are in another network's features, not in those that the discriminators see.
 
-`tiny` and `digits` have a network of drawn weights that nobody trained, `efficientnet_lite0_random`:
-it shows that the game works, and what ImageNet is good for. `bigjax plan` needs no weights with
+`tiny` and `digits` have a network of drawn weights, `efficientnet_lite0_random`: it shows that the
+game works, and what ImageNet is good for. `bigjax plan` needs no weights with
 --config.model.features of that name: the program is the same.
 
 Published FIDs of 50,000 samples against all training images (FastGAN but where said): FFHQ-256

@@ -21,7 +21,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, player, standing_statistics, styled
+from bigjax.algorithms.base import (
+  configs,
+  contract,
+  player,
+  standing_statistics,
+  style_config,
+  styled,
+)
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, keys_of, label_law, purpose
 from bigjax.algorithms.base.player import Player, to_float
@@ -423,7 +430,6 @@ def make_generator(architecture: dict[str, Any]) -> contract.Generator:
 
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 LAZY = 16 / 17  # of the discriminators' updates, as if every 16 there were one more
-STYLED = ('model.network', 'stylegan2')
 # fmt: off
 KEYS: Keys = {
   **{name: WAYS[name] for name in ('run.remat', 'run.kernels')},
@@ -432,16 +438,11 @@ KEYS: Keys = {
   ),
   'model.network': Key('fastgan', 'the generator', choices=tuple(GENERATORS)),
   'model.z_dim': Key(256, 'dimensions of z', least=1, most=65_536),
-  'model.ngf': Key(
-    128, "channels of its maps at 128 px", least=1, most=4096,
-    where=('model.network', 'fastgan', 'fastgan_lite'),
-  ),
-  'model.w_dim': Key(128, 'dimensions of w', least=1, most=65_536, where=STYLED),
-  'model.mapping_layers': Key(2, 'layers from z to w', least=1, most=64, where=STYLED),
-  'model.fmap_base': Key(
-    16_384, 'feature maps are this over half the resolution', least=8, most=65_536, where=STYLED,
-  ),
-  'model.fmap_max': Key(512, 'and at most this many', least=1, most=8192, where=STYLED),
+  'model.ngf': Key(128, "channels of FastGAN's maps at 128 px", least=1, most=4096),
+  'model.w_dim': Key(128, 'dimensions of w', least=1, most=65_536),
+  'model.mapping_layers': Key(2, 'layers from z to w', least=1, most=64),
+  'model.fmap_base': dataclasses.replace(style_config.KEYS['model.fmap_base'], default=16_384),
+  'model.fmap_max': style_config.KEYS['model.fmap_max'],
   'model.fake_labels': Key(
     'data', 'law of fake labels: uniform, or as frequent as in the data',
     choices=('uniform', 'data'),
@@ -460,10 +461,10 @@ KEYS: Keys = {
   'model.bn_group': Key(0, "examples that share BatchNorm's moments; 0: the global batch"),
   'model.dtype': Key('float32', 'of the computation', choices=tuple(DTYPES)),
   'optim.batch_size': Key(
-    64, 'examples of a step, over all devices', least=1, most=BATCH.most,
+    64, "examples of a discriminator's step, over all devices", least=1, most=BATCH.most,
   ),
   'optim.gen_lr': Key(2e-4, 'learning rate of the generator', most=1000),
-  'optim.disc_lr': Key(2e-4 * LAZY, 'learning rate of the discriminators', most=1000),
+  'optim.disc_lr': Key(2e-4 * LAZY, 'learning rate of the discriminator', most=1000),
   'optim.gen_b2': Key(0.99, "the generator's Adam's decay of squared gradients", below=1),
   'optim.disc_b2': Key(0.99**LAZY, "the discriminators' Adam's", below=1),
   'optim.eps': Key(1e-8, "Adam's epsilon", above=0, most=1),
