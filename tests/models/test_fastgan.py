@@ -167,7 +167,13 @@ def test_what_is_normalised(x64):
     assert {path for path, w in flat.items() if projected_gan.normalised(path, w)} == set(net.us)
 
 
-@pytest.mark.parametrize('kind', ['big', 'lite', 'cond'])
+def kinds(*often):
+  """All three, those not among `often` marked slow: each is looked at in one way or another."""
+  slow = lambda kind: pytest.param(kind, marks=pytest.mark.slow)
+  return [kind if kind in often else slow(kind) for kind in ('big', 'lite', 'cond')]
+
+
+@pytest.mark.parametrize('kind', kinds('cond'))
 def test_images_of_stored_statistics(x64, kind):
   net = Net(kind)
   params = trees.flat(net.params)
@@ -189,7 +195,7 @@ def test_images_of_stored_statistics(x64, kind):
   golden_style.close(image, net.arrays[f'out/{kind}/img_eval'])
 
 
-@pytest.mark.parametrize('kind', ['big', 'lite', 'cond'])
+@pytest.mark.parametrize('kind', kinds('big'))
 def test_images_and_gradients_in_training(x64, kind):
   net = Net(kind)
   cotangent = golden_style.pictures(net.arrays[f'in/{kind}/cotangent'])

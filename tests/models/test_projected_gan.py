@@ -229,10 +229,13 @@ def maps_of_projection(arrays, who):
   return project(arrays, maps_of(arrays, f'in/{who}_feat'))
 
 
-KINDS = ('plain', 'cond', 'sep')
+def kinds(*often):
+  """All three, those not among `often` marked slow: each is looked at in one way or another."""
+  slow = lambda kind: pytest.param(kind, marks=pytest.mark.slow)
+  return [kind if kind in often else slow(kind) for kind in ('plain', 'cond', 'sep')]
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', kinds('sep'))
 def test_scores_after_training(x64, kind):
   """With stored moments, and norms of the stored vectors, which are far from converged."""
   heads = Heads(kind)
@@ -251,7 +254,7 @@ def stats(heads):
   return stats_of(heads.moments)
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', kinds('plain', 'cond'))
 def test_losses_and_gradients(x64, kind):
   heads, ((loss, (reals, fakes, us, *seen)), (grads, by_features)) = computed(kind)
   out = under(heads.arrays, f'out/{kind}/')
