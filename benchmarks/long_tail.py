@@ -52,7 +52,8 @@ def over_time(config, workdir: str) -> dict[str, list]:
   return {'sigmas': found}
 
 
-def periods(steps: int) -> dict[str, int]:
+def periods(recipe: str, steps: int) -> dict[str, int]:
+  del recipe
   return {'run.eval_every': steps, 'run.checkpoint_every': max(steps // POINTS, 1)}
 
 

@@ -1,4 +1,4 @@
-"""Several recipes of one config on CIFAR-10, some seeds each: what such benchmarks share."""
+"""Several recipes on one data set, some seeds each: what such benchmarks share."""
 
 import argparse
 import os
@@ -18,7 +18,8 @@ def measured(
   steps: int,
   recipes: Mapping[str, ml_collections.ConfigDict],
   look: Callable[[ml_collections.ConfigDict, str], dict[str, Any]],
-  changes: Callable[[int], dict[str, Any]] = lambda steps: {},
+  changes: Callable[[str, int], dict[str, Any]] = lambda recipe, steps: {},
+  seeds: int = 3,
 ) -> tuple[list[dict[str, Any]], str]:
   """Reads the command line, trains what is missing and looks at each run once.
 
@@ -28,14 +29,15 @@ def measured(
     steps: of each run, by default.
     recipes: configs by name.
     look: (config, workdir of a finished run) -> what is kept of it, JSON-able.
-    changes: steps -> config keys that follow from them.
+    changes: (recipe, steps) -> config keys that follow from these.
+    seeds: of each, by default.
   Returns:
     ([what was kept, with 'recipe', 'seed' and 'workdir'], where the picture goes).
   """
   parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-  parser.add_argument('--data_dir', required=True, help="where TFDS' CIFAR-10 lies")
+  parser.add_argument('--data_dir', required=True, help="where TFDS' data sets lie")
   parser.add_argument('--steps', type=int, default=steps)
-  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--seeds', type=int, default=seeds)
   parser.add_argument('--folder', default=f'runs/{name}', help='of the workdirs')
   parser.add_argument('--picture', default=f'docs/images/{name}.png')
   args = parser.parse_args()
@@ -47,7 +49,7 @@ def measured(
       path = os.path.join(workdir, f'{name}.json')
       if not os.path.exists(path):
         given = {'seed': seed, 'run.steps': args.steps, 'data.data_dir': args.data_dir}
-        config = core_config.changed(config, given | changes(args.steps))
+        config = core_config.changed(config, given | changes(recipe, args.steps))
         if not loop.train(config, workdir):
           raise SystemExit(1)  # told to end: the next start goes on
         files.write_json(path, look(config, workdir))

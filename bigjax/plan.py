@@ -128,7 +128,7 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
   # One of three questions: how it scales, what fits, or what these slices take.
   if mode == 'scale':
     per_device = int(given['per_device'] or 16)
-    found = scaled(config, slices, per_device, run)
+    found = scaled(config, slices, per_device, run, say)
     for kind, plans in found.items():
       fixed = f'{per_device} examples per device' if kind == 'weak' else 'fixed batch'
       print(f'\n{kind} scaling, {fixed}\n\n{overview(plans)}\n\n{on_the_wire(plans)}')
@@ -143,7 +143,8 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
       return 1
     shown = [best]
     print(overview(shown))
-    print(f'\n--config.run.microbatches={best["microbatches"]} --config.run.remat={best["remat"]}')
+    ways = [key for key in ('microbatches', 'remat') if key in config.run]
+    print('\n' + ' '.join(f'--config.run.{key}={best[key]}' for key in ways))
   else:
     shown = compared(config, slices, run, say)
     print(overview(shown))

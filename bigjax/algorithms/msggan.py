@@ -21,7 +21,7 @@ from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import averaging
-from bigjax.core import errors, parallel, trees
+from bigjax.core import errors, parallel
 from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH, Range
 from bigjax.models import msggan
@@ -32,7 +32,6 @@ from bigjax.nn.style import blocks, resampling, stylegan
 
 Array = jax.Array
 Images = tuple[Array, ...]  # of every scale, 4 px first
-W_DECAY = 0.995  # of MSG-StyleGAN's average w, per step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ class MSGGAN:
     disc = plain.init(key_disc, resampling.pyramid(whole, self.num_scales), y)['params']
     disc = self.disc.init(player.replace(disc, given.get('disc', {})))
     ema = player.replace(gen['params'], given.get('ema', {}))
-    aux = {'w_avg': jnp.zeros((net.w_dim,), jnp.float32)} if self.styled else {}
+    aux = {'w_avg': jnp.zeros((net.w_size,), jnp.float32)} if self.styled else {}
     return player.initial_state(key_state, {'gen': gen, 'disc': disc}, ema, aux)
 
   def fresh(self, key: Array, shape: tuple[int, ...]) -> dict[str, Array]:
@@ -180,11 +179,8 @@ class MSGGAN:
     """{'w_avg': the running average of the mapping network's outputs}, where there is one."""
     if not self.styled:
       return {}
-    mean = parallel.over_batch(
-      lambda weights, shared, batch: mapped(self.gen_net, weights, batch['z'], batch['y']).mean(0)
-    )(weights, {}, examples)
-    old = state['aux']['w_avg']
-    return {'w_avg': trees.select(jnp.isfinite(mean).all(), mean + W_DECAY * (old - mean), old)}
+    of = lambda weights, batch: mapped(self.gen_net, weights, batch['z'], batch['y'])
+    return {'w_avg': truncation.averaged_w(state['aux']['w_avg'], of, weights, examples)}
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     del batch, held_out, stage
@@ -206,7 +202,7 @@ class MSGGAN:
 
 def mapped(net: msggan.StyleGenerator, params: Any, z: Array, y: Array) -> Array:
   """w [B, w_dim] of latents and labels."""
-  return net.apply({'params': params}, z, y, method=lambda net, z, y: net.mapping(z, y))
+  return net.apply({'params': params}, z, y, method='w')
 
 
 def made(net: Any, variables: dict, z: Array, y: Array, keys: Array) -> Images:
@@ -254,6 +250,10 @@ class MultiScale(contract.OfNetwork, contract.PlainGenerator):
     if not isinstance(self.net, msggan.StyleGenerator):
       return scale
     return {**truncation.OPTIONS, **scale}
+
+  @property
+  def inputs(self) -> Mapping[str, str]:
+    return truncation.INPUTS if isinstance(self.net, msggan.StyleGenerator) else {}
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> Shown:
     del sampling
@@ -304,8 +304,8 @@ BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 KEYS: Keys = {
   'model.network': Key('stylegan', 'whose networks: progan or stylegan', choices=tuple(GENERATORS)),
   **with_defaults(style_config.KEYS, optim__gen_lr=3e-3, optim__disc_lr=3e-3),
-  'model.w_dim': Key(512, 'dimensions of w (stylegan)', least=1, most=65_536),
-  'model.mapping_layers': Key(8, 'layers from z to w (stylegan)', least=1, most=64),
+  'model.w_dim': Key(512, 'dimensions of w, where z is mapped', least=1, most=65_536),
+  'model.mapping_layers': Key(8, 'layers from z to w; 0: w is z, normalised', most=64),
   'model.combine': Key(
     'cat_lin', 'how D joins an image to what came down', choices=msggan.COMBINE,
   ),

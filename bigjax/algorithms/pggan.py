@@ -389,9 +389,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: a key is missing or unknown, or values do not fit together.
   """
   configs.check(config)
-  growing.resolutions(config.model.first_resolution, config.data.resolution)
-  growing.at_resolutions('optim.batch_at', config.optim.batch_at, int)
-  growing.at_resolutions('optim.lr_at', config.optim.lr_at, float)
+  growing.check(config)
 
 
 def make_nets(config: ml_collections.ConfigDict) -> tuple[pggan.Generator, pggan.Discriminator]:
@@ -428,18 +426,6 @@ def make(
   data, model, opt = config.data, config.model, config.optim
   gen_net, disc_net = make_nets(config)
 
-  # When each resolution begins.
-  batch_at = growing.at_resolutions('optim.batch_at', opt.batch_at, int)
-  stage_of = lambda resolution: contract.Stage(
-    opt.d_steps, batch_at.get(resolution, opt.batch_size),
-    contract.image_inputs(resolution, data.channels),
-  )  # fmt: skip
-  growth = functools.partial(
-    growing.stages, growing.resolutions(model.first_resolution, data.resolution),
-    stage_of=stage_of, hold_kimg=opt.hold_kimg, fade_kimg=opt.fade_kimg,
-    lr_at=growing.at_resolutions('optim.lr_at', opt.lr_at, float),
-  )  # fmt: skip
-
   def of_rate(gains, rate):
     adam = optim.OPTIMIZERS['adam_b1_0'](rate, 0.0, opt.b2, opt.eps)
     how = player.equalized(gains) if opt.equalized else player.IDENTITY
@@ -449,7 +435,8 @@ def make(
     gen_net, disc_net,
     gen=functools.partial(of_rate, pggan.GEN_GAINS),
     disc=functools.partial(of_rate, pggan.DISC_GAINS),
-    rates=(opt.gen_lr, opt.disc_lr), ramps=opt.ramp, growth=growth,
+    rates=(opt.gen_lr, opt.disc_lr), ramps=opt.ramp,
+    growth=growing.growth(config),
     labels=label_law('data', data.num_classes, class_counts),
     ema=opt.ema_decay,
     penalty=regularizers.gradient_penalty(opt.gp_weight / opt.gp_target**2, opt.gp_target),

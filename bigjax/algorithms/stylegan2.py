@@ -10,6 +10,7 @@ update that is not finite is refused, where that code replaces what is not finit
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,19 +32,20 @@ from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import averaging
 from bigjax.algorithms.base.styled import Styled, averaged_w, mapped, noise_maps, synthesized
 from bigjax.core import errors, parallel, trees
-from bigjax.core.config import WAYS
 from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH
 from bigjax.models import stylegan2
-from bigjax.nn import kernels, optim
+from bigjax.nn import optim
 from bigjax.nn.objectives import losses, scores
 from bigjax.nn.schedules import Decay
 from bigjax.nn.style import blocks, stylegan
 from bigjax.nn.style.equalized import Gains
 
 Array = jax.Array
-W_DECAY = 0.995  # of the average w, per update that draws latents
 PL_DECAY = 0.01  # how far the average path length goes towards that of a minibatch
+UNSPLIT = (
+  'examples of a path length cannot be split over {devices} devices; lower optim.pl_batch_shrink.'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +61,12 @@ class StyleGAN2:
   labels: LabelLaw
   places: Places  # of which the augmentation is used
   r1_gamma: float
+  r1_plain: bool  # its gradient is by images before they are augmented
   pl_weight: float
   every: tuple[tuple[str, int], ...]  # (term, steps between two of its own updates)
   mixing: float  # share of examples whose styles are mixed
   ema: Decay
+  ema_start: int
   card: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)  # its network
 
   sampled = 'gen'
@@ -110,14 +114,16 @@ class StyleGAN2:
     cut = jax.random.randint(key_cut, (num,), 1, last, jnp.int32)
     inputs = {
       'z': jax.random.normal(key_z, latents),
-      'other_z': jax.random.normal(key_other, latents),
-      'cut': jnp.where(jax.random.uniform(key_coin, (num,)) < self.mixing, cut, last),
+      'z2': jax.random.normal(key_other, latents),
+      'cutoff': jnp.where(jax.random.uniform(key_coin, (num,)) < self.mixing, cut, last),
       'y': self.labels.draw(key_y, (num,)),
     }
     return {**parallel.shard_examples(inputs), 'keys': example_keys(key_rest, (num,))}
 
   def examples(self, state: State, batch: Batch) -> dict[str, dict]:
     """Examples [B, ...] of the step's updates: `gen`, `pl` and `disc`, with the real images."""
+    if self.pl_weight:
+      parallel.check_split(self.pl_batch, UNSPLIT)
     key = jax.random.fold_in(state['key'], state['step'])
     key_gen, key_pl, key_disc, key_real = jax.random.split(key, 4)
     real = jax.tree.map(lambda x: x[0], dict(batch))
@@ -145,24 +151,27 @@ class StyleGAN2:
     ws = stylegan.broadcast(mapped(self.gen_net, weights, batch['z'], batch['y']), num)
     if not self.mixing:
       return ws
-    other = mapped(self.gen_net, weights, batch['other_z'], batch['y'])
-    mixed = jnp.arange(num, dtype=jnp.int32)[None] >= batch['cut'][:, None]
+    other = mapped(self.gen_net, weights, batch['z2'], batch['y'])
+    mixed = jnp.arange(num, dtype=jnp.int32)[None] >= batch['cutoff'][:, None]
     return jnp.where(mixed[..., None], stylegan.broadcast(other, num), ws)
 
   def images(self, weights: Any, batch: dict) -> Array:
     """The generator's images [b, H, W, C]."""
     return synthesized(self.gen_net, weights, self.styles(weights, batch), self.noise(batch))
 
-  def critic(self, weights: Any, shared: dict, keys: Array, y: Array) -> Callable[[Array], Array]:
-    """The discriminator in training: images [b, H, W, C], which it augments -> scores [b]."""
-    given = self.places.strengthened(shared.get('terms', {}))
-    return lambda images: self.disc_net.apply({'params': weights}, given.augmented(keys, images), y)
+  def augmented(self, shared: dict, keys: Array, images: Array) -> Array:
+    """Images [b, H, W, C] as the discriminator sees them, each of a key of its own."""
+    return self.places.strengthened(shared.get('terms', {})).augmented(keys, images)
+
+  def judged(self, weights: Any, images: Array, y: Array) -> Array:
+    """The discriminator's scores [b] of augmented images."""
+    return self.disc_net.apply({'params': weights}, images, y)
 
   def gen_loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """The non-saturating loss of the generator."""
     keys = purpose(batch['keys'], 'augment')
-    logits = self.critic(shared['disc'], shared, keys, batch['y'])(self.images(weights, batch))
-    loss = losses.logistic_gen(logits)
+    fake = self.augmented(shared, keys, self.images(weights, batch))
+    loss = losses.logistic_gen(self.judged(shared['disc'], fake, batch['y']))
     metrics = {'g_loss': loss}
     if not self.joined('pl'):
       return loss, metrics
@@ -186,10 +195,11 @@ class StyleGAN2:
 
   def disc_loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """The logistic loss of the discriminator; fakes and reals do not see each other."""
-    keys = [purpose(batch[name], 'augment') for name in ('real_keys', 'keys')]
-    judge = lambda keys, y: self.critic(weights, shared, keys, y)
-    real = judge(keys[0], batch['label'])(to_float(batch['image']))
-    fake = judge(keys[1], batch['y'])(self.images(shared['gen'], batch))
+    key_real, key_fake = (purpose(batch[name], 'augment') for name in ('real_keys', 'keys'))
+    real = self.augmented(shared, key_real, to_float(batch['image']))
+    fake = self.augmented(shared, key_fake, self.images(shared['gen'], batch))
+    real = self.judged(weights, real, batch['label'])
+    fake = self.judged(weights, fake, batch['y'])
     loss_real, loss_fake = losses.logistic_disc(real, fake)
     metrics = {
       'd_loss': loss_real + loss_fake, 'd_loss_real': loss_real, 'd_loss_fake': loss_fake,
@@ -205,10 +215,14 @@ class StyleGAN2:
     return metrics['d_loss'] + penalty, metrics | {'d_r1': more['d_r1']}
 
   def r1(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
-    """gamma / 2 E |grad D|^2 at real images, by these as they are before they are augmented."""
-    keys = purpose(batch['real_keys'], 'r1')
-    judge = self.critic(weights, shared, keys, batch['label'])
-    real, _, slopes = scores.with_gradient(lambda x: (judge(x), None), to_float(batch['image']))
+    """gamma / 2 E |grad D|^2 at augmented real images, by these or by what they are made of."""
+    draws = 'augment' if self.joined('r1') else 'r1'  # those of the loss, or others
+    seen = functools.partial(self.augmented, shared, purpose(batch['real_keys'], draws))
+    judge = lambda images: self.judged(weights, images, batch['label'])
+    of, at = lambda x: judge(seen(x)), to_float(batch['image'])
+    if not self.r1_plain:
+      of, at = judge, seen(at)
+    real, _, slopes = scores.with_gradient(lambda x: (of(x), None), at)
     penalty = self.r1_gamma / 2 * scores.squares(slopes).mean()
     metrics = {'d_r1': penalty}
     if self.places.controller is not None:
@@ -243,7 +257,7 @@ class StyleGAN2:
 
     # The generator's loss, by the discriminator as it is.
     pulled = self.gen.pullback(gen)
-    w_avg = averaged_w(self.gen_net, w_avg, pulled[0], examples['gen'], W_DECAY)
+    w_avg = averaged_w(self.gen_net, w_avg, pulled[0], examples['gen'])
     gen, _, gen_moved, metrics = self.gen.descend(
       gen, skipped['gen'], self.gen_loss, {'disc': self.disc.weights(disc), **others},
       self.of_main(examples), 'g_grad_norm', pulled,
@@ -253,7 +267,7 @@ class StyleGAN2:
     # The generator's path length, of another minibatch, weighted by the steps that it stands for.
     if 'pl' in due:
       pulled = self.gen.pullback(gen)
-      w_avg = averaged_w(self.gen_net, w_avg, pulled[0], examples['pl'], W_DECAY)
+      w_avg = averaged_w(self.gen_net, w_avg, pulled[0], examples['pl'])
       gen, _, finite, more = self.gen.descend(
         gen, skipped['gen'], times(self.periods['pl'], self.path_length), others, examples['pl'],
         'g_pl_norm', pulled,
@@ -262,7 +276,7 @@ class StyleGAN2:
 
     # The discriminator's loss, of real images and of fakes by the generator that has moved.
     weights = self.gen.weights(gen)
-    w_avg = averaged_w(self.gen_net, w_avg, weights, examples['disc'], W_DECAY)
+    w_avg = averaged_w(self.gen_net, w_avg, weights, examples['disc'])
     disc, _, disc_whole, more = self.disc.descend(
       disc, skipped['disc'], self.disc_loss, {'gen': weights, **others}, examples['disc'],
       'd_grad_norm',
@@ -281,7 +295,7 @@ class StyleGAN2:
 
     # Averages: of the generator, of path lengths, and the augmentation's strength that follows D.
     decay = self.ema(state['step'], self.batch)
-    ema = player.averaged(state, gen['params'], decay, 0, gen_moved)
+    ema = player.averaged(state, gen['params'], decay, self.ema_start, gen_moved)
     length = metrics.get('pl_mean', aux['pl_mean'])
     aux = {'w_avg': w_avg, 'pl_mean': trees.select(gen_whole, length, aux['pl_mean'])}
     if self.places.controller is not None:
@@ -351,15 +365,15 @@ def make_generator(architecture: dict[str, Any]) -> Styled:
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 # fmt: off
 SHARED = {name: key for name, key in style_config.KEYS.items() if name != 'optim.d_steps'}
+R1 = ('r1_gamma', 'r1_every', 'r1_plain')
 SIZES = ('resolution', 'num_classes', 'fmap_base', 'fmap_max', 'z_dim', 'w_dim', 'mapping_layers',
          'channels', 'architecture')  # of the sampled network
 KEYS: Keys = {
-  **{name: WAYS[name] for name in ('run.remat', 'run.kernels')},
   **with_defaults(
     SHARED, model__fmap_base=16_384, optim__batch_size=32, optim__gen_lr=2e-3,
     optim__disc_lr=2e-3, optim__ema_decay=0.0,
   ),
-  'model.w_dim': Key(512, 'dimensions of w', least=1, most=65_536),
+  'model.w_dim': Key(512, 'dimensions of w, where z is mapped', least=1, most=65_536),
   'model.mapping_layers': Key(8, 'layers from z to w', least=1, most=64),
   'model.gen_architecture': Key(
     'skip', 'shape of the generator', choices=stylegan2.ARCHITECTURES,
@@ -377,8 +391,10 @@ KEYS: Keys = {
   'optim.lazy': Key(
     True, 'R1 and path length have updates of their own, now and then; False: in every loss',
   ),
-  'optim.r1_gamma': Key(10.0, 'gradient penalty on real images (R1; BigGAN Eq. 5); 0: off'),
-  'optim.r1_every': Key(16, 'steps between two updates by R1', least=1, most=1000),
+  **with_defaults(
+    {f'optim.{name}': places_config.KEYS[f'optim.{name}'] for name in R1},
+    optim__r1_gamma=10.0, optim__r1_every=16, optim__r1_plain=True,
+  ),
   'optim.pl_weight': Key(2.0, 'path length regularisation of the generator; 0: off'),
   'optim.pl_every': Key(4, 'steps between two updates by path length', least=1, most=1000),
   'optim.pl_batch_shrink': Key(
@@ -390,6 +406,7 @@ KEYS: Keys = {
   'optim.ema_ramp': Key(
     0.0, 'half-life at most this share of the images so far; 0: no such limit',
   ),
+  'optim.ema_start': Key(0, 'step at which averaging begins'),
   'optim.freeze_disc': Key(
     0, "first layers of the discriminator that stay as they are (Freeze-D)", most=1000,
   ),
@@ -401,7 +418,7 @@ TINY = {
   'model.fmap_base': 32, 'model.fmap_max': 16, 'model.z_dim': 16, 'model.w_dim': 16,
   'model.mapping_layers': 2, 'model.disc_mapping_layers': 2, 'model.stddev_group': 4,
   'model.dtype': 'float32', 'optim.batch_size': 8, 'optim.pl_batch_shrink': 2,
-  'optim.freeze_disc': 0,
+  'optim.freeze_disc': 0, 'optim.ema_start': 0,
 }
 DIGITS = {
   'run.remat': False,
@@ -409,7 +426,8 @@ DIGITS = {
   'model.mapping_layers': 2, 'model.disc_mapping_layers': 2, 'model.stddev_group': 4,
   'model.dtype': 'float32', 'optim.batch_size': 32, 'optim.pl_batch_shrink': 2,
   'optim.gen_lr': 2e-3, 'optim.disc_lr': 2e-3, 'optim.r1_gamma': 0.1, 'optim.ema_decay': 0.99,
-  'optim.ema_half_life': 0.0, 'optim.ema_ramp': 0.0, 'optim.freeze_disc': 0,
+  'optim.ema_half_life': 0.0, 'optim.ema_ramp': 0.0, 'optim.ema_start': 0,
+  'optim.freeze_disc': 0, 'optim.pl_every': 4, 'optim.r1_every': 16,
   'augment.name': 'none', 'augment.p': 0.0, 'augment.target': 0.0, 'augment.kimg': 500.0,
 }
 # fmt: on
@@ -462,12 +480,7 @@ def make_nets(
   config: ml_collections.ConfigDict,
 ) -> tuple[stylegan2.Generator, stylegan2.Discriminator]:
   """The networks of a config."""
-  run, model = config.run, config.model
-  shared = {
-    **style_config.of_both(config),
-    'remat': run.remat,
-    'kernels': errors.pick(run.kernels, kernels.KERNELS, 'run.kernels'),
-  }
+  model, shared = config.model, style_config.of_both(config)
   gen_net = stylegan2.Generator(
     **shared, z_dim=model.z_dim, w_dim=model.w_dim, mapping_layers=model.mapping_layers,
     channels=config.data.channels, architecture=model.gen_architecture,
@@ -525,8 +538,8 @@ def make(
     batch=opt.batch_size, pl_batch=opt.batch_size // opt.pl_batch_shrink,
     labels=label_law('data', config.data.num_classes, class_counts),
     places=Places(**places_config.augmentation(config, opt.batch_size)),
-    r1_gamma=opt.r1_gamma, pl_weight=opt.pl_weight,
+    r1_gamma=opt.r1_gamma, r1_plain=opt.r1_plain, pl_weight=opt.pl_weight,
     every=tuple((name, num) for name, num in rates.items() if weights[name]),
-    mixing=opt.style_mixing, ema=averaging(opt),
+    mixing=opt.style_mixing, ema=averaging(opt), ema_start=opt.ema_start,
     card={name: getattr(gen_net, name) for name in SIZES},
   )  # fmt: skip

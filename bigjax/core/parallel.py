@@ -126,6 +126,20 @@ def shard_examples(tree: Any, lead: int = 0) -> Any:
   return jax.tree.map(shard, tree)
 
 
+def check_split(num: int, what: str) -> None:
+  """Refuse examples that are drawn inside a program and cannot be split over its devices.
+
+  Args:
+    num: of the examples, over all devices.
+    what: they are, and what to do: 'NUM WHAT' begins the error.
+  Raises:
+    UserError: `num` is no multiple of the number of devices.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if not mesh.empty and num % mesh.size:
+    raise errors.UserError(f'{num} {what.format(devices=mesh.size)}')
+
+
 def global_mean(x: jax.Array) -> jax.Array:
   """Return the mean over axis 0 of the global batch, keeping the axis: [b, ...] -> [1, ...].
 

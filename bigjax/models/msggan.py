@@ -110,43 +110,15 @@ class ProGenerator(nn.Module):
     return tuple(images)
 
 
-class StyleGenerator(nn.Module):
+class StyleGenerator(stylegan.StyleGenerator):
   """MSG-StyleGAN's: (z [B, z_dim], y [B], noise) -> images at r = 4, 8, ... resolution.
 
-  StyleGAN's generator, of which every scale is wanted, and no styles are mixed. `mapping` and
-  `synthesis` are there for whoever needs w. `noise`: see `stylegan.Synthesis`.
+  StyleGAN's generator, of which every scale is wanted, and no styles are mixed. `noise`: see
+  `stylegan.Synthesis`.
   """
 
-  resolution: int
-  num_classes: int = 1
-  z_dim: int = 512
-  w_dim: int = 512
-  mapping_layers: int = 8
-  mapping_features: int = 512
-  fmap_base: int = 8192
-  fmap_max: int = 512
-  channels: int = 3
-  remat: bool = False
-  kernels: Kernels = FAST
-  dtype: Any = jnp.float32
-
-  def setup(self):
-    self.mapping = stylegan.Mapping(
-      self.w_dim, self.mapping_features, self.mapping_layers, self.num_classes
-    )
-    self.synthesis = stylegan.Synthesis(
-      self.resolution,
-      self.fmap_base,
-      self.fmap_max,
-      self.channels,
-      self.remat,
-      self.kernels,
-      self.dtype,
-    )
-
   def __call__(self, z: Array, y: Array, noise: Sequence[Array] | None = None) -> tuple[Array, ...]:
-    w = self.mapping(z, y)
-    return self.synthesis(stylegan.broadcast(w, self.synthesis.num_layers), noise)
+    return self.synthesis(stylegan.broadcast(self.w(z, y), self.synthesis.num_layers), noise)
 
 
 class Discriminator(nn.Module):

@@ -15,17 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.core import trees
-from bigjax.nn.convolution import mean_pool, upsample
+from bigjax.nn.convolution import upsample
 from bigjax.nn.kernels import FAST, Kernels
 from bigjax.nn.layers import BatchNorm, Conv, pixel_norm, remat
-from bigjax.nn.style import equalized, minibatch
+from bigjax.nn.style import equalized, growing, minibatch
 from bigjax.nn.style.blocks import (
   FIRST,
   NORM_EPS,
   NORMAL,
   DenseTo4x4,
-  DiscBlock,
-  DiscOutput,
   leaky_relu,
   level_of,
   num_maps,
@@ -44,11 +42,6 @@ GEN_GAINS = equalized.gains(
   others={'4x4/Dense/*': equalized.RELU_GAIN / 4, 'ToRGB_*': 1.0},
 )
 DISC_GAINS = equalized.gains(others={'4x4/Dense1/*': 1.0})
-
-
-def is_complete(alpha: Array | float) -> bool:
-  """Whether a newest block is known to have faded in, so that the one before it is not asked."""
-  return isinstance(alpha, int | float) and alpha == 1
 
 
 class GenBlock(nn.Module):
@@ -148,7 +141,7 @@ class Generator(nn.Module):
     for at in range(FIRST, level + 1):
       before, x = x, self.block(at)(x, train)
     image = self.image(x, top - level)
-    if level == FIRST or is_complete(alpha):
+    if level == FIRST or growing.is_complete(alpha):
       return image
     return fade(upsample(self.image(before, top - level + 1)), image, alpha)
 
@@ -179,92 +172,23 @@ class Generator(nn.Module):
     return jnp.tanh(image) if self.tanh else image
 
 
-class Discriminator(nn.Module):
+class Discriminator(growing.Discriminator):
   """Images [B, 2^level, 2^level, channels] -> (scores [B], logits [B, classes] or None), float32.
 
-  Table 1's rows (a) to (c) have norm 'layer', (e*) `discrimination`, (a) to (d) and (e*) no
-  `stddev_features`.
-
-  Attributes:
-    resolution, fmap_base, fmap_max, remat: as the generator's.
-    num_classes: above 1, there are logits of the classes, for an AC-GAN.
-    order: of activation and averaging: see blocks.ORDERS.
-    stddev_features, stddev_group, stddev_block: of the minibatch standard deviation: see
-      minibatch.stddev; of 0 features, there is none. The paper's group is the whole batch, None.
-    discrimination: kernels of minibatch discrimination (Salimans et al. 2016), 100 in the paper;
-      its initialisation is `fitted`'s.
+  Of several classes there are logits, for an AC-GAN. Table 1's rows (a) to (c) have norm 'layer',
+  (e*) `discrimination`, (a) to (d) and (e*) no `stddev_features`. The paper's `stddev_group` is the
+  whole batch, None.
   """
 
-  resolution: int
-  num_classes: int = 1
-  fmap_base: int = 8192
-  fmap_max: int = 512
-  norm: str = 'none'
-  order: str = 'theano'
-  stddev_features: int = 1
-  stddev_group: int | None = 4
-  stddev_block: int | None = None
-  discrimination: int = 0
-  remat: bool = False
-  kernels: Kernels = FAST
-  dtype: Any = jnp.float32
+  @property
+  def num_outputs(self) -> int:
+    return 1 if self.num_classes == 1 else 1 + self.num_classes
 
-  @nn.compact
   def __call__(
     self, images: Array, level: int, alpha: Array | float = 1.0
   ) -> tuple[Array, Array | None]:
-    if self.is_initializing():
-      out = self.create(images)
-    else:
-      if images.shape[1:3] != (2**level, 2**level):
-        raise ValueError(f'images of {2**level} px at level {level}, not of shape {images.shape}.')
-      x = self.from_rgb(images, level)
-      if level > FIRST:
-        x = self.block(level)(x)
-        if not is_complete(alpha):
-          x = fade(self.from_rgb(mean_pool(images), level - 1), x, alpha)
-      for at in range(level - 1, FIRST, -1):
-        x = self.block(at)(x)
-      out = self.output()(x)
+    out = self.outputs(images, level, alpha)
     return out[:, 0], out[:, 1:] if self.num_classes > 1 else None
-
-  def create(self, images: Array) -> Array:
-    """Makes the parameters of all levels, on small maps; returns no outputs but their shape."""
-    small = lambda size, channels: jnp.zeros((1, size, size, channels), jnp.float32)
-    for at in range(level_of(self.resolution), FIRST, -1):
-      self.from_rgb(small(2, images.shape[-1]), at)
-      self.block(at)(small(2, self.maps(at)))
-    self.from_rgb(small(2, images.shape[-1]), FIRST)
-    out = self.output()(small(4, self.maps(FIRST)))
-    return jnp.zeros((len(images), out.shape[-1]), jnp.float32)
-
-  def maps(self, level: int) -> int:
-    return num_maps(level, self.fmap_base, self.fmap_max)
-
-  def from_rgb(self, images: Array, level: int) -> Array:
-    """The maps in which images are seen at a level; no norm, in any row."""
-    lod = level_of(self.resolution) - level
-    conv = Conv(
-      self.maps(level), 1, 'none', True, self.kernels, self.dtype, NORMAL, name=f'FromRGB_lod{lod}'
-    )
-    return leaky_relu(conv(images))
-
-  def block(self, level: int) -> nn.Module:
-    return remat(DiscBlock, self.remat)(
-      self.maps(level), self.maps(level - 1), self.norm, self.order, kernels=self.kernels,
-      dtype=self.dtype, name=f'{2**level}x{2**level}',
-    )  # fmt: skip
-
-  def output(self) -> nn.Module:
-    stddev = functools.partial(
-      minibatch.stddev, group=self.stddev_group, features=self.stddev_features,
-      block=self.stddev_block,
-    )  # fmt: skip
-    return DiscOutput(  # small, and what it gathers is not gathered twice
-      self.maps(FIRST), self.maps(1), self.num_classes + 1 if self.num_classes > 1 else 1,
-      self.norm, stddev if self.stddev_features else None, self.discrimination, self.kernels,
-      self.dtype, name='4x4',
-    )  # fmt: skip
 
 
 def fitted(

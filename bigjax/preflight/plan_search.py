@@ -1,5 +1,6 @@
 """Several plans: slices compared, and the settings that fit one."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +40,30 @@ def watched() -> Plan:
   return run
 
 
+def attempts(
+  configs: Sequence[tuple[ml_collections.ConfigDict, tpu_slices.Slice]],
+  run: Plan,
+  say: Callable[[str], None],
+) -> list[dict[str, Any] | None]:
+  """The plans of these configs on these slices, None where a slice cannot have its config.
+
+  Raises:
+    UserError: none of them can.
+  """
+  found, refused = [], None
+  for config, of in configs:
+    try:
+      found.append(run(config, of))
+    except errors.UserError as error:
+      found.append(None)
+      refused = error
+      if len(configs) > 1:
+        say(f'{of.name}, batch {batch_of(config)}, is left out: {error}')
+  if refused and not any(found):
+    raise refused
+  return found
+
+
 def compared(
   config: ml_collections.ConfigDict,
   slices: Sequence[tpu_slices.Slice],
@@ -50,46 +75,48 @@ def compared(
   Raises:
     UserError: none of them can.
   """
-  found, refused = [], None
-  for of in slices:
-    try:
-      found.append(run(config, of))
-    except errors.UserError as error:
-      refused = error
-      if len(slices) > 1:
-        say(f'{of.name} is left out: {error}')
-  if not found and refused:
-    raise refused
-  return found
+  return [found for found in attempts([(config, of) for of in slices], run, say) if found]
 
 
 def scaled(
-  config: ml_collections.ConfigDict, slices: Sequence[tpu_slices.Slice], per_device: int, run: Plan
+  config: ml_collections.ConfigDict,
+  slices: Sequence[tpu_slices.Slice],
+  per_device: int,
+  run: Plan,
+  say: Callable[[str], None],
 ) -> dict[str, list[dict[str, Any]]]:
-  """Return {'weak': plans at a fixed batch per device, 'strong': at the configured batch}."""
-  found: dict[str, list[dict[str, Any]]] = {'weak': [], 'strong': []}
+  """{'weak': plans at a fixed batch per device, 'strong': at the configured batch}.
+
+  Slices that the configured batch does not divide over are in the first alone; one that cannot have
+  its config is said and left out.
+
+  Raises:
+    UserError: none of them can.
+  """
   strong = batch_of(config)
-  for of in slices:
-    for kind, batch in (('weak', per_device * of.num_devices), ('strong', strong)):
-      if batch % of.num_devices:
-        continue
-      config = core_config.changed(config, {batch_key(config): batch})
-      same = [one for ones in found.values() for one in ones if one['slice'] == of.name]
-      known = next((one for one in same if one['batch_size'] == batch), None)
-      found[kind].append(known or run(config, of))
-  return found
+  batches = {
+    'weak': [(per_device * of.num_devices, of) for of in slices],
+    'strong': [(strong, of) for of in slices if strong % of.num_devices == 0],
+  }
+  distinct = list(dict.fromkeys(itertools.chain(*batches.values())))
+  configs = [
+    (core_config.changed(config, {batch_key(config): batch}), of) for batch, of in distinct
+  ]
+  plans = dict(zip(distinct, attempts(configs, run, say), strict=True))
+  return {kind: [plans[of] for of in given if plans[of]] for kind, given in batches.items()}
 
 
 def settings(config: ml_collections.ConfigDict, per_device: int) -> list[dict[str, Any]]:
   """Values of run.microbatches and run.remat to try, from the fastest to the smallest.
 
-  One without either, for a family whose networks cannot trade time for memory.
+  Of a family that has but one of these ways to trade time for memory, or none, those of that.
   """
-  if 'microbatches' not in config.run:
-    return [{}]
   divisors = [n for n in range(1, per_device + 1) if per_device % n == 0]
   pairs = [(1, False), (1, True)] + [(n, True) for n in divisors if n > 1]
-  return [{'run.microbatches': num, 'run.remat': remat} for num, remat in pairs]
+  both = [{'run.microbatches': num, 'run.remat': remat} for num, remat in pairs]
+  ways = [key for key in both[0] if key.removeprefix('run.') in config.run]
+  found = [{key: values[key] for key in ways} for values in both]
+  return [values for i, values in enumerate(found) if values not in found[:i]]
 
 
 def fitted(

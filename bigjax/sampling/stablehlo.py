@@ -1,11 +1,13 @@
 """The generator as a StableHLO program that runs where bigjax is not installed.
 
+Its inputs are latents, labels and the numbers that the generator leaves open (a StyleGAN's psi).
 Weights, and the statistics of one truncation, are constants inside it, so that it is one file that
 cannot meet other weights. (As arguments they would make a small program beside a large file, and
 two ways to hold it wrong. On two CPU cores, 74 MB of them inside compile in 4.4 s in place of 2.6.)
 Its card says how latents are drawn. JAX promises to read such programs for six months only.
 """
 
+import dataclasses
 import os
 from typing import Any
 
@@ -30,16 +32,18 @@ with open({name!r}, 'rb') as file:
   program = export.deserialize(file.read())
 {z}
 y = {y}
-images = np.asarray(jax.jit(program.call)(z, y))  # uint8 [2, {shape}]
+images = np.asarray(jax.jit(program.call)({inputs}))  # uint8 [2, {shape}]
 """
 
 
 def program(loaded: Loaded, spec: Spec, weights: bool = False) -> bytes:
   """Return the serialised program (z float32 [b, ...], y) -> uint8 images [b, H, W, C], any b >= 1.
 
+  Behind z and y it takes a float32 [] for each of the generator's `inputs`.
+
   Args:
     loaded: prepared for `spec`.
-    spec: the sampling settings that are constants in it.
+    spec: the sampling settings that are constants in it, but for those.
     weights: y is float32 [b, classes] in place of int32 [b].
   Raises:
     UserError: flatbuffers is not installed.
@@ -49,8 +53,10 @@ def program(loaded: Loaded, spec: Spec, weights: bool = False) -> bytes:
 
   generator, gen = loaded.sampler.generator, jax.tree.map(np.asarray, loaded.gen)
 
-  def run(z, y):
-    return to_uint8(generator.generate(jax.tree.map(jnp.asarray, gen), z, y, spec))
+  def run(z, y, *numbers):
+    given = dict(zip(generator.inputs, numbers, strict=True))
+    at = dataclasses.replace(spec, **given) if given else spec
+    return to_uint8(generator.generate(jax.tree.map(jnp.asarray, gen), z, y, at))
 
   (batch,) = export.symbolic_shape('b')
   z = jax.ShapeDtypeStruct((batch, *generator.latent_shape), jnp.float32)
@@ -58,7 +64,8 @@ def program(loaded: Loaded, spec: Spec, weights: bool = False) -> bytes:
   if weights:
     y = jax.ShapeDtypeStruct((batch, loaded.num_classes), jnp.float32)
   with device.for_any_device():
-    return export.export(jax.jit(run), platforms=PLATFORMS)(z, y).serialize()
+    numbers = [jax.ShapeDtypeStruct((), jnp.float32)] * len(generator.inputs)
+    return export.export(jax.jit(run), platforms=PLATFORMS)(z, y, *numbers).serialize()
 
 
 def program_card(loaded: Loaded, spec: Spec, weights: bool, path: str) -> dict[str, Any]:
@@ -80,11 +87,17 @@ def program_card(loaded: Loaded, spec: Spec, weights: bool, path: str) -> dict[s
   )
   drawn = 'z = latents(seed=0, num=2)' if recipe else f'z = np.zeros((2, {z}), np.float32)'
   shape = ', '.join(map(str, loaded.shape))
-  use = USE.format(name=os.path.basename(path), z=drawn, y=example, shape=shape)
+  numbers = [f'np.float32({getattr(spec, name):g})' for name in generator.inputs]
+  inputs = ', '.join(['z', 'y', *numbers])
+  use = USE.format(name=os.path.basename(path), z=drawn, y=example, inputs=inputs, shape=shape)
   return {
     **loaded.card,
     'program': os.path.basename(path),
-    'inputs': {'z': f'float32 [b, {z}]', 'y': y},
+    'inputs': {
+      'z': f'float32 [b, {z}]',
+      'y': y,
+      **{name: f'float32 []: {words}' for name, words in generator.inputs.items()},
+    },
     'output': f'uint8 [b, {", ".join(map(str, loaded.shape))}], for any b',
     'made_at': spec.described(),
     'platforms': list(PLATFORMS),

@@ -153,7 +153,9 @@ def test_fit_takes_the_fastest_setting_that_fits():
   found = plan_search.settings(tiny(), 8)
   pairs = [(one['run.microbatches'], one['run.remat']) for one in found]
   assert pairs == [(1, False), (1, True), (2, True), (4, True), (8, True)]
-  assert plan_search.settings(ml_collections.ConfigDict({'run': {'steps': 1}}), 8) == [{}]
+  of_run = lambda **keys: plan_search.settings(ml_collections.ConfigDict({'run': keys}), 8)
+  assert of_run(steps=1) == [{}]
+  assert of_run(remat=False) == [{'run.remat': False}, {'run.remat': True}]
   never = lambda config, of: {'fits': False, 'peak_bytes': 2, 'usable_bytes': 1}
   assert plan_search.fitted(tiny(), tpu_slices.find('v3-8'), never, lambda text: None) is None
 
@@ -166,7 +168,7 @@ def test_a_slice_that_cannot_have_a_config_leaves_the_others_their_plans():
 
   slices, said = [tpu_slices.find(name) for name in ('v3-8', 'v3-32')], []
   assert plan_search.compared(tiny(), slices, run, said.append) == [{'slice': 'v3-8'}]
-  assert said == ['v3-32 is left out: groups of 4 do not divide 1 example.']
+  assert said == ['v3-32, batch 64, is left out: groups of 4 do not divide 1 example.']
   with pytest.raises(errors.UserError, match='groups of 4'):
     plan_search.compared(tiny(), slices[1:], run, said.append)
 
@@ -174,9 +176,26 @@ def test_a_slice_that_cannot_have_a_config_leaves_the_others_their_plans():
 def test_scaling_keeps_the_batch_per_device_or_in_all():
   run = lambda config, of: {'slice': of.name, 'batch_size': config.optim.batch_size}
   slices = [tpu_slices.find(name) for name in ('v3-8', 'v3-32', 'v3-128')]
-  found = plan_search.scaled(tiny(), slices, 8, run)
+  found = plan_search.scaled(tiny(), slices, 8, run, print)
   assert [p['batch_size'] for p in found['weak']] == [64, 256, 1024]
   assert [(p['slice'], p['batch_size']) for p in found['strong']] == [('v3-8', 64), ('v3-32', 64)]
+
+
+def test_scaling_plans_nothing_twice_and_leaves_out_what_cannot_be():
+  ran, said = [], []
+
+  def run(config, of):
+    ran.append((of.name, config.optim.batch_size))
+    if of.num_devices == 32 and config.optim.batch_size == 64:
+      raise errors.UserError('groups of 4 do not divide 2 examples.')
+    return {'slice': of.name, 'batch_size': config.optim.batch_size}
+
+  slices = [tpu_slices.find(name) for name in ('v3-8', 'v3-32')]
+  found = plan_search.scaled(tiny(), slices, 8, run, said.append)
+  assert ran == [('v3-8', 64), ('v3-32', 256), ('v3-32', 64)]
+  assert [p['slice'] for p in found['weak']] == ['v3-8', 'v3-32']
+  assert [p['slice'] for p in found['strong']] == ['v3-8']
+  assert said == ['v3-32, batch 64, is left out: groups of 4 do not divide 2 examples.']
 
 
 @pytest.mark.parametrize(

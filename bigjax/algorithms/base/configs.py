@@ -86,7 +86,12 @@ def _merged(layers: list[Values | str]) -> Values:
 
 
 def _over(layer: Values, values: Values) -> Values:
-  """These values under those of a layer; of the former, keys that the layer takes away are gone."""
+  """These values under those of a layer; of the former, keys that the layer takes away are gone.
+
+  One that names another game leaves of the former what all games share.
+  """
+  if layer.get('algorithm', '') not in ('', values.get('algorithm')):
+    values = {name: value for name, value in values.items() if name in core_config.SHARED}
   both = {**values, **layer}
   if 'algorithm' not in both:
     return both

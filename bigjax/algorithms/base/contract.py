@@ -231,12 +231,15 @@ class Generator(Protocol):
     latent_shape: of one sample's latents, of any rank.
     num_classes: that it was trained with; 1 where it is not conditional.
     options: {name: help} of the sampling options that it understands.
+    inputs: {field of its Spec: what it is} of numbers that `generate` may take traced, and that an
+      exported program therefore takes as inputs.
   """
 
   shape: tuple[int, ...]
   latent_shape: tuple[int, ...]
   num_classes: int
   options: Mapping[str, str]
+  inputs: Mapping[str, str]
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> Spec:
     """Settings from a card's `sampling` and the words {option: value} given by a user.
@@ -326,7 +329,8 @@ class PlainGenerator:
   A family adds fields and `generate`; one whose latents have another law, `latents` and `recipe`.
   """
 
-  options = {}  # noqa: RUF012 - a constant, not a field
+  options = {}  # noqa: RUF012 - constants, not fields
+  inputs = {}  # noqa: RUF012
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> NoChoice:
     del sampling

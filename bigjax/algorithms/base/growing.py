@@ -5,12 +5,14 @@ are in use. Time is counted in real images, as the papers count it.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import Stage
@@ -142,6 +144,32 @@ def at_resolutions(name: str, words: Sequence[str], number: Callable[[str], Any]
     if found[int(resolution)] <= 0:
       raise errors.UserError(f'{name} has {word!r}; the number must be above 0.')
   return found
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuse a growth that cannot be.
+
+  Raises:
+    UserError: names the key.
+  """
+  resolutions(config.model.first_resolution, config.data.resolution)
+  at_resolutions('optim.batch_at', config.optim.batch_at, int)
+  at_resolutions('optim.lr_at', config.optim.lr_at, float)
+
+
+def growth(config: ml_collections.ConfigDict) -> Callable[[int], contract.Stages]:
+  """The stages of a config as a function of the number of steps; UserError as `check`."""
+  data, opt = config.data, config.optim
+  batch_at = at_resolutions('optim.batch_at', opt.batch_at, int)
+  stage_of = lambda resolution: Stage(
+    opt.d_steps, batch_at.get(resolution, opt.batch_size),
+    contract.image_inputs(resolution, data.channels),
+  )  # fmt: skip
+  return functools.partial(
+    stages, resolutions(config.model.first_resolution, data.resolution),
+    stage_of=stage_of, hold_kimg=opt.hold_kimg, fade_kimg=opt.fade_kimg,
+    lr_at=at_resolutions('optim.lr_at', opt.lr_at, float),
+  )  # fmt: skip
 
 
 def begun_anew(player: Player, state: dict[str, Any], when: Array) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class StandingStatistics(contract.OfNetwork):
     'standing_passes': 'batches over which BatchNorm moments are averaged',
     'standing_batch': 'samples in each of them',
   }
+  inputs = {}  # noqa: RUF012 - its numbers are those of latents and of what is prepared
 
   def spec(
     self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None

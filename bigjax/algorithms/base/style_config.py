@@ -5,9 +5,11 @@ from typing import Any
 import ml_collections
 
 from bigjax.algorithms.base.residual_config import DTYPES
+from bigjax.core import config as core_config
 from bigjax.core import errors
 from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
+from bigjax.nn import kernels
 
 # fmt: off
 KEYS: Keys = {
@@ -26,6 +28,7 @@ KEYS: Keys = {
   'optim.b2': Key(0.99, "Adam's decay of squared gradients", below=1),
   'optim.eps': Key(1e-8, "Adam's epsilon", above=0, most=1),
   'optim.ema_decay': Key(0.999, 'decay of the averaged weights, per step; 0: none', below=1),
+  **{key: core_config.WAYS[key] for key in ('run.remat', 'run.kernels')},
 }
 # fmt: on
 
@@ -38,5 +41,7 @@ def of_both(config: ml_collections.ConfigDict) -> dict[str, Any]:
     'num_classes': data.num_classes,
     'fmap_base': model.fmap_base,
     'fmap_max': model.fmap_max,
+    'remat': config.run.remat,
+    'kernels': errors.pick(config.run.kernels, kernels.KERNELS, 'run.kernels'),
     'dtype': errors.pick(model.dtype, DTYPES, 'model.dtype'),
   }

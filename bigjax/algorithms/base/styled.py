@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from bigjax.algorithms.base import contract, truncation
 from bigjax.algorithms.base.contract import Gen
-from bigjax.core import parallel, trees
 from bigjax.models import stylegan2
 from bigjax.nn.style import stylegan
 
@@ -38,13 +36,15 @@ def noise_maps(keys: Array, resolution: int) -> tuple[Array, ...]:
 
 
 def averaged_w(
-  net: stylegan2.Generator, w_avg: Array, weights: Any, examples: dict, decay: float
+  net: stylegan2.Generator,
+  w_avg: Array,
+  weights: Any,
+  examples: dict,
+  decay: float = truncation.W_DECAY,
 ) -> Array:
-  """The average of the mapping network's outputs, after it has mapped a minibatch."""
-  mean = parallel.over_batch(
-    lambda weights, shared, batch: mapped(net, weights, batch['z'], batch['y']).mean(0)
-  )(weights, {}, examples)
-  return trees.select(jnp.isfinite(mean).all(), mean + decay * (w_avg - mean), w_avg)
+  """The average w after the mapping network has mapped a minibatch."""
+  mapping = lambda weights, batch: mapped(net, weights, batch['z'], batch['y'])
+  return truncation.averaged_w(w_avg, mapping, weights, examples, decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Styled(contract.OfNetwork, contract.PlainGenerator):
 
   net: stylegan2.Generator
 
-  options = dict(truncation.OPTIONS)  # noqa: RUF012 - a constant, not a field
+  options, inputs = truncation.OPTIONS, truncation.INPUTS
 
   def spec(
     self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None

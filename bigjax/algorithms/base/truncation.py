@@ -9,18 +9,20 @@ N(0, I) here, whatever psi is, and psi is the way that is left from the average 
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from bigjax.algorithms.base.draws import keys_of
-from bigjax.core import errors
+from bigjax.core import errors, parallel, trees
 from bigjax.core.ranges import Range
 from bigjax.nn.style import stylegan
 
 Array = jax.Array
 
+W_DECAY = 0.995  # of the average w, per minibatch
 PSI = Range(-10, 10, whole=False)
 LAYERS = Range(1, 100)
 # A noise of each sample's own, which follows from its latents; one that all samples share; none.
@@ -28,6 +30,9 @@ NOISE = {'random': 'of each sample', 'const': 'the same for all', 'none': 'none 
 OPTIONS: Mapping[str, str] = types.MappingProxyType({
   'truncation': 'psi or psi:layers, towards the average w: 0.7, 0.7:8, none (default)',
   'noise': 'of the layers: random (default), const (the same for all samples), none',
+})  # fmt: skip
+INPUTS: Mapping[str, str] = types.MappingProxyType({
+  'psi': 'how much is left of the way from the average w, 1: untruncated',
 })  # fmt: skip
 
 
@@ -76,6 +81,26 @@ class StyleSpec:
 
 
 jax.tree_util.register_dataclass(StyleSpec, data_fields=['psi'], meta_fields=['cutoff', 'noise'])
+
+
+def averaged_w(
+  w_avg: Array,
+  mapping: Callable[[Any, Any], Array],
+  weights: Any,
+  batch: Any,
+  decay: float = W_DECAY,
+) -> Array:
+  """The running average of w [w_dim] after one more minibatch, unless that is not finite.
+
+  Args:
+    w_avg: before it.
+    mapping: (weights, batch) -> w [B, w_dim], before styles are mixed.
+    weights: of the generator.
+    batch: examples [B, ...], the global batch.
+  """
+  of_part = lambda weights, shared, batch: mapping(weights, batch).mean(0)
+  mean = parallel.over_batch(of_part)(weights, {}, batch)
+  return trees.select(jnp.isfinite(mean).all(), mean + decay * (w_avg - mean), w_avg)
 
 
 def fields(given: Mapping[str, str] | None) -> dict[str, Any]:

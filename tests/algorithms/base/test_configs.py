@@ -711,3 +711,18 @@ def test_the_step_of_recipes_for_several_gpus_traces_on_as_many(given, num):
     state, metrics = jax.eval_shape(step, made_of.shapes(), stage.shapes())
   assert jax.tree.structure(state) == jax.tree.structure(made_of.shapes())
   assert metrics['d_loss'].shape == ()
+
+
+def test_a_variant_of_another_game_leaves_what_all_games_share(tmp_path):
+  """Its keys are gone, though the other game knows some of them by the same names."""
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    "def get_config():\n  return {'algorithm': 'biggan', 'data': {'flip': True},\n"
+    "          'model': {'ch': 16, 'z_dim': 7}, 'optim': {'batch_size': 6}}\n"
+    "VARIANTS = {'other': {'algorithm': 'pggan', 'optim.d_steps': 2}}\n"
+  )
+  config = configs.read(f'{path}:other')
+  configs.check(config)
+  assert config.data.flip and 'ch' not in config.model and config.optim.d_steps == 2
+  plain = configs.read('pggan:celeba_hq')
+  assert config.model.z_dim == plain.model.z_dim == 512

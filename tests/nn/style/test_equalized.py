@@ -67,3 +67,15 @@ def test_a_step_of_adam_moves_weights_by_their_constant():
   folded = jax.jit(one.reparametrisation.fold)(state['params'])
   jax.tree.map(np.testing.assert_array_equal, folded, after)
   assert one.reparametrisation.link.init(state['params']) == optax.EmptyState()
+
+
+def test_kernels_without_a_gain_and_other_leaves_with_one():
+  gain = equalized.gains(1.0, {'plain/*': None, '*/embedding': 0.5}, {'slow/*': 0.01})
+  found = {path: gain(path, None) for path in (
+    'conv/kernel', 'conv/bias', 'plain/kernel', 'plain/bias', 'embed/embedding', 'slow/kernel',
+    'slow/bias', 'slow/embedding',
+  )}  # fmt: skip
+  assert found == {
+    'conv/kernel': 1, 'conv/bias': None, 'plain/kernel': None, 'plain/bias': None,
+    'embed/embedding': 0.5, 'slow/kernel': 0.01, 'slow/bias': 0.01, 'slow/embedding': 0.005,
+  }  # fmt: skip

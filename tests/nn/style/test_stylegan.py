@@ -1,21 +1,14 @@
-"""StyleGAN's layers: counts, closed forms, and the official code's numbers (golden stylegan1)."""
+"""StyleGAN's layers: counts and closed forms (tests/models/test_stylegan.py: golden numbers)."""
 
-import functools
-
-import golden_style
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from bigjax.core import trees
 from bigjax.models import msggan
-from bigjax.nn import kernels
-from bigjax.nn.objectives import losses, multiscale
-from bigjax.nn.style import equalized, resampling, stylegan
+from bigjax.nn.style import equalized, stylegan
 
 from counts import num_params
-from golden_files import golden, under
 from networks import LABELS, f32, latents, weights
 
 
@@ -100,101 +93,3 @@ def test_truncation():
   some = truncate(ws, centre, 0.5, 2)
   np.testing.assert_array_equal(some[:, 2:], ws[:, 2:])
   np.testing.assert_allclose(some[1, :2], [[2.0, -0.5]] * 2)
-
-
-# --- the official numbers
-
-
-class Nets:
-  """Both networks of the golden file in float64: the discriminator without other scales."""
-
-  def __init__(self):
-    self.arrays = golden('stylegan1')
-    self.out = under(self.arrays, 'out/')
-    how = {'fmap_base': 256, 'fmap_max': 24, 'dtype': jnp.float64, 'kernels': kernels.PLAIN}
-    self.gen = msggan.StyleGenerator(32, z_dim=20, w_dim=24, mapping_features=28, **how)
-    alone = {'scales': 'none', 'stddev_every': False, 'stddev_group': 4, 'stddev_block': None}
-    self.disc = msggan.Discriminator(32, **alone, **how)
-    self.noise = golden_style.noise(self.arrays)
-    theirs = {
-      name: w
-      for name, w in under(self.arrays, 'G/').items()
-      if not name.startswith(('synthesis.noise', 'dlatent_avg'))
-    }
-    self.params_g = golden_style.nested(golden_style.stylegan(theirs))
-    theirs = under(self.arrays, 'D/')
-    unused = tuple(f'FromRGB_lod{i}' for i in (1, 2, 3))
-    theirs = {name: w for name, w in theirs.items() if not name.startswith(unused)}
-    self.params_d = golden_style.nested(golden_style.stylegan(theirs))
-    self.y = jnp.zeros(8, jnp.int32)
-
-  def z(self, name=''):
-    return np.asarray(self.arrays[f'in/{name}z'], np.float64)
-
-  def generate(self, params, z):
-    params = equalized.scale(params, stylegan.GAINS)
-    return self.gen.apply({'params': params}, z, self.y, self.noise)
-
-  def score(self, params, images):
-    params = equalized.scale(params, msggan.GAINS['stylegan'][1])
-    return self.disc.apply({'params': params}, images, self.y)
-
-
-nets_once = functools.cache(Nets)
-
-
-@pytest.fixture
-def nets(x64):
-  return nets_once()
-
-
-def test_images_as_the_official_code_makes_them(nets):
-  def run(params):
-    params = equalized.scale(params, stylegan.GAINS)
-    net = nets.gen.bind({'params': params})
-    w = net.mapping(nets.z(), nets.y)
-    ws = stylegan.broadcast(w, net.synthesis.num_layers)
-    centre = jnp.asarray(nets.arrays['G/dlatent_avg'], jnp.float64)
-    truncated = stylegan.truncate(ws, centre, 0.7, 5)
-    images, truncated = net.synthesis(ws, nets.noise), net.synthesis(truncated, nets.noise)
-    # A growing game at level of detail 0.7: 0.3 of the way from the last image but one to the last.
-    alpha = 1 - float(np.float32(0.7))
-    faded = resampling.fade(resampling.upsample(images[-2]), images[-1], alpha)
-    return w, images, truncated, faded
-
-  w, images, truncated, faded = jax.jit(run)(nets.params_g)
-  golden_style.close(w, nets.out['w'])
-  golden_style.close(images[-1], nets.out['lod0.0/img'])
-  golden_style.close(truncated[-1], nets.out['img_truncated'])
-  golden_style.close(faded, nets.out['lod0.7/img'])
-
-
-def test_scores_and_gradients_of_the_official_discriminator(nets):
-  only_last = nets.disc.looked_at
-  assert only_last == (False, False, False, True)
-  last = golden_style.pictures(nets.arrays['in/lod0.0/real'])
-
-  def disc_loss(params):
-    real = resampling.pyramid(last, 4)
-    fake = nets.generate(nets.params_g, nets.z('Dloss/'))
-    score = lambda images: nets.score(params, images)
-    scores = score(real), score(fake)
-    penalty = multiscale.r1_penalty(10.0, only_last)(score, real, fake, None).mean()
-    logistic = sum(losses.logistic_disc(*scores))
-    return logistic + penalty, (scores[0], logistic)
-
-  both = jax.jit(jax.value_and_grad(disc_loss, has_aux=True))
-  (loss, (scores, logistic)), grads = both(nets.params_d)
-  golden_style.close(scores, nets.out['lod0.0/d_real'])
-  np.testing.assert_allclose(logistic, nets.out['Dloss/logistic'], rtol=1e-9)
-  np.testing.assert_allclose(loss, nets.out['Dloss/loss'], rtol=1e-9)
-  golden_style.assert_same(grads, golden_style.stylegan(under(nets.arrays, 'grad_D/')))
-
-
-def test_gradients_of_the_official_generator(nets):
-  def gen_loss(params):
-    return losses.logistic_gen(nets.score(nets.params_d, nets.generate(params, nets.z('Gloss/'))))
-
-  loss, grads = jax.jit(jax.value_and_grad(gen_loss))(nets.params_g)
-  np.testing.assert_allclose(loss, nets.out['Gloss/loss'], rtol=1e-9)
-  golden_style.assert_same(grads, golden_style.stylegan(under(nets.arrays, 'grad_G/')))
