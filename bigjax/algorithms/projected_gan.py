@@ -27,7 +27,7 @@ from bigjax.algorithms.base import (
   player,
   standing_statistics,
   style_config,
-  styled,
+  truncation,
 )
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, keys_of, label_law, purpose
@@ -357,12 +357,13 @@ class StyleGAN2:
 
   def images(self, weights: Any, z: Array, y: Array, keys: Array) -> Array:
     """Images in training [b, r, r, C], with noise of the examples' keys."""
-    noise = styled.noise_maps(purpose(keys, 'noise'), self.net.resolution)
+    noise = truncation.noise_maps(purpose(keys, 'noise'), self.net.resolution)
     return self.net.apply({'params': weights}, z, y, noise)
 
   def carried(self, aux: dict[str, Any], weights: Any, examples: dict) -> dict[str, Array]:
-    w_avg = styled.averaged_w(self.net, aux['w_avg'], weights, examples, W_DECAY)
-    return {'w_avg': w_avg}
+    mapping = lambda weights, batch: truncation.mapped(self.net, weights, batch['z'], batch['y'])
+    old = aux['w_avg']
+    return {'w_avg': truncation.averaged_w(old, mapping, weights, examples, W_DECAY)}
 
   def card(self) -> dict[str, Any]:
     fields = (
@@ -413,7 +414,7 @@ GENERATORS = {
   },
   'stylegan2': Kind(
     make_stylegan2,
-    lambda fields: styled.Styled(stylegan2.Generator(**fields)),
+    lambda fields: truncation.Styled(stylegan2.Generator(**fields)),
     player.equalized(stylegan2.GEN_GAINS),
   ),
 }

@@ -24,13 +24,14 @@ from bigjax.algorithms.base import (
   places_config,
   player,
   style_config,
+  truncation,
 )
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
 from bigjax.algorithms.base.places import Places
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import averaging
-from bigjax.algorithms.base.styled import Styled, averaged_w, mapped, noise_maps, synthesized
+from bigjax.algorithms.base.truncation import Styled, mapped, noise_maps, synthesized
 from bigjax.core import errors, parallel, trees
 from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH
@@ -257,7 +258,7 @@ class StyleGAN2:
 
     # The generator's loss, by the discriminator as it is.
     pulled = self.gen.pullback(gen)
-    w_avg = averaged_w(self.gen_net, w_avg, pulled[0], examples['gen'])
+    w_avg = self.averaged_w(w_avg, pulled[0], examples['gen'])
     gen, _, gen_moved, metrics = self.gen.descend(
       gen, skipped['gen'], self.gen_loss, {'disc': self.disc.weights(disc), **others},
       self.of_main(examples), 'g_grad_norm', pulled,
@@ -267,7 +268,7 @@ class StyleGAN2:
     # The generator's path length, of another minibatch, weighted by the steps that it stands for.
     if 'pl' in due:
       pulled = self.gen.pullback(gen)
-      w_avg = averaged_w(self.gen_net, w_avg, pulled[0], examples['pl'])
+      w_avg = self.averaged_w(w_avg, pulled[0], examples['pl'])
       gen, _, finite, more = self.gen.descend(
         gen, skipped['gen'], times(self.periods['pl'], self.path_length), others, examples['pl'],
         'g_pl_norm', pulled,
@@ -276,7 +277,7 @@ class StyleGAN2:
 
     # The discriminator's loss, of real images and of fakes by the generator that has moved.
     weights = self.gen.weights(gen)
-    w_avg = averaged_w(self.gen_net, w_avg, weights, examples['disc'])
+    w_avg = self.averaged_w(w_avg, weights, examples['disc'])
     disc, _, disc_whole, more = self.disc.descend(
       disc, skipped['disc'], self.disc_loss, {'gen': weights, **others}, examples['disc'],
       'd_grad_norm',
@@ -308,6 +309,11 @@ class StyleGAN2:
     }
     state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped, aux)
     return state, metrics | refused
+
+  def averaged_w(self, w_avg: Array, weights: Any, examples: dict) -> Array:
+    """The average w after the mapping network has mapped a minibatch."""
+    mapping = lambda weights, batch: mapped(self.gen_net, weights, batch['z'], batch['y'])
+    return truncation.averaged_w(w_avg, mapping, weights, examples)
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     del stage
