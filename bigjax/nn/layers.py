@@ -74,6 +74,62 @@ class Conv(nn.Module):
     return x
 
 
+def torch_uniform(fan_in: int) -> Initializer:
+  """U(-a, a) with a = fan_in^-1/2: how weights and biases of torch's layers begin."""
+  bound = fan_in**-0.5
+  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class TorchConv(nn.Module):
+  """torch's convolution: any window, stride and padding, of all channels or of each alone.
+
+  `padding` is VALID, SAME or pixels on all sides; weights and biases begin as there.
+  """
+
+  features: int
+  size: int
+  stride: int = 1
+  padding: str | int = 'VALID'
+  use_bias: bool = True
+  depthwise: bool = False
+  kernels: Kernels = FAST
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    per_group = 1 if self.depthwise else x.shape[-1]
+    init = torch_uniform(self.size**2 * per_group)
+    shape = (self.size, self.size, per_group, self.features)
+    kernel = self.param('kernel', init, shape, jnp.float32)
+    x, one = x.astype(self.dtype), self.padding
+    padding = one if isinstance(one, str) else ((one, one), (one, one))
+    if self.depthwise:
+      x = lax.conv_general_dilated(
+        x, kernel.astype(self.dtype), (self.stride,) * 2, padding,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=x.shape[-1],
+      )  # fmt: skip
+    else:
+      x = self.kernels.conv(x, kernel, self.stride, padding)
+    if self.use_bias:
+      bias = self.param('bias', init, (self.features,), jnp.float32)
+      x = x + bias.astype(self.dtype)[None, None, None]
+    return x
+
+
+class TorchDense(nn.Module):
+  """torch's linear layer on [B, in]: weights and biases begin as there."""
+
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    init = torch_uniform(x.shape[-1])
+    kernel = self.param('kernel', init, (x.shape[-1], self.features), jnp.float32)
+    bias = self.param('bias', init, (self.features,), jnp.float32)
+    return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None]
+
+
 class Dense(nn.Module):
   """Linear layer on [B, in]; the bias is zero at initialisation."""
 

@@ -221,9 +221,12 @@ def weights(config: ml_collections.ConfigDict) -> list[Finding]:
   if scores.features == 'classifier':
     return [('ok', 'scores: in a classifier that is trained on the images before the first step')]
   try:
-    path = scores.weights or download.find_here(
-      errors.pick(scores.features, NETWORKS, 'scores.features').weights
-    )
+    published = errors.pick(scores.features, NETWORKS, 'scores.features').weights
+    if published is None:
+      return [('ok', f'scores: {scores.metrics} of {scores.num:,} samples in drawn weights')]
+    path = scores.weights or download.find_here(published)
+    if path is None and published.url is None:
+      path = download.find(scores.features, published)  # refuses, and says what to do
     if path is None:
       return [
         (

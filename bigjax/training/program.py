@@ -161,13 +161,18 @@ class Program:
 
 
 def state_shapes(algorithm: Algorithm, mesh: Mesh) -> Any:
-  """The tree of shapes of an algorithm's state on a mesh, with their shardings."""
+  """The tree of shapes of an algorithm's state on a mesh, with their shardings.
+
+  Every device has all of what is frozen: no update would be faster for slices.
+  """
   with jax.set_mesh(mesh):
     shapes = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
+  shardings = parallel.zero_sharding(mesh, shapes)
+  whole = lambda tree: jax.tree.map(lambda _: parallel.replicated(mesh), tree)
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     shapes,
-    parallel.zero_sharding(mesh, shapes),
+    {**shardings, 'frozen': whole(shapes['frozen'])},
   )
 
 

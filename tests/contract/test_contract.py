@@ -16,7 +16,7 @@ from jax import export
 from bigjax.algorithms import family
 from bigjax.algorithms.base import configs, contract
 from bigjax.core import config as core_config
-from bigjax.core import parallel, trees
+from bigjax.core import trees
 from bigjax.sampling import generator_file
 from bigjax.sampling.sampler import from_card
 from bigjax.training.program import make_program
@@ -90,7 +90,7 @@ def to_numpy(state):
 
 def on_device(program, state):
   state = {**state, 'key': jax.random.wrap_key_data(state['key'])}
-  return jax.device_put(state, parallel.zero_sharding(program.mesh, state))
+  return jax.device_put(state, jax.tree.map(lambda x: x.sharding, program.shapes()))
 
 
 def prepared(name):

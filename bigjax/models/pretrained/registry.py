@@ -9,7 +9,7 @@ import hashlib
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigjax.core import errors, files, trees
-from bigjax.models.pretrained import cifar_resnet, inception, torch_pickle
+from bigjax.models.pretrained import cifar_resnet, efficientnet_lite0, inception, torch_pickle
 from bigjax.models.pretrained.download import file_sha256, find
 from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 from bigjax.models.pretrained.torch_layout import from_torch, shapes
@@ -43,6 +43,7 @@ class FeatureNetwork:
       those that the network's reference computes the Inception score of. UserError: the images
       have another size or number of channels than the network takes.
     class_names: of the classes that the logits are of, where they are those of a known data set.
+    licence: of the weights, where a card has to name it.
   """
 
   name: str
@@ -53,6 +54,7 @@ class FeatureNetwork:
   variables: Any
   apply: Callable[[Any, Array], dict[str, Array]]
   class_names: tuple[str, ...] = ()
+  licence: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +62,12 @@ class Network:
   """What `load` knows by name."""
 
   make: Callable[[], Any]  # -> a linen module
-  weights: PublishedFile
+  weights: PublishedFile | None  # None: there is no file, and `draw` makes them
   resizer: str
   side: int | None = None  # the only size it takes
   class_names: tuple[str, ...] = ()
   unused: tuple[str, ...] = ()  # beginnings of tensors' names that the file may have for nothing
+  draw: Callable[[Mapping[str, tuple[int, ...]]], Any] | None = None  # shapes by path -> variables
 
 
 NETWORKS = {
@@ -84,6 +87,16 @@ NETWORKS = {
     'none_32',
     side=cifar_resnet.SIDE,
     class_names=cifar_resnet.CLASSES,
+  ),
+  'efficientnet_lite0': Network(
+    efficientnet_lite0.EfficientNetLite0, PUBLISHED['efficientnet_lite0'], 'torch_bilinear_224'
+  ),
+  # Of weights that nobody trained: for tests, and as a baseline of what training is good for.
+  'efficientnet_lite0_random': Network(
+    efficientnet_lite0.EfficientNetLite0,
+    PUBLISHED['efficientnet_lite0_random'],
+    'torch_bilinear_224',
+    draw=efficientnet_lite0.random_weights,
   ),
 }
 
@@ -125,6 +138,31 @@ def _note_if_not_published(path: str, weights: PublishedFile) -> None:
     )
 
 
+def _published(name: str, network: Network, module: nn.Module, path: str | None) -> Any:
+  """Variables from the file at `path`, or from the published one."""
+  if path is None:
+    path = find(name, network.weights)
+  else:
+    _note_if_not_published(path, network.weights)
+  tensors = read(path)
+  files.check_weights(tensors, path)
+  try:
+    return from_torch(tensors, shapes(module), network.unused)
+  except errors.UserError as error:
+    raise errors.UserError(
+      f'{path!r} is no file of weights for {name!r}: it {error}; give {network.weights.file}.'
+    ) from None
+
+
+def _drawn(name: str, network: Network, module: nn.Module, path: str | None) -> Any:
+  if path is not None:
+    raise errors.UserError(
+      f'the weights of {name!r} are drawn, so {path!r} has no use; give no file, or a network that '
+      'has weights of its own.'
+    )
+  return network.draw(shapes(module))
+
+
 def _applied(name: str, network: Network, module: nn.Module) -> Callable:
   def apply(variables: Any, images: Array) -> dict[str, Array]:
     if jnp.issubdtype(images.dtype, jnp.floating):
@@ -153,27 +191,21 @@ def load(name: str, path: str | None = None) -> FeatureNetwork:
   Args:
     name: 'inception' (what FID and the Inception score are defined in), 'inception_pytorch_fid'
       (the same weights behind pytorch-fid's resize), 'inception_torchvision' (as BigGAN-PyTorch
-      scores) or 'cifar_resnet56'.
+      scores), 'cifar_resnet56', 'efficientnet_lite0', or 'efficientnet_lite0_random', whose weights
+      are drawn.
     path: of the weights: torch's file, or a .npz with its names and layout. None for the published
-      file in the folder $BIGJAX_WEIGHTS, in the cache folder, or from the network.
+      file in the folder $BIGJAX_WEIGHTS, in its package, in the cache folder, or from the network.
 
   Raises:
     UserError: no such network; weights that are missing, damaged, of another layout, or cannot be
       downloaded.
   """
   network = errors.pick(name, NETWORKS, 'the network')
-  if path is None:
-    path = find(name, network.weights)
+  module = network.make()
+  if network.weights is None:
+    variables = _drawn(name, network, module, path)
   else:
-    _note_if_not_published(path, network.weights)
-  module, tensors = network.make(), read(path)
-  files.check_weights(tensors, path)
-  try:
-    variables = from_torch(tensors, shapes(module), network.unused)
-  except errors.UserError as error:
-    raise errors.UserError(
-      f'{path!r} is no file of weights for {name!r}: it {error}; give {network.weights.file}.'
-    ) from None
+    variables = _published(name, network, module, path)
   return FeatureNetwork(
     name=name,
     digest=weights_digest(variables),
@@ -183,4 +215,5 @@ def load(name: str, path: str | None = None) -> FeatureNetwork:
     variables=variables,
     apply=_applied(name, network, module),
     class_names=network.class_names,
+    licence=network.weights.licence if network.weights else '',
   )

@@ -2,7 +2,7 @@
 
 `none` does nothing; `diffaugment` has fixed policies (Zhao et al. 2020), `ada` transforms of a
 probability that `adaptive` controls (Karras et al. 2020). `apa` is another kind: it shows fakes as
-reals (Jiang et al. 2021).
+reals (Jiang et al. 2021). `blur` hides details at first (Sauer et al. 2021).
 """
 
 from collections.abc import Callable

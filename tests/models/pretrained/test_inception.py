@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bigjax.models.pretrained import inception, torch_layout
+from bigjax.nn import resizing
 
 import places
 from feature_networks import (
@@ -153,7 +154,7 @@ def make_golden():
   """Return some of what the references compute."""
   found = {}
   for name, (height, width) in RESIZED.items():
-    for resizer in inception.RESIZERS:
+    for resizer in resizing.RESIZERS:
       resized = reference_resize(pictures(height, width, num=1), resizer)
       found[f'{resizer}/{name}'] = resized[PIXELS]
   for recipe, make in REFERENCES.items():
@@ -197,22 +198,22 @@ def test_golden_is_what_the_references_compute():
 
 
 @pytest.mark.parametrize('size', RESIZED)
-@pytest.mark.parametrize('resizer', inception.RESIZERS)
+@pytest.mark.parametrize('resizer', resizing.RESIZERS)
 def test_resized_pictures_are_as_kept(resizer, size):
   images = pictures(*RESIZED[size], num=1).astype(np.float32)
   found = np.asarray(inception.resize(images, 299, resizer))
   assert found.shape == (1, 299, 299, 3)
   np.testing.assert_allclose(found[PIXELS], golden()[f'{resizer}/{size}'], rtol=0, atol=1e-3)
-  for other in set(inception.RESIZERS) - {resizer}:  # which they would not be, were they mixed up
+  for other in set(resizing.RESIZERS) - {resizer}:  # which they would not be, were they mixed up
     assert np.abs(found[PIXELS] - golden()[f'{other}/{size}']).max() > 0.1
 
 
-@pytest.mark.parametrize('resizer', inception.RESIZERS)
+@pytest.mark.parametrize('resizer', resizing.RESIZERS)
 def test_pictures_of_the_right_size_stay(resizer):
   images = pictures(9, 9).astype(np.float32)
   np.testing.assert_array_equal(inception.resize(images, 9, resizer), images)
-  np.testing.assert_array_equal(inception.interpolation(resizer, 9, 9), np.eye(9))
-  rows = inception.interpolation(resizer, 1, 4)  # one pixel
+  np.testing.assert_array_equal(resizing.interpolation(resizer, 9, 9), np.eye(9))
+  rows = resizing.interpolation(resizer, 1, 4)  # one pixel
   np.testing.assert_array_equal(rows, np.ones((4, 1)))
 
 

@@ -1,0 +1,68 @@
+"""Bilinear resizing as other programs do it, each axis by one constant matrix: no gathers.
+
+Scores in a network's features depend on which of these its images went through.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Array = jax.Array
+
+
+def _tf1(out: np.ndarray, side: int, new: int) -> np.ndarray:
+  return out * out.dtype.type(side / new)
+
+
+def _torch(out: np.ndarray, side: int, new: int) -> np.ndarray:
+  kind = out.dtype.type
+  half = kind(0.5)  # a pixel's centre
+  return np.maximum((out + half) * kind(side / new) - half, kind(0))
+
+
+def _torch_corners(out: np.ndarray, side: int, new: int) -> np.ndarray:
+  return out * out.dtype.type((side - 1) / max(new - 1, 1))
+
+
+RESIZERS = {  # where in the old image the new one's pixels lie; all interpolate between two pixels
+  'tf1_bilinear': _tf1,  # tf.compat.v1.image.resize_bilinear(align_corners=False)
+  'torch_bilinear': _torch,  # F.interpolate(mode='bilinear', align_corners=False), no antialias
+  'torch_bilinear_corners': _torch_corners,  # the same with align_corners=True
+}
+
+
+def interpolation(resizer: str, side: int, new: int, dtype: np.dtype = np.float32) -> np.ndarray:
+  """Return the matrix [new, side] that resizes one axis; smaller too, where it skips pixels.
+
+  It is computed in `dtype`, as those programs do in float32.
+  """
+  out = np.arange(new, dtype=dtype)
+  at = RESIZERS[resizer](out, side, new)
+  low = np.minimum(at.astype(np.int32), side - 1)
+  high = np.minimum(low + 1, side - 1)
+  part = at - low.astype(dtype)
+  matrix = np.zeros((new, side), dtype)
+  rows = np.arange(new)
+  matrix[rows, low] = 1 - part
+  matrix[rows, high] += part  # the same pixel at the far edge
+  return matrix
+
+
+def resize(
+  images: Array, side: int, resizer: str, precision: lax.Precision | None = lax.Precision.HIGHEST
+) -> Array:
+  """Resize images [B, H, W, C] of any size to [B, side, side, C], in float32 or float64.
+
+  Args:
+    resizer: one of RESIZERS.
+    precision: of the products.
+  """
+  _, h, w, _ = images.shape
+  if h != side:
+    rows = jnp.asarray(interpolation(resizer, h, side, images.dtype))
+    images = jnp.einsum('yh,bhwc->bywc', rows, images, precision=precision)
+  if w != side:
+    columns = jnp.asarray(interpolation(resizer, w, side, images.dtype))
+    images = jnp.einsum('xw,bywc->byxc', columns, images, precision=precision)
+  return images

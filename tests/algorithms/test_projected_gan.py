@@ -1,0 +1,273 @@
+"""Projected GAN's game: what is frozen, what discriminators are shown, losses, rates, configs."""
+
+import dataclasses
+import functools
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigjax.algorithms import projected_gan
+from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
+from bigjax.core import errors, trees
+from bigjax.models.pretrained import registry, taps
+from bigjax.nn.augment import diffaugment
+from bigjax.nn.augment.blur import FadingBlur, no_blur
+
+from counts import of_players
+
+
+def tiny(name='projected_gan:tiny', **changes):
+  flat = {key.replace('__', '.'): value for key, value in changes.items()}
+  return core_config.changed(configs.read(name), flat)
+
+
+class FourTaps(nn.Module):
+  """A network of seconds in the place of EfficientNet: pixels at four scales, squared."""
+
+  @nn.compact
+  def __call__(self, images):
+    scale = self.param('scale', nn.initializers.ones, (), jnp.float32)
+    found = []
+    for stride in (4, 8, 16, 32):
+      b, h, w, c = images.shape
+      x = images.reshape(b, h // stride, stride, w // stride, stride, c).mean((2, 4)) / 127.5 - 1
+      found.append(scale * jnp.concatenate([x, jnp.square(x)], -1))
+    return {'taps': tuple(found)}
+
+
+@dataclasses.dataclass(frozen=True)
+class StandIn(projected_gan.Critic):
+  """A critic whose network is FourTaps."""
+
+  @property
+  def tapped(self):
+    variables = {'params': {'scale': np.ones((), np.float32)}}
+    return taps.Tapped('four_taps', '0' * 16, '', variables)
+
+
+def light(config):
+  """(The game of a config with a stand-in for its network, its stage)."""
+  algorithm = projected_gan.make(config)
+  fields = {f.name: getattr(algorithm.critic, f.name) for f in dataclasses.fields(algorithm.critic)}
+  critic = StandIn(**{**fields, 'trunk': FourTaps()})
+  algorithm = dataclasses.replace(algorithm, critic=critic)
+  return algorithm, algorithm.stages(4)[0][1]
+
+
+def batch_of(stage):
+  rng = np.random.RandomState(0)
+  shapes = {name: x.shape for name, x in stage.shapes().items()}
+  return {
+    'image': rng.randint(0, 256, shapes['image']).astype(np.uint8),
+    'label': np.zeros(shapes['label'], np.int32),
+  }
+
+
+def state_of(algorithm):
+  """A state about as it is at the start, which nothing is compiled for."""
+  rng = np.random.RandomState(0)
+
+  def one(path, s):
+    if path.endswith(('kernel', 'const', 'embedding')) and ('/opt/' not in path or '/sn_' in path):
+      return (rng.normal(size=s.shape) / max(np.prod(s.shape[:-1]), 1) ** 0.5).astype(s.dtype)
+    return np.full(s.shape, path.endswith(('gain', 'scale')), s.dtype)
+
+  shapes = dict(jax.eval_shape(algorithm.init, jax.random.key(0)))
+  del shapes['key']
+  return trees.map_paths(one, shapes) | {'key': jax.random.key(0)}
+
+
+@functools.cache
+def one_step(name):
+  """(Game, stage, state, state after a step, metrics) with the stand-in, at 8 px."""
+  algorithm, stage = light(tiny(name, data__resolution=8))
+  state = state_of(algorithm)
+  step = jax.jit(lambda state, batch: algorithm.step(state, batch, stage))
+  return algorithm, stage, state, *jax.device_get(step(state, batch_of(stage)))
+
+
+# --- What is frozen
+
+
+def test_nobody_trains_averages_or_keeps_what_is_frozen():
+  """pg2-01."""
+  algorithm, _, state, after, _ = one_step('projected_gan:tiny')
+  for path, leaf in trees.flat(state['frozen']).items():
+    np.testing.assert_array_equal(trees.flat(after['frozen'])[path], leaf, err_msg=path)
+  assert set(state['frozen']) == {'features', 'projection'}
+  for tree in (state['players'], state['ema'], state['aux']):
+    assert not [path for path in trees.flat(tree) if 'ccm' in path or 'csm' in path]
+  gen = jax.eval_shape(lambda state: algorithm.generator(state, None), state)
+  assert set(gen) == {'params'}
+
+
+def test_frozen_weights_are_those_of_the_network_that_the_config_names():
+  algorithm = projected_gan.make(tiny())
+  network = registry.load('efficientnet_lite0_random')
+  frozen = jax.eval_shape(algorithm.critic.frozen)
+  whole = trees.flat(network.variables)
+  for path, leaf in trees.flat(frozen['features']).items():
+    assert leaf.shape == whole[path].shape
+  told = algorithm.architecture(None)['critic']
+  assert told == {
+    'features': 'efficientnet_lite0_random', 'digest': network.digest, 'licence': '', 'side': 64,
+  }  # fmt: skip
+
+
+def test_missing_weights_are_refused_before_anything_is_compiled(monkeypatch):
+  def missing(name, path):
+    assert (name, path) == ('efficientnet_lite0', '/nowhere/weights.pth')
+    raise errors.UserError('there are no weights.')
+
+  config = tiny(model__features='efficientnet_lite0', run__features_file='/nowhere/weights.pth')
+  algorithm = projected_gan.make(config)  # a config can be looked at without them
+  monkeypatch.setattr(taps, 'load', missing)
+  with pytest.raises(errors.UserError, match='there are no weights'):
+    jax.eval_shape(algorithm.init, jax.random.key(0))
+
+
+def test_where_the_weights_lie_is_no_part_of_a_runs_identity():
+  hashes = {configs.config_hash(tiny(run__features_file=path)) for path in ('', '/a.pth')}
+  assert len(hashes) == 1
+  assert configs.config_hash(tiny(model__features='efficientnet_lite0')) not in hashes
+
+
+# --- What discriminators are shown
+
+
+def test_images_are_blurred_then_augmented_then_enlarged():
+  """At their own resolution both, and in either player's step; reals and fakes by other keys."""
+  algorithm, stage = light(tiny(data__channels=1))
+  seen = []
+
+  def note(what):
+    return lambda *args: (seen.append((what, [x.shape for x in args[:2]])), args[what == 'aug'])[1]
+
+  def looks(variables, images):
+    seen.append(('features', images.shape))
+    return FourTaps().apply(variables, images)
+
+  algorithm = dataclasses.replace(
+    algorithm, blur=note('blur'), augment=note('aug'),
+    critic=dataclasses.replace(algorithm.critic, trunk=types.SimpleNamespace(apply=looks)),
+  )  # fmt: skip
+  state = jax.eval_shape(algorithm.init, jax.random.key(0))
+  seen.clear()
+  jax.eval_shape(lambda s, b: algorithm.step(s, b, stage)[1], state, batch_of(stage))
+  of = lambda num: [
+    ('blur', [(num, 16, 16, 1), ()]), ('aug', [(num,), (num, 16, 16, 1)]),
+    ('features', (num, 64, 64, 3)),
+  ]  # fmt: skip
+  assert seen == of(8) + of(16)  # fakes; then reals and fakes
+
+
+def test_the_policy_is_diffaugments_with_a_smaller_square():
+  algorithm = projected_gan.make(tiny('projected_gan'))
+  assert algorithm.augment == diffaugment.policy('color,translation,cutout', 0.2)
+  assert diffaugment._size(256, algorithm.augment.cutout_ratio) == 51
+  assert algorithm.blur is no_blur
+
+
+def test_blur_is_the_official_filter_and_fades():
+  images = np.zeros((1, 21, 21, 1), np.float32)
+  images[0, 10, 10] = 1
+  blur = jax.jit(FadingBlur(2.0, 1000.0))
+  for seen, sigma in ((0, 2.0), (450, 1.1), (900, 0.2), (1000, 0), (5000, 0)):
+    size = int(3 * sigma)
+    taps = 2.0 ** -((np.arange(-size, size + 1) / max(sigma, 1e-6)) ** 2)
+    want = np.zeros((21, 21))
+    want[10 - size : 11 + size, 10 - size : 11 + size] = np.outer(taps, taps) / taps.sum() ** 2
+    found = blur(images, jnp.float32(seen))
+    np.testing.assert_allclose(found[0, ..., 0], want, atol=1e-6)
+  border = blur(np.ones((1, 21, 21, 1), np.float32), jnp.float32(0))[0, ..., 0]
+  assert border[10, 10] == pytest.approx(1, abs=1e-6) and border[0, 10] < 0.8  # zeros beyond
+
+
+# --- Losses and rates
+
+
+def test_the_losses_are_means_over_all_scores():
+  """pg2-04: hinge, of images and scores alike, BatchNorm seeing reals and fakes apart."""
+  algorithm, stage, state, _, metrics = one_step('projected_gan:tiny')
+
+  @jax.jit
+  def look(state, batch):
+    players = state['players']
+    of_gen, of_disc = algorithm.examples(state, batch, stage)
+    gen, disc = algorithm.gen.weights(players['gen']), algorithm.disc.weights(players['disc'])
+    shared = algorithm.shared(state, stage)
+    judge = lambda images, keys, y: algorithm.score(disc, algorithm.maps(shared, keys, images), y)
+    fakes = [
+      judge(algorithm.synthesis.images(gen, b['z'], b['y'], b['keys']), b['keys'], b['y'])
+      for b in (of_gen, of_disc)
+    ]
+    real = of_disc['image'].astype(jnp.float32) / 127.5 - 1
+    told = algorithm.losses(state, batch, stage)['disc'](players['disc']['params'])[1]
+    return *fakes, judge(real, of_disc['keys_real'], of_disc['label']), told
+
+  of_gen, fake, real, told = jax.device_get(look(state, batch_of(stage)))
+  assert of_gen.shape == fake.shape == real.shape == (8, 3 * 25 + 1)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4)
+  close(metrics['g_loss'], -np.mean(of_gen), atol=1e-6)
+  close(metrics['d_loss'], metrics['d_loss_real'] + metrics['d_loss_fake'])
+  close(told['d_loss_fake'], np.maximum(1 + fake, 0).mean())
+  close(told['d_loss_real'], np.maximum(1 - real, 0).mean())
+
+
+def test_rates_are_the_official_ones():
+  opt = configs.read('projected_gan').optim
+  assert opt.gen_lr == 2e-4 and opt.disc_lr == pytest.approx(1.88235e-4, rel=1e-5)
+  assert opt.gen_b2 == 0.99 and opt.disc_b2 == pytest.approx(0.99 ** (16 / 17))
+  ema = projected_gan.make(configs.read('projected_gan')).ema
+  assert float(ema(jnp.int32(0), 64)) == 0  # a copy at first
+  assert float(ema(jnp.int32(10**6), 64)) == pytest.approx(0.5 ** (64 / 20_000))
+
+
+def test_stylegan2_carries_its_average_w():
+  algorithm, _, state, after, metrics = one_step('projected_gan:stylegan2_256,tiny')
+  assert set(algorithm.synthesis.start()) == {'w_avg'}
+  assert not np.any(state['aux']['w_avg']) and np.any(after['aux']['w_avg'])
+  gen = jax.eval_shape(lambda state: algorithm.generator(state, None), state)
+  assert set(gen) == {'params', 'w_avg'}
+  generator = projected_gan.make_generator(algorithm.architecture(None))
+  spec = lambda psi: generator.spec({}, {'truncation': psi})
+  shown = lambda psi: jax.eval_shape(
+    lambda gen: generator.generate(gen, jnp.ones((2, 16)), jnp.zeros(2, jnp.int32), spec(psi)), gen
+  )
+  assert shown('0.5').shape == (2, 8, 8, 3)
+  assert all(np.isfinite(value) for value in metrics.values())
+
+
+# --- Configs
+
+
+@pytest.mark.parametrize(
+  ('variant', 'counts'),
+  [
+    ('fastgan256', (105_684_175, 10_331_328)),
+    ('fastgan_lite256', (79_354_307, 10_331_328)),
+    ('fastgan1024', (105_884_483, 10_331_328)),
+    ('stylegan2_256', (24_615_586, 696_512)),
+  ],
+)
+def test_configs_have_the_official_numbers_of_parameters(variant, counts):
+  config = tiny(f'projected_gan:{variant}', model__features='efficientnet_lite0_random')
+  assert of_players(light(config)[0]) == counts
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'model__features_side': 0}, '16 px'),
+    ({'model__features_side': 100}, '100 px'),
+    ({'data__resolution': 48, 'model__features_side': 64}, 'FastGAN has networks for 8, 16'),
+  ],
+)
+def test_sizes_that_do_not_fit_are_refused(changes, words):
+  with pytest.raises(errors.UserError, match=words):
+    projected_gan.make(tiny(**changes))
