@@ -169,6 +169,7 @@ class Run:
   times: int  # the budget, in runs of BigGAN; 0 is one step
   steps: int
   flops: int
+  evals: int = 1  # how often it is evaluated
 
   @property
   def key(self) -> tuple[str, int, int]:
@@ -228,7 +229,8 @@ def train(run: Run, workdir: str) -> str | None:
   config = run.system.config.copy_and_resolve_references()
   config.seed = run.seed
   every = max(run.steps // 8, 1)
-  config.run.update({'steps': run.steps, 'eval_every': run.steps, 'checkpoint_every': every})
+  evals = max(run.steps // run.evals, 1)
+  config.run.update({'steps': run.steps, 'eval_every': evals, 'checkpoint_every': every})
   config.run.update({'keep': 1, 'keep_every': 0, 'best': ''})
   return path if loop.train(config, workdir) else None
 
