@@ -39,9 +39,9 @@ ACTIVATIONS = {'lrelu': leaky_relu, 'relu': nn.relu}
 
 # The first layer's gain counts 16 times its fan in: the paper's code saw a convolution in it.
 GEN_GAINS = equalized.gains(
-  others={'4x4/Dense/*': equalized.RELU_GAIN / 4, 'ToRGB_*': 1.0},
+  others={'4x4/Dense/kernel': equalized.RELU_GAIN / 4, 'ToRGB_*/kernel': 1.0},
 )
-DISC_GAINS = equalized.gains(others={'4x4/Dense1/*': 1.0})
+DISC_GAINS = equalized.gains(others={'4x4/Dense1/kernel': 1.0})
 
 
 class GenBlock(nn.Module):
