@@ -43,8 +43,11 @@ def config_of(row: str, kimg: float, data_dir: str):
   first = SIZE if row in ('a', AT_ONCE) else 4
   images = config.optim.batch_size * config.optim.d_steps
   steps = max(int(1000 * kimg / images), POINTS)
+  changes = {**SMALL, 'data.data_dir': data_dir, 'model.first_resolution': first}
+  if config.model.gen_norm == 'batch':
+    changes |= {'eval.standing_passes': 2, 'eval.standing_batch': 128}
   return core_config.changed(config, {
-    **SMALL, 'data.data_dir': data_dir, 'model.first_resolution': first, 'run.steps': steps,
+    **changes, 'run.steps': steps,
     'run.checkpoint_every': steps // POINTS, 'run.eval_every': steps,
     # 4 px, then a fade and a hold at 8, 16 and 32 px, the last one three times as long
     'optim.hold_kimg': kimg / 9, 'optim.fade_kimg': kimg / 9,
