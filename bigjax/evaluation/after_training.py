@@ -345,4 +345,5 @@ def _run(args: Any) -> None:
   for row in rows if by_class else ():
     groups = by_class.groups(row.classes)
     print(f'\n{row.what}, by class\n\n{class_scores.table(row.classes, groups)}\n')
-  print(shares(look.seconds))
+  if any(look.seconds.values()):
+    print(shares(look.seconds))

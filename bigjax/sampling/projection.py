@@ -10,6 +10,7 @@ in their text, halved noise maps are means that are not scaled up again.
 import dataclasses
 import functools
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from bigjax.algorithms.base.contract import styles_of
 from bigjax.core import parallel
-from bigjax.core.progress import Progress
+from bigjax.core.progress import PATIENCE, Progress
 from bigjax.models.pretrained.taps import ImageDistance
 from bigjax.nn import optim
 from bigjax.sampling.loaded import Loaded
@@ -33,7 +34,6 @@ UP, DOWN = 0.05, 0.25  # shares of the steps in which the rate rises and falls
 NOISE, NOISE_END = 0.05, 0.75  # what is added to w, in deviations; the share of the steps it is for
 NOISE_WEIGHT = 1e5  # of the penalty on noise maps
 NOISE_SIDE = 8  # pixels a side at which these are no longer halved
-UPDATES = 25  # lines of progress
 VERB = '`bigjax project`'
 
 
@@ -176,14 +176,15 @@ class Projector:
       starts, before = jax.device_get(self._show(gen, self._variables, target, moved))
       line = Progress(0, self.steps, len(padded), sys.stderr)
       line.say(f'{what}: {self.steps:,} steps by {self.name}')
-      every = max(self.steps // UPDATES, 1)
+      patience, said = 0.5 if sys.stderr.isatty() else PATIENCE, time.monotonic()
       for step in range(self.steps):
         given = gen, self._variables, target, np.int32(step)
         moved, state, away = self._step(moved, state, *given)
         if not step:
           jax.block_until_ready(moved)
           line.restart(1)
-        elif (step + 1) % every == 0 or step + 1 == self.steps:
+        elif time.monotonic() - said > patience or step + 1 == self.steps:
+          said = time.monotonic()
           line.update(step + 1, {'distance': float(away)})
       results, after = jax.device_get(self._show(gen, self._variables, target, moved))
       moved = jax.device_get(moved)

@@ -38,7 +38,7 @@ def draw_strip(path: str, found: Projected, names: Sequence[str], caption: str) 
 
 def draw_histogram(path: str, generated: np.ndarray, real: np.ndarray, name: str) -> None:
   """Draw how far from their targets the projections of both kinds of images stay."""
-  figure, (axis,) = plotting.figure(1, 'distances of images from their projections')
+  figure, (axis,) = plotting.figure(1, 'generated and given images, projected')
   both = np.concatenate([generated, real])
   bins = np.linspace(both.min(), max(both.max(), both.min() + 1e-9), 21)
   for values, label, colour in ((generated, 'generated', 'C1'), (real, 'given', 'C0')):
@@ -46,7 +46,7 @@ def draw_histogram(path: str, generated: np.ndarray, real: np.ndarray, name: str
     axis.hist(values, bins, weights=weights, alpha=0.6, color=colour, label=label)
   axis.set_ylabel('share of images')
   hint = f'told apart: {told_apart(generated, real):.3f} of pairs (0.5: not at all)'
-  plotting.finish(axis, 'this generator finds its own images again', hint, x=name)
+  plotting.finish(axis, 'how far projections stay from their images', hint, x=name)
   plotting.save(figure, path)
 
 
