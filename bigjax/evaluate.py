@@ -7,21 +7,20 @@ digest, the resizer, the reference's digest, truncation and its dialect, standin
 from typing import Any
 
 from bigjax.core import errors, files, ranges
-from bigjax.evaluation.metrics.registry import METRICS
+from bigjax.evaluation.metrics.registry import METRICS, OF_GENERATOR
 from bigjax.models.pretrained.published import PUBLISHED
 from bigjax.sampling import options
 
 NUM = ranges.Range(2, 10**7)  # samples
 MOST_SEEDS = 1000
+KNOWN = f'of {", ".join(METRICS)}; of a generator itself, {", ".join(OF_GENERATOR)}'
 
 
 def arguments() -> errors.Arguments:
   parser = errors.Arguments(prog='bigjax evaluate', description=__doc__.splitlines()[0])
   what = options.add_generator(parser, several=True)
   what.add_argument('--images', help='a folder of images of one size, or an .npz of them')
-  parser.add_argument(
-    '--metrics', default='fid,is,pr', help=f'of {", ".join(METRICS)} (default: fid,is,pr)'
-  )
+  parser.add_argument('--metrics', default='fid,is,pr', help=f'{KNOWN} (default: fid,is,pr)')
   ranges.add_option(parser, '--num', NUM, 'samples, by default 50,000; of --images, all')
   parser.add_argument(
     '--reference',
@@ -38,6 +37,10 @@ def arguments() -> errors.Arguments:
   parser.add_argument('--weights', help="the network's file (default: kept ones, or a download)")
   parser.add_argument(
     '--by_class', action='store_true', help='scores of each class, too: a table and by_class.png'
+  )
+  options.add_distance(parser, 'of path lengths (ppl)')
+  parser.add_argument(
+    '--crop', action='store_true', help='path lengths of the faces in aligned portraits alone'
   )
   options.add_sampling(parser)
   parser.add_argument('--sweep', metavar='t,t,...', help='truncations to compare: 0.2,0.5,1,none')
@@ -66,9 +69,21 @@ def parse(argv: list[str]) -> Any:
   errors.pick(args.features, {**PUBLISHED, 'classifier': None}, '--features')
   args.metrics = [word.strip() for word in args.metrics.split(',') if word.strip()]
   for name in args.metrics:
-    errors.pick(name, METRICS, '--metrics')
+    errors.pick(name, {**METRICS, **OF_GENERATOR}, '--metrics')
   if not args.metrics:
-    raise errors.UserError(f'--metrics is empty; give some of {", ".join(METRICS)}.')
+    raise errors.UserError(f'--metrics is empty; give some {KNOWN}.')
+  args.of_generator = [name for name in args.metrics if name in OF_GENERATOR]
+  args.metrics = [name for name in args.metrics if name in METRICS]
+  options.check_distance(args)
+  paths = [name for name in args.of_generator if not OF_GENERATOR[name].separates]
+  for option in ('distance', 'crop'):
+    if getattr(args, option) and not paths:
+      raise errors.UserError(
+        f'--{option} is of path lengths: ask for one with --metrics, such as ppl_w_full, or leave '
+        'it out.'
+      )
+  if len(paths) < len(args.of_generator):
+    errors.need('linear separability', 'train', 'sklearn')
   args.seeds = list(options.parse_seeds(args.seeds, MOST_SEEDS))
   if args.images and args.sweep:
     raise errors.UserError('--sweep asks for truncations of a generator; --images are as they are.')

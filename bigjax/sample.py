@@ -1,4 +1,4 @@
-"""Images from a trained generator: grids, seeds, interpolations, truncation sweeps, neighbours.
+"""Images from a trained generator: grids, seeds, paths, mixed styles, sweeps, neighbours.
 
   from bigjax import sample
   gen = sample.load('runs/digits')
@@ -16,8 +16,8 @@ from bigjax.sampling import options
 
 SHOWN = 10  # samples whose neighbours are looked for, unless told
 ASKED = (  # what decides the images: a folder is gone on with where all of it is the same
-  'classes', 'truncation', 'seed', 'seeds', 'num', 'interpolate', 'sweep', 'sampling',
-  'recalibrate',
+  'classes', 'truncation', 'seed', 'seeds', 'num', 'interpolate', 'mixing', 'sweep',
+  'sampling', 'recalibrate',
 )  # fmt: skip
 
 
@@ -72,8 +72,14 @@ def arguments() -> errors.Arguments:
   ranges.add_option(parser, '--batch', ranges.BATCH, 'images at a time', 64)
   parser.add_argument(
     '--interpolate',
-    choices=('z', 'class', 'both'),
-    help='a row per class, from one sample to another',
+    choices=('z', 'class', 'both', 'w'),
+    help='a row per class, from one sample to another; w: in a straight line between their styles',
+  )
+  parser.add_argument(
+    '--mixing',
+    metavar='LAYERS',
+    help='a grid of samples (rows) with the styles of others (columns) in the layers coarse (the '
+    'first four), middle (four more), fine (the rest), or 0-3, 2,8-; --num of each, by default 5',
   )
   parser.add_argument(
     '--sweep',
@@ -104,23 +110,28 @@ def check(args: argparse.Namespace) -> None:
   """
   options.check_generator(args)
   options.parse_sampling(args.sampling)
-  pictures = [n for n in ('sweep', 'interpolate', 'neighbours') if getattr(args, n) is not None]
+  pictures = [
+    n for n in ('sweep', 'interpolate', 'mixing', 'neighbours') if getattr(args, n) is not None
+  ]
   if len(pictures) > 1:
     raise errors.UserError(
       f'--{pictures[0]} and --{pictures[1]} are two pictures: ask for one at a time.'
     )
-  if args.seeds and (args.num or args.interpolate):
+  others = [n for n in ('num', 'interpolate', 'mixing') if getattr(args, n) is not None]
+  if args.seeds and others:
     raise errors.UserError(
-      f'--seeds already says how many images there are; leave out '
-      f'{"--num" if args.num else "--interpolate"}.'
+      f'--seeds already says how many images there are; leave out --{others[0]}.'
     )
+  if args.mixing is not None:
+    options.parse_layers(args.mixing)
   if args.seeds:
     options.parse_seeds(args.seeds)
   kind = files.ending('--out', args.out, ('.png', '.npz'), folder=True)
   if args.layout != 'bigjax' and kind != '.npz':
     raise errors.UserError(f'--layout={args.layout} is for an .npz file, not --out={args.out}.')
-  if args.neighbours is not None and kind != '.png':
-    raise errors.UserError('--neighbours draws a picture; give an --out ending in .png.')
+  drawn = [name for name in pictures if name in ('mixing', 'neighbours')]
+  if drawn and kind != '.png':
+    raise errors.UserError(f'--{drawn[0]} draws a picture; give an --out ending in .png.')
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -161,6 +172,8 @@ def run(args: argparse.Namespace) -> None:
       wanted = pictures.sweep(loaded, args, labels)
     elif args.interpolate:
       wanted = pictures.interpolate(loaded, args, labels)
+    elif args.mixing:
+      wanted = pictures.mixing(loaded, args, labels)
     else:
       wanted, batch = pictures.plain(loaded, args, labels, args.num or 10 * len(labels)), args.batch
     wanted = pictures.named(wanted, loaded, args, labels)

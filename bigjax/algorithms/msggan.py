@@ -239,7 +239,7 @@ SCALE = Range(4, 1024)
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiScale(contract.OfNetwork, contract.PlainGenerator):
+class MultiScale(truncation.WithStyles):
   """The sampled network; gen is {params} and, of a StyleGAN, {params, w_avg}."""
 
   net: Any
@@ -247,13 +247,19 @@ class MultiScale(contract.OfNetwork, contract.PlainGenerator):
   @property
   def options(self) -> dict[str, str]:
     scale = {'scale': 'pixels of the image shown, enlarged: 4, 8, ... (default: the last)'}
-    if not isinstance(self.net, msggan.StyleGenerator):
-      return scale
-    return {**truncation.OPTIONS, **scale}
+    return {**(truncation.OPTIONS if self.styles else {}), **scale}
 
   @property
   def inputs(self) -> Mapping[str, str]:
-    return truncation.INPUTS if isinstance(self.net, msggan.StyleGenerator) else {}
+    return truncation.INPUTS if self.styles else {}
+
+  @property
+  def styles(self) -> contract.Styles | None:
+    return self if isinstance(self.net, msggan.StyleGenerator) else None
+
+  @property
+  def num_layers(self) -> int:
+    return 2 * len(self.scales())
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> Shown:
     del sampling
@@ -270,21 +276,34 @@ class MultiScale(contract.OfNetwork, contract.PlainGenerator):
 
   def images(self, gen: Gen, z: Array, y: Array, spec: Shown) -> Images:
     """The images of every scale, 4 px first."""
-    net, variables, keys = self.net, {'params': gen['params']}, spec.noise_keys(z)
-    if not isinstance(net, msggan.StyleGenerator):
-      return net.apply(variables, z, y)
-    noise = None if keys is None else stylegan.noise_maps(keys, net.resolution)
-    w = mapped(net, gen['params'], z, y)
-    ws = spec.styles(w, gen['w_avg'], 2 * len(self.scales()))
-    return net.apply(variables, ws, noise, method=lambda net, *given: net.synthesis(*given))
+    if not self.styles:
+      return self.net.apply({'params': gen['params']}, z, y)
+    ws = self.layers(gen, self.map(gen, z, y), spec)
+    return self.of_styles(gen, ws, self.noise(z, spec))
+
+  def map(self, gen: Gen, z: Array, y: Array) -> Array:
+    return mapped(self.net, gen['params'], z, y)
+
+  def noise(self, z: Array, spec: Shown) -> Sequence[Array]:
+    keys = spec.noise_keys(z)
+    return () if keys is None else stylegan.noise_maps(keys, self.net.resolution)
+
+  def of_styles(self, gen: Gen, ws: Array, noise: Sequence[Array]) -> Images:
+    """The images of every scale, of what each layer is given and adds."""
+    run = lambda net, *given: net.synthesis(*given)
+    return self.net.apply({'params': gen['params']}, ws, noise or None, method=run)
+
+  def synthesize(self, gen: Gen, ws: Array, noise: Sequence[Array], spec: Shown) -> Array:
+    return self.shown(self.of_styles(gen, ws, noise), spec)
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: Shown) -> Array:
-    image = self.images(gen, z, y, spec)[self.scales().index(spec.scale) if spec.scale else -1]
+    return self.shown(self.images(gen, z, y, spec), spec)
+
+  def shown(self, images: Images, spec: Shown) -> Array:
+    """The image of the settings' scale, as large as the last."""
+    image = images[self.scales().index(spec.scale) if spec.scale else -1]
     times = self.net.resolution // image.shape[1]
     return image.repeat(times, 1).repeat(times, 2)
-
-  def weights(self, gen: Gen) -> Any:
-    return gen['params']
 
 
 GENERATORS = {'progan': msggan.ProGenerator, 'stylegan': msggan.StyleGenerator}

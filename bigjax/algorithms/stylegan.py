@@ -246,7 +246,7 @@ SAMPLED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Styled(contract.OfNetwork, contract.PlainGenerator):
+class Styled(truncation.WithStyles):
   """The sampled network at one resolution; gen is {params, w_avg, alpha}."""
 
   net: networks.Generator
@@ -265,22 +265,31 @@ class Styled(contract.OfNetwork, contract.PlainGenerator):
   def inputs(self) -> Mapping[str, str]:
     return truncation.INPUTS if self.net.styled else {}
 
+  @property
+  def styles(self) -> contract.Styles | None:
+    return self if self.net.styled else None
+
+  @property
+  def num_layers(self) -> int:
+    return stylegan.num_layers(self.level)
+
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> StyleSpec:
     del sampling
     contract.check_options(given, self.options)
     return StyleSpec(**truncation.fields(given))
 
-  def generate(self, gen: Gen, z: Array, y: Array, spec: StyleSpec) -> Array:
-    variables, keys = {'params': gen['params']}, spec.noise_keys(z)
-    w = self.net.apply(variables, z, y, method='w')
-    ws = spec.styles(w, gen['w_avg'], stylegan.num_layers(self.level))
-    noise = None
-    if self.net.noisy and keys is not None:
-      noise = stylegan.noise_maps(keys, 2**self.level)
-    return self.net.apply(variables, ws, self.level, gen['alpha'], noise, method='image')
+  def map(self, gen: Gen, z: Array, y: Array) -> Array:
+    return self.net.apply({'params': gen['params']}, z, y, method='w')
 
-  def weights(self, gen: Gen) -> Any:
-    return gen['params']
+  def noise(self, z: Array, spec: StyleSpec) -> Sequence[Array]:
+    keys = spec.noise_keys(z)
+    silent = keys is None or not self.net.noisy
+    return () if silent else stylegan.noise_maps(keys, 2**self.level)
+
+  def synthesize(self, gen: Gen, ws: Array, noise: Sequence[Array], spec: StyleSpec) -> Array:
+    del spec
+    given = ws, self.level, gen['alpha'], noise or None
+    return self.net.apply({'params': gen['params']}, *given, method='image')
 
 
 def make_generator(architecture: dict[str, Any]) -> Styled:

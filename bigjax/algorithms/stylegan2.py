@@ -332,7 +332,25 @@ class StyleGAN2:
     key = jax.random.fold_in(jax.random.fold_in(state['key'], state['step']), 4)  # no key of a step
     examples = {'real': real, 'fresh': self.fresh(key, real[0]['label'].shape[0])}
     signs = parallel.over_batch(accuracies)({}, weights, examples)
+    if self.gen_net.architecture == 'skip':
+      signs |= self.rgb_shares(weights['gen'], examples['fresh'])
     return signs | player.vital_signs({'gen': self.gen, 'disc': self.disc}, players)
+
+  def rgb_shares(self, weights: Any, batch: dict) -> Metrics:
+    """Each resolution's share of the output: the deviation of what it adds, of all (Figure 8)."""
+
+    def moments(weights, shared, batch):
+      del shared
+      given = self.styles(weights, batch), self.noise(batch)
+      images = stylegan2.rgb_images(self.gen_net, weights, *given)
+      return {size: (x.mean(), jnp.square(x).mean()) for size, x in images.items()}
+
+    found = parallel.over_batch(moments)(weights, {}, batch)
+    deviations = {
+      size: jnp.sqrt(jnp.maximum(square - mean**2, 0)) for size, (mean, square) in found.items()
+    }
+    total = jnp.maximum(sum(deviations.values()), 1e-12)
+    return {f'rgb_share_{size}': one / total for size, one in deviations.items()}
 
   def generator(self, state: State, stage: Stage) -> Gen:
     del stage

@@ -16,12 +16,13 @@ from bigjax import data
 from bigjax.algorithms.base.contract import Spec
 from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
-from bigjax.evaluation import class_scores, image_sets, patch_scores, plots
+from bigjax.evaluation import class_scores, generator_scores, image_sets, patch_scores, plots
 from bigjax.evaluation.class_scores import ByClass, Record
 from bigjax.evaluation.feature_pass import FeaturePass, over_frames
+from bigjax.evaluation.generator_scores import Measure
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import frechet, registry
-from bigjax.evaluation.metrics.registry import METRICS
+from bigjax.evaluation.metrics.registry import METRICS, OF_GENERATOR
 from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, refuse, scored, warn
 from bigjax.evaluation.reference import (
   cached_reference,
@@ -30,6 +31,7 @@ from bigjax.evaluation.reference import (
   open_network,
   read_statistics,
 )
+from bigjax.models.pretrained import taps
 from bigjax.sampling import options
 from bigjax.sampling.loaded import Loaded, load, of_workdir
 
@@ -147,6 +149,7 @@ def of_generators(
   look: FeaturePass,
   reference: Any,
   by_class: ByClass | None,
+  measure: Measure,
 ) -> list[Generated]:
   """Score every generator at every truncation asked for; one of them is in memory at a time."""
   found = []
@@ -157,10 +160,15 @@ def of_generators(
       loaded.prepare(spec, anew=True)
       each, by_seed = [], []
       for seed in args.seeds:
-        samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed)
-        if not (found or each):
-          warn(samples, reference, args.metrics)
-        each.append(scored(samples, reference, args.metrics, look.network.name, seed))
+        samples, scores = None, {}
+        if args.metrics or by_class or separates(args):
+          samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed)
+        if args.metrics:
+          if not (found or each):
+            warn(samples, reference, args.metrics)
+          scores = scored(samples, reference, args.metrics, look.network.name, seed)
+        of_it = args.of_generator, loaded, spec, samples, args.num, seed
+        each.append({**scores, **measure.scored(*of_it)})
         by_seed += [by_class(samples)] if by_class else []
       step = loaded.card.get('step')
       what = 'exported' if step is None else f'step {step:,}'
@@ -168,6 +176,11 @@ def of_generators(
       classes = by_class.records(what, by_seed) if by_class else ()
       found.append(Generated(what, step, spec, loaded.card, over_seeds(each), classes))
   return found
+
+
+def separates(args: Any) -> bool:
+  """Whether a score is of what a network sees in samples beside its features."""
+  return any(OF_GENERATOR[name].separates for name in args.of_generator)
 
 
 def specs(args: Any, loaded: Loaded) -> list[Spec]:
@@ -263,22 +276,31 @@ def _run(args: Any) -> None:
   # What is scored, and with what it is compared; refused before a network is loaded.
   readers, first, images = begin(args)
   size = first.shape if first else images.size
-  real_images, splits, statistics = find_real(args, size)
+  generator_scores.refuse(args.of_generator, first)
+  compares = bool(args.metrics or args.by_class)
+  found = find_real(args, size) if compares or separates(args) else (None, {}, '')
+  real_images, splits, statistics = found
   split = real_images.split if real_images else 'stats' if statistics else ''
   num_classes = first.num_classes if first else images.num_classes
   refuse(args.metrics, split, num_classes)
   if args.by_class:
     class_scores.refuse(num_classes, real_images)
   # The feature network, and what is kept of its answers.
-  seeing = registry.need_network(args.metrics)
+  seeing = registry.need_network(args.metrics) or separates(args)
   network = no_network()
   if seeing or args.by_class:
     network = open_network(args.features, args.weights, splits.get('train'))
   keeps = frozenset(kept for name in args.metrics for kept in METRICS[name].keeps)
   keeps |= class_scores.KEEPS if args.by_class else frozenset()
+  keeps |= {'logits'} if separates(args) else frozenset()
+  generator_scores.refuse_network(args.of_generator, network)
+  paths = any(not OF_GENERATOR[name].separates for name in args.of_generator)
+  distance = taps.image_distance(args.distance, args.distance_weights) if paths else None
   if len(size) == 4:
     network = over_frames(network)
   look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
+  measure = Measure(distance, args.crop, network, args.batch)
+  real_images = real_images if compares else None
   # Real images: the reference, and others of the same set, whose scores are the floor.
   reference = read_statistics(statistics, network.dim) if statistics else None
   if real_images is not None:
@@ -303,7 +325,7 @@ def _run(args: Any) -> None:
     by_class = ByClass(reference, names, network, counts, per_class, floor_seen)
   if first:
     del first  # which its reader alone shall hold
-    rows = of_generators(args, readers, look, reference, by_class)
+    rows = of_generators(args, readers, look, reference, by_class, measure)
   else:
     rows = of_images(args, images, look, reference, by_class)
   # The records, each with its protocol; pictures and tables.
@@ -313,7 +335,7 @@ def _run(args: Any) -> None:
     about = protocol(
       look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
     )
-    written.append({**record, 'protocol': about})
+    written.append({**record, 'protocol': {**about, **measure.about()}})
   write(args.out, written)
   if by_class:
     write(args.out, [record for row in rows for record in row.classes], 'by_class.jsonl')
@@ -323,4 +345,5 @@ def _run(args: Any) -> None:
   for row in rows if by_class else ():
     groups = by_class.groups(row.classes)
     print(f'\n{row.what}, by class\n\n{class_scores.table(row.classes, groups)}\n')
-  print(shares(look.seconds))
+  if any(look.seconds.values()):
+    print(shares(look.seconds))

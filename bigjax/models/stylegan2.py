@@ -182,6 +182,17 @@ class Generator(nn.Module):
     return self.synthesis(jnp.repeat(w[:, None], self.num_ws, axis=1), noise)
 
 
+def rgb_images(
+  net: Generator, params: Any, ws: Array, noise: Sequence[Array] | None
+) -> dict[int, Array]:
+  """What each resolution adds to the image of a skip generator: {r: [B, r, r, channels]}."""
+  run = lambda net, *given: net.synthesis(*given)
+  seen = {'capture_intermediates': lambda module, _: isinstance(module, ToRGB)}
+  _, found = net.apply({'params': params}, ws, noise, method=run, mutable=['intermediates'], **seen)
+  found = found['intermediates']['synthesis']
+  return {size: found[f'b{size}']['torgb']['__call__'][0] for size in resolutions(net.resolution)}
+
+
 class DiscBlock(nn.Module):
   """Two convolutions, the second to half the resolution: (maps or None, image) -> the same."""
 

@@ -1,4 +1,6 @@
-"""Paths between latents and classes."""
+"""Paths between latents, styles and classes; styles of two samples mixed."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,17 +28,59 @@ def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
 def interpolation(
   loaded: Loaded, kind: str, labels: np.ndarray, columns: int, seed: int, spec: Spec
 ) -> np.ndarray:
-  """Rows of `columns` images from one sample to another: z, class, or both change.
+  """Rows of `columns` images from one sample to another: z, class, both, or w change.
 
-  Rows start at each class of `labels`; the class changes to the next one of them.
+  Rows start at each class of `labels`; the class changes to the next one of them. In w, where it
+  stays, the way is straight, and the noise of the layers is the first sample's.
   """
   way = np.linspace(0, 1, columns, dtype=np.float32)
   starts = loaded.sampler.latents(seed, 2 * len(labels), spec)
   rows = []
   for i, label in enumerate(labels):
     a, b = starts[2 * i], starts[2 * i + 1]
+    if kind == 'w':
+      rows.append(straight(loaded, np.stack([a, b]), label, way, spec))
+      continue
     z = np.repeat(a[None], columns, 0) if kind == 'class' else slerp(a, b, way)
     ends = np.eye(loaded.num_classes, dtype=np.float32)[[label, labels[(i + 1) % len(labels)]]]
     mix = np.zeros_like(way) if kind == 'z' else way
     rows.append(loaded.images(z, (1 - mix)[:, None] * ends[0] + mix[:, None] * ends[1], spec))
+  return np.concatenate(rows)
+
+
+def straight(loaded: Loaded, z: np.ndarray, label: int, way: np.ndarray, spec: Spec) -> np.ndarray:
+  """Images at `way` [n] of the straight line between the w of two latents z [2, ...]."""
+  w = loaded.sampler.mapped(loaded.gen, z, np.full(2, label, np.int32))
+  points = (1 - way)[:, None] * w[:1] + way[:, None] * w[1:]
+  noise_of = np.repeat(z[:1], len(way), 0)
+  return loaded.sampler.synthesized(loaded.gen, points, noise_of, spec)
+
+
+def mixed(
+  loaded: Loaded,
+  layers: Sequence[int],
+  of_rows: np.ndarray,
+  of_columns: np.ndarray,
+  seed: int,
+  spec: Spec,
+) -> np.ndarray:
+  """A grid as Figure 3 of the StyleGAN paper, uint8 [(n + 1) (m + 1), H, W, C], its corner white.
+
+  Args:
+    loaded: a generator with styles, prepared for `spec`.
+    layers: that have the styles of the columns; the others, and all noise, are the rows'.
+    of_rows, of_columns: classes [n] and [m] of the sources, which are samples 0 and on of the seed.
+    seed: of their latents.
+    spec: sampling settings.
+  """
+  sampler, gen, num = loaded.sampler, loaded.gen, len(of_rows)
+  y = np.concatenate([of_rows, of_columns]).astype(np.int32)
+  z = sampler.latents(seed, len(y), spec)
+  w, sources = sampler.mapped(gen, z, y), loaded.images(z, y, spec)
+  white = np.full_like(sources[:1], 255)
+  rows = [np.concatenate([white, sources[num:]])]
+  for i in range(num):
+    each = lambda x, i=i: np.repeat(x[i : i + 1], len(of_columns), 0)
+    made = sampler.synthesized(gen, each(w), each(z), spec, w[num:], layers)
+    rows.append(np.concatenate([sources[i : i + 1], made]))
   return np.concatenate(rows)

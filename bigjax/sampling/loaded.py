@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from bigjax.algorithms.base.contract import Spec
+from bigjax.algorithms.base.contract import Spec, styles_of
 from bigjax.core import buckets, errors, paths, ranges, trees
 from bigjax.core.ranges import whole
 from bigjax.sampling import generator_file as cards
@@ -136,6 +136,25 @@ class Loaded:
     if encode is None:
       raise errors.UserError(f'a generator of {self.card["algorithm"]!r} has no encoder.')
     return np.asarray(encode(self.stored, images.astype(np.float32) / 127.5 - 1))
+
+  def synthesized(
+    self, w: np.ndarray, seed: int = 0, batch: int = BATCH, **options: Any
+  ) -> np.ndarray:
+    """uint8 images [n, ...] of w, such as those that `bigjax project` finds.
+
+    Args:
+      w: float32 [n, w_dim], untruncated.
+      seed: of the noise of the layers, where that is random.
+      batch: images made at a time.
+      options: sampling options of this generator, by name.
+    Raises:
+      UserError: it has no styles, or no such option.
+    """
+    styles_of(self.sampler.generator, 'making images of w')
+    w, spec = np.asarray(w, np.float32), self.spec(**options)
+    seed, batch = whole('seed', seed, ranges.SEED), whole('batch', batch, ranges.BATCH)
+    z = self.sampler.latents(seed, len(w), spec)
+    return self.sampler.synthesized(self.gen, w, z, spec, batch=batch)
 
   def one_batch(
     self,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bigjax.core import errors, ranges
+from bigjax.models.pretrained.published import DISTANCES
 
 
 def add_generator(parser: argparse.ArgumentParser, several: bool = False) -> Any:
@@ -54,6 +55,58 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     help='another sampling option of this generator, such as standing_passes=16; a wrong name '
     'lists those that it has',
   )
+
+
+LAYERS = {'coarse': '0-3', 'middle': '4-7', 'fine': '8-'}  # 4 and 8 px, 16 and 32 px, the rest
+MOST_LAYERS = 100
+
+
+def parse_layers(text: str, num: int = MOST_LAYERS) -> list[int]:
+  """The layers of 'coarse', 'middle', 'fine', '0-3', '2,8-' among so many, in ascending order.
+
+  Raises:
+    UserError: it is not like that, or there are not as many layers.
+  """
+  found = set()
+  for word in LAYERS.get(text, text).split(','):
+    first, dash, last = (part.strip() for part in word.partition('-'))
+    last = last or (f'{max(num - 1, 0)}' if dash else first)
+    if not (first.isdecimal() and last.isdecimal()) or len(first + last) > 9:
+      raise errors.UserError(
+        f'--mixing={text:.80}: {word[:80]!r} is no layer and no range of them; write '
+        f'{", ".join(LAYERS)}, or numbers from 0 on, for example 0-3 or 2,8-.'
+      )
+    if int(first) > int(last) or int(last) >= num:
+      raise errors.UserError(
+        f'--mixing={text:.80}: {word[:80]!r} is none of the layers 0 to {num - 1}; give some of '
+        'these.'
+      )
+    found.update(range(int(first), int(last) + 1))
+  return sorted(found)
+
+
+def add_distance(parser: argparse.ArgumentParser, what: str) -> None:
+  """Adds --distance, of what it says, and --distance_weights."""
+  parser.add_argument(
+    '--distance',
+    help=f'{what}: {", ".join(DISTANCES)} (default: {DISTANCES[0]} where its weights are at hand, '
+    'else pixels)',
+  )
+  parser.add_argument(
+    '--distance_weights', help="the file of its network (default: its package's, or the cache's)"
+  )
+
+
+def check_distance(args: argparse.Namespace) -> None:
+  """Refuses a distance that there is not, and weights of one that has none.
+
+  Raises:
+    UserError: says so.
+  """
+  if args.distance is not None:
+    errors.pick(args.distance, dict.fromkeys(DISTANCES), '--distance')
+  if args.distance_weights and not args.distance:
+    raise errors.UserError('--distance_weights are of a network: name it with --distance.')
 
 
 def parse_sampling(words: Sequence[str]) -> dict[str, str]:

@@ -5,12 +5,14 @@ import dataclasses
 
 import numpy as np
 
-from bigjax.algorithms.base.contract import Spec
+from bigjax.algorithms.base.contract import Spec, styles_of
 from bigjax.core import ranges
 from bigjax.sampling import options
 from bigjax.sampling.image_files import Wanted, check_grid, ready
-from bigjax.sampling.interpolation import interpolation
+from bigjax.sampling.interpolation import interpolation, mixed
 from bigjax.sampling.loaded import Loaded
+
+MIXED = 5  # sources on either side of a mixing grid, unless told
 
 
 def spec_of(loaded: Loaded, args: argparse.Namespace, truncation: str | None) -> Spec:
@@ -79,12 +81,29 @@ def sweep(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wante
 def interpolate(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
   """Return a row from one sample to another for each class."""
   spec = spec_of(loaded, args, args.truncation)
-  loaded.prepare(spec, args.recalibrate)
+  if args.interpolate == 'w':
+    styles_of(loaded.sampler.generator, '--interpolate=w')
   columns = max(-(-(args.num or 10 * len(labels)) // len(labels)), 3)
   check_grid(columns * len(labels), columns, loaded.shape)
+  loaded.prepare(spec, args.recalibrate)
   return ready(
     interpolation(loaded, args.interpolate, labels, columns, args.seed, spec), None, columns
   )
+
+
+def mixing(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
+  """Return sources (the first row and the first column) and what they are mixed to."""
+  layers = styles_of(loaded.sampler.generator, '--mixing').num_layers
+  theirs = options.parse_layers(args.mixing, layers)
+  spec, num = spec_of(loaded, args, args.truncation), args.num or MIXED
+  check_grid((num + 1) ** 2, num + 1, loaded.shape)
+  loaded.prepare(spec, args.recalibrate)
+  of_rows, of_columns = (labels[(np.arange(num) + i) % len(labels)] for i in (0, num))
+  images = mixed(loaded, theirs, of_rows, of_columns, args.seed, spec)
+  of = lambda label: loaded.class_names[label] if loaded.num_classes > 1 else ''
+  rows, heads = (['', *map(of, some)] for some in (of_rows, of_columns))
+  whole = dataclasses.replace(ready(images, None, num + 1), rows=rows if any(rows) else ())
+  return dataclasses.replace(whole, heads=heads if any(heads) else ())
 
 
 def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
@@ -101,8 +120,10 @@ def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.n
     rows = [name for name, _ in swept(loaded, args)]
     classes_of = [of(label) for label in wanted.labels[:columns]]
     heads = heads or (classes_of if len(set(classes_of)) > 1 else [])
+  elif args.mixing:
+    rows, heads = wanted.rows, wanted.heads
   elif args.interpolate:
-    ends = labels if args.interpolate == 'z' else np.roll(labels, -1)
+    ends = labels if args.interpolate in ('z', 'w') else np.roll(labels, -1)
     pairs = zip(labels, ends, strict=True)
     rows = [of(a) if a == b else f'{of(a)} → {of(b)}' for a, b in pairs]
   else:
@@ -111,6 +132,7 @@ def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.n
   words = [f'step {loaded.card["step"]}'] if 'step' in loaded.card else []
   words += [] if args.sweep else [str(spec_of(loaded, args, args.truncation))]
   words += [] if heads and args.seeds else [f'seed{"s" if seeds else ""} {args.seeds or args.seed}']
+  words += [f'layers {args.mixing} of the upper row'] if args.mixing else []
   if len(set(labels.tolist())) == 1 and args.sweep and of(labels[0]):
     words.append(f'class {of(labels[0])}')
   rows = rows if any(rows) else ()

@@ -81,19 +81,77 @@ class Sampler:
     self, gen: Gen, z: np.ndarray, y: np.ndarray, spec: Spec, batch: int = 64
   ) -> np.ndarray:
     """uint8 [n, ...] for latents and labels (int32 [n], or float32 [n, classes])."""
-    num, size = len(z), self.mesh.size
+    return self._in_batches(lambda *part: self._to_all(gen, *part, spec), (z, y), batch)
+
+  def _in_batches(
+    self, run: Callable[..., jax.Array], arrays: Sequence[np.ndarray], batch: int
+  ) -> np.ndarray:
+    """What `run` makes of arrays [n, ...], a batch of each at a time."""
+    num, size = len(arrays[0]), self.mesh.size
     batch = -(-min(batch, num) // size) * size
     padding = -num % batch
-    z, y = (np.concatenate([a, np.repeat(a[-1:], padding, axis=0)]) for a in (z, y))
+    arrays = [np.concatenate([a, np.repeat(a[-1:], padding, axis=0)]) for a in arrays]
     # One batch at a time: programs with collectives that do not depend on each other may start in
     # another order on each device, and CPU devices then wait for each other for ever.
     out = []
     with jax.set_mesh(self.mesh):
       for i in range(0, num + padding, batch):
-        part = parallel.shard_batch(self.mesh, (z[i : i + batch], y[i : i + batch]))
-        made = self._to_all(gen, *part, spec)
-        out.append(np.asarray(made.addressable_data(0)))
+        part = parallel.shard_batch(self.mesh, tuple(a[i : i + batch] for a in arrays))
+        out.append(np.asarray(run(*part).addressable_data(0)))
     return np.concatenate(out)[:num]
+
+  # --- Of generators with styles (contract.Styles)
+
+  @functools.cached_property
+  def _map(self):
+    examples = parallel.batched(self.mesh)
+    return jax.jit(
+      self.generator.styles.map,
+      in_shardings=(None, examples, examples),
+      out_shardings=parallel.replicated(self.mesh),
+    )
+
+  @functools.cached_property
+  def _synthesize(self):
+    styles = self.generator.styles
+
+    def run(gen, w, others, z, theirs, spec):
+      ws = [styles.layers(gen, one, spec) for one in (w, others)]
+      ws = jnp.where(theirs[None, :, None], *reversed(ws))
+      return to_uint8(styles.synthesize(gen, ws, styles.noise(z, spec), spec))
+
+    examples, everywhere = parallel.batched(self.mesh), parallel.replicated(self.mesh)
+    given = (None, examples, examples, examples, None, None)
+    return jax.jit(run, in_shardings=given, out_shardings=everywhere)
+
+  def mapped(self, gen: Gen, z: np.ndarray, y: np.ndarray, batch: int = 64) -> np.ndarray:
+    """w float32 [n, w_dim] of latents and labels, untruncated."""
+    return self._in_batches(lambda *part: self._map(gen, *part), (z, y), batch)
+
+  def synthesized(
+    self,
+    gen: Gen,
+    w: np.ndarray,
+    z: np.ndarray,
+    spec: Spec,
+    others: np.ndarray | None = None,
+    theirs: Iterable[int] = (),
+    batch: int = 64,
+  ) -> np.ndarray:
+    """uint8 images [n, ...] of w.
+
+    Args:
+      gen: the generator.
+      w: [n, w_dim], untruncated.
+      z: [n, ...], the latents whose noise it is.
+      spec: sampling settings.
+      others: [n, w_dim], whose styles the layers `theirs` have in place of w's.
+      theirs: numbers of layers, from 0 on.
+      batch: images at a time.
+    """
+    layers = np.isin(np.arange(self.generator.styles.num_layers), list(theirs))
+    run = lambda *part: self._synthesize(gen, *part, layers, spec)
+    return self._in_batches(run, (w, w if others is None else others, z), batch)
 
   def prepare(self, gen: Gen, seed: int, spec: Spec) -> Gen:
     """`gen` with whatever these settings need measured; what it has already stays."""

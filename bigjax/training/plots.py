@@ -184,6 +184,7 @@ def vital_signs_figure(
   path = 'linear/kernel' if 'linear/kernel' in sigma0 else next(iter(sigma0), '')
   values = [n for n in metrics.SIGMA.among(known) if n.endswith(f'_{player}/{path}')]
   norms = [n for n in known if n in metrics.GRAD_NORM or n in metrics.WEIGHT_NORM]
+  by_size = sorted(metrics.RGB_SHARE.among(known), key=lambda n: int(n.rpartition('_')[2]))
   skipped = series(rows, metrics.SKIPPED.pattern)
   speed = [point for point in series(clock, 'images_per_second') if point[1] > 0]
   waiting, memory = series(clock, 'waiting'), series(clock, 'device_memory_gib')
@@ -197,6 +198,9 @@ def vital_signs_figure(
      metrics.ACCURACY.among(known), lambda axis: _shares(axis, rows)),
     ('strength of the augmentation', 'p grows while r_t is above its target',
      metrics.AUGMENT.among(known), lambda axis: _lines(axis, rows, metrics.AUGMENT.among(known))),
+    ("each resolution's share of the output",
+     'deviation of what it adds (Karras et al. 2020, Figure 8); should move to the last ones',
+     by_size, lambda axis: _lines(axis, rows, by_size)),
     ('updates refused in a row', 'for numbers that are not finite; should stay 0',
      skipped, lambda axis: _refused(axis, skipped)),
     (f'sigma0 of the kernels of {player}',

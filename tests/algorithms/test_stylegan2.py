@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from bigjax.algorithms import stylegan2
-from bigjax.algorithms.base import configs, contract, player
+from bigjax.algorithms.base import configs, contract, player, truncation
 from bigjax.core import config as core_config
 from bigjax.core import errors, parallel, trees
+from bigjax.models.stylegan2 import rgb_images
 from bigjax.nn import optim
+from bigjax.nn.style import fir
 from bigjax.training import loop
 
 from counts import of_players
@@ -555,3 +557,32 @@ def test_what_of_the_other_game_a_variant_leaves():
 def test_configs_that_mean_nothing(changes, words):
   with pytest.raises(errors.UserError, match=words):
     stylegan2.make(tiny(**changes))
+
+
+# --- What each resolution adds to the image
+
+
+def test_what_resolutions_add_makes_the_image_and_its_shares():
+  """However many devices there are."""
+  game = stylegan2.make(tiny())
+
+  @jax.jit
+  def made(key):
+    weights = game.gen.weights(game.gen.init(game.gen_net.init(key, *zeros)['params']))
+    batch = game.fresh(key, 8)
+    given = game.styles(weights, batch), game.noise(batch)
+    parts = rgb_images(game.gen_net, weights, *given)
+    image = truncation.synthesized(game.gen_net, weights, *given)
+    return parts, fir.upsample(parts[4]) + parts[8], image, weights, batch
+
+  zeros = jnp.zeros((1, 16)), jnp.zeros((1,), jnp.int32)
+  with jax.set_mesh(parallel.make_mesh(jax.devices()[:1])):
+    parts, total, image, weights, batch = jax.device_get(made(jax.random.key(0)))
+  np.testing.assert_allclose(total, image, atol=1e-5)
+  stds = np.array([np.std(parts[size]) for size in (4, 8)])
+  for devices in (1, 2):
+    with jax.set_mesh(parallel.make_mesh(jax.devices()[:devices])):
+      shares = jax.device_get(jax.jit(game.rgb_shares)(weights, batch))
+    found = [shares.pop(f'rgb_share_{size}') for size in (4, 8)]
+    np.testing.assert_allclose(found, stds / stds.sum(), rtol=1e-4)
+    assert not shares

@@ -252,6 +252,15 @@ def test_an_adaptive_augmentation_is_drawn():
   assert lines(axis) == {'augment_p': [(1, 0.1), (2, 0.2)], 'augment_r_t': [(1, 0.7), (2, 0.7)]}
 
 
+def test_shares_of_resolutions_are_drawn_from_the_smallest_on():
+  shares = {'rgb_share_16': 0.1, 'rgb_share_4': 0.7, 'rgb_share_8': 0.2}
+  rows = [{'step': step, 'd_loss': 1.0, **shares} for step in (1, 2)]
+  figure = plots.vital_signs_figure(rows, (), (), 'a title')
+  (axis,) = (a for a in figure.axes if "resolution's share" in a.get_title('left'))
+  assert list(lines(axis)) == ['rgb_share_4', 'rgb_share_8', 'rgb_share_16']
+  assert lines(axis)['rgb_share_4'] == [(1, 0.7), (2, 0.7)]
+
+
 def test_vital_signs_survives_numbers_that_are_not():
   bad = dict.fromkeys(('d_loss', 'g_loss', 'd_grad_norm', 'g_grad_norm'), float('nan'))
   vital_signs([step_row(1, **bad)])

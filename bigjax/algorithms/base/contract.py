@@ -221,10 +221,35 @@ class Spec(Protocol):
     """JSON-able values for whoever wants the same samples again."""
 
 
+class Styles(Protocol):
+  """A generator by its parts: z is mapped to w, and every layer is given a style, made of w.
+
+  What mixing, interpolation and path lengths in w, and projection of images need.
+
+  Attributes:
+    num_layers: that are given a style, from the smallest resolution on.
+  """
+
+  num_layers: int
+
+  def map(self, gen: Gen, z: Array, y: Array) -> Array:
+    """w [B, w_dim] of latents and labels, untruncated."""
+
+  def layers(self, gen: Gen, w: Array, spec: Spec) -> Array:
+    """What each layer is given, [B, num_layers, w_dim], truncated as the settings say."""
+
+  def noise(self, z: Array, spec: Spec) -> Sequence[Array]:
+    """Maps [B or 1, H, W, 1] of what layers add for these latents; () where they add nothing."""
+
+  def synthesize(self, gen: Gen, ws: Array, noise: Sequence[Array], spec: Spec) -> Array:
+    """Samples [B, ...] in [-1, 1] of what each layer is given and adds; () adds nothing."""
+
+
 class Generator(Protocol):
   """Everything after training: sample, evaluate, export and plan see only this.
 
-  One with an encoder also has `encode(gen, images [B, ...] in [-1, 1]) -> latents`.
+  One with an encoder also has `encode(gen, images [B, ...] in [-1, 1]) -> latents`, one with styles
+  `styles`, its parts; where that is None or missing, it has none (`styles_of`).
 
   Attributes:
     shape: of a sample, (H, W, C) or (T, H, W, C).
@@ -331,6 +356,7 @@ class PlainGenerator:
 
   options = {}  # noqa: RUF012 - constants, not fields
   inputs = {}  # noqa: RUF012
+  styles = None
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> NoChoice:
     del sampling
@@ -377,6 +403,24 @@ def check_options(given: Mapping[str, str] | None, known: Iterable[str]) -> None
         f'this generator has no sampling option {name!r}{errors.did_you_mean(name, known)}; '
         f'it has {", ".join(known) or "none"}.'
       )
+
+
+def styles_of(generator: Generator, what: str) -> Styles:
+  """The parts of a generator with styles.
+
+  Args:
+    generator: any.
+    what: needs them, as it was asked for: '--mixing'.
+  Raises:
+    UserError: it has none.
+  """
+  found = getattr(generator, 'styles', None)
+  if found is None:
+    raise errors.UserError(
+      f'{what} needs a generator with styles, which maps z to a w that every layer is given; this '
+      'one makes images of z at once: give one that has a mapping network.'
+    )
+  return found
 
 
 def sample_keys(key: Array, num: int, start: Array | int = 0) -> Array:

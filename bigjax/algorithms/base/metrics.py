@@ -58,6 +58,11 @@ AUGMENT = Metric(
   'r_t near its target',
 )  # fmt: skip
 
+RGB_SHARE = Metric(
+  'rgb_share_*', "share of the output's deviation that a resolution adds: rgb_share_8",
+  'moves to the last resolutions as a run goes on',
+)  # fmt: skip
+
 SAMPLES_MOVED = Metric(
   'samples_moved', 'mean squared change of the samples of fixed latents since an evaluation',
   'falls, without jumps',
@@ -65,7 +70,7 @@ SAMPLES_MOVED = Metric(
 
 METRICS = (
   LOSS, GRAD_NORM, ACCURACY, PROBE_ACCURACY, SKIPPED, REFUSED, SIGMA, SIGMA_MAX, WEIGHT_NORM,
-  BATCH_STD, BATCH_LABEL_SHARE, AUGMENT, SAMPLES_MOVED,
+  BATCH_STD, BATCH_LABEL_SHARE, AUGMENT, RGB_SHARE, SAMPLES_MOVED,
 )  # fmt: skip
 
 

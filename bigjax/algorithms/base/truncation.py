@@ -144,28 +144,51 @@ def noise_maps(keys: Array, resolution: int) -> tuple[Array, ...]:
   return stylegan.noise_maps(keys, resolution)[1:]
 
 
+class WithStyles(contract.OfNetwork, contract.PlainGenerator):
+  """A generator that is contract.Styles itself; gen is {params, w_avg} at least.
+
+  A family adds `net`, `num_layers`, `map`, `noise` and `synthesize`.
+  """
+
+  @property
+  def styles(self) -> contract.Styles | None:
+    return self
+
+  def layers(self, gen: Gen, w: Array, spec: StyleSpec) -> Array:
+    return spec.styles(w, gen['w_avg'], self.num_layers)
+
+  def generate(self, gen: Gen, z: Array, y: Array, spec: StyleSpec) -> Array:
+    ws = self.layers(gen, self.map(gen, z, y), spec)
+    return self.synthesize(gen, ws, self.noise(z, spec), spec)
+
+  def weights(self, gen: Gen) -> Any:
+    return gen['params']
+
+
 @dataclasses.dataclass(frozen=True)
-class Styled(contract.OfNetwork, contract.PlainGenerator):
+class Styled(WithStyles):
   """The sampled network; gen is {params, w_avg}."""
 
   net: stylegan2.Generator
 
   options, inputs = OPTIONS, INPUTS
 
+  @property
+  def num_layers(self) -> int:
+    return self.net.num_ws
+
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> StyleSpec:
     del sampling
     contract.check_options(given, self.options)
     return StyleSpec(**fields(given))
 
-  def styles(self, gen: Gen, z: Array, y: Array, spec: StyleSpec) -> Array:
-    """What each layer is given [B, num_ws, w_dim], truncated."""
-    w = mapped(self.net, gen['params'], z, y)
-    return spec.styles(w, gen['w_avg'], self.net.num_ws)
+  def map(self, gen: Gen, z: Array, y: Array) -> Array:
+    return mapped(self.net, gen['params'], z, y)
 
-  def generate(self, gen: Gen, z: Array, y: Array, spec: StyleSpec) -> Array:
+  def noise(self, z: Array, spec: StyleSpec) -> Sequence[Array]:
     keys = spec.noise_keys(z)
-    noise = None if keys is None else noise_maps(keys, self.net.resolution)
-    return synthesized(self.net, gen['params'], self.styles(gen, z, y, spec), noise)
+    return () if keys is None else noise_maps(keys, self.net.resolution)
 
-  def weights(self, gen: Gen) -> Any:
-    return gen['params']
+  def synthesize(self, gen: Gen, ws: Array, noise: Sequence[Array], spec: StyleSpec) -> Array:
+    del spec
+    return synthesized(self.net, gen['params'], ws, noise or None)

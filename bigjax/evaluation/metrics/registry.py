@@ -154,6 +154,31 @@ METRICS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class OfGenerator:
+  """One entry of --metrics that looks at a generator itself: evaluation/generator_scores.py.
+
+  Attributes:
+    space: of latents, 'z' or 'w'.
+    full: whether paths are looked at all along; else at their beginning, which is a sample.
+    separates: whether it is of planes between latents; else of paths.
+  """
+
+  space: str
+  full: bool = False
+  separates: bool = False
+
+
+OF_GENERATOR = {
+  'ppl_z_full': OfGenerator('z', full=True),
+  'ppl_w_full': OfGenerator('w', full=True),
+  'ppl_z_end': OfGenerator('z'),
+  'ppl_w_end': OfGenerator('w'),
+  'ls_z': OfGenerator('z', separates=True),
+  'ls_w': OfGenerator('w', separates=True),
+}
+
+
 def need_network(metrics: Sequence[str]) -> bool:
   """Whether any of these is computed in the features of a network."""
   return any(METRICS[name].sees for name in metrics)

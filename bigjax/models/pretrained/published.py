@@ -52,3 +52,6 @@ PUBLISHED: Mapping[str, PublishedFile | None] = {
   ),
   'efficientnet_lite0_random': None,
 }
+
+# Of images: by the network that they are perceived with, or in pixels (see taps.py).
+DISTANCES = ('efficientnet_lite0', 'efficientnet_lite0_random', 'pixels')

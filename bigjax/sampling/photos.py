@@ -1,0 +1,60 @@
+"""Photos for a generator to find: files read as for training, by Pillow alone.
+
+Upright, on white, the central square, averaged down or enlarged to the generator's size. Files that
+would not be decoded for training are not decoded here either.
+"""
+
+import os
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from bigjax.core import errors
+from bigjax.data.reading import image_headers, listing
+
+MOST = 10_000
+
+
+def files(path: str) -> list[str]:
+  """The image files that a path means: itself, or those below it.
+
+  Raises:
+    UserError: there is none, or there are too many.
+  """
+  if os.path.isfile(path):
+    return [path]
+  if not os.path.isdir(path):
+    raise errors.UserError(f'--images={path}: there is no such file or folder.')
+  found = [os.path.join(path, name) for name in listing.walk(path).images]
+  if not found:
+    raise errors.UserError(
+      f'--images={path}: no image is there (looked for {" ".join(listing.SUFFIXES)}).'
+    )
+  if len(found) > MOST:
+    raise errors.UserError(f'--images={path} are {len(found):,} images; give at most {MOST:,}.')
+  return found
+
+
+def read(path: str, shape: tuple[int, ...]) -> np.ndarray:
+  """A photo as uint8 [H, W, C] of a generator's shape.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  _, reason = image_headers.examine(path)
+  try:
+    if reason:
+      raise ValueError(reason)
+    with Image.open(path, formats=image_headers.FORMATS) as picture:
+      picture = ImageOps.exif_transpose(picture).convert('RGBA')
+  except Exception as error:  # Pillow has a dozen ways to say that a file is damaged
+    raise errors.UserError(
+      f'the image {path!r} cannot be read ({error}); leave it out, or give another.'
+    ) from None
+  white = Image.new('RGBA', picture.size, 'white')
+  picture = Image.alpha_composite(white, picture).convert('L' if shape[-1] == 1 else 'RGB')
+  side, size = min(picture.size), shape[-3]
+  left, top = (picture.width - side) // 2, (picture.height - side) // 2
+  picture = picture.crop((left, top, left + side, top + side))
+  way = Image.Resampling.BICUBIC if side < size else Image.Resampling.BOX
+  return np.asarray(picture.resize((size, size), way)).reshape(size, size, shape[-1])
