@@ -21,7 +21,7 @@ from bigjax.algorithms.base.draws import keys_of
 from bigjax.core import errors, parallel, trees
 from bigjax.core.ranges import Range
 from bigjax.models import stylegan2
-from bigjax.nn.style import stylegan
+from bigjax.nn.style import blocks, stylegan
 
 Array = jax.Array
 
@@ -144,9 +144,15 @@ def noise_maps(keys: Array, resolution: int) -> tuple[Array, ...]:
   return stylegan.noise_maps(keys, resolution)[1:]
 
 
+def stored_noise(maps: Mapping[str, Any], resolution: int) -> tuple[Array, ...]:
+  """The noise of each convolution, [1, r, r, 1], of maps {b4: {conv1: [4, 4]}, b8: ...}."""
+  layers = [(r, conv) for r in blocks.resolutions(resolution) for conv in ('conv0', 'conv1')]
+  return tuple(maps[f'b{r}'][conv][None, :, :, None] for r, conv in layers[1:])
+
+
 @dataclasses.dataclass(frozen=True)
 class Styled(contract.OfNetwork, contract.PlainGenerator):
-  """The sampled network; gen is {params, w_avg}."""
+  """The sampled network; gen is {params, w_avg}, and {noise_const} where one came with weights."""
 
   net: stylegan2.Generator
 
@@ -165,6 +171,8 @@ class Styled(contract.OfNetwork, contract.PlainGenerator):
   def generate(self, gen: Gen, z: Array, y: Array, spec: StyleSpec) -> Array:
     keys = spec.noise_keys(z)
     noise = None if keys is None else noise_maps(keys, self.net.resolution)
+    if spec.noise == 'const' and 'noise_const' in gen:
+      noise = stored_noise(gen['noise_const'], self.net.resolution)
     return synthesized(self.net, gen['params'], self.styles(gen, z, y, spec), noise)
 
   def weights(self, gen: Gen) -> Any:
