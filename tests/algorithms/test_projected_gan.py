@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigjax import data
 from bigjax.algorithms import projected_gan
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
@@ -17,6 +18,8 @@ from bigjax.core import errors, trees
 from bigjax.models.pretrained import registry, taps
 from bigjax.nn.augment import diffaugment
 from bigjax.nn.augment.blur import FadingBlur, no_blur
+from bigjax.training import ready
+from bigjax.training.program import make_program
 
 from counts import of_players
 
@@ -113,7 +116,7 @@ def test_frozen_weights_are_those_of_the_network_that_the_config_names():
   whole = trees.flat(network.variables)
   for path, leaf in trees.flat(frozen['features']).items():
     assert leaf.shape == whole[path].shape
-  told = algorithm.architecture(None)['critic']
+  told = algorithm.frozen_card()['critic']
   assert told == {
     'features': 'efficientnet_lite0_random', 'digest': network.digest, 'licence': '', 'side': 64,
   }  # fmt: skip
@@ -129,6 +132,12 @@ def test_missing_weights_are_refused_before_anything_is_compiled(monkeypatch):
   monkeypatch.setattr(taps, 'load', missing)
   with pytest.raises(errors.UserError, match='there are no weights'):
     jax.eval_shape(algorithm.init, jax.random.key(0))
+  config.data.update(source='synthetic')
+  program = make_program(config)  # as for `plan` and `--dry_run`: shapes need none
+  ready.check_program(program, None, config)
+  assert 'features/params/_conv_stem/kernel' in trees.flat(program.shapes()['frozen'])
+  with pytest.raises(errors.UserError, match='there are no weights'):
+    ready.make_ready(config, data.load(config.data), None)
 
 
 def test_where_the_weights_lie_is_no_part_of_a_runs_identity():
