@@ -273,8 +273,8 @@ def take_out(args: argparse.Namespace) -> None:
   layouts = {'biggan': _as_biggan_pytorch, 'stylegan2': _as_stylegan2_ada}
   if card['algorithm'] not in layouts:
     raise errors.UserError(
-      f'{args.workdir!r} is a run of {card["algorithm"]!r}, which no layout of another code is known '
-      f'for; give one of {" or ".join(layouts)}.'
+      f'{args.workdir!r} is a run of {card["algorithm"]!r}, which no layout of another code is '
+      f'known for; give one of {" or ".join(layouts)}.'
     )
   wanted = lambda path: generator_file.is_weight(path) or re.search('/sn_[uv]/|^aux/w_avg$', path)
   leaves = checkpoint.restore_part(args.workdir, card['step'], wanted)
