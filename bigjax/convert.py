@@ -1,8 +1,9 @@
-"""Published BigGAN weights <-> ours.
+"""Published weights of BigGAN, StyleGAN2 and SN-GAN <-> ours.
 
 `bigjax convert` turns a generator (.pth, .bin, .npz or .safetensors of BigGAN-PyTorch, Hugging
-Face's pytorch-pretrained-BigGAN, TF-Hub or SN-GAN's authors) into one that `bigjax sample` and
-`--config.init_from` read, or writes a run's networks under BigGAN-PyTorch's names.
+Face's pytorch-pretrained-BigGAN, TF-Hub or SN-GAN's authors, .pkl of StyleGAN2-ADA) into one that
+`bigjax sample` and `--config.init_from` read, or writes a run's networks under the names of
+BigGAN-PyTorch or StyleGAN2-ADA.
 """
 
 import argparse
@@ -12,7 +13,8 @@ from bigjax.core import errors, files, ranges
 GEN_HELP = (
   'a generator of BigGAN-PyTorch (G_ema.pth), of pytorch-pretrained-BigGAN (pytorch_model.bin), '
   "of SN-GAN's authors (ResNetGenerator_450000.npz) or the variables of a TF-Hub module (.npz); "
-  '.pth, .bin, .npz or .safetensors'
+  '.pth, .bin, .npz or .safetensors; the networks of StyleGAN2-ADA in PyTorch (.pkl), or their '
+  'arrays (.npz)'
 )
 
 
@@ -20,7 +22,9 @@ def arguments() -> errors.Arguments:
   parser = errors.Arguments(prog='bigjax convert', description=__doc__.split('\n\n')[0])
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument('--gen', help=GEN_HELP)
-  source.add_argument('--workdir', help='a run, to be written in the layout of BigGAN-PyTorch')
+  source.add_argument(
+    '--workdir', help='a run, to be written as BigGAN-PyTorch or StyleGAN2-ADA has it'
+  )
   parser.add_argument('--disc', default='', help='with --gen: the discriminator, to train on')
   parser.add_argument(
     '--raw_gen', default='', help='with --gen: the generator before averaging, to train on'

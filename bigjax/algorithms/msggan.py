@@ -279,12 +279,13 @@ class MultiScale(truncation.WithStyles):
     if not self.styles:
       return self.net.apply({'params': gen['params']}, z, y)
     ws = self.layers(gen, self.map(gen, z, y), spec)
-    return self.of_styles(gen, ws, self.noise(z, spec))
+    return self.of_styles(gen, ws, self.noise(gen, z, spec))
 
   def map(self, gen: Gen, z: Array, y: Array) -> Array:
     return mapped(self.net, gen['params'], z, y)
 
-  def noise(self, z: Array, spec: Shown) -> Sequence[Array]:
+  def noise(self, gen: Gen, z: Array, spec: Shown) -> Sequence[Array]:
+    del gen
     keys = spec.noise_keys(z)
     return () if keys is None else stylegan.noise_maps(keys, self.net.resolution)
 

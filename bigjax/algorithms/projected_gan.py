@@ -33,12 +33,12 @@ from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, keys_of, label_law, purpose
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import DTYPES, averaging
-from bigjax.core import errors, parallel
+from bigjax.core import errors, parallel, trees
 from bigjax.core.config import WAYS
 from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
 from bigjax.models import fastgan, projected_gan, stylegan2
-from bigjax.models.pretrained import efficientnet_lite0, taps
+from bigjax.models.pretrained import efficientnet_lite0, taps, torch_layout
 from bigjax.nn import augment, kernels, optim
 from bigjax.nn.augment import diffaugment
 from bigjax.nn.augment.blur import FadingBlur, no_blur
@@ -81,8 +81,21 @@ class Critic:
     return taps.load(self.features, self.file)
 
   def frozen(self) -> dict[str, Any]:
-    """Weights that no one trains, the same whatever the run."""
-    variables = jax.tree.map(jnp.asarray, self.tapped.variables)
+    """Weights that no one trains, the same whatever the run.
+
+    Raises:
+      UserError: those of the network cannot be had.
+    """
+    return self.with_projection(jax.tree.map(jnp.asarray, self.tapped.variables))
+
+  def shapes(self) -> dict[str, Any]:
+    """Shapes of the same, without the network's weights."""
+    of_trunk = torch_layout.shapes(self.trunk)
+    trunk = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in of_trunk.items()}
+    return jax.eval_shape(self.with_projection, trees.nest(trunk))
+
+  def with_projection(self, variables: Any) -> dict[str, Any]:
+    """All that is frozen, of the network's weights."""
     image = jnp.zeros((1, 64, 64, 3))
     maps = jax.eval_shape(self.trunk.apply, variables, image)['taps']
     zeros = [jnp.zeros(x.shape, x.dtype) for x in maps]
@@ -137,7 +150,7 @@ class ProjectedGAN:
 
   def init(self, key: Array, given: contract.Given = contract.NOTHING) -> State:
     key_gen, key_disc, key_state = jax.random.split(key, 3)
-    net, frozen = self.gen_net, self.critic.frozen()
+    net, frozen = self.gen_net, given.get('frozen') or self.critic.frozen()
     gen = self.synthesis.init(key_gen)
     gen = self.gen.init(player.replace(gen, given.get('gen', {})))
     images = jnp.zeros((2, net.resolution, net.resolution, net.channels))
@@ -262,7 +275,13 @@ class ProjectedGAN:
 
   def architecture(self, stage: Stage) -> dict[str, Any]:
     del stage
-    return {**self.synthesis.card(), 'critic': self.critic.described()}
+    return self.synthesis.card()
+
+  def frozen_shapes(self) -> dict[str, Any]:
+    return self.critic.shapes()
+
+  def frozen_card(self) -> dict[str, Any]:
+    return {'critic': self.critic.described()}
 
   def sampling(self) -> dict[str, Any]:
     return dict(self.card)

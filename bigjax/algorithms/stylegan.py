@@ -281,7 +281,8 @@ class Styled(truncation.WithStyles):
   def map(self, gen: Gen, z: Array, y: Array) -> Array:
     return self.net.apply({'params': gen['params']}, z, y, method='w')
 
-  def noise(self, z: Array, spec: StyleSpec) -> Sequence[Array]:
+  def noise(self, gen: Gen, z: Array, spec: StyleSpec) -> Sequence[Array]:
+    del gen
     keys = spec.noise_keys(z)
     silent = keys is None or not self.net.noisy
     return () if silent else stylegan.noise_maps(keys, 2**self.level)

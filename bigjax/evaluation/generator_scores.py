@@ -170,7 +170,7 @@ class Measure:
 
     def images(gen, w, z):
       ws = styles.layers(gen, w, spec)
-      return styles.synthesize(gen, ws, styles.noise(z, spec), spec)
+      return styles.synthesize(gen, ws, styles.noise(gen, z, spec), spec)
 
     def on_paths(gen, z, other, y):
       if metric.space == 'w':

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from bigjax import data
-from bigjax.algorithms.base import configs
+from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.contract import Stage
 from bigjax.core import errors
 from bigjax.data import Finding
@@ -83,6 +83,7 @@ def of_program(
   num_train = source.num_train if source else None
   found = [of_batch(num_train, stage, program.mesh.size) for _, stage in program.stages]
   found += failure(ready.check_program, program, source, config)
+  found += failure(contract.frozen_card, program.algorithm)
   if source:
     found += machine_checks.memory(source, program)
   found += machine_checks.disk(config, program, workdir)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from bigjax.algorithms.base import contract
 from bigjax.core import progress
 from bigjax.preflight import flops, hlo, tpu_slices
 from bigjax.training.program import Pair, Program, make_program, program_digest
@@ -68,7 +69,7 @@ def step_flops(program: Program, pair: Pair, without: tuple[str, ...] = OPTIMIZA
   the networks, which any program of this step must do.
   """
   algorithm, (stage, due) = program.algorithm, pair
-  state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
+  state = contract.state_shapes(algorithm)
   step = lambda state, batch: algorithm.step(state, batch, stage, due)
   return flops.needed(step, state, stage.shapes(), without=without)
 

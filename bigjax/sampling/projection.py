@@ -123,10 +123,10 @@ class Projector:
 
   @functools.cached_property
   def _begin(self):
-    def run(variables, images, z):
+    def run(gen, variables, images, z):
       target = self.distance.look(variables, images.astype(jnp.float32) / 127.5 - 1)
       each = lambda one: jnp.broadcast_to(one, (len(images), *one.shape[1:]))
-      noise = tuple(each(normalized(maps)) for maps in self.styles.noise(z, self.spec))
+      noise = tuple(each(normalized(maps)) for maps in self.styles.noise(gen, z, self.spec))
       moved = {'w': each(jnp.asarray(self.mean)[None]), 'noise': noise}
       return target, moved, self._adam.init(moved)
 
@@ -172,7 +172,7 @@ class Projector:
     with jax.set_mesh(sampler.mesh):
       z = sampler.latents(self.seed, 1, self.spec)
       padded = parallel.shard_batch(sampler.mesh, padded)
-      target, moved, state = self._begin(self._variables, padded, z)
+      target, moved, state = self._begin(gen, self._variables, padded, z)
       starts, before = jax.device_get(self._show(gen, self._variables, target, moved))
       line = Progress(0, self.steps, len(padded), sys.stderr)
       line.say(f'{what}: {self.steps:,} steps by {self.name}')

@@ -118,7 +118,7 @@ class Sampler:
     def run(gen, w, others, z, theirs, spec):
       ws = [styles.layers(gen, one, spec) for one in (w, others)]
       ws = jnp.where(theirs[None, :, None], *reversed(ws))
-      return to_uint8(styles.synthesize(gen, ws, styles.noise(z, spec), spec))
+      return to_uint8(styles.synthesize(gen, ws, styles.noise(gen, z, spec), spec))
 
     examples, everywhere = parallel.batched(self.mesh), parallel.replicated(self.mesh)
     given = (None, examples, examples, examples, None, None)

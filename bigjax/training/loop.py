@@ -26,7 +26,7 @@ from bigjax.training import history as histories
 from bigjax.training.batches import Batches, held_out_batch, load_data
 from bigjax.training.logs import Log, Profile, Say, Session
 from bigjax.training.program import Compiler
-from bigjax.training.ready import Ready, check, make_ready
+from bigjax.training.ready import Ready, card_architecture, check, make_ready
 from bigjax.training.workdir import (
   about_data,
   frozen_digest,
@@ -357,7 +357,7 @@ def finish(
   stage = program.stage(max(step - 1, 0))
   card = {
     **card,
-    'architecture': program.algorithm.architecture(stage),
+    'architecture': card_architecture(program, stage),
     'step': step,
     'images_seen': program.position(step),
     'scores': scores,

@@ -166,7 +166,7 @@ def state_shapes(algorithm: Algorithm, mesh: Mesh) -> Any:
   Every device has all of what is frozen: no update would be faster for slices.
   """
   with jax.set_mesh(mesh):
-    shapes = jax.eval_shape(lambda: algorithm.init(jax.random.key(0)))
+    shapes = contract.state_shapes(algorithm)
   shardings = parallel.zero_sharding(mesh, shapes)
   whole = lambda tree: jax.tree.map(lambda _: parallel.replicated(mesh), tree)
   return jax.tree.map(

@@ -14,7 +14,7 @@ import ml_collections
 
 import bigjax
 from bigjax import data
-from bigjax.algorithms.base import configs
+from bigjax.algorithms.base import configs, contract
 from bigjax.core import buckets, errors
 from bigjax.core import config as core_config
 from bigjax.evaluation import during_training, reference_curves
@@ -60,7 +60,7 @@ def make_card(
     'format': cards.FORMAT,
     'bigjax': bigjax.__version__,
     'algorithm': config.algorithm,
-    'architecture': algorithm.architecture(last),
+    'architecture': card_architecture(program, last),
     'player': algorithm.sampled,
     'class_names': class_names(program, source),
     'class_numbers': cards.CLASS_NUMBERS,
@@ -71,6 +71,12 @@ def make_card(
     'config_hash': configs.config_hash(config),
     'sampling': algorithm.sampling(),
   }
+
+
+def card_architecture(program: Program, stage: contract.Stage) -> dict[str, Any]:
+  """What a card says of the network that is sampled, and of weights that came from a file."""
+  algorithm = program.algorithm
+  return algorithm.architecture(stage) | contract.frozen_card(algorithm)
 
 
 def class_names(program: Program, source: data.Source) -> list[str]:

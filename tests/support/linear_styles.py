@@ -38,8 +38,8 @@ class LinearStyles(contract.PlainGenerator):
     del gen, spec
     return jnp.repeat(w[:, None], LAYERS, 1)
 
-  def noise(self, z, spec):
-    del spec
+  def noise(self, gen, z, spec):
+    del gen, spec
     keys = jax.vmap(jax.random.key)(jax.lax.bitcast_convert_type(z[:, 0], jnp.uint32))
     return (jax.vmap(lambda key: jax.random.normal(key, (SIDE, SIDE, 1)))(keys),)
 
@@ -51,7 +51,7 @@ class LinearStyles(contract.PlainGenerator):
 
   def generate(self, gen, z, y, spec):
     ws = self.layers(gen, self.map(gen, z, y), spec)
-    return self.synthesize(gen, ws, self.noise(z, spec), spec)
+    return self.synthesize(gen, ws, self.noise(gen, z, spec), spec)
 
 
 def weights(strength=0.0, scale=0.03):

@@ -161,6 +161,10 @@ class Loss(Protocol):
 class Algorithm(Protocol):
   """The game. Methods that take a state are pure; training/program.py jits them.
 
+  One whose frozen weights come from a file also has `frozen_shapes() -> shapes of all that is
+  frozen`, which `init` takes as given['frozen'], so that shapes can be had where the file is not;
+  and `frozen_card() -> what the card's architecture says of it`, which reads it, or refuses.
+
   Attributes:
     periods: {lazy term: every so many steps}; {} where nothing is lazy.
     sampled: the player whose averaged weights are sampled.
@@ -238,7 +242,7 @@ class Styles(Protocol):
   def layers(self, gen: Gen, w: Array, spec: Spec) -> Array:
     """What each layer is given, [B, num_layers, w_dim], truncated as the settings say."""
 
-  def noise(self, z: Array, spec: Spec) -> Sequence[Array]:
+  def noise(self, gen: Gen, z: Array, spec: Spec) -> Sequence[Array]:
     """Maps [B or 1, H, W, 1] of what layers add for these latents; () where they add nothing."""
 
   def synthesize(self, gen: Gen, ws: Array, noise: Sequence[Array], spec: Spec) -> Array:
@@ -296,6 +300,23 @@ class Generator(Protocol):
 
   def recipe(self, spec: Spec) -> str | None:
     """Python source, for jax alone, whose latents(seed, num) are ours; None where there is none."""
+
+
+def state_shapes(algorithm: Algorithm) -> State:
+  """The shapes of an algorithm's state; nothing is computed, no file of weights is read."""
+  given = {}
+  if hasattr(algorithm, 'frozen_shapes'):
+    given = {'frozen': algorithm.frozen_shapes()}
+  return jax.eval_shape(lambda given: algorithm.init(jax.random.key(0), given), given)
+
+
+def frozen_card(algorithm: Algorithm) -> dict[str, Any]:
+  """What a card's architecture says of weights that come from a file, which is read for that.
+
+  Raises:
+    UserError: they cannot be had.
+  """
+  return algorithm.frozen_card() if hasattr(algorithm, 'frozen_card') else {}
 
 
 @dataclasses.dataclass(frozen=True)

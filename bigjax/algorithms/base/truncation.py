@@ -21,7 +21,7 @@ from bigjax.algorithms.base.draws import keys_of
 from bigjax.core import errors, parallel, trees
 from bigjax.core.ranges import Range
 from bigjax.models import stylegan2
-from bigjax.nn.style import stylegan
+from bigjax.nn.style import blocks, stylegan
 
 Array = jax.Array
 
@@ -144,6 +144,12 @@ def noise_maps(keys: Array, resolution: int) -> tuple[Array, ...]:
   return stylegan.noise_maps(keys, resolution)[1:]
 
 
+def stored_noise(maps: Mapping[str, Any], resolution: int) -> tuple[Array, ...]:
+  """The noise of each convolution, [1, r, r, 1], of maps {b4: {conv1: [4, 4]}, b8: ...}."""
+  layers = [(r, conv) for r in blocks.resolutions(resolution) for conv in ('conv0', 'conv1')]
+  return tuple(maps[f'b{r}'][conv][None, :, :, None] for r, conv in layers[1:])
+
+
 class WithStyles(contract.OfNetwork, contract.PlainGenerator):
   """A generator that is contract.Styles itself; gen is {params, w_avg} at least.
 
@@ -159,7 +165,7 @@ class WithStyles(contract.OfNetwork, contract.PlainGenerator):
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: StyleSpec) -> Array:
     ws = self.layers(gen, self.map(gen, z, y), spec)
-    return self.synthesize(gen, ws, self.noise(z, spec), spec)
+    return self.synthesize(gen, ws, self.noise(gen, z, spec), spec)
 
   def weights(self, gen: Gen) -> Any:
     return gen['params']
@@ -167,7 +173,7 @@ class WithStyles(contract.OfNetwork, contract.PlainGenerator):
 
 @dataclasses.dataclass(frozen=True)
 class Styled(WithStyles):
-  """The sampled network; gen is {params, w_avg}."""
+  """The sampled network; gen is {params, w_avg}, and {noise_const} where one came with weights."""
 
   net: stylegan2.Generator
 
@@ -185,7 +191,9 @@ class Styled(WithStyles):
   def map(self, gen: Gen, z: Array, y: Array) -> Array:
     return mapped(self.net, gen['params'], z, y)
 
-  def noise(self, z: Array, spec: StyleSpec) -> Sequence[Array]:
+  def noise(self, gen: Gen, z: Array, spec: StyleSpec) -> Sequence[Array]:
+    if spec.noise == 'const' and 'noise_const' in gen:
+      return stored_noise(gen['noise_const'], self.net.resolution)
     keys = spec.noise_keys(z)
     return () if keys is None else noise_maps(keys, self.net.resolution)
 

@@ -1,9 +1,6 @@
 """PyTorch state dicts as numpy arrays, without torch (too large to ask for) and without risk.
 
-A .pth file is a pickle, that is a program. The small stack machine below knows only the opcodes
-that build dicts, lists, tuples and numbers, and one table of names; all else is refused by name.
-The standard library's unpickler is no base for this: with every global forbidden, a megabyte of
-nested tuples used as a key still crashes the process, and nine bytes make it allocate gigabytes.
+A .pth file is a pickle, that is a program; pickle_machine.py reads it, with one table of names.
 Two containers are read: the zip file of torch >= 1.6, and the older one (five pickles, then the
 raw storages) in which the weights of BigGAN-PyTorch were published in 2019.
 """
@@ -12,16 +9,16 @@ import dataclasses
 import io
 import math
 import os
-import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
 from bigjax.core import errors
+from bigjax.models.pretrained.pickle_machine import DAMAGE, Global, Language, Refused, unpickle
 
 _ZIP_MAGIC = b'PK\x03\x04'
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, 'little')
@@ -29,10 +26,6 @@ _LEGACY_VERSION = 1001
 _MAX_EXPANSION = 64  # elements of a tensor per element of its storage, by strides of 0
 _MAX_NODES = 1_000_000  # entries of dicts and lists: one that holds itself has no end
 _MAX_NAME = 1000
-_DAMAGE = (  # what pickletools, zipfile and the stack machine raise on bytes that make no sense
-  ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError, TypeError,
-  ValueError, struct.error, zipfile.BadZipFile,
-)  # fmt: skip
 
 _KINDS = {  # torch.FloatStorage holds torch.float32
   'Float': np.float32, 'Double': np.float64, 'Half': np.float16, 'BFloat16': ml_dtypes.bfloat16,
@@ -43,43 +36,23 @@ _STORAGES = {f'torch.{kind}Storage': np.dtype(dtype) for kind, dtype in _KINDS.i
 _STORAGES['torch.storage.UntypedStorage'] = np.dtype(np.uint8)
 _DTYPES = {f'torch.{dtype}': dtype for dtype in _STORAGES.values()}
 _DTYPES |= {f'torch.uint{bits}': np.dtype(f'uint{bits}') for bits in (16, 32, 64)}
-
-_POPS_TO_MARK = {'TUPLE', 'APPENDS', 'SETITEMS'}
-_POPS = {
-  'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3, 'APPEND': 1, 'SETITEM': 2, 'STACK_GLOBAL': 2,
-  'REDUCE': 2, 'NEWOBJ': 2, 'BUILD': 1, 'BINPERSID': 1,
-}  # fmt: skip
-_PUSHES = {
-  'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False,
-  'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple,
-}  # fmt: skip
-_PUSHES_ARG = {
-  'BININT', 'BININT1', 'BININT2', 'LONG1', 'LONG4', 'BINFLOAT', 'BINSTRING', 'SHORT_BINSTRING',
-  'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8',
-}  # fmt: skip
-
-
-class _Refused(Exception):
-  """A sentence without its beginning, the name of the file, and its full stop."""
+_NAMES = {**_STORAGES, **_DTYPES}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Global:
-  name: str  # in _CALLS, _STORAGES or _DTYPES
+class Storage:
+  """A run of numbers in memory, which tensors are views of; `numel` counts elements."""
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Storage:
   key: str
   dtype: np.dtype
   numel: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Tensor:
-  """What the pickle says of a tensor, counted in elements; `_array` checks it."""
+class Tensor:
+  """What the pickle says of a tensor, counted in elements; `array` checks it."""
 
-  storage: _Storage
+  storage: Storage
   offset: int
   size: tuple[int, ...]
   stride: tuple[int, ...]
@@ -88,19 +61,19 @@ class _Tensor:
 
 def _ordered_dict(*items):
   if items:
-    raise _Refused('was written by Python 2; load it with torch in Python 3 and save it again')
+    raise Refused('was written by Python 2; load it with torch in Python 3 and save it again')
   return {}
 
 
-def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
+def rebuilt(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
   del requires_grad, hooks
   if metadata:
-    raise _Refused('has a negated view; load it with torch and save its .resolve_neg()')
-  return _Tensor(storage, offset, size, stride, storage.dtype)
+    raise Refused('has a negated view; load it with torch and save its .resolve_neg()')
+  return Tensor(storage, offset, size, stride, storage.dtype)
 
 
 def _tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None):
-  tensor = _tensor(storage, offset, size, stride, requires_grad, hooks, metadata)
+  tensor = rebuilt(storage, offset, size, stride, requires_grad, hooks, metadata)
   return dataclasses.replace(tensor, dtype=_DTYPES[dtype.name])
 
 
@@ -109,134 +82,78 @@ _CALLS: dict[str, Callable] = {
   'collections.OrderedDict': _ordered_dict,
   'torch.Size': lambda size: size,
   'torch.device': lambda *where: None,
-  'torch._utils._rebuild_tensor': _tensor,  # torch < 0.4
-  'torch._utils._rebuild_tensor_v2': _tensor,
+  'torch._utils._rebuild_tensor': rebuilt,  # torch < 0.4
+  'torch._utils._rebuild_tensor_v2': rebuilt,
   'torch._utils._rebuild_tensor_v3': _tensor_v3,  # dtypes without a storage class, as uint16
   'torch._utils._rebuild_parameter': lambda data, requires_grad, hooks: data,
   'torch._utils._rebuild_parameter_with_state': lambda data, requires_grad, hooks, state: data,
 }
+_ADVICE = (
+  'which no state dict needs: nothing of it was run; if you trust the file, load it with torch and '
+  'save only the tensors: torch.save(model.state_dict(), PATH)'
+)
 
 
-def _refuse(what: str) -> NoReturn:
-  raise _Refused(
-    f'{what}, which no state dict needs: nothing of it was run; if you trust the file, load it '
-    'with torch and save only the tensors: torch.save(model.state_dict(), PATH)'
-  )
+def _build(target: Any, state: Any) -> None:
+  del state  # the attributes of an OrderedDict, as _metadata: dropped
+  if not isinstance(target, dict):
+    raise Refused(f'sets attributes of what is not a dict, {_ADVICE}')
 
 
-def _find(name: str) -> _Global:
-  if not (name in _CALLS or name in _STORAGES or name in _DTYPES):
-    _refuse(f'asks for the global {name[:100]!r}')
-  return _Global(name)
-
-
-def _call(function: Any, args: tuple) -> Any:
-  if not (isinstance(function, _Global) and function.name in _CALLS):
-    _refuse(f'calls {getattr(function, "name", "what is no function")}')
-  return _CALLS[function.name](*args)
-
-
-def _storage(pid: Any, storages: dict[str, _Storage]) -> _Storage:
+def _storage(pid: Any, storages: dict[str, Storage]) -> Storage:
   match pid:
-    case ('storage', _Global(name=name), str(key), _, int(numel), *view) if name in _STORAGES:
-      storage = _Storage(key, _STORAGES[name], numel)
+    case ('storage', Global(name=name), str(key), _, int(numel), *view) if name in _STORAGES:
+      storage = Storage(key, _STORAGES[name], numel)
     case _:
-      _refuse('has a persistent id that is not a storage of a known type')
+      raise Refused(f'has a persistent id that is not a storage of a known type, {_ADVICE}')
   if view not in ([], [None]) or storages.setdefault(key, storage) != storage or numel < 0:
-    raise _Refused(
+    raise Refused(
       f'describes storage {key[:100]!r} in two ways, or as a part of another, as torch < 0.4 did; '
       'load it with torch and save it again'
     )
   return storage
 
 
-def _assign(target: Any, items: list) -> None:
-  if not all(isinstance(key, str | int) for key in items[::2]):
-    _refuse('has a dict with a key that is neither a string nor an integer')
-  target.update(zip(items[::2], items[1::2], strict=True))
-
-
-def _unpickle(stream: BinaryIO, storages: dict[str, _Storage]) -> Any:
+def _unpickle(stream: BinaryIO, storages: dict[str, Storage]) -> Any:
   """Return the object of the next pickle; `storages` collects what it refers to."""
-  stack, outer, memo = [], [], {}
-  for op, arg, _ in pickletools.genops(stream):
-    if op.name in _POPS_TO_MARK:
-      items, stack = stack, outer.pop()
-    else:
-      items = [stack.pop() for _ in range(_POPS.get(op.name, 0))][::-1]
-    match op.name:
-      case 'PROTO' | 'FRAME':
-        pass
-      case 'STOP':
-        return stack.pop()
-      case 'MARK':
-        outer.append(stack)
-        stack = []
-      case 'BINPUT' | 'LONG_BINPUT':
-        memo[arg] = stack[-1]
-      case 'MEMOIZE':
-        memo[len(memo)] = stack[-1]
-      case 'BINGET' | 'LONG_BINGET':
-        stack.append(memo[arg])
-      case 'TUPLE' | 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-        stack.append(tuple(items))
-      case 'APPEND' | 'APPENDS':
-        stack[-1].extend(items)
-      case 'SETITEM' | 'SETITEMS':
-        _assign(stack[-1], items)
-      case 'GLOBAL':
-        stack.append(_find(arg.replace(' ', '.', 1)))
-      case 'STACK_GLOBAL':
-        stack.append(_find('.'.join(items)))
-      case 'REDUCE' | 'NEWOBJ':  # the latter for torch.Size in torch 1.0
-        stack.append(_call(*items))
-      case 'BINPERSID':
-        stack.append(_storage(*items, storages))
-      case 'BUILD':  # the attributes of an OrderedDict, as _metadata: dropped
-        if not isinstance(stack[-1], dict):
-          _refuse('sets attributes of what is not a dict')
-      case name if name in _PUSHES:
-        stack.append(_PUSHES[name]())
-      case name if name in _PUSHES_ARG:
-        stack.append(arg)
-      case name:
-        _refuse(f'uses the pickle opcode {name}')
+  find = lambda pid: _storage(pid, storages)
+  return unpickle(stream, Language(_CALLS, _NAMES, _ADVICE, _build, find))
 
 
-def _flatten(tree: Any) -> dict[str, _Tensor]:
+def _flatten(tree: Any) -> dict[str, Tensor]:
   found, todo, num_nodes = {}, [('', tree)], 0
   while todo:
     name, node = todo.pop()
     if num_nodes > _MAX_NODES or len(name) > _MAX_NAME:
-      raise _Refused('nests without end, or has names without end; save a plain state dict')
-    if isinstance(node, _Tensor):
+      raise Refused('nests without end, or has names without end; save a plain state dict')
+    if isinstance(node, Tensor):
       if not name or name in found:
-        raise _Refused(f'has a tensor without a name of its own ({name!r:.100}); save a state dict')
+        raise Refused(f'has a tensor without a name of its own ({name!r:.100}); save a state dict')
       found[name] = node
     elif isinstance(node, dict | list | tuple):
       num_nodes += len(node)
       items = list(node.items() if isinstance(node, dict) else enumerate(node))
       todo += [(f'{name}.{key}' if name else str(key), child) for key, child in items[::-1]]
   if not found:
-    raise _Refused('holds no tensors; give what torch.save(model.state_dict(), PATH) writes')
+    raise Refused('holds no tensors; give what torch.save(model.state_dict(), PATH) writes')
   return found
 
 
 def _check_little_endian(little: Any) -> None:
   if little is not True:
-    raise _Refused('was written on a big-endian machine; save it again on another one')
+    raise Refused('was written on a big-endian machine; save it again on another one')
 
 
-def _read_zip(file: BinaryIO, size: int) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
+def _read_zip(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], dict[str, bytes]]:
   archive = zipfile.ZipFile(file)
   entries = {entry.filename: entry for entry in archive.infolist()}
   if any(entry.compress_type or entry.flag_bits & 1 for entry in entries.values()):
-    raise _Refused('has packed entries (a TorchScript module?); give what torch.save writes')
+    raise Refused('has packed entries (a TorchScript module?); give what torch.save writes')
   if sum(entry.file_size for entry in entries.values()) > size:
-    raise _Refused('has zip entries that overlap or lie about their size; download it again')
+    raise Refused('has zip entries that overlap or lie about their size; download it again')
   roots = [name.removesuffix('data.pkl') for name in entries if name.endswith('/data.pkl')]
   if len(roots) != 1:
-    raise _Refused('is a zip file, but not one that torch.save wrote; give a .pth or .pt file')
+    raise Refused('is a zip file, but not one that torch.save wrote; give a .pth or .pt file')
   root, storages = roots[0], {}
   if f'{root}byteorder' in entries:  # torch >= 2.1
     _check_little_endian(archive.read(f'{root}byteorder') == b'little')
@@ -245,46 +162,71 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[dict[str, _Tensor], dict[str, 
   return tensors, {key: archive.read(f'{root}data/{key}') for key in used}
 
 
-def _read_legacy(file: BinaryIO, size: int) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
-  content = file.read()
+def _legacy(content: bytes, as_found: Callable[[Any], Any]) -> tuple[Any, dict[str, memoryview]]:
+  """(What `as_found` makes of the object, what its storages hold) of the older container."""
   stream, storages, data = io.BytesIO(content), {}, {}
   _, version, system = (_unpickle(stream, {}) for _ in range(3))
   if version != _LEGACY_VERSION:
-    raise _Refused(f'has another version of the format than {_LEGACY_VERSION}; save it again')
+    raise Refused(f'has another version of the format than {_LEGACY_VERSION}; save it again')
   _check_little_endian(system['little_endian'])
-  tensors, keys = _flatten(_unpickle(stream, storages)), _unpickle(stream, {})
+  found, keys = as_found(_unpickle(stream, storages)), _unpickle(stream, {})
   if sorted(keys) != sorted(storages):
-    raise _Refused('lists other storages than its tensors ask for; copy or download it again')
+    raise Refused('lists other storages than its tensors ask for; copy or download it again')
   end = stream.tell()
   for key in keys:
     (numel,) = struct.unpack_from('<q', content, end)
     start, end = end + 8, end + 8 + storages[key].numel * storages[key].dtype.itemsize
-    data[key] = content[start:end]
+    data[key] = memoryview(content)[start:end]
     if numel != storages[key].numel:
-      raise _Refused(f'has {numel} elements in storage {key[:100]!r}, not the number it declares')
-  if end != size:
-    raise _Refused(f'has {size} bytes, but its storages end at {end}; copy or download it again')
-  return tensors, data
+      raise Refused(f'has {numel} elements in storage {key[:100]!r}, not the number it declares')
+  if end != len(content):
+    raise Refused(
+      f'has {len(content)} bytes, but its storages end at {end}; copy or download it again'
+    )
+  return found, data
 
 
-def _array(name: str, tensor: _Tensor, data: bytes) -> np.ndarray:
+def _read_legacy(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], dict[str, memoryview]]:
+  del size
+  return _legacy(file.read(), _flatten)
+
+
+def _only_storage(found: Any) -> Storage:
+  if not isinstance(found, Storage):
+    raise Refused('has something else where a storage was expected; save it again')
+  return found
+
+
+def stored(content: bytes) -> tuple[Storage, memoryview]:
+  """(A storage, what it holds), as torch writes a storage that is pickled outside of torch.save.
+
+  Raises:
+    Refused, any of pickle_machine.DAMAGE: it is something else.
+  """
+  if _LEGACY_MAGIC not in content[:32]:
+    raise Refused('has bytes for a storage that torch did not write; save it again')
+  storage, data = _legacy(content, _only_storage)
+  return storage, data[storage.key]
+
+
+def array(name: str, tensor: Tensor, data: bytes | memoryview) -> np.ndarray:
   """Return the tensor as a view of its storage, once it is known to lie inside."""
   storage, offset, size, stride = tensor.storage, tensor.offset, tensor.size, tensor.stride
   if len(data) != storage.numel * storage.dtype.itemsize:
-    raise _Refused(
+    raise Refused(
       f'has {len(data)} bytes in storage {storage.key[:100]!r}, where {storage.numel} elements of '
       f'{storage.dtype} were expected; copy or download it again'
     )
   if not len(size) == len(stride) <= 64 or not all(  # torch and numpy have at most 64 dimensions
     type(n) is int and 0 <= n < 2**63 for n in (offset, *size, *stride)
   ):
-    raise _Refused(f'has no valid shape for tensor {name!r:.100}; save it again with torch')
+    raise Refused(f'has no valid shape for tensor {name!r:.100}; save it again with torch')
   if 0 in size:
     return np.zeros(size, tensor.dtype)
   width = tensor.dtype.itemsize
   last, held = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)), len(data)
   if (last + 1) * width > held or math.prod(size) * width > _MAX_EXPANSION * held:
-    raise _Refused(
+    raise Refused(
       f'puts tensor {name!r:.100} of shape {size!s:.100}, strides {stride!s:.100} outside of its '
       f'storage, or expands it more than {_MAX_EXPANSION} times; save its .contiguous() copy'
     )
@@ -308,16 +250,16 @@ def read(path: str) -> dict[str, np.ndarray]:
       head, size = file.read(32), os.fstat(file.fileno()).st_size
       file.seek(0)
       if not head.startswith(_ZIP_MAGIC) and _LEGACY_MAGIC not in head:
-        raise _Refused(f'begins with {head!r}, unlike what torch.save writes; download it again')
+        raise Refused(f'begins with {head!r}, unlike what torch.save writes; download it again')
       tensors, data = (_read_zip if head.startswith(_ZIP_MAGIC) else _read_legacy)(file, size)
-    return {name: _array(name, t, data[t.storage.key]) for name, t in tensors.items()}
+    return {name: array(name, t, data[t.storage.key]) for name, t in tensors.items()}
   except OSError as error:
     why = error.strerror or error
     raise errors.UserError(
       f'cannot read {path!r} ({why}); give a .pth, .pt or .bin file.'
     ) from None
-  except _Refused as error:
+  except Refused as error:
     raise errors.UserError(f'{path!r} {error}.') from None
-  except _DAMAGE as error:
+  except DAMAGE as error:
     why = f'{type(error).__name__}: {error!s:.200}'.replace('\n', ' ')
     raise errors.UserError(f'{path!r} is damaged ({why}); copy or download it again.') from None

@@ -31,7 +31,7 @@ def gains(
   Args:
     default: gain of leaves named `kernel`; biases and all other leaves are left alone.
     others: {pattern: gain} of the kernels that have another one, and of leaves of other names that
-      have one; None leaves a kernel alone. The first that matches counts.
+      have one, biases apart; None leaves a kernel alone. The first that matches counts.
     lrmul: {pattern: multiplier} of layers that learn so much slower, as StyleGAN's mapping does by
       0.01: kernel and bias times it. Their kernels start at N(0, 1) / multiplier.
   """
@@ -42,10 +42,10 @@ def gains(
   def gain(path, leaf):
     del leaf
     name, slower = path.rsplit('/', 1)[-1], first(lrmul, path, None)
+    if name == 'bias':  # whatever pattern its layer's kernel matches
+      return slower
     own = first(others, path, default if name == 'kernel' else None)
-    if own is None:
-      return slower if name == 'bias' else None
-    return own if slower is None else own * slower
+    return own if own is None or slower is None else own * slower
 
   return gain
 

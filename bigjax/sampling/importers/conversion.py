@@ -1,13 +1,15 @@
-"""Generators of four other codes read, runs written as BigGAN-PyTorch has them.
+"""Generators of five other codes read, runs written as BigGAN-PyTorch or StyleGAN2-ADA has them.
 
 The layout and the architecture are read off the arrays. Pickles are read by
-models/pretrained/torch_pickle.py, which runs nothing of them.
+models/pretrained/torch_pickle.py and nvidia_pickle.py, which run nothing of them.
 """
 
 import argparse
 import os
+import re
 import shlex
 import zipfile
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +20,14 @@ from bigjax.core import checkpoint, errors, files, trees
 from bigjax.models.pretrained import torch_pickle
 from bigjax.nn import spectral_norm
 from bigjax.sampling import generator_file
-from bigjax.sampling.importers import hugging_face, layout, sngan_chainer, tf_hub
+from bigjax.sampling.importers import (
+  hugging_face,
+  layout,
+  nvidia_pickle,
+  sngan_chainer,
+  stylegan2_ada,
+  tf_hub,
+)
 from bigjax.sampling.importers.biggan_pytorch import (
   LAST_VAR,
   Architecture,
@@ -35,6 +44,8 @@ from bigjax.sampling.importers.biggan_pytorch import (
   stats_out,
 )
 from bigjax.sampling.importers.layout import PublishedGenerator
+
+Networks = dict[str, Arrays]  # by the name of their file
 
 
 def read_arrays(path: str) -> Arrays:
@@ -88,7 +99,11 @@ def read_generator(path: str) -> PublishedGenerator:
   Raises:
     UserError: the file cannot be read, or holds none.
   """
-  arrays, notes = layout.network(read_arrays(path))
+  return published(path, *layout.network(read_arrays(path)))
+
+
+def published(path: str, arrays: Arrays, notes: list[str]) -> PublishedGenerator:
+  """The generator that a file's arrays are; UserError: there is none."""
   match layout.layout(arrays):
     case layout.HUGGING_FACE:
       source = hugging_face.from_hugging_face(arrays, hugging_face.config_beside(path))
@@ -119,10 +134,79 @@ def read_discriminator(path: str, beside: str) -> tuple[Arrays, Architecture, li
   return arrays, disc_architecture(arrays), notes
 
 
+def card_of(
+  args: argparse.Namespace,
+  algorithm: str,
+  architecture: dict[str, Any],
+  own: str,
+  sampling: dict[str, Any],
+) -> dict[str, Any]:
+  """The card of a converted generator; `own` names its layout."""
+  return {
+    'format': generator_file.FORMAT,
+    'bigjax': bigjax.__version__,
+    'algorithm': algorithm,
+    'architecture': architecture,
+    'class_names': read_class_names(args.class_names, architecture['num_classes']),
+    'class_numbers': generator_file.CLASS_NUMBERS,
+    'license': 'that of the weights it was converted from',
+    'converted_from': os.path.basename(args.gen) + own,
+    'player': 'gen',
+    'sampling': sampling,
+    'step': 0,
+  }
+
+
+def write(
+  args: argparse.Namespace,
+  gen: Any,
+  card: dict[str, Any],
+  players: dict[str, Any],
+  said: str,
+  notes: list[str],
+) -> None:
+  """Write the generator with its card, and the players where there are any; say so."""
+  generator_file.save(args.out, gen, card)
+  print(f'wrote {args.out} and {generator_file.card_path(args.out)} from {said}')
+  if players:
+    path = generator_file.players_path(args.out)
+    generator_file.save_tensors(path, players)
+    print(f'wrote {path}: {", ".join(players)}, for --config.init_from={shlex.quote(args.out)}')
+  for note in notes:
+    print(f'{note}.')
+
+
+def read_pickled(path: str) -> dict[str, nvidia_pickle.Network]:
+  """The networks of a .pkl; UserError: it cannot be read, or has arrays that are no weights."""
+  networks = nvidia_pickle.read(path)
+  for name, network in networks.items():
+    files.check_weights(network.arrays, f'{path} ({name})')
+  return networks
+
+
+def bring_in_styles(args: argparse.Namespace, networks: dict[str, nvidia_pickle.Network]) -> None:
+  """The same as `bring_in`, of StyleGAN2-ADA's networks."""
+  if args.bn_eps is not None:
+    raise errors.UserError('--bn_eps has no use: StyleGAN2 has no BatchNorm; leave it out.')
+  gen, architecture, players, notes = stylegan2_ada.bring_in(networks)
+  card = card_of(args, 'stylegan2', architecture, f' ({layout.NVIDIA})', {})
+  said = f'{layout.NVIDIA}: {stylegan2_ada.describe(architecture)}'
+  write(args, gen, card, players, said, notes)
+
+
 def bring_in(args: argparse.Namespace) -> None:
   """Write an exported generator, and where there is more than that the players, from files."""
+  if args.gen.endswith('.pkl'):
+    if args.disc or args.raw_gen:
+      raise errors.UserError('a .pkl has all of its networks; leave --disc and --raw_gen out.')
+    return bring_in_styles(args, read_pickled(args.gen))
+  arrays, notes = layout.network(read_arrays(args.gen))
+  if layout.layout(arrays) == layout.NVIDIA:
+    others = {'G': args.raw_gen, 'D': args.disc}
+    found = {'G_ema': arrays, **{name: read_arrays(at) for name, at in others.items() if at}}
+    return bring_in_styles(args, {k: nvidia_pickle.Network(of, []) for k, of in found.items()})
   # The averaged generator, and its card.
-  source = read_generator(args.gen)
+  source = published(args.gen, arrays, notes)
   if args.bn_eps is not None:
     own = source.layout == layout.TORCH  # its last BatchNorm has an epsilon of its own
     source = source._replace(bn_eps=args.bn_eps, last_eps=source.last_eps if own else args.bn_eps)
@@ -133,24 +217,14 @@ def bring_in(args: argparse.Namespace) -> None:
   gen, params, shapes = generator_in(source, architecture)
   knots = gen.get('knots', ())
   own = '' if source.layout == layout.TORCH else f' ({source.layout})'
-  card = {
-    'format': generator_file.FORMAT,
-    'bigjax': bigjax.__version__,
-    'algorithm': 'sngan' if source.layout == layout.CHAINER else 'biggan',
-    'architecture': architecture,
-    'class_names': read_class_names(args.class_names, architecture['num_classes']),
-    'class_numbers': generator_file.CLASS_NUMBERS,
-    'license': 'that of the weights it was converted from',
-    'converted_from': os.path.basename(args.gen) + own,
-    'player': 'gen',
-    'sampling': {
-      'dialect': source.dialect,
-      'standing_passes': 100,
-      'standing_batch': 64,
-      'truncations': [f'{k:g}' if np.isfinite(k) else 'none' for k in knots] or ['none'],
-    },
-    'step': 0,
+  sampling = {
+    'dialect': source.dialect,
+    'standing_passes': 100,
+    'standing_batch': 64,
+    'truncations': [f'{k:g}' if np.isfinite(k) else 'none' for k in knots] or ['none'],
   }
+  algorithm = 'sngan' if source.layout == layout.CHAINER else 'biggan'
+  card = card_of(args, algorithm, architecture, own, sampling)
   # What training begins with, where it was given: raw weights and a discriminator.
   players = {}
   raw = source._replace(arrays=source.raw) if source.raw else source
@@ -171,18 +245,7 @@ def bring_in(args: argparse.Namespace) -> None:
         )
     wanted = disc_shapes(architecture['network'], fields, architecture['channels'])
     players['disc'], _ = params_in(arrays, wanted)
-  # Files.
-  generator_file.save(args.out, gen, card)
-  print(
-    f'wrote {args.out} and {generator_file.card_path(args.out)} from {source.layout}: '
-    f'{describe(architecture)}'
-  )
-  if players:
-    path = generator_file.players_path(args.out)
-    generator_file.save_tensors(path, players)
-    print(f'wrote {path}: {", ".join(players)}, for --config.init_from={shlex.quote(args.out)}')
-  for note in source.notes:
-    print(f'{note}.')
+  write(args, gen, card, players, f'{source.layout}: {describe(architecture)}', source.notes)
 
 
 def describe(architecture: Architecture) -> str:
@@ -205,15 +268,38 @@ def below(leaves: Arrays, prefix: str, mark: str = '') -> Arrays:
 
 
 def take_out(args: argparse.Namespace) -> None:
-  """Write the networks of a run's checkpoint in BigGAN-PyTorch's layout."""
+  """Write the networks of a run's checkpoint in BigGAN-PyTorch's or StyleGAN2-ADA's layout."""
   gen, card = generator_file.load_workdir(args.workdir, args.checkpoint or 'last')
-  if card['algorithm'] != 'biggan':
+  layouts = {'biggan': _as_biggan_pytorch, 'stylegan2': _as_stylegan2_ada}
+  if card['algorithm'] not in layouts:
     raise errors.UserError(
-      f'{args.workdir!r} is a run of {card["algorithm"]!r}, which BigGAN-PyTorch has no layout for.'
+      f'{args.workdir!r} is a run of {card["algorithm"]!r}, which no layout of another code is '
+      f'known for; give one of {" or ".join(layouts)}.'
     )
-  wanted = lambda path: generator_file.is_weight(path) or '/sn_u/' in path or '/sn_v/' in path
+  wanted = lambda path: generator_file.is_weight(path) or re.search('/sn_[uv]/|^aux/w_avg$', path)
   leaves = checkpoint.restore_part(args.workdir, card['step'], wanted)
-  files = {
+  networks, said = layouts[card['algorithm']](leaves, gen, card)
+  os.makedirs(args.out, exist_ok=True)
+  for name, arrays in networks.items():
+    np.savez(os.path.join(args.out, f'{name}.npz'), **arrays)
+  print(
+    f'wrote {", ".join(f"{args.out}/{name}.npz" for name in networks)}: step {card["step"]}, {said}'
+  )
+
+
+def _as_stylegan2_ada(leaves: Arrays, gen: Any, card: dict[str, Any]) -> tuple[Networks, str]:
+  del gen
+  architecture, w_avg = card['architecture'], leaves['aux/w_avg']
+  disc = trees.nest(below(leaves, 'players/disc/params/'))
+  networks = {'D': stylegan2_ada.discriminator_out(disc)}
+  for name, prefix in (('G', 'players/gen/params/'), ('G_ema', 'ema/')):
+    params = trees.nest(below(leaves, prefix))
+    networks[name] = stylegan2_ada.generator_out(params, w_avg, architecture['resolution'])
+  return networks, stylegan2_ada.describe(architecture)
+
+
+def _as_biggan_pytorch(leaves: Arrays, gen: Any, card: dict[str, Any]) -> tuple[Networks, str]:
+  networks = {
     name: params_out(
       trees.nest(below(leaves, f'players/{player}/params/')),
       spectral_norm.SpectralState(
@@ -223,23 +309,21 @@ def take_out(args: argparse.Namespace) -> None:
     for player, name in (('gen', 'G'), ('disc', 'D'))
   }
   ema = trees.nest(below(leaves, 'ema/'))
-  files['G_ema'] = params_out(ema, leading_vectors(ema))
+  networks['G_ema'] = params_out(ema, leading_vectors(ema))
   knots = np.asarray(gen.get('knots', ()))
   if np.isinf(knots).any():
     (at,) = np.flatnonzero(np.isinf(knots))
     stats = stats_out(jax.tree.map(lambda s: s[at], gen['stats']))
     # Its last BatchNorm adds an epsilon of its own.
     shift = np.float32(card['architecture']['bn_eps'] - layout.LAST_EPS)
-    files['G_ema'] |= stats | {LAST_VAR: stats[LAST_VAR] + shift}
-  os.makedirs(args.out, exist_ok=True)
-  for name, arrays in files.items():
-    np.savez(os.path.join(args.out, f'{name}.npz'), **arrays)
-  print(
-    f'wrote {", ".join(f"{args.out}/{name}.npz" for name in files)}: step {card["step"]}, '
+    networks['G_ema'] |= stats | {LAST_VAR: stats[LAST_VAR] + shift}
+  said = (
     f'{describe(card["architecture"])}; BatchNorm epsilon is {card["architecture"]["bn_eps"]:g}'
   )
   if card['architecture'].get('rgb_filters'):
-    print(
-      f'the last convolution has {card["architecture"]["rgb_filters"]} filters, of which an image '
-      "takes the first three; BigGAN-PyTorch's own has three, and must be told."
+    said += (
+      '\nthe last convolution has '
+      f'{card["architecture"]["rgb_filters"]} filters, of which an image takes the first three; '
+      "BigGAN-PyTorch's own has three, and must be told."
     )
+  return networks, said

@@ -70,12 +70,14 @@ def test_a_step_of_adam_moves_weights_by_their_constant():
 
 
 def test_kernels_without_a_gain_and_other_leaves_with_one():
-  gain = equalized.gains(1.0, {'plain/*': None, '*/embedding': 0.5}, {'slow/*': 0.01})
+  others = {'plain/*': None, '*/embedding': 0.5, 'rgb/*': 2.0}
+  gain = equalized.gains(1.0, others, {'slow/*': 0.01})
   found = {path: gain(path, None) for path in (
     'conv/kernel', 'conv/bias', 'plain/kernel', 'plain/bias', 'embed/embedding', 'slow/kernel',
-    'slow/bias', 'slow/embedding',
+    'slow/bias', 'slow/embedding', 'rgb/kernel', 'rgb/bias',
   )}  # fmt: skip
   assert found == {
     'conv/kernel': 1, 'conv/bias': None, 'plain/kernel': None, 'plain/bias': None,
     'embed/embedding': 0.5, 'slow/kernel': 0.01, 'slow/bias': 0.01, 'slow/embedding': 0.005,
+    'rgb/kernel': 2.0, 'rgb/bias': None,
   }  # fmt: skip
