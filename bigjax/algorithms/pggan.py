@@ -28,7 +28,7 @@ from bigjax.algorithms.base import (
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, State
 from bigjax.algorithms.base.draws import LabelLaw, label_law
 from bigjax.algorithms.base.growing import GrowingStage
-from bigjax.algorithms.base.player import Player, to_float
+from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import parallel
 from bigjax.core.keys import Key, Keys
@@ -36,7 +36,7 @@ from bigjax.core.ranges import BATCH
 from bigjax.models import pggan
 from bigjax.nn import latents, optim
 from bigjax.nn.objectives import losses, regularizers
-from bigjax.nn.style import blocks, equalized, resampling
+from bigjax.nn.style import blocks, equalized
 
 Array = jax.Array
 KERNELS = 100  # of minibatch discrimination
@@ -126,7 +126,7 @@ class PGGAN:
     alpha = shared['alpha']
     judge = lambda images: self.disc_net.apply({'params': weights}, images, stage.level, alpha)
     fake = self.images(shared['gen'], batch, stage, alpha)
-    real = self.reals(batch, stage, alpha)
+    real = stage.reals(batch['image'], alpha)
     (real_scores, real_classes), (fake_scores, fake_classes) = judge(real), judge(fake)
     score = lambda images: judge(images)[0]
     penalty = self.penalty(score, real, fake, batch['mix']).mean()
@@ -159,11 +159,6 @@ class PGGAN:
   def images(self, weights: Any, batch: dict, stage: GrowingStage, alpha: Array) -> Array:
     """The generator's images [B, H, W, C] at a stage's resolution."""
     return self.gen_net.apply({'params': weights}, batch['z'], batch['y'], stage.level, alpha)
-
-  def reals(self, batch: dict, stage: GrowingStage, alpha: Array) -> Array:
-    """Real images, blurred as the generator's are while a resolution fades in."""
-    images = to_float(batch['image'])
-    return resampling.faded(images, alpha) if stage.fade else images
 
   def losses(self, state: State, batch: Batch, stage: GrowingStage) -> dict[str, contract.Loss]:
     gen, disc = self.players(stage, state['step'])
@@ -222,7 +217,7 @@ class PGGAN:
 
     def begun(params):
       fit = lambda weights, shared, batch: pggan.fitted(
-        self.disc_net, weights, self.reals(batch, stage, shared), stage.level
+        self.disc_net, weights, stage.reals(batch['image'], shared), stage.level
       )
       first = jax.tree.map(lambda x: x[0], examples)
       weights = of.weights({**disc, 'params': params})

@@ -23,7 +23,7 @@ from bigjax.algorithms.base import configs, contract, growing, player, style_con
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
 from bigjax.algorithms.base.growing import GrowingStage
-from bigjax.algorithms.base.player import Player, to_float
+from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.truncation import StyleSpec
 from bigjax.core import errors, parallel
 from bigjax.core.keys import Key, Keys, with_defaults
@@ -32,7 +32,7 @@ from bigjax.models import stylegan as networks
 from bigjax.nn import optim, schedules
 from bigjax.nn.microbatches import scan
 from bigjax.nn.objectives import losses, regularizers
-from bigjax.nn.style import blocks, resampling, stylegan
+from bigjax.nn.style import blocks, stylegan
 
 Array = jax.Array
 
@@ -119,11 +119,6 @@ class StyleGAN:
     given = ws, stage.level, alpha, noise
     return self.gen_net.apply({'params': weights}, *given, method='image')
 
-  def reals(self, batch: dict, stage: GrowingStage, alpha: Array) -> Array:
-    """Real images, blurred as the generator's are while a resolution fades in."""
-    images = to_float(batch['image'])
-    return resampling.faded(images, alpha) if stage.fade else images
-
   def disc_loss(
     self, weights: Any, shared: dict, batch: dict, stage: GrowingStage
   ) -> tuple[Array, Metrics]:
@@ -132,7 +127,7 @@ class StyleGAN:
     judge = lambda images, y: self.disc_net.apply(
       {'params': weights}, images, y, stage.level, alpha
     )
-    real = self.reals(batch, stage, alpha)
+    real = stage.reals(batch['image'], alpha)
     fake = self.images(shared['gen'], batch, stage, alpha)
     real_scores, fake_scores = judge(real, batch['label']), judge(fake, batch['y'])
     loss_real, loss_fake = self.loss.disc(real_scores, fake_scores)

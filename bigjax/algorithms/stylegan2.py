@@ -148,13 +148,12 @@ class StyleGAN2:
 
   def styles(self, weights: Any, batch: dict) -> Array:
     """What each layer is given [b, num_ws, w_dim]: one latent's w, or from a layer on another's."""
-    num = self.gen_net.num_ws
-    ws = stylegan.broadcast(mapped(self.gen_net, weights, batch['z'], batch['y']), num)
+    w = mapped(self.gen_net, weights, batch['z'], batch['y'])
+    ws = stylegan.broadcast(w, self.gen_net.num_ws)
     if not self.mixing:
       return ws
     other = mapped(self.gen_net, weights, batch['z2'], batch['y'])
-    mixed = jnp.arange(num, dtype=jnp.int32)[None] >= batch['cutoff'][:, None]
-    return jnp.where(mixed[..., None], stylegan.broadcast(other, num), ws)
+    return stylegan.mixed(ws, other, batch['cutoff'])
 
   def images(self, weights: Any, batch: dict) -> Array:
     """The generator's images [b, H, W, C]."""

@@ -16,10 +16,10 @@ import ml_collections
 
 from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import Stage
-from bigjax.algorithms.base.player import Player
+from bigjax.algorithms.base.player import Player, to_float
 from bigjax.core import errors, trees
 from bigjax.core.keys import Key, Keys
-from bigjax.nn.style import blocks
+from bigjax.nn.style import blocks, resampling
 
 Array = jax.Array
 
@@ -72,6 +72,11 @@ class GrowingStage(Stage):
       return jnp.ones((), jnp.float32)
     shown = (step - self.first).astype(jnp.float32) * self.num_images
     return jnp.clip(shown / self.fade, 0, 1)
+
+  def reals(self, images: Array, alpha: Array) -> Array:
+    """Real images as float32, blurred as the generator's are while a resolution fades in."""
+    images = to_float(images)
+    return resampling.faded(images, alpha) if self.fade else images
 
   def begins_anew(self, step: Array) -> Array:
     """Whether a step is the first of a fade, or the first after one: Adam's moments are dropped."""
