@@ -163,12 +163,24 @@ class Discriminator(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, y: Array, mask: Array | None = None) -> Array:
-    widths, num_down = DISC_WIDTHS[self.resolution]
-    block, attend = remat(DiscBlock, self.remat), remat(Attention, self.remat)
-    how = (self.kernels, self.dtype)
-    h = x.astype(self.dtype)
-    for i, width in enumerate(self.widths or widths):
-      h = block(width * self.ch, i < num_down, i == 0, *how, name=f'blocks_{i}')(h)
-      if i < num_down and h.shape[1] in self.attention:
-        h = attend(self.kernels, self.dtype, name=f'attention_{i}')(h)
-    return projection_score(h, y, self.num_classes, mask)
+    return projection_score(trunk(self, x), y, self.num_classes, mask)
+
+
+def trunk(net: Any, x: Array) -> Array:
+  """The discriminator's maps [B, H, W, C] of images, before they are scored.
+
+  A part of the module that calls it, whose parameters those of the blocks become.
+
+  Args:
+    net: that module, with the discriminator's fields.
+    x: images [B, H, W, channels].
+  """
+  widths, num_down = DISC_WIDTHS[net.resolution]
+  block, attend = remat(DiscBlock, net.remat), remat(Attention, net.remat)
+  how = (net.kernels, net.dtype)
+  h = x.astype(net.dtype)
+  for i, width in enumerate(net.widths or widths):
+    h = block(width * net.ch, i < num_down, i == 0, *how, name=f'blocks_{i}')(h)
+    if i < num_down and h.shape[1] in net.attention:
+      h = attend(net.kernels, net.dtype, name=f'attention_{i}')(h)
+  return h
