@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bigjax.core import trees
 from bigjax.models import biggan
 from bigjax.nn.convolution import mean_pool
 from bigjax.nn.kernels import FAST, Kernels
@@ -179,9 +180,9 @@ class Encoder(nn.Module):
     norm = BatchNorm(h.shape[-1], *norms, self.dtype, name='bn')
     h = norm(h, norm.moments(h, train))
     h = h if is_reversible else nn.relu(h)
-    features = h.astype(jnp.float32).mean((1, 2))
-    h = ResidualMLP(self.mlp, ENC_LAYERS, self.dtype, name='mlp')(features)
-    head = functools.partial(Dense, self.z_dim, dtype=jnp.float32)
+    features = trees.at_least_float32(h).mean((1, 2))
+    h = trees.at_least_float32(ResidualMLP(self.mlp, ENC_LAYERS, self.dtype, name='mlp')(features))
+    head = functools.partial(Dense, self.z_dim, dtype=h.dtype)
     return features, head(name='mean')(h), nn.softplus(head(name='deviation')(h))
 
 
@@ -230,7 +231,8 @@ class JointDiscriminator(nn.Module):
     fields = (self.resolution, self.ch, self.widths, self.attention, self.remat, self.kernels)
     mlp = functools.partial(ResidualMLP, self.mlp, DISC_LAYERS, self.dtype)
     f = Features(*fields, self.dtype, name='F')(x)
-    h = mlp(name='H')(z).astype(jnp.float32)
-    j = mlp(name='J')(jnp.concatenate([f, h], axis=1)).astype(jnp.float32)
+    h = trees.at_least_float32(mlp(name='H')(z))
+    j = trees.at_least_float32(mlp(name='J')(jnp.concatenate([f, h], axis=1)))
     of = {'xz': j, **{name: {'x': f, 'z': h}[name] for name in self.unaries}}
-    return {name: Dense(1, name=f'theta_{name}')(value)[:, 0] for name, value in of.items()}
+    score = lambda name, value: Dense(1, dtype=value.dtype, name=f'theta_{name}')(value)[:, 0]
+    return {name: score(name, value) for name, value in of.items()}
