@@ -424,16 +424,16 @@ SMALL = {
 TINY = {
   **SMALL,
   'data.resolution': 32, 'model.resolution': 16, 'data.num_classes': 1,
-  'model.ch': 4, 'model.disc_ch': 0, 'model.z_dim': 12, 'model.shared_dim': 4, 'model.encoder': 'resnet14',
-  'model.enc_ch': 4, 'model.enc_mlp': 8, 'model.disc_mlp': 8,
+  'model.ch': 4, 'model.disc_ch': 0, 'model.z_dim': 12, 'model.shared_dim': 4,
+  'model.encoder': 'resnet14', 'model.enc_ch': 4, 'model.enc_mlp': 8, 'model.disc_mlp': 8,
   'optim.batch_size': 8, 'optim.d_steps': 1, 'optim.ema_start': 1,
   'eval.standing_passes': 2, 'eval.standing_batch': 8, 'export.truncations': ('1', 'none'),
 }
 DIGITS = {
   **SMALL,
   'run.remat': False, 'model.resolution': 0, 'data.num_classes': 1,
-  'model.ch': 16, 'model.disc_ch': 0, 'model.z_dim': 30, 'model.shared_dim': 16, 'model.encoder': 'resnet14',
-  'model.enc_ch': 16, 'model.enc_mlp': 128, 'model.disc_mlp': 128,
+  'model.ch': 16, 'model.disc_ch': 0, 'model.z_dim': 30, 'model.shared_dim': 16,
+  'model.encoder': 'resnet14', 'model.enc_ch': 16, 'model.enc_mlp': 128, 'model.disc_mlp': 128,
   'optim.batch_size': 64, 'optim.d_steps': 2, 'optim.name': 'adam_b1_0', 'optim.gen_lr': 7e-4,
   'optim.disc_lr': 2e-3, 'optim.enc_lr_times': 1.0, 'optim.b1': 0.0, 'optim.b2': 0.99,
   'optim.eps': 1e-8, 'optim.ema_decay': 0.99, 'optim.ema_start': 200,
@@ -514,8 +514,8 @@ def make(
     data.resolution, model.encoder, model.enc_ch, model.z_dim, model.enc_mlp, bn_group=group, **how
   )
   disc_net = bigbigan.JointDiscriminator(
-    size, model.disc_ch or model.ch, tuple(model.disc_widths), tuple(model.disc_attention), model.disc_mlp,
-    tuple(model.unaries), **how,
+    size, model.disc_ch or model.ch, tuple(model.disc_widths), tuple(model.disc_attention),
+    model.disc_mlp, tuple(model.unaries), **how,
   )  # fmt: skip
   every = spectral_norm.spec()
   faster = optim.scaled(lambda path, leaf: not of_gen(path), opt.enc_lr_times)
