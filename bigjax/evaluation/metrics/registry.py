@@ -179,6 +179,10 @@ OF_GENERATOR = {
 }
 
 
+PROBES = ('linear_probe', 'knn_probe')
+OF_ENCODER = (*PROBES, 'reconstruction')  # of a generator's encoder: evaluation/encoder_scores.py
+
+
 def need_network(metrics: Sequence[str]) -> bool:
   """Whether any of these is computed in the features of a network."""
   return any(METRICS[name].sees for name in metrics)
