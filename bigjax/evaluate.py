@@ -12,7 +12,7 @@ from bigjax.models.pretrained.published import PUBLISHED
 from bigjax.sampling import options
 
 NUM = ranges.Range(2, 10**7)  # samples
-LABELS = ranges.Range(0, 10**6)  # 0: all
+LABELS = ranges.Range(0, 10**6)  # of a class; 0: all
 MOST_SEEDS = 1000
 KNOWN = (
   f'of {", ".join(METRICS)}; of a generator itself, {", ".join(OF_GENERATOR)}; of its encoder, '

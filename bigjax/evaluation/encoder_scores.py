@@ -175,7 +175,7 @@ class Measure:
       y = labels if loaded.num_classes > 1 else np.zeros_like(labels)
       made = loaded.images(z, y.astype(np.int32), spec, self.batch)
       real, num = data.shrunk(images, side), num + len(images)
-      away = lambda a, b: float(np.square((a / 255.0 - b / 255.0)).mean((1, 2, 3)).sum())
+      away = lambda a, b: float(np.square(a / 255.0 - b / 255.0).mean((1, 2, 3)).sum())
       squares, others = (
         squares + away(real, made),
         others + away(real, np.roll(made, max(len(made) // 2, 1), 0)),

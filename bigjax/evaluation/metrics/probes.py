@@ -22,6 +22,7 @@ Seen = tuple[np.ndarray, np.ndarray]  # features float32 [n, d], labels int [n]
 NEIGHBOURS = 25
 CHUNK = 1024  # rows at a time
 EPS = 1e-5  # of the variance
+SENT = 2**24  # numbers of the batches that are sent to the devices at once
 
 
 @dataclasses.dataclass(frozen=True)
