@@ -15,7 +15,6 @@ from bigjax.algorithms.base.contract import Stage
 from bigjax.algorithms.base.player import Player
 from bigjax.core import errors, trees
 from bigjax.models import bigbigan as models
-from bigjax.models import biggan
 from bigjax.nn import latents, optim, schedules
 
 from golden_files import golden, under
@@ -190,9 +189,7 @@ def test_gradients_go_where_the_paper_has_them():
   With the real joint discriminator, in which F sees 2 B images once for both of its scores.
   """
   calls = []
-  net = models.JointDiscriminator(
-    16, 1, (1, 1, 1), (), 4, kernels=biggan.FAST
-  )  # fmt: skip
+  net = models.JointDiscriminator(16, 4, (1, 1, 1), (), 16)
   image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 1)), jnp.float32)
   z = jnp.asarray(np.random.default_rng(1).normal(size=(2, Z)), jnp.float32)
   shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), image, z))['params']
