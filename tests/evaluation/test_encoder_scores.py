@@ -1,0 +1,138 @@
+"""Scores of an encoder, on one that forgets nothing: names, values, the picture, refusals."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from bigjax.algorithms.base import contract
+from bigjax.core import errors, parallel
+from bigjax.evaluation import encoder_scores, image_sets
+from bigjax.evaluation.metrics import probes
+from bigjax.models.pretrained.registry import FeatureNetwork
+from bigjax.sampling.loaded import Loaded
+from bigjax.sampling.sampler import Sampler
+
+SIDE, CLASSES = 4, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirror(contract.PlainGenerator):
+  """An image is its latents; its encoder sees twice the size, and averages it. gen is a number."""
+
+  shape = (SIDE, SIDE, 1)
+  latent_shape = (SIDE**2,)
+  num_classes = 1
+
+  def generate(self, gen, z, y, spec):
+    del y, spec
+    return gen * z.reshape(-1, SIDE, SIDE, 1)
+
+  @property
+  def encoder(self):
+    return Averaging()
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+  shape = (2 * SIDE, 2 * SIDE, 1)
+  num_features = SIDE**2
+
+  def encode(self, gen, images):
+    return images.reshape(-1, SIDE, 2, SIDE, 2).mean((2, 4)).reshape(-1, SIDE**2) * gen
+
+  features = encode
+
+
+def loaded(devices=1):
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  card = {'class_names': ['all'], 'sampling': {}, 'algorithm': 'mirror'}
+  return Loaded(Sampler(Mirror(), mesh), jnp.float32(1), card)
+
+
+def splits(classes=CLASSES):
+  """Dark noise with one quarter lit, whose number is the class."""
+  found = {}
+  for split, num in (('train', 60), ('test', 24)):
+    rng, labels = np.random.default_rng(num), np.arange(num) % CLASSES
+    images = rng.integers(0, 60, (num, 8, 8, 1))
+    for i, label in enumerate(labels):
+      row, column = 4 * (label // 2), 4 * (label % 2)
+      images[i, row : row + 4, column : column + 4] += 150
+    images = images.astype(np.uint8)
+    batches = lambda size, a=images, b=labels: image_sets.in_batches(a, b, size)
+    found[split] = image_sets.ImageSet(
+      'quarters', split, num, (8, 8, 1), classes, f'{num}', batches,
+      class_names=tuple('abcd'[:classes]),
+    )  # fmt: skip
+  return found
+
+
+def told_by_quarters():
+  """A network that sees which quarter is brightest."""
+
+  def apply(variables, images):
+    quarters = jnp.asarray(images, jnp.float32).reshape(-1, 2, 2, 2, 2).mean((2, 4))
+    return {'logits': quarters.reshape(-1, 4), 'features': quarters.reshape(-1, 4)}
+
+  return FeatureNetwork('quarters', '0' * 16, 'none', 4, 4, {}, apply, tuple('abcd'))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+  monkeypatch.setattr(probes, 'RECIPE', dataclasses.replace(probes.RECIPE, steps=100, alone=1e-2))
+  monkeypatch.setattr(probes.linear, '__defaults__', (0, probes.RECIPE))
+
+
+def measure(tmp_path, metrics, labels_per_class=0, network=None):
+  return encoder_scores.Measure(metrics, splits(), 20, labels_per_class, network, 8, str(tmp_path))
+
+
+def test_probes_by_their_protocol(tmp_path):
+  one, names = loaded(), ('linear_probe', 'knn_probe')
+  first, second = measure(tmp_path, names, 1).scored(one, one.spec(), [0, 1])
+  assert first.keys() == {
+    'linear_probe20_test_avepool_100steps_1perclass',
+    'linear_probe20_test_bncrelu_100steps_1perclass', 'knn_probe20_test_avepool_k4_1perclass',
+  }  # fmt: skip
+  assert min([*first.values(), *second.values()]) > 0.9
+  assert measure(tmp_path, names, 1).about()['labels_per_class'] == 1
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_reconstructions_and_their_picture(tmp_path, devices):
+  one = loaded(devices)
+  (found,) = measure(tmp_path, ('reconstruction',), 0, told_by_quarters()).scored(
+    one, one.spec(), [0]
+  )
+  assert found['reconstruction_mse20_test'] < (1 / 255) ** 2
+  assert found['reconstruction_ratio20_test'] < 0.01
+  assert found['reconstruction_agreement20_test_quarters'] == 1
+  with Image.open(tmp_path / 'reconstructions.png') as picture:  # 2 x 8 images, each with its twin
+    assert picture.width / picture.height == pytest.approx(8 / 4, rel=0.1)
+  images = next(splits()['test'].batches(5))[0]
+  assert one.encode(images).shape == (5, SIDE**2) and one.features(images).shape == (5, SIDE**2)
+  assert one.reconstruct(images).shape == (5, *one.shape) and one.encoder_shape == (8, 8, 1)
+  with pytest.raises(errors.UserError, match=r'encode was given images uint8 \[5, 4, 4, 1\]'):
+    one.encode(images[:, :4, :4])
+  assert float(one.stored) == 1  # frozen
+
+
+def test_what_cannot_be_scored_is_refused(tmp_path):
+  with pytest.raises(errors.UserError, match='not of images'):
+    encoder_scores.refuse(('knn_probe',), None)
+  plain = loaded()
+  plain.sampler = dataclasses.replace(plain.sampler, generator=contract.PlainGenerator())
+  with pytest.raises(errors.UserError, match='no encoder'):
+    encoder_scores.refuse(('reconstruction',), plain)
+  with pytest.raises(errors.UserError, match='training split'):
+    encoder_scores.refuse_images(('reconstruction',), None)
+  with pytest.raises(errors.UserError, match='two classes'):
+    encoder_scores.refuse_images(('linear_probe',), splits(1)['train'])
+  with pytest.raises(errors.UserError, match='labels_per_class'):
+    encoder_scores.refuse_images((), None, 3)
+  assert encoder_scores.of_none().scored(plain, None, [0, 1]) == [{}, {}]
+  assert encoder_scores.of_none().about() == {}
