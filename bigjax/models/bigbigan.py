@@ -1,10 +1,10 @@
 """BigBiGAN's encoders and joint discriminator (Donahue & Simonyan 2019); its generator is BigGAN's.
 
 The encoders are the ResNet-50 (v2) and RevNet-50 of Kolesnikov et al. 2019, the code that RevNets
-are taken from; a perceptron with two skip connections follows. Of the authors' own code nothing is
-public: the widths of the perceptrons, how their blocks are put together and that their matrices
-begin orthogonal are ours, as are the encoders of 14 layers and the stem for images of 64 px and
-less, which neither strides nor pools.
+are taken from, and begin as those do; a perceptron with two skip connections follows. Of the
+authors' own code nothing is public: how the perceptrons' blocks are put together is ours, as are
+the encoders of 14 layers and the stem for images of 64 px and less, which neither strides nor
+pools.
 """
 
 import functools
@@ -18,7 +18,15 @@ from bigjax.core import trees
 from bigjax.models import biggan
 from bigjax.nn.convolution import mean_pool
 from bigjax.nn.kernels import FAST, Kernels
-from bigjax.nn.layers import BatchNorm, Dense, orthogonal, pooled, remat
+from bigjax.nn.layers import (
+  BatchNorm,
+  Dense,
+  Initializer,
+  glorot,
+  orthogonal,
+  pooled,
+  remat,
+)
 
 Array = jax.Array
 
@@ -46,10 +54,11 @@ class ResidualMLP(nn.Module):
   width: int
   layers: int
   dtype: Any = jnp.float32
+  initializer: Initializer = orthogonal
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    dense = functools.partial(Dense, self.width, dtype=self.dtype)
+    dense = functools.partial(Dense, self.width, dtype=self.dtype, initializer=self.initializer)
     x = x.astype(self.dtype)
     for i in range(self.layers // 2):
       h = nn.relu(x) if i else x
@@ -75,7 +84,7 @@ class StridedConv(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param('kernel', orthogonal, shape, jnp.float32)
+    kernel = self.param('kernel', glorot(), shape, jnp.float32)
     before = (self.size - 1) // 2
     pad = (before, self.size - 1 - before)
     padding = 'SAME' if self.stride == 1 else (pad, pad)
@@ -181,8 +190,9 @@ class Encoder(nn.Module):
     h = norm(h, norm.moments(h, train))
     h = h if is_reversible else nn.relu(h)
     features = trees.at_least_float32(h).mean((1, 2))
-    h = trees.at_least_float32(ResidualMLP(self.mlp, ENC_LAYERS, self.dtype, name='mlp')(features))
-    head = functools.partial(Dense, self.z_dim, dtype=h.dtype)
+    mlp = ResidualMLP(self.mlp, ENC_LAYERS, self.dtype, glorot(), name='mlp')
+    h = trees.at_least_float32(mlp(features))
+    head = functools.partial(Dense, self.z_dim, dtype=h.dtype, initializer=glorot())
     return features, head(name='mean')(h), nn.softplus(head(name='deviation')(h))
 
 

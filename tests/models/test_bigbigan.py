@@ -17,12 +17,6 @@ from networks import f32, gen_shapes, pictures, weights
 ENC_EPS = 1e-5
 
 
-@pytest.fixture(autouse=True)
-def _no_orthogonal_matrices(monkeypatch):
-  """Shapes are the same whatever kernels begin as, and the QR of large ones takes long to trace."""
-  monkeypatch.setattr(bigbigan, 'orthogonal', nn.initializers.zeros)
-
-
 def shapes_of(net, *inputs):
   how = {} if isinstance(net, bigbigan.JointDiscriminator) else {'train': True}
   return jax.eval_shape(lambda *x: net.init(jax.random.key(0), *x, **how), *inputs)
