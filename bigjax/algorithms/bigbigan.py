@@ -513,9 +513,10 @@ def make(
   enc_net = bigbigan.Encoder(
     data.resolution, model.encoder, model.enc_ch, model.z_dim, model.enc_mlp, bn_group=group, **how
   )
+  published, num_down = biggan.DISC_WIDTHS[size]
   disc_net = bigbigan.JointDiscriminator(
-    size, model.disc_ch or model.ch, tuple(model.disc_widths), tuple(model.disc_attention),
-    model.disc_mlp, tuple(model.unaries), **how,
+    model.disc_ch or model.ch, tuple(model.disc_widths) or published, num_down,
+    tuple(model.disc_attention), model.disc_mlp, tuple(model.unaries), **how,
   )  # fmt: skip
   every = spectral_norm.spec()
   faster = optim.scaled(lambda path, leaf: not of_gen(path), opt.enc_lr_times)

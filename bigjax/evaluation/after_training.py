@@ -16,20 +16,14 @@ from bigjax import data
 from bigjax.algorithms.base.contract import Spec
 from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
-from bigjax.evaluation import (
-  class_scores,
-  encoder_scores,
-  generator_scores,
-  image_sets,
-  patch_scores,
-  plots,
-)
+from bigjax.evaluation import class_scores, image_sets, patch_scores, plots
 from bigjax.evaluation.class_scores import ByClass, Record
 from bigjax.evaluation.feature_pass import FeaturePass, over_frames
-from bigjax.evaluation.generator_scores import Measure
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.metrics.registry import METRICS, OF_GENERATOR
+from bigjax.evaluation.of_networks import encoder_scores, generator_scores
+from bigjax.evaluation.of_networks.generator_scores import Measure
 from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, refuse, scored, warn
 from bigjax.evaluation.reference import (
   cached_reference,

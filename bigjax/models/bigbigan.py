@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.core import trees
-from bigjax.models import biggan
+from bigjax.nn import residual
 from bigjax.nn.convolution import mean_pool
 from bigjax.nn.kernels import FAST, Kernels
 from bigjax.nn.layers import (
@@ -200,14 +200,15 @@ class Encoder(nn.Module):
 
 
 class Features(nn.Module):
-  """F: images [B, r, r, channels] -> BigGAN's summed features [B, C], float32.
+  """F: images [B, r, r, channels] -> summed features [B, C] of BigGAN's discriminator, float32.
 
-  Fields as in `models.biggan.Discriminator`.
+  `widths` are multiples of `ch`, one for each block, of which the first `num_down` halve the
+  resolution; other fields as in `models.biggan.Discriminator`.
   """
 
-  resolution: int
   ch: int
   widths: tuple[int, ...]
+  num_down: int
   attention: tuple[int, ...]
   remat: bool
   kernels: Kernels
@@ -215,20 +216,21 @@ class Features(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    return pooled(biggan.trunk(self, x), None)
+    widths = [width * self.ch for width in self.widths]
+    how = (self.attention, self.remat, self.kernels, self.dtype)
+    return pooled(residual.trunk(x, widths, self.num_down, *how), None)
 
 
 class JointDiscriminator(nn.Module):
   """Pairs (images [B, r, r, channels], latents [B, z_dim]) -> their scores {name: float32 [B]}.
 
   `xz` is of the pair, J's; the `unaries` among x and z are of one part alone, F's and H's. An image
-  goes through F once, whatever its scores. Other fields as in `models.biggan.Discriminator`; `mlp`
-  is the width of H and J.
+  goes through F once, whatever its scores. `mlp` is the width of H and J, other fields are F's.
   """
 
-  resolution: int
-  ch: int = 96
-  widths: tuple[int, ...] = ()
+  ch: int
+  widths: tuple[int, ...]
+  num_down: int
   attention: tuple[int, ...] = (64,)
   mlp: int = 2048
   unaries: tuple[str, ...] = UNARIES
@@ -238,7 +240,7 @@ class JointDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, z: Array) -> dict[str, Array]:
-    fields = (self.resolution, self.ch, self.widths, self.attention, self.remat, self.kernels)
+    fields = (self.ch, self.widths, self.num_down, self.attention, self.remat, self.kernels)
     mlp = functools.partial(ResidualMLP, self.mlp, DISC_LAYERS, self.dtype)
     f = Features(*fields, self.dtype, name='F')(x)
     h = trees.at_least_float32(mlp(name='H')(z))

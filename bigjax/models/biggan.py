@@ -25,7 +25,7 @@ from bigjax.nn.layers import (
   projection_score,
   remat,
 )
-from bigjax.nn.residual import DiscBlock, GenBlock
+from bigjax.nn.residual import GenBlock
 
 Array = jax.Array
 
@@ -163,24 +163,8 @@ class Discriminator(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, y: Array, mask: Array | None = None) -> Array:
-    return projection_score(trunk(self, x), y, self.num_classes, mask)
-
-
-def trunk(net: Any, x: Array) -> Array:
-  """The discriminator's maps [B, H, W, C] of images, before they are scored.
-
-  A part of the module that calls it, whose parameters those of the blocks become.
-
-  Args:
-    net: that module, with the discriminator's fields.
-    x: images [B, H, W, channels].
-  """
-  widths, num_down = DISC_WIDTHS[net.resolution]
-  block, attend = remat(DiscBlock, net.remat), remat(Attention, net.remat)
-  how = (net.kernels, net.dtype)
-  h = x.astype(net.dtype)
-  for i, width in enumerate(net.widths or widths):
-    h = block(width * net.ch, i < num_down, i == 0, *how, name=f'blocks_{i}')(h)
-    if i < num_down and h.shape[1] in net.attention:
-      h = attend(net.kernels, net.dtype, name=f'attention_{i}')(h)
-  return h
+    published, num_down = DISC_WIDTHS[self.resolution]
+    widths = [width * self.ch for width in self.widths or published]
+    how = (self.attention, self.remat, self.kernels, self.dtype)
+    h = residual.trunk(x, widths, num_down, *how)
+    return projection_score(h, y, self.num_classes, mask)

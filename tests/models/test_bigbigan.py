@@ -10,6 +10,7 @@ import pytest
 
 from bigjax.core import trees
 from bigjax.models import bigbigan, biggan
+from bigjax.nn.kernels import FAST
 
 from counts import num_params
 from networks import f32, gen_shapes, pictures, weights
@@ -72,7 +73,7 @@ def test_encoders_have_as_many_parameters_as_arithmetic_says(encoder, ch, count)
 
 
 def test_the_discriminator_and_the_generator_have_as_many_as_stated():
-  net = bigbigan.JointDiscriminator(128)
+  net = bigbigan.JointDiscriminator(96, *biggan.DISC_WIDTHS[128])
   params = shapes_of(net, f32(2, 128, 128, 3), f32(2, 120))['params']
   deep = lambda n: n * 2048 * 2 + 7 * 2048**2 + 8 * 2048  # with the skip that changes the width
   of_each = {name: num_params(part) for name, part in params.items()}
@@ -112,7 +113,7 @@ def test_small_images_keep_their_resolution_at_the_stem():
 
 
 def test_what_went_into_a_reversible_unit_follows_from_what_came_out():
-  unit = bigbigan.Bottleneck(8, 1, False, None, ENC_EPS, biggan.FAST, jnp.float32)
+  unit = bigbigan.Bottleneck(8, 1, False, None, ENC_EPS, FAST, jnp.float32)
   x = pictures(3, 4, 16)
   half = jax.eval_shape(lambda x: unit.init(jax.random.key(0), x, True), f32(3, 4, 4, 8))
   params = weights(half['params'])

@@ -156,7 +156,7 @@ METRICS = {
 
 @dataclasses.dataclass(frozen=True)
 class OfGenerator:
-  """One entry of --metrics that looks at a generator itself: evaluation/generator_scores.py.
+  """One entry of --metrics that looks at a generator itself: evaluation/of_networks/generator_scores.py.
 
   Attributes:
     space: of latents, 'z' or 'w'.
@@ -180,7 +180,10 @@ OF_GENERATOR = {
 
 
 PROBES = ('linear_probe', 'knn_probe')
-OF_ENCODER = (*PROBES, 'reconstruction')  # of a generator's encoder: evaluation/encoder_scores.py
+OF_ENCODER = (
+  *PROBES,
+  'reconstruction',
+)  # of a generator's encoder: evaluation/of_networks/encoder_scores.py
 
 
 def need_network(metrics: Sequence[str]) -> bool:

@@ -10,8 +10,9 @@ from PIL import Image
 
 from bigjax.algorithms.base import contract
 from bigjax.core import errors, parallel
-from bigjax.evaluation import encoder_scores, image_sets
+from bigjax.evaluation import image_sets
 from bigjax.evaluation.metrics import probes
+from bigjax.evaluation.of_networks import encoder_scores
 from bigjax.models.pretrained.registry import FeatureNetwork
 from bigjax.sampling.loaded import Loaded
 from bigjax.sampling.sampler import Sampler
