@@ -156,7 +156,7 @@ METRICS = {
 
 @dataclasses.dataclass(frozen=True)
 class OfGenerator:
-  """One entry of --metrics that looks at a generator itself: evaluation/of_networks/generator_scores.py.
+  """One entry of --metrics that looks at a generator itself: of_networks/generator_scores.py.
 
   Attributes:
     space: of latents, 'z' or 'w'.
