@@ -179,11 +179,9 @@ OF_GENERATOR = {
 }
 
 
+# Entries of --metrics that look at a generator's encoder: of_networks/encoder_scores.py.
 PROBES = ('linear_probe', 'knn_probe')
-OF_ENCODER = (
-  *PROBES,
-  'reconstruction',
-)  # of a generator's encoder: evaluation/of_networks/encoder_scores.py
+OF_ENCODER = (*PROBES, 'reconstruction')
 
 
 def need_network(metrics: Sequence[str]) -> bool:
