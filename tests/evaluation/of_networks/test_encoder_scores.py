@@ -1,6 +1,7 @@
 """Scores of an encoder, on one that forgets nothing: names, values, the picture, refusals."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigjax.algorithms import bigbigan
 from bigjax.algorithms.base import contract
 from bigjax.core import errors, parallel
 from bigjax.evaluation import image_sets
 from bigjax.evaluation.metrics import probes
 from bigjax.evaluation.of_networks import encoder_scores
 from bigjax.models.pretrained.registry import FeatureNetwork
-from bigjax.sampling.loaded import Loaded
+from bigjax.sampling import generator_file as cards
+from bigjax.sampling.loaded import Loaded, load
 from bigjax.sampling.sampler import Sampler
+
+from networks import weights
 
 SIDE, CLASSES = 4, 4
 
@@ -120,6 +125,66 @@ def test_reconstructions_and_their_picture(tmp_path, devices):
   with pytest.raises(errors.UserError, match=r'encode was given images uint8 \[5, 4, 4, 1\]'):
     one.encode(images[:, :4, :4])
   assert float(one.stored) == 1  # frozen
+
+
+def exported(path):
+  """BigBiGAN's smallest networks with drawn weights, as a run would export them."""
+  architecture = {
+    'latent': 'normal', 'posterior': 'normal', 'attention': [], 'resolution': 16, 'ch': 4,
+    'z_dim': 12, 'shared_dim': 4, 'channels': 1, 'bn_eps': 1e-4, 'encoder': 'resnet14',
+    'enc_resolution': 16, 'enc_ch': 4, 'enc_mlp': 8, 'enc_bn_eps': 1e-5,
+  }  # fmt: skip
+  both = bigbigan.make_generator(architecture)
+  x, z, y = jnp.zeros((2, 16, 16, 1)), jnp.zeros((2, 12)), jnp.zeros((2,), jnp.int32)
+  gen = jax.eval_shape(lambda: both.net.init(jax.random.key(0), z, y, True))
+  enc = jax.eval_shape(
+    lambda: both.enc_net.init(jax.random.key(0), jnp.zeros((2, 16, 16, 1)), True)
+  )
+  ones = lambda tree, *lead: jax.tree.map(lambda x: np.ones((*lead, *x.shape), np.float32), tree)
+  tree = {
+    'params': {'gen': weights(gen['params']), 'enc': weights(enc['params'])},
+    'stats': ones(gen['moments'], 1), 'knots': np.full(1, np.inf, np.float32),
+    'enc_stats': ones(enc['moments']),
+  }  # fmt: skip
+  sampling = {
+    'dialect': 'resample', 'standing_passes': 2, 'standing_batch': 8, 'truncations': ['none'],
+  }  # fmt: skip
+  card = {
+    'format': cards.FORMAT, 'algorithm': 'bigbigan', 'architecture': architecture,
+    'class_names': ['all'], 'player': 'ge', 'sampling': sampling,
+  }  # fmt: skip
+  cards.save(str(path), tree, card)
+  return str(path)
+
+
+def test_by_the_verb(bigjax, tmp_path):
+  """Labels are the data's, which training did not look at."""
+  path = exported(tmp_path / 'x.safetensors')
+  status, out, err = bigjax(
+    'evaluate', '--params', path, '--reference', 'digits', '--num', 40, '--seeds', '0,1',
+    '--metrics', 'linear_probe,knn_probe,reconstruction', '--labels_per_class', 2,
+    '--out', tmp_path / 'scores',
+  )  # fmt: skip
+  assert status == 0, err
+  (row,) = [json.loads(line) for line in (tmp_path / 'scores' / 'scores.jsonl').open()]
+  assert set(row['scores']) == {
+    'linear_probe40_test_avepool_100steps_2perclass',
+    'linear_probe40_test_avepool_100steps_2perclass_top5',
+    'linear_probe40_test_bncrelu_100steps_2perclass',
+    'linear_probe40_test_bncrelu_100steps_2perclass_top5',
+    'knn_probe40_test_avepool_k20_2perclass', 'reconstruction_mse40_test',
+    'reconstruction_ratio40_test',
+  }  # fmt: skip
+  assert (
+    row['protocol']['labels_per_class'] == 2 and row['protocol']['linear_probe']['steps'] == 100
+  )
+  assert (tmp_path / 'scores' / 'reconstructions.png').exists()
+  assert 'linear_probe40_test_bncrelu_100steps_2perclass' in out
+  again = load(path)
+  images = np.zeros((3, 16, 16, 1), np.uint8)
+  assert again.encode(images).shape == (3, 12) and again.reconstruct(images).shape == images.shape
+  status, _, err = bigjax('evaluate', '--params', path, '--metrics', 'knn_probe')
+  assert status == 2 and 'training split' in err
 
 
 def test_what_cannot_be_scored_is_refused(tmp_path):
