@@ -137,9 +137,7 @@ def exported(path):
   both = bigbigan.make_generator(architecture)
   x, z, y = jnp.zeros((2, 16, 16, 1)), jnp.zeros((2, 12)), jnp.zeros((2,), jnp.int32)
   gen = jax.eval_shape(lambda: both.net.init(jax.random.key(0), z, y, True))
-  enc = jax.eval_shape(
-    lambda: both.enc_net.init(jax.random.key(0), jnp.zeros((2, 16, 16, 1)), True)
-  )
+  enc = jax.eval_shape(lambda: both.enc_net.init(jax.random.key(0), x, True))
   ones = lambda tree, *lead: jax.tree.map(lambda x: np.ones((*lead, *x.shape), np.float32), tree)
   tree = {
     'params': {'gen': weights(gen['params']), 'enc': weights(enc['params'])},
