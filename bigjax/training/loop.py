@@ -182,10 +182,13 @@ class Run:
       quick_evaluation.draw_growth(self.workdir, program.stages, done)
     return gen, scores
 
-  def save(self, state: Any, gen: Any, done: int, scores: Mapping[str, float] | None) -> None:
+  def save(
+    self, state: Any, gen: Any, stage: Stage, done: int, scores: Mapping[str, float] | None
+  ) -> None:
     """Write a checkpoint."""
     self.copies.push()
     meta = {
+      'architecture': card_architecture(self.ready.program, stage),
       'config_hash': self.ready.card['config_hash'],
       'position': histories.position_at(self.history, done, self.ready.program.position),
       'frozen': self.frozen,
@@ -336,7 +339,7 @@ def loop(
       # Checkpoint.
       if save_now:
         gen = gen if evaluated else program.gen(state, stage)
-        run.save(state, gen, done, scores if evaluated else None)
+        run.save(state, gen, stage, done, scores if evaluated else None)
       run.log.skip(time.monotonic() - pause)
       if preempted:
         say(f'told to end: saved step {done}; the same command goes on from there')
