@@ -244,9 +244,7 @@ def begin(
     checkpoints=checkpoints,
     stream=Batches(program, ready.source, config, history, first),
     log=closing(stack, Log(workdir, first, last, stage.num_images)),
-    alarms=closing(
-      stack, rollback.AlarmHandler(config, program.algorithm, workdir, history, first, say)
-    ),
+    alarms=closing(stack, rollback.AlarmHandler(config, program, workdir, history, first, say)),
     scorer=closing(
       stack, during_training.make_scorer(program.sampler(stage), config, workdir, card, first)
     ),
