@@ -171,16 +171,17 @@ class MSGGAN:
 
     ema = player.averaged(state, gen['params'], self.ema(state['step'], stage.examples), 0, finite)
     skipped = {'gen': gen_skipped, 'disc': disc_skipped}
-    aux = self.averaged_w(state, weights, of_gen)
+    aux = self.averaged_w(state, weights, of_disc, of_gen)
     state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped, aux)
     return state, metrics | disc_metrics | refused
 
-  def averaged_w(self, state: State, weights: Any, examples: dict) -> dict[str, Array]:
+  def averaged_w(self, state: State, weights: Any, of_disc: dict, of_gen: dict) -> dict[str, Array]:
     """{'w_avg': the running average of the mapping network's outputs}, where there is one."""
     if not self.styled:
       return {}
     of = lambda weights, batch: mapped(self.gen_net, weights, batch['z'], batch['y'])
-    return {'w_avg': truncation.averaged_w(state['aux']['w_avg'], of, weights, examples)}
+    w_avg = state['aux']['w_avg']
+    return {'w_avg': truncation.averaged_over_step(w_avg, of, weights, of_disc, of_gen)}
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     del batch, held_out, stage

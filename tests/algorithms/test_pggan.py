@@ -191,7 +191,7 @@ SWITCHES = [
   ('d', 'e', {'model.minibatch'}),
   ('e', 'f', {'optim.equalized', 'optim.gen_lr', 'optim.disc_lr'}),
   ('f', 'g', {'model.gen_norm'}),
-  ('g', 'h', {'model.fmap_base'}),
+  ('g', 'h', {'model.fmap_base', 'run.steps'}),
 ]  # fmt: skip
 OF_NORM = {  # keys that only a generator with BatchNorm has, and one with groups of deviations
   'eval.standing_passes', 'eval.standing_batch', 'export.truncations', 'export.dialect',
@@ -207,9 +207,13 @@ def test_rows_of_table_1_switch_what_the_table_switches(before, after, want):
 
 
 @pytest.mark.parametrize(
-  ('row', 'images'), [(row, 10_000_000) for row in ('a', 'b', 'c', 'd', 'e_star', 'e', 'f', 'g')]
+  ('row', 'images'),
+  [
+    *((row, 10_000_000) for row in ('a', 'b', 'c', 'd', 'e_star', 'e', 'f', 'g')),
+    ('h', 19_000_000),
+  ],
 )
-def test_rows_stop_at_ten_million_images(row, images):
+def test_rows_stop_at_ten_million_images_and_the_last_one_later(row, images):
   config = configs.read(f'pggan:table1_{row}')
   stages = pggan.make(config).stages(config.run.steps)
   assert contract.position_at(stages, config.run.steps) == images

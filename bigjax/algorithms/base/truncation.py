@@ -21,6 +21,7 @@ from bigjax.algorithms.base.draws import keys_of
 from bigjax.core import errors, parallel, trees
 from bigjax.core.ranges import Range
 from bigjax.models import stylegan2
+from bigjax.nn.microbatches import scan
 from bigjax.nn.style import blocks, stylegan
 
 Array = jax.Array
@@ -104,6 +105,26 @@ def averaged_w(
   of_part = lambda weights, shared, batch: mapping(weights, batch).mean(0)
   mean = parallel.over_batch(of_part)(weights, {}, batch)
   return trees.select(jnp.isfinite(mean).all(), mean + decay * (w_avg - mean), w_avg)
+
+
+def averaged_over_step(
+  w_avg: Array,
+  mapping: Callable[[Any, Any], Array],
+  weights: Any,
+  of_disc: Mapping[str, Array],
+  of_gen: Mapping[str, Array],
+) -> Array:
+  """The running average of w after a step: of all latents in it, in their order.
+
+  Args:
+    w_avg, mapping, weights: see `averaged_w`.
+    of_disc: the discriminator's examples [k, B, ...], with `z` and `y`.
+    of_gen: the generator's [B, ...].
+  """
+  given = lambda examples: {name: examples[name] for name in ('z', 'y')}
+  after = lambda w_avg, batch: averaged_w(w_avg, mapping, weights, batch)
+  w_avg, _ = scan(lambda w_avg, batch: (after(w_avg, batch), ()), w_avg, given(of_disc))
+  return after(w_avg, given(of_gen))
 
 
 def fields(given: Mapping[str, str] | None) -> dict[str, Any]:
