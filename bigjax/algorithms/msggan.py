@@ -28,7 +28,7 @@ from bigjax.models import msggan
 from bigjax.nn import optim
 from bigjax.nn.objectives import losses, multiscale
 from bigjax.nn.schedules import Decay
-from bigjax.nn.style import blocks, resampling, stylegan
+from bigjax.nn.style import blocks, equalized, resampling, stylegan
 
 Array = jax.Array
 Images = tuple[Array, ...]  # of every scale, 4 px first
@@ -257,6 +257,10 @@ class MultiScale(truncation.WithStyles):
   @property
   def styles(self) -> contract.Styles | None:
     return self if isinstance(self.net, msggan.StyleGenerator) else None
+
+  @property
+  def gains(self) -> equalized.Gains:
+    return msggan.GAINS['stylegan' if self.styles else 'progan'][0]
 
   @property
   def num_layers(self) -> int:

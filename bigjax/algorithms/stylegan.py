@@ -240,6 +240,8 @@ class Styled(truncation.WithStyles):
   net: networks.Generator
   level: int
 
+  gains = staticmethod(networks.GEN_GAINS)
+
   @property
   def shape(self) -> tuple[int, ...]:
     return 2**self.level, 2**self.level, self.net.channels

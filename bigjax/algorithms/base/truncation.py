@@ -22,7 +22,7 @@ from bigjax.core import errors, parallel, trees
 from bigjax.core.ranges import Range
 from bigjax.models import stylegan2
 from bigjax.nn.microbatches import scan
-from bigjax.nn.style import blocks, stylegan
+from bigjax.nn.style import blocks, equalized, stylegan
 
 Array = jax.Array
 
@@ -174,7 +174,8 @@ def stored_noise(maps: Mapping[str, Any], resolution: int) -> tuple[Array, ...]:
 class WithStyles(contract.OfNetwork, contract.PlainGenerator):
   """A generator that is contract.Styles itself; gen is {params, w_avg} at least.
 
-  A family adds `net`, `num_layers`, `map`, `noise` and `synthesize`.
+  A family adds `net`, `gains` (of its equalised learning rate), `num_layers`, `map`, `noise` and
+  `synthesize`.
   """
 
   @property
@@ -189,7 +190,7 @@ class WithStyles(contract.OfNetwork, contract.PlainGenerator):
     return self.synthesize(gen, ws, self.noise(gen, z, spec), spec)
 
   def weights(self, gen: Gen) -> Any:
-    return gen['params']
+    return equalized.unscale(gen['params'], self.gains)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +199,7 @@ class Styled(WithStyles):
 
   net: stylegan2.Generator
 
-  options, inputs = OPTIONS, INPUTS
+  options, inputs, gains = OPTIONS, INPUTS, staticmethod(stylegan2.GEN_GAINS)
 
   @property
   def num_layers(self) -> int:
