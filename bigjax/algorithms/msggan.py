@@ -364,8 +364,8 @@ TINY = {
 }
 DIGITS = {
   'model.fmap_base': 128, 'model.fmap_max': 32, 'model.z_dim': 32, 'model.dtype': 'float32',
-  'model.stddev_group': 4, 'optim.batch_size': 32, 'optim.d_steps': 1, 'optim.gen_lr': 1e-3,
-  'optim.disc_lr': 1e-3, 'optim.ema_decay': 0.99, 'optim.ema_half_life': 0.0,
+  'model.stddev_group': 4, 'optim.batch_size': 32, 'optim.d_steps': 1, 'optim.gen_lr': 1e-2,
+  'optim.disc_lr': 1e-2, 'optim.ema_decay': 0.99, 'optim.ema_half_life': 0.0,
   'optim.ema_ramp': 0.0,
 }
 # fmt: on
