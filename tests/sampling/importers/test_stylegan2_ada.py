@@ -416,6 +416,62 @@ def test_clamps_are_noted(tiny, tmp_path, capsys):
   assert 'cut off at +-256' in capsys.readouterr().out
 
 
+def endless(times=40):
+  """A tuple of one tuple three times, of one tuple three times, ...: 300 bytes in a file."""
+  found = ()
+  for _ in range(times):
+    found = (found, found, found)
+  return found
+
+
+def test_objects_that_are_shared_are_not_printed(refused):
+  """The repr of 22 such tuples took a minute, and twice that for every five bytes more."""
+  refused({'G_ema': module_of(x=nv.Call(nv.function('numpy', 'dtype'), endless()))},
+          "unknown type of the type 'tuple'")  # fmt: skip
+  refused({'G_ema': module_of(x=nv.Call(nv.function('numpy', 'dtype'), 'V8\x1b[2J'))},
+          r"unknown type 'V8\x1b[2J'")  # fmt: skip
+  view = nv.Call(nv.REBUILD, nv.Call(nv.STORED, nv.storage(np.ones(3, np.float32))), endless(),
+                 endless(), endless())  # fmt: skip
+  refused({'G_ema': module_of({'_parameters': {'w': view}})}, "no valid shape for tensor 'w'")
+
+
+@pytest.mark.parametrize(
+  ('name', 'calls'),
+  [
+    (('torch._utils', nv.REBUILD.__qualname__), '_rebuild_tensor_v2'),
+    (('builtins', 'set'), 'builtins.set'), (('dnnlib.util', 'EasyDict'), 'dnnlib.util.EasyDict'),
+  ],
+)  # fmt: skip
+def test_arguments_are_few(refused, name, calls):
+  refused({'G_ema': nv.Call(nv.function(*name), *range(17))}, calls, 'with 17 arguments')
+
+
+def test_attributes_without_end_are_refused(monkeypatch):
+  """A module of many empty dicts, in many places: it is not walked through as often as that."""
+  monkeypatch.setattr(nvidia_pickle, '_MAX_ENTRIES', 1000)
+  leaf = nvidia_pickle._Record('Layer', {str(i): {} for i in range(99)})
+  walked = lambda num: list(nvidia_pickle._walk(
+    nvidia_pickle._Record('G', {'_modules': {str(i): leaf for i in range(num)}})
+  ))  # fmt: skip
+  assert len(walked(9)) == 10
+  with pytest.raises(nvidia_pickle.Refused, match='without end'):
+    walked(10)
+
+
+def test_tensors_that_share_one_storage_are_bounded(refused):
+  """Each is as large as its storage may be expanded, and would be copied."""
+  stored = nv.Call(nv.STORED, nv.storage(np.ones(10_000, np.float32)))
+  view = nv.Call(nv.REBUILD, stored, 0, (32, 10_000), (0, 1))
+  shared = {f'w{i}': view for i in range(3)}
+  refused({'G_ema': module_of({'_parameters': shared})}, 'more than 64 times the file')
+
+
+def test_names_without_end_are_refused(refused):
+  view = nv.tensor(np.ones(3, np.float32))
+  refused({'G_ema': module_of({'_parameters': {'w' * 1001: view}})}, 'names without end')
+  refused({'G_ema': module_of({'w' * 10_001: 1})}, 'a key of more than 10000 letters')
+
+
 # --- Torch's own pickles
 
 
