@@ -472,6 +472,52 @@ def test_names_without_end_are_refused(refused):
   refused({'G_ema': module_of({'w' * 10_001: 1})}, 'a key of more than 10000 letters')
 
 
+@pytest.mark.parametrize(
+  'value',
+  [True, 'a\x1b[2Jb\n' + 'c' * 1000, 10**5000, -(10**5000), np.nan, np.inf, 2**63, b'4'],
+  ids=range(8),
+)
+@pytest.mark.parametrize('key', ['conv_clamp', 'group_size', 'num_channels'])
+def test_settings_that_are_no_numbers_are_refused(key, value):
+  """Whatever it is: in one printable sentence."""
+  module = nvidia_pickle.Module('b4.mbstd', 'MinibatchStdLayer', {'group_size': 4, key: value})
+  if key == 'num_channels' and value is True:
+    return  # as good as 1
+  with pytest.raises(errors.UserError) as caught:
+    stylegan2_ada.check_settings([module])
+  said = str(caught.value)
+  assert said.startswith(f"'b4.mbstd' has {key} ") and said.endswith('.')
+  assert said.isprintable() and len(said) < 200
+
+
+def test_a_clamp_that_would_steer_a_terminal_is_refused(tiny, refused):
+  clamped = {'synthesis.b8.conv0': {'conv_clamp': '\x1b[2J'}}
+  refused(nv.snapshot({'G_ema': tiny['G_ema']}, **clamped), "'synthesis.b8.conv0'", r"'\x1b[2J'")
+
+
+def test_settings_that_are_numbers_are_noted():
+  notes = lambda **settings: stylegan2_ada.check_settings(
+    [nvidia_pickle.Module('b4.mbstd', 'MinibatchStdLayer', settings)]
+  )
+  assert notes(group_size=4, conv_clamp=None) == []
+  assert '+-256.5' in notes(group_size=4, conv_clamp=256.5)[0]
+  assert 'compares all examples' in notes(group_size=None)[0]
+  assert 'compares 8 examples' in notes(group_size=8)[0]
+
+
+def test_networks_of_no_sizes_are_refused(tiny):
+  """Before anything is made of them: powers of two of 100,000 bits, or layers without number."""
+  arrays, scalar = tiny['G_ema'], np.zeros((), np.float32)
+  architecture = lambda more: stylegan2_ada.gen_architecture({**arrays, **more})
+  with pytest.raises(errors.UserError, match='blocks are of'):
+    architecture({f'synthesis.b{i}.x': scalar for i in range(50_000)})
+  with pytest.raises(errors.UserError, match='a mapping of 1000 layers; at most 100'):
+    architecture({f'mapping.fc{i}.weight': scalar for i in range(1000)})
+  with pytest.raises(errors.UserError, match='5 inputs, no more than the 9 of its classes'):
+    architecture({'mapping.embed.weight': np.zeros((9, 3), np.float32),
+                  'synthesis.b4.conv1.affine.weight': np.zeros((3, 9), np.float32)})  # fmt: skip
+
+
 # --- Torch's own pickles
 
 
