@@ -143,7 +143,7 @@ class Module:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A network as its state dict, read-only arrays, and its modules, itself first."""
+  """A network as its state dict, float32 arrays, and its modules, itself first."""
 
   arrays: dict[str, np.ndarray]
   modules: list[Module]
@@ -204,7 +204,9 @@ def _network(record: _Record, storages: _Storages) -> Network:
     modules.append(Module(path.removesuffix('.'), module.class_name, plain))
     for kind in ('_parameters', '_buffers'):
       for name, view in _children(module, kind):
-        arrays[path + name] = storages.array(path + name, view)
+        # Half precision is widened, as the arrays of an .npz are, whoever is to use them.
+        with np.errstate(over='ignore'):  # infinities are refused with all others
+          arrays[path + name] = np.asarray(storages.array(path + name, view), np.float32)
   return Network(arrays, modules)
 
 

@@ -518,6 +518,34 @@ def test_networks_of_no_sizes_are_refused(tiny):
                   'synthesis.b4.conv1.affine.weight': np.zeros((3, 9), np.float32)})  # fmt: skip
 
 
+# --- Other precisions
+
+
+def typed(a):
+  """A tensor in its own type, which `nv.tensor` takes for float32."""
+  kind = {'f8': 'DoubleStorage', 'f2': 'HalfStorage', 'f4': 'FloatStorage'}[a.dtype.str[1:]]
+  record = pickles.storage(numel=a.size, kind=('torch', kind))
+  stored = nv.Call(nv.STORED, pickles.in_legacy(record, {'0': a.tobytes()}, width=a.itemsize))
+  strides = tuple(stride // a.itemsize for stride in a.strides)
+  return nv.Call(nv.REBUILD, stored, 0, a.shape, strides, False, collections.OrderedDict())
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float64])
+def test_every_array_is_widened_or_narrowed_to_float32(tiny, tmp_path, dtype):
+  """The average w and constant noise as well, which lie in the generator as they were read."""
+  arrays = {name: np.array(a, dtype, order='C') for name, a in tiny['G_ema'].items()}
+  network = nv.module(arrays, of_tensor=typed, of_parameter=typed)
+  (tmp_path / 'x.pkl').write_bytes(nv.written({'G_ema': network}))
+  found = nvidia_pickle.read(str(tmp_path / 'x.pkl'))['G_ema']
+  assert set(found.arrays) == set(arrays)
+  for name, want in arrays.items():
+    assert found.arrays[name].dtype == np.float32
+    np.testing.assert_array_equal(found.arrays[name], want.astype(np.float32), err_msg=name)
+  gen, *_ = stylegan2_ada.bring_in({'G_ema': found})
+  assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(gen))
+  assert gen['noise_const'] and gen['w_avg'].shape == (4,)
+
+
 # --- Torch's own pickles
 
 
