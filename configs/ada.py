@@ -19,7 +19,8 @@ The paper has ADA with StyleGAN2 alone. Published for CIFAR-10, FID (of 50,000 s
 `stylegan2_cifar10_cond` is the last row with classes; its discriminator projects on the embedding
 of a class itself, as in the paper's code, where the later PyTorch code has eight layers between
 (model.disc_mapping_layers). `noaug` after any name is without augmentation. `stylegan2_paper256`,
-`_paper512`, `_paper1024` are the paper's settings by resolution, for mirrored images of a folder;
+`_paper512`, `_paper1024` are the paper's settings by resolution, for mirrored images of a folder
+(one in a hundred is held out, for scores);
 `stylegan2_auto256` those that the authors' code picks for eight GPUs. `transfer` after a name is
 for training on from other weights (--config.init_from): p moves five times as fast, and the average
 is as long from the start; --config.optim.freeze_disc=10 holds the first ten layers of D.
@@ -87,6 +88,7 @@ def photos(resolution: int, fmap_base: int, batch: int, rate: float, **of) -> di
     'data.source': 'folder:',
     'data.resolution': resolution,
     'data.num_classes': 1,
+    'data.held_out': 0.01,
     'data.flip': True,
     'model.fmap_base': fmap_base,
     'optim.batch_size': batch,

@@ -35,12 +35,13 @@ and AnimalFace's `lowshot_cat` (160 images) and `lowshot_dog` (389). The paper h
 them: no result of BigGAN is published. `baseline` after any name is without augmentation.
 
 StyleGAN2: `stylegan2_cifar10` without classes, R1 in every step by the augmented images and no path
-length; `stylegan2_ffhq` at 256 px; `stylegan2_lowshot100`, on a hundred images, R1 by the images
-themselves. FIDs as published (baseline first), the low-shot ones of 5,000 samples against the
-images trained on: CIFAR-10 11.07, 9.89 (on 20 % 23.08, 12.15; on 10 % 36.02, 14.50: these have
-`color,translation,cutout`); FFHQ 3.81, 4.24 of 70,000 images, 14.75, 7.86 of 10,000, 62.16, 25.66
-of 1,000; Obama 80.20, 46.87, grumpy cat 48.90, 27.08, panda 34.27, 12.06, AnimalFace's cat 71.71,
-42.44 and dog 130.19, 58.85. Their first million images have no average of weights on CIFAR.
+length; `stylegan2_ffhq` at 256 px, one image in a hundred held out; `stylegan2_lowshot100`, on a
+hundred images of which one in twenty is held out, R1 by the images themselves. FIDs as published
+(baseline first), the low-shot ones of 5,000 samples against the images trained on: CIFAR-10 11.07,
+9.89 (on 20 % 23.08, 12.15; on 10 % 36.02, 14.50: these have `color,translation,cutout`); FFHQ 3.81,
+4.24 of 70,000 images, 14.75, 7.86 of 10,000, 62.16, 25.66 of 1,000; Obama 80.20, 46.87, grumpy cat
+48.90, 27.08, panda 34.27, 12.06, AnimalFace's cat 71.71, 42.44 and dog 130.19, 58.85. Their first
+million images have no average of weights on CIFAR.
 
 Hardware: one GPU for CIFAR, a v3-128 for ImageNet. Nothing of these has been measured here; what
 `digits` reaches in minutes on two CPU cores is in docs/papers.md.
@@ -170,6 +171,7 @@ FFHQ = {
   'run.steps': 781_250,  # 25 million images
   'data.source': 'folder:',
   'data.resolution': 256,
+  'data.held_out': 0.01,
   'model.fmap_base': 8192,
   'optim.r1_gamma': 1.0,
   'scores.num': 50_000,
@@ -190,6 +192,7 @@ VARIANTS |= {
     **FFHQ,
     'run.steps': 18_750,  # 300,000 images
     'data.source': 'folder:100-shot',
+    'data.held_out': 0.05,
     'model.fmap_base': 16_384,
     'optim.batch_size': 16,
     'optim.r1_gamma': 10.0,

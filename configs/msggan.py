@@ -6,15 +6,16 @@
   bigjax train --config msggan:digits
 
 The bare name is `celeba_hq` at 1024 px, whose images docs/data.md says how to get, with StyleGAN's
-networks: MSG-StyleGAN. `flowers102` are Oxford's flowers at 256 px. `progan` after either is
-MSG-ProGAN, with WGAN-GP, and `relativistic` after that is the authors' BMSG-GAN. Published FIDs of
-50,000 samples: CelebA-HQ 6.37 (MSG-ProGAN 8.02), flowers 19.60 (28.27; ProGAN 60.40, StyleGAN
-64.70).
+networks: MSG-StyleGAN. `flowers102` are Oxford's flowers at 256 px, trained on the largest of TFDS'
+splits (6,149 photos; the set has 8,189). `progan` after either is MSG-ProGAN, with WGAN-GP, and
+`relativistic` after that has the loss and the combine function of the authors' BMSG-GAN. Published
+FIDs of 50,000 samples: CelebA-HQ 6.37 (MSG-ProGAN 8.02), flowers 19.60 (28.27; ProGAN 60.40,
+StyleGAN 64.70).
 
-`scales_none`, `scales_coarse`, `scales_middle`, `scales_fine` are the ablation of what D is given
-(FFHQ, MSG-ProGAN: 14.20, 10.84, 9.17, 9.74; all 8.36). `cifar10` is MSG-ProGAN, whose Inception
-Score the paper reports for learning rates `lr_001`, `lr_003`, `lr_005`, `lr_01`: 8.24, 8.63, 8.33,
-7.92. The paper says RMSprop where its authors' codes have Adam: `rmsprop` switches.
+`scales_none`, `scales_coarse`, `scales_middle`, `scales_fine`, `scales_all` are the ablation of
+what D is given (FFHQ, MSG-ProGAN: 14.20, 10.84, 9.17, 9.74, 8.36). `cifar10` is MSG-ProGAN, whose
+Inception Score the paper reports for learning rates `lr_001`, `lr_003`, `lr_005`, `lr_01`: 8.24,
+8.63, 8.33, 7.92. The paper says RMSprop where its authors' codes have Adam: `rmsprop` switches.
 
 Hardware: eight GPUs for 1024 px. Nothing of these has been measured here; what `digits` reaches in
 minutes on two CPU cores is in docs/papers.md.
@@ -62,6 +63,7 @@ VARIANTS = {
   'flowers102': {
     'run.steps': 50_000,  # 1.6 million images
     'data.source': 'tfds:oxford_flowers102',
+    'data.split': 'test',
     'data.resolution': 256,
   },
   'cifar10': {
@@ -81,7 +83,10 @@ VARIANTS = {
     'optim.same_latents': True,
   },
   'rmsprop': {'optim.name': 'rmsprop'},
-  **{f'scales_{name}': {'model.scales': name} for name in ('none', 'coarse', 'middle', 'fine')},
+  **{
+    f'scales_{name}': {'model.scales': name}
+    for name in ('none', 'coarse', 'middle', 'fine', 'all')
+  },
   **{
     f'lr_{name}': {'optim.gen_lr': rate, 'optim.disc_lr': rate}
     for name, rate in (('001', 1e-3), ('003', 3e-3), ('005', 5e-3), ('01', 1e-2))

@@ -22,7 +22,7 @@ without truncation, the lowest of each run, as published:
 
 (a) has WGAN-GP on both sets, begins at 4 px and ends after 12 million images, (b) on from 8 px with
 25 million. All rows have the authors' batches and learning rates for eight GPUs. Different from the
-paper: of FFHQ's images, one in a hundred is held out, for scores.
+paper: one image in a hundred is held out, for scores, where a set has no test split.
 
 Samples are truncated by --truncation 0.7:8, say: psi 0.7 in the first eight layers.
 

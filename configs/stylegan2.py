@@ -25,8 +25,9 @@ and learning rate) but train at 1024 px from the start, so that the FIDs above a
 `g_orig`, `g_skip`, `g_resnet` and `d_orig`, `d_skip`, `d_resnet` after `e` are the nine of the
 paper's Table 2. `ada` and `diffaug` have the games of those papers with these networks.
 
-Different from the paper: of FFHQ's images, one in a hundred is held out, for scores; cars are
-squares cut out of the middle, where the paper fills 512x384 up with black.
+Different from the paper: of FFHQ's images, and of others that have no test split, one in a hundred
+is held out, for scores; cars are squares cut out of the middle, where the paper fills 512x384 up
+with black. `a` is FFHQ's alone: its steps and stages go with no other set here.
 
 Hardware: FFHQ took the authors nine days on eight V100s (`f`); `bigjax plan --config stylegan2`
 says what TPUs would take. Nothing of these has been measured here; what `digits` reaches in minutes

@@ -28,7 +28,7 @@ from bigjax.models import msggan
 from bigjax.nn import optim
 from bigjax.nn.objectives import losses, multiscale
 from bigjax.nn.schedules import Decay
-from bigjax.nn.style import blocks, resampling, stylegan
+from bigjax.nn.style import blocks, equalized, resampling, stylegan
 
 Array = jax.Array
 Images = tuple[Array, ...]  # of every scale, 4 px first
@@ -171,16 +171,17 @@ class MSGGAN:
 
     ema = player.averaged(state, gen['params'], self.ema(state['step'], stage.examples), 0, finite)
     skipped = {'gen': gen_skipped, 'disc': disc_skipped}
-    aux = self.averaged_w(state, weights, of_gen)
+    aux = self.averaged_w(state, weights, of_disc, of_gen)
     state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped, aux)
     return state, metrics | disc_metrics | refused
 
-  def averaged_w(self, state: State, weights: Any, examples: dict) -> dict[str, Array]:
+  def averaged_w(self, state: State, weights: Any, of_disc: dict, of_gen: dict) -> dict[str, Array]:
     """{'w_avg': the running average of the mapping network's outputs}, where there is one."""
     if not self.styled:
       return {}
     of = lambda weights, batch: mapped(self.gen_net, weights, batch['z'], batch['y'])
-    return {'w_avg': truncation.averaged_w(state['aux']['w_avg'], of, weights, examples)}
+    w_avg = state['aux']['w_avg']
+    return {'w_avg': truncation.averaged_over_step(w_avg, of, weights, of_disc, of_gen)}
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
     del batch, held_out, stage
@@ -256,6 +257,10 @@ class MultiScale(truncation.WithStyles):
   @property
   def styles(self) -> contract.Styles | None:
     return self if isinstance(self.net, msggan.StyleGenerator) else None
+
+  @property
+  def gains(self) -> equalized.Gains:
+    return msggan.GAINS['stylegan' if self.styles else 'progan'][0]
 
   @property
   def num_layers(self) -> int:
@@ -359,8 +364,8 @@ TINY = {
 }
 DIGITS = {
   'model.fmap_base': 128, 'model.fmap_max': 32, 'model.z_dim': 32, 'model.dtype': 'float32',
-  'model.stddev_group': 4, 'optim.batch_size': 32, 'optim.d_steps': 1, 'optim.gen_lr': 1e-3,
-  'optim.disc_lr': 1e-3, 'optim.ema_decay': 0.99, 'optim.ema_half_life': 0.0,
+  'model.stddev_group': 4, 'optim.batch_size': 32, 'optim.d_steps': 1, 'optim.gen_lr': 1e-2,
+  'optim.disc_lr': 1e-2, 'optim.ema_decay': 0.99, 'optim.ema_half_life': 0.0,
   'optim.ema_ramp': 0.0,
 }
 # fmt: on

@@ -238,7 +238,8 @@ class PGGAN:
     return {'params': {'weights': params, 'alpha': stage.alpha(state['step'])}}
 
   def architecture(self, stage: GrowingStage) -> dict[str, Any]:
-    return {'level': stage.level, **{name: getattr(self.gen_net, name) for name in SAMPLED}}
+    fields = {name: getattr(self.gen_net, name) for name in SAMPLED}
+    return {'level': stage.level, 'equalized': self.equalized, **fields}
 
   def sampling(self) -> dict[str, Any]:
     return dict(self.card)
@@ -256,10 +257,14 @@ SAMPLED = (
 
 @dataclasses.dataclass(frozen=True)
 class AtLevel:
-  """The generator's network at one resolution: its parameters are {weights, alpha}."""
+  """The generator's network at one resolution: its parameters are {weights, alpha}.
+
+  `equalized`: whether its weights are those of an equalised learning rate.
+  """
 
   net: pggan.Generator
   level: int
+  equalized: bool
 
   @property
   def resolution(self) -> int:
@@ -276,6 +281,11 @@ class AtLevel:
   @property
   def num_classes(self) -> int:
     return self.net.num_classes
+
+  def parameters(self, gen: Gen) -> Any:
+    """What the weights of a sampled generator were made of."""
+    weights = gen['params']['weights']
+    return equalized.unscale(weights, pggan.GEN_GAINS) if self.equalized else weights
 
   def apply(self, variables: dict, z: Array, y: Array, train: bool = False, **how: Any) -> Any:
     params = variables['params']
@@ -294,21 +304,21 @@ class Growing(contract.OfNetwork, contract.PlainGenerator):
     return self.net.apply({'params': gen['params']}, z, y)
 
   def weights(self, gen: Gen) -> Any:
-    return gen['params']['weights']
+    return self.net.parameters(gen)
 
 
 class GrowingWithBatchNorm(StandingStatistics):
   """The same with BatchNorm, of Table 1's first rows."""
 
   def weights(self, gen: Gen) -> Any:
-    return gen['params']['weights']
+    return self.net.parameters(gen)
 
 
 def make_generator(architecture: dict[str, Any]) -> contract.Generator:
   """Build the sampled network from a card's `architecture`."""
   fields = dict(architecture)
-  level = fields.pop('level')
-  net = AtLevel(pggan.Generator(**fields), level)
+  level, equal = fields.pop('level'), fields.pop('equalized')
+  net = AtLevel(pggan.Generator(**fields), level, equal)
   if net.net.norm == 'batch':
     return GrowingWithBatchNorm(net, latents.law('normal'))
   return Growing(net)

@@ -30,7 +30,6 @@ from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH
 from bigjax.models import stylegan as networks
 from bigjax.nn import optim, schedules
-from bigjax.nn.microbatches import scan
 from bigjax.nn.objectives import losses, regularizers
 from bigjax.nn.style import blocks, stylegan
 
@@ -199,17 +198,11 @@ class StyleGAN:
     )  # fmt: skip
 
     ema = player.averaged(state, gen['params'], self.ema(step, stage.examples), 0, finite)
-    aux = {'w_avg': self.averaged_w(state['aux']['w_avg'], weights, of_disc, of_gen)}
+    w_avg = state['aux']['w_avg']
+    aux = {'w_avg': truncation.averaged_over_step(w_avg, self.w, weights, of_disc, of_gen)}
     skipped = {'gen': gen_skipped, 'disc': disc_skipped}
     state, refused = player.advanced(state, {'gen': gen, 'disc': disc}, ema, skipped, aux)
     return state, metrics | disc_metrics | refused | {'fade': alpha}
-
-  def averaged_w(self, w_avg: Array, weights: Any, of_disc: dict, of_gen: dict) -> Array:
-    """The running average of w after a step: of all latents in it, in their order."""
-    given = lambda examples: {name: examples[name] for name in ('z', 'y')}
-    after = lambda w_avg, batch: truncation.averaged_w(w_avg, self.w, weights, batch)
-    w_avg, _ = scan(lambda w_avg, batch: (after(w_avg, batch), ()), w_avg, given(of_disc))
-    return after(w_avg, given(of_gen))
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: GrowingStage) -> Metrics:
     del batch, held_out
@@ -246,6 +239,8 @@ class Styled(truncation.WithStyles):
 
   net: networks.Generator
   level: int
+
+  gains = staticmethod(networks.GEN_GAINS)
 
   @property
   def shape(self) -> tuple[int, ...]:

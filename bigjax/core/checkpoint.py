@@ -237,7 +237,7 @@ def set_aside(workdir: str, step: int, folder: str, warn: Callable[[str], None])
 
 
 def read_meta(workdir: str, step: int) -> dict[str, Any]:
-  """The `meta` of a checkpoint: format, step, config_hash, position, scores.
+  """The `meta` of a checkpoint: format, step, config_hash, position, architecture, scores.
 
   Raises:
     UserError: it cannot be read.
@@ -249,6 +249,30 @@ def read_meta(workdir: str, step: int) -> dict[str, Any]:
     raise errors.UserError(f'{path} cannot be read ({error}).') from None
 
 
+def find_step(workdir: str, which: str = 'last') -> int:
+  """The step of a checkpoint: 'last', 'best' or a step number.
+
+  Raises:
+    UserError: there is no such checkpoint.
+  """
+  steps = list_steps(workdir)
+  if not steps:
+    raise errors.UserError(
+      f'{workdir!r} has no checkpoints; give the workdir of a run, '
+      'or --params FILE for an exported generator.'
+    )
+  if which == 'best':
+    return best_step(workdir)
+  if which == 'last':
+    return steps[-1]
+  if which not in map(str, steps):
+    raise errors.UserError(
+      f'{workdir!r} has no checkpoint {which!r}; it has '
+      f'{", ".join(map(str, steps))} (or say last or best).'
+    )
+  return int(which)
+
+
 def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any], int]:
   """Return (gen, step) of a checkpoint: NumPy arrays, without the training state.
 
@@ -258,22 +282,7 @@ def restore_generator(workdir: str, which: str = 'last') -> tuple[dict[str, Any]
   Raises:
     UserError: there is no such checkpoint, or it cannot be read.
   """
-  steps = list_steps(workdir)
-  if not steps:
-    raise errors.UserError(
-      f'{workdir!r} has no checkpoints; give the workdir of a run, '
-      'or --params FILE for an exported generator.'
-    )
-  step = steps[-1]
-  if which == 'best':
-    step = best_step(workdir)
-  elif which != 'last':
-    if which not in map(str, steps):
-      raise errors.UserError(
-        f'{workdir!r} has no checkpoint {which!r}; it has '
-        f'{", ".join(map(str, steps))} (or say last or best).'
-      )
-    step = int(which)
+  step = find_step(workdir, which)
   path = buckets.checkpoints_of(workdir) / str(step) / 'generator'
   try:
     target = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), _stored_shapes(path))

@@ -33,8 +33,9 @@ from bigjax.evaluation.reference import (
   read_statistics,
 )
 from bigjax.models.pretrained import taps
-from bigjax.sampling import options
+from bigjax.sampling import generator_file, options
 from bigjax.sampling.loaded import Loaded, load, of_workdir
+from bigjax.sampling.sampler import shape_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +153,12 @@ def of_generators(
   by_class: ByClass | None,
   measure: Measure,
   of_encoder: encoder_scores.Measure,
+  side: int,
 ) -> list[Generated]:
-  """Score every generator at every truncation asked for; one of them is in memory at a time."""
+  """Score every generator at every truncation asked for; one of them is in memory at a time.
+
+  Smaller samples are enlarged to `side` pixels.
+  """
   found = []
   while readers:
     loaded = None  # gone before the next one is read
@@ -165,7 +170,7 @@ def of_generators(
       for seed, encoded in zip(args.seeds, of_seeds, strict=True):
         samples, scores = None, {}
         if args.metrics or by_class or separates(args):
-          samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed)
+          samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed, side)
         if args.metrics:
           if not (found or each):
             warn(samples, reference, args.metrics)
@@ -216,23 +221,29 @@ def of_images(
   return [Generated(what, None, None, {}, over_seeds(each), classes)]
 
 
-def begin(args: Any) -> tuple[list[Callable[[], Loaded]], Loaded | None, ImageSet | None]:
-  """(How to read each generator that is scored, the first of them; or images to be scored)."""
+def begin(
+  args: Any,
+) -> tuple[list[Callable[[], Loaded]], Loaded | None, ImageSet | None, tuple[int, ...]]:
+  """(How to read each generator that is scored, the first of them; or images; their shape).
+
+  Of generators that differ in size, as a growing run's do, it is that of the largest.
+  """
   if args.images:
     images = image_sets.open_files(args.images)
     say_warnings(images)
     if images.num < 2:
       raise errors.UserError(f'--images={args.images} has one image; scores need two at least.')
     args.num = min(args.num or images.num, images.num)
-    return [], None, images
+    return [], None, images, images.size
   if args.workdir:
     which = checkpoints_of(args.workdir, args.checkpoint or 'last')
     readers = [functools.partial(of_workdir, args.workdir, one) for one in which]
+    shapes = [shape_of(generator_file.card_of(args.workdir, one)) for one in which]
   else:
-    readers = [functools.partial(load, args.params)]
+    readers, shapes = [functools.partial(load, args.params)], []
   first = readers[0]()
   specs(args, first)  # refuses what means nothing, before anything is read or computed
-  return [lambda: first, *readers[1:]], first, None
+  return [lambda: first, *readers[1:]], first, None, max([first.shape, *shapes])
 
 
 def find_real(
@@ -309,8 +320,7 @@ def run(args: Any) -> None:
 
 def _run(args: Any) -> None:
   # What is scored, and with what it is compared; refused before a network is loaded.
-  readers, first, images = begin(args)
-  size = first.shape if first else images.size
+  readers, first, images, size = begin(args)
   generator_scores.refuse(args.of_generator, first)
   encoder_scores.refuse(args.of_encoder, first)
   compares = bool(args.metrics or args.by_class)
@@ -362,7 +372,8 @@ def _run(args: Any) -> None:
     by_class = ByClass(reference, names, network, counts, per_class, floor_seen)
   if first:
     del first  # which its reader alone shall hold
-    rows = of_generators(args, readers, look, reference, by_class, measure, encoders)
+    how = look, reference, by_class, measure, encoders, size[-3]
+    rows = of_generators(args, readers, *how)
   else:
     rows = of_images(args, images, look, reference, by_class)
   # The records, each with its protocol; pictures and tables.

@@ -71,8 +71,10 @@ class Scoring:
     self._every, self._card = config.scores.every, card
     self._metrics, split = check(config), config.scores.reference
     self._spec = sampler.generator.spec(card['sampling'])
+    *frames, side, _, channels = sampler.generator.shape
+    side = config.data.resolution or side  # samples of smaller stages are enlarged
     splits = image_sets.open_source(
-      config.data.source, tuple(sampler.generator.shape), config.data.data_dir, config.data
+      config.data.source, (*frames, side, side, channels), config.data.data_dir, config.data
     )
     network, weights = no_network(), config.scores.weights or None
     if registry.need_network(self._metrics):

@@ -120,9 +120,11 @@ class FeaturePass:
         return
       yield batch
 
-  def samples(self, sampler: Sampler, gen: Any, spec: Spec, num: int, seed: int) -> FeatureStats:
-    """Accumulates the statistics of `num` samples, their classes in turn."""
-    batches = self.timed(samples.draw(sampler, gen, spec, num, seed, self.batch))
+  def samples(
+    self, sampler: Sampler, gen: Any, spec: Spec, num: int, seed: int, side: int | None = None
+  ) -> FeatureStats:
+    """Accumulates the statistics of `num` samples, as `samples.draw` makes them."""
+    batches = self.timed(samples.draw(sampler, gen, spec, num, seed, self.batch, side))
     return self(batches, num, f'seed {seed}, {spec}')
 
 

@@ -168,8 +168,10 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
   return gen, card
 
 
-def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]]:
-  """Return (gen, card) of a checkpoint of a run: its step, 'last' or 'best'.
+def card_of(workdir: str, which: str = 'last') -> dict[str, Any]:
+  """Return the card of a checkpoint of a run: its step, 'last' or 'best'.
+
+  The architecture is the checkpoint's own: networks that grow are smaller in earlier ones.
 
   Raises:
     UserError: the workdir is not one, or has no such checkpoint.
@@ -183,9 +185,23 @@ def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]
   except (OSError, ValueError, RecursionError) as error:
     raise damaged(repr(path), error) from None
   check(card, path)
-  gen, step = checkpoint.restore_generator(workdir, which)
+  step = checkpoint.find_step(workdir, which)
+  meta = checkpoint.read_meta(workdir, step)
+  card = {**card, 'step': step, 'architecture': meta.get('architecture', card['architecture'])}
+  check(card, f'checkpoint {step} of {workdir}')
+  return card
+
+
+def load_workdir(workdir: str, which: str = 'last') -> tuple[Any, dict[str, Any]]:
+  """Return (gen, card) of a checkpoint of a run: its step, 'last' or 'best'.
+
+  Raises:
+    UserError: the workdir is not one, or has no such checkpoint, or it cannot be read.
+  """
+  card = card_of(workdir, which)
+  gen, step = checkpoint.restore_generator(workdir, str(card['step']))
   files.check_weights(trees.flat(gen), f'checkpoint {step} of {workdir}', INFINITE)
-  return gen, {**card, 'step': step}
+  return gen, card
 
 
 def players_path(path: str) -> str:

@@ -1,8 +1,9 @@
 """A generator's functions, jitted, on a mesh."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -191,6 +192,36 @@ class Sampler:
     return gen
 
 
+@contextlib.contextmanager
+def refusing_misfits() -> Iterator[None]:
+  """Makes one sentence of whatever a network says of a card or arrays that are another's.
+
+  Raises:
+    UserError: it said something.
+  """
+  try:
+    yield
+  except (errors.UserError, MemoryError):
+    raise
+  except Exception as error:  # each network has its own ways to say that arrays are another's
+    words = ' '.join(str(error).split()).partition(' (https://')[0] or type(error).__name__
+    raise errors.UserError(
+      f"the generator's arrays and the architecture that its card states do not fit together "
+      f'({words[:300].encode("unicode_escape").decode()}); give the card that was written with '
+      'the arrays.'
+    ) from None
+
+
+def shape_of(card: Mapping[str, Any]) -> tuple[int, ...]:
+  """(H, W, C) of the images, or (T, H, W, C) of the clips, of a card's generator.
+
+  Raises:
+    UserError: there is no such generator.
+  """
+  with refusing_misfits():
+    return tuple(family(card['algorithm']).make_generator(dict(card['architecture'])).shape)
+
+
 def from_card(
   gen: Gen, card: dict[str, Any], devices: Sequence[jax.Device] | None = None
 ) -> tuple[Sampler, Gen, dict[str, Any]]:
@@ -203,19 +234,10 @@ def from_card(
   use_compilation_cache()
   module = family(card['algorithm'])
   mesh = parallel.make_mesh(devices)
-  try:
+  with refusing_misfits():
     generator = module.make_generator(dict(card['architecture']))
     with jax.set_mesh(mesh):
       trace(generator, gen, card['sampling'])
-  except (errors.UserError, MemoryError):
-    raise
-  except Exception as error:  # each network has its own ways to say that arrays are another's
-    words = ' '.join(str(error).split()).partition(' (https://')[0] or type(error).__name__
-    raise errors.UserError(
-      f"the generator's arrays and the architecture that its card states do not fit together "
-      f'({words[:300].encode("unicode_escape").decode()}); give the card that was written with '
-      'the arrays.'
-    ) from None
   names = len(card['class_names'])
   if names != generator.num_classes:
     raise errors.UserError(

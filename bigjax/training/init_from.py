@@ -31,8 +31,8 @@ class Row(NamedTuple):
 def read(path: str) -> tuple[WeightsByPlayer, list[str]]:
   """Return the weights and class names at a workdir or an exported .safetensors file.
 
-  An export alone has the averaged generator with its norms folded in, which serves as the
-  generator's weights too; a converted one also has the players.
+  An export alone has the averaged generator, whose norms stay folded in; it serves as the
+  generator's weights too. A converted one also has the players.
 
   Raises:
     UserError: it is neither, or cannot be read.

@@ -182,10 +182,13 @@ class Run:
       quick_evaluation.draw_growth(self.workdir, program.stages, done)
     return gen, scores
 
-  def save(self, state: Any, gen: Any, done: int, scores: Mapping[str, float] | None) -> None:
+  def save(
+    self, state: Any, gen: Any, stage: Stage, done: int, scores: Mapping[str, float] | None
+  ) -> None:
     """Write a checkpoint."""
     self.copies.push()
     meta = {
+      'architecture': card_architecture(self.ready.program, stage),
       'config_hash': self.ready.card['config_hash'],
       'position': histories.position_at(self.history, done, self.ready.program.position),
       'frozen': self.frozen,
@@ -241,9 +244,7 @@ def begin(
     checkpoints=checkpoints,
     stream=Batches(program, ready.source, config, history, first),
     log=closing(stack, Log(workdir, first, last, stage.num_images)),
-    alarms=closing(
-      stack, rollback.AlarmHandler(config, program.algorithm, workdir, history, first, say)
-    ),
+    alarms=closing(stack, rollback.AlarmHandler(config, program, workdir, history, first, say)),
     scorer=closing(
       stack, during_training.make_scorer(program.sampler(stage), config, workdir, card, first)
     ),
@@ -336,7 +337,7 @@ def loop(
       # Checkpoint.
       if save_now:
         gen = gen if evaluated else program.gen(state, stage)
-        run.save(state, gen, done, scores if evaluated else None)
+        run.save(state, gen, stage, done, scores if evaluated else None)
       run.log.skip(time.monotonic() - pause)
       if preempted:
         say(f'told to end: saved step {done}; the same command goes on from there')

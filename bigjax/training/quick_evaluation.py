@@ -80,7 +80,7 @@ class Evaluation:
     due = scorer.due(step)
     few, total = self._config.num_samples, max(self._config.num_samples, due and scorer.num)
     size = samples.whole_batches(BATCH if due else min(BATCH, total), sampler.mesh.size)
-    batches = samples.draw(sampler, gen, spec, total, SEED, size)
+    batches = samples.draw(sampler, gen, spec, total, SEED, size, self._source.size)
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     seen = _copied(batches, few, kept)
     if due:
@@ -89,7 +89,7 @@ class Evaluation:
       pass
     images, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     self._draw(sampler, gen, spec, workdir, step)
-    images, whole = self._as_data(images)
+    whole = images.shape[-3] == (self._source.size or images.shape[-3])
     scores = self._score((images, labels)) if whole else {}
     return gen, {name: round(value, 6) for name, value in scores.items()}
 
@@ -97,7 +97,8 @@ class Evaluation:
     """Let the scorer look at samples of a step whose scores a run did not live to see."""
     sampler, gen, spec = self._prepared(state, stage)
     size = samples.whole_batches(BATCH, sampler.mesh.size)
-    scorer.begin(samples.draw(sampler, gen, spec, scorer.num, SEED, size), step)
+    batches = samples.draw(sampler, gen, spec, scorer.num, SEED, size, self._source.size)
+    scorer.begin(batches, step)
 
   def _draw(self, sampler: Any, gen: Any, spec: Any, workdir: str, step: int) -> None:
     """Draw a row per class, of at most ten, with their names."""
@@ -112,14 +113,6 @@ class Evaluation:
       where = PngImagePlugin.PngInfo()
       where.add_text('grid', picture.info['grid'])
       picture.save(os.path.join(workdir, 'samples', f'{step:08d}.png'), pnginfo=where)
-
-  def _as_data(self, images: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Samples of an earlier stage at the size of the data, by repetition; whether that is whole."""
-    side = images.shape[-3]
-    times, rest = divmod(self._source.size or side, side)
-    if rest:
-      return images, False
-    return images.repeat(times, -3).repeat(times, -2), True
 
 
 def grid_at(workdir: str, step: int) -> tuple[Image.Image, int] | None:

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import ml_collections
 
-from bigjax.algorithms.base.contract import Algorithm
 from bigjax.core import checkpoint, errors, files, processes, ranges
 from bigjax.training import history as histories
 from bigjax.training import watchdog
 from bigjax.training.logs import Say
+from bigjax.training.program import Program
 
 BACK = 'rolled back'
 
@@ -36,7 +36,7 @@ class AlarmHandler:
 
   Args:
     config: of the run, with its group `watch`.
-    algorithm: its game, which knows what helps.
+    program: its stages, and its game, which knows what helps.
     workdir: where it lives.
     history: of the run.
     first: the step that it begins or goes on at.
@@ -46,7 +46,7 @@ class AlarmHandler:
   def __init__(
     self,
     config: ml_collections.ConfigDict,
-    algorithm: Algorithm,
+    program: Program,
     workdir: str,
     history: histories.History,
     first: int,
@@ -54,8 +54,11 @@ class AlarmHandler:
   ):
     self._policy, self._most, self._say = config.watch.policy, config.watch.most, say
     self._done = sum(entry['reason'].startswith(BACK) for entry in history)
-    self._remedies = algorithm.remedies
-    self._watchdog = watchdog.Watchdog(config.watch, config.run.best, algorithm.sampled)
+    self._remedies = program.algorithm.remedies
+    begins = [first for first, _ in program.stages]
+    self._watchdog = watchdog.Watchdog(
+      config.watch, config.run.best, program.algorithm.sampled, begins
+    )
     self._path = os.path.join(workdir, 'events.jsonl')
     main = jax.process_index() == 0
     self._events = files.JsonLines(self._path, first) if main else files.Null()

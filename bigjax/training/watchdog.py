@@ -19,15 +19,19 @@ data: the spread of a batch's images, under `data` of its median among the WINDO
 variance: the evaluator's std_ratio, the spread of samples within a class over the real one.
 score: the score of run.best, over its best value so far (the inverse where lower is better).
 
+A stage of another size has other losses and norms: what came before it is no measure, but of
+`refused` and `score`.
+
 An alarm is raised when a signal is out of bounds `patience` times in a row (`refused` and `still`:
 once); its onset is the first of them.
 """
 
+import bisect
 import collections
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import ml_collections
 
@@ -101,10 +105,14 @@ class Watchdog:
     watch: the group `watch` of the config.
     best: run.best: a score's name, with a leading '-' where lower is better, or ''.
     sampled: the player whose kernels are watched.
+    begins: steps at which the run's stages begin.
   """
 
-  def __init__(self, watch: ml_collections.ConfigDict, best: str, sampled: str):
+  def __init__(
+    self, watch: ml_collections.ConfigDict, best: str, sampled: str, begins: Sequence[int] = (0,)
+  ):
     self._watch, self._best, self._sampled = watch, best, sampled
+    self._begins, self._stage = begins, 0
     self._before = collections.defaultdict(lambda: collections.deque(maxlen=WINDOW))
     self._best_so_far: float | None = None
     self._streaks: dict[tuple[str, str], list[int]] = {}  # (signal, name) -> steps out of bounds
@@ -133,6 +141,10 @@ class Watchdog:
   def see(self, row: Row) -> list[Alarm]:
     """Return the alarms that a row raises: (signal, name) once per streak."""
     step, alarms = int(row['step']), []
+    stage = bisect.bisect_right(self._begins, step - 1)  # that of the step before this row
+    if stage != self._stage:
+      self._stage = stage
+      self._forget()
     for reading in self.readings(row):
       at = reading.signal, reading.name
       if not reading.out:
@@ -148,6 +160,12 @@ class Watchdog:
       if math.isfinite(value):
         self._before[name].append(value)
     return alarms
+
+  def _forget(self) -> None:
+    """Begin anew, as at the run's first row."""
+    self._streaks.clear()
+    for name in self._before.keys() - {'refused'}:
+      del self._before[name]
 
 
 Before = Mapping[str, 'collections.deque[float]']

@@ -67,6 +67,21 @@ def test_the_stages_of_a_tiny_run(states):
   assert all(np.isfinite([row[name] for name in LOSSES]).all() for row in metrics)
 
 
+def test_two_devices_make_the_steps_of_one_in_a_later_stage(program):
+  """Its first step, where Adam's memory is cleared, and one within the fade."""
+  two, after = make_program(synthetic(), jax.devices()[:2]), []
+  for one in (program, two):
+    state = one.init(jax.random.key(0), {})
+    for step in (1, 2):
+      state = state | {'step': state['step'] * 0 + step}
+      state, metrics = one.step(state, batch_of(one.stage(step), step), step)
+      after.append(trees.flat({**players(state), 'metrics': jax.device_get(metrics)}))
+  assert after[0]['metrics/fade'] == 0 and after[1]['metrics/fade'] == 0.5
+  for ours, theirs in zip(after[:2], after[2:], strict=True):
+    for path, leaf in ours.items():
+      np.testing.assert_allclose(theirs[path], leaf, rtol=2e-3, atol=1e-6, err_msg=path)
+
+
 def test_blocks_that_are_not_in_use_stay_bit_for_bit(states):
   """At 4 px those of 8 px, with their moments; in a fade all move, as do colours of 4 px."""
   _, found, _ = states
@@ -191,7 +206,7 @@ SWITCHES = [
   ('d', 'e', {'model.minibatch'}),
   ('e', 'f', {'optim.equalized', 'optim.gen_lr', 'optim.disc_lr'}),
   ('f', 'g', {'model.gen_norm'}),
-  ('g', 'h', {'model.fmap_base'}),
+  ('g', 'h', {'model.fmap_base', 'run.steps'}),
 ]  # fmt: skip
 OF_NORM = {  # keys that only a generator with BatchNorm has, and one with groups of deviations
   'eval.standing_passes', 'eval.standing_batch', 'export.truncations', 'export.dialect',
@@ -207,9 +222,13 @@ def test_rows_of_table_1_switch_what_the_table_switches(before, after, want):
 
 
 @pytest.mark.parametrize(
-  ('row', 'images'), [(row, 10_000_000) for row in ('a', 'b', 'c', 'd', 'e_star', 'e', 'f', 'g')]
+  ('row', 'images'),
+  [
+    *((row, 10_000_000) for row in ('a', 'b', 'c', 'd', 'e_star', 'e', 'f', 'g')),
+    ('h', 19_000_000),
+  ],
 )
-def test_rows_stop_at_ten_million_images(row, images):
+def test_rows_stop_at_ten_million_images_and_the_last_one_later(row, images):
   config = configs.read(f'pggan:table1_{row}')
   stages = pggan.make(config).stages(config.run.steps)
   assert contract.position_at(stages, config.run.steps) == images
@@ -240,6 +259,12 @@ COUNTS = {
 @pytest.mark.parametrize('name', COUNTS)
 def test_configs_have_the_official_numbers_of_parameters(name):
   assert of_players(pggan.make(configs.read(f'pggan:{name}'))) == COUNTS[name]
+
+
+def test_a_generator_with_batch_norm_has_two_numbers_more_per_map():
+  algorithm = pggan.make(configs.read('pggan:table1_a'))
+  gen = trees.flat(jax.eval_shape(algorithm.init, jax.random.key(0))['players']['gen']['params'])
+  assert sum(leaf.size for path, leaf in gen.items() if '/BN' not in path) == 10_484_082
 
 
 @pytest.mark.usefixtures('no_pictures')

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bigjax.algorithms import stylegan
-from bigjax.algorithms.base import configs, contract
+from bigjax.algorithms.base import configs, contract, truncation
 from bigjax.core import config as core_config
 from bigjax.core import errors, trees
 from bigjax.sampling import stablehlo
@@ -159,7 +159,8 @@ def test_the_average_w_follows_the_latents_of_both_players():
     of_disc, of_gen = algorithm.examples(state, batch, stage)
     w = lambda z, y: algorithm.gen_net.apply({'params': params}, z, y, method='w').mean(0)
     means = [*(w(of_disc['z'][i], of_disc['y'][i]) for i in range(2)), w(of_gen['z'], of_gen['y'])]
-    return algorithm.averaged_w(w_avg, params, of_disc, of_gen), means
+    w_avg = truncation.averaged_over_step(w_avg, algorithm.w, params, of_disc, of_gen)
+    return w_avg, means
 
   batch = batch_of(stage)
   batch['label'] *= 0

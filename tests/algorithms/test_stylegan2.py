@@ -517,6 +517,11 @@ def test_configs_have_the_official_numbers_of_parameters(name, gen, disc):
   assert config.algorithm == 'stylegan2'
 
 
+def test_the_authors_choice_at_128_px_has_their_numbers_of_parameters():
+  config = core_config.changed(configs.read('ada:stylegan2_auto256'), {'data.resolution': 128})
+  assert of_players(stylegan2.make(config)) == (22_949_277, 23_882_369)
+
+
 def test_what_the_ladder_switches():
   """From row to row, the last first."""
   flat = {row: core_config.flat(configs.read(f'stylegan2:{row}')) for row in 'bcdef'}

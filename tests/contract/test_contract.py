@@ -274,9 +274,15 @@ def test_generator_round_trips_through_export(name, tmp_path):
   # weights over classes serve as well as labels
   one_hot = np.eye(generator.num_classes, dtype=np.float32)[y]
   assert np.abs(again.images(loaded, z, one_hot, spec).astype(int) - images).max() <= 1
-  # what init_from takes of it is what the sampled player is made of
+  # what init_from takes of it is what the sampled player is made of, and samples as it does
+  params = generator.weights(loaded)
+  _, before, _, _ = made(name)
+  begun = on_device(program, {**before, 'ema': params})
+  for path, leaf in trees.flat(generator.weights(program.gen(begun, stage))).items():
+    want = trees.flat(params)[path]
+    np.testing.assert_allclose(leaf, want, rtol=1e-4, atol=1e-6, err_msg=path)
   wanted = trees.flat(program.shapes()['players'][program.algorithm.sampled]['params'])
-  assert {p: x.shape for p, x in trees.flat(generator.weights(loaded)).items()} == {
+  assert {p: x.shape for p, x in trees.flat(params).items()} == {
     p: x.shape for p, x in wanted.items()
   }
 

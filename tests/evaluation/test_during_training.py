@@ -6,14 +6,16 @@ import shutil
 import threading
 
 import jax
+import numpy as np
 import pytest
 from PIL import Image
 
 from bigjax.algorithms.base import configs
 from bigjax.core import errors
-from bigjax.evaluation import during_training, protocol
+from bigjax.evaluation import during_training, protocol, samples
 from bigjax.evaluation.quick import classifier
-from bigjax.training import logs, loop
+from bigjax.sampling import image_files, loaded
+from bigjax.training import logs, loop, quick_evaluation
 
 pytestmark = pytest.mark.usefixtures('no_pictures', 'shared_programs')
 
@@ -69,6 +71,30 @@ def test_a_run_that_goes_on_has_every_row_once(workdir, tmp_path):
   assert [row['step'] for row in run(config, folder)] == [2, 4, 6]
   rows = run(config, folder)
   assert [row['step'] for row in rows] == [2, 4, 6] and rows[-1]['scores']
+
+
+def test_checkpoints_of_a_growing_run_are_networks_of_their_own_size(bigjax, tmp_path):
+  config, folder = configs.read('pggan:tiny'), tmp_path / 'run'
+  config.run.update({'steps': 2, 'eval_every': 1, 'checkpoint_every': 1})
+  config.scores.update({'every': 1, 'metrics': 'fid', 'num': 60, 'features': 'classifier'})
+  rows = run(config, folder)
+  # The first step is one of 4 px: what is loaded is what was sampled then.
+  assert [loaded.load(folder, step).shape for step in '12'] == [(4, 4, 3), (8, 8, 3)]
+  columns = config.eval.grid_columns
+  images = loaded.load(folder, '1')(np.arange(10).repeat(columns), seed=samples.SEED)
+  grid, _ = quick_evaluation.grid_at(str(folder), 1)
+  np.testing.assert_array_equal(grid, image_files.grid(images, columns))
+  # Scores of both are of 8 px, against the same images, whoever computes them.
+  status, _, err = bigjax(
+    'evaluate', '--workdir', folder, '--checkpoints', 'all', '--features', 'classifier', '--num',
+    60, '--metrics', 'fid', '--seeds', 0, '--out', tmp_path / 'after',
+  )  # fmt: skip
+  assert status == 0, err
+  after = [json.loads(line) for line in (tmp_path / 'after' / 'scores.jsonl').open()]
+  for ours, theirs in zip(rows, after, strict=True):
+    assert ours['protocol'] == theirs['protocol']
+    for name, score in ours['scores'].items():
+      assert score['value'] == pytest.approx(theirs['scores'][name]['value'], rel=1e-4), name
 
 
 @pytest.mark.slow

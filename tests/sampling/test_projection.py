@@ -134,6 +134,15 @@ def test_a_distance_says_at_which_size_images_are_shown():
     taps.image_distance('lpips')
 
 
+def test_weights_that_are_given_are_read_or_refused(tmp_path):
+  with pytest.raises(errors.UserError, match=r'nowhere\.pth'):
+    taps.image_distance(None, str(tmp_path / 'nowhere.pth'))
+  damaged = tmp_path / 'damaged.pth'
+  damaged.write_bytes(b'no weights')
+  with pytest.raises(errors.UserError, match=r'damaged\.pth'):
+    taps.image_distance(None, str(damaged))
+
+
 # --- The verb
 
 

@@ -89,8 +89,8 @@ def test_the_readme_is_of_this_version(metadata):
 
 def test_a_run_leaves_what_the_readme_says(workdir):
   """Of the tiny run, whose last step is 4."""
-  table = README.read_text().partition('`runs/digits/`:')[2].partition('\n\n##')[0]
-  cells = [line.split('|')[1] for line in table.strip().splitlines()[2:]]
+  table = README.read_text().partition('`runs/digits/`:')[2].strip().partition('\n\n')[0]
+  cells = [line.split('|')[1] for line in table.splitlines()[2:]]
   files = []
   for name in CODE.findall('\n'.join(cells)):
     path = workdir / name.replace('00000700', '00000004')

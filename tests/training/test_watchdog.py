@@ -38,9 +38,9 @@ def rows(num=12, **changes):
   return found
 
 
-def alarms(found, best='coverage', sampled='gen', **changes):
+def alarms(found, best='coverage', sampled='gen', begins=(0,), **changes):
   given = ml_collections.ConfigDict({**WATCH.to_dict(), **changes})
-  dog = watchdog.Watchdog(given, best, sampled)
+  dog = watchdog.Watchdog(given, best, sampled, begins)
   return [alarm for row in found for alarm in dog.see(row)]
 
 
@@ -86,6 +86,20 @@ def test_one_value_out_of_bounds_is_no_streak():
     found[i]['d_grad_norm'] = 300.0
   assert alarms(found) == []
   assert len(alarms(found, patience=1)) == 3
+
+
+def test_another_stage_is_not_measured_by_the_one_before():
+  grown = {'d_loss': 60.0, 'd_grad_norm': 300.0, 'sigma0_gen/linear/kernel': 40.0, 'batch_std': 0.0}
+  found = rows(30, **grown)
+  assert {alarm.signal for alarm in alarms(found)} == {'spike', 'sigma', 'data'}
+  assert alarms(found, begins=(0, 80)) == []  # the row at 90 is the first after it
+  late = alarms(found, begins=(0, 90))
+  assert late == []  # one value out of bounds, then the stage that it belongs to
+  assert {alarm.step for alarm in alarms(found, begins=(0, 100))} == {100}
+  # What went wrong within the stage is seen all the same, and so are refused updates.
+  found[-1]['refused'] = 1.0
+  found[-2]['d_grad_norm'] = found[-1]['d_grad_norm'] = 3e5
+  assert {alarm.signal for alarm in alarms(found, begins=(0, 80))} == {'refused', 'spike'}
 
 
 def test_a_lower_score_may_be_better():

@@ -316,7 +316,10 @@ class Generator(Protocol):
     """Whether `gen` is ready for these settings, and what is to be said: '' for nothing."""
 
   def weights(self, gen: Gen) -> Any:
-    """The tree that another run's sampled player can begin with (`init_from`)."""
+    """The parameters that another run's sampled player can begin with (`init_from`).
+
+    A run that begins with them, and averages nothing yet, samples as `gen` does.
+    """
 
   def recipe(self, spec: Spec) -> str | None:
     """Python source, for jax alone, whose latents(seed, num) are ours; None where there is none."""

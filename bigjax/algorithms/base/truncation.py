@@ -21,7 +21,8 @@ from bigjax.algorithms.base.draws import keys_of
 from bigjax.core import errors, parallel, trees
 from bigjax.core.ranges import Range
 from bigjax.models import stylegan2
-from bigjax.nn.style import blocks, stylegan
+from bigjax.nn.microbatches import scan
+from bigjax.nn.style import blocks, equalized, stylegan
 
 Array = jax.Array
 
@@ -106,6 +107,26 @@ def averaged_w(
   return trees.select(jnp.isfinite(mean).all(), mean + decay * (w_avg - mean), w_avg)
 
 
+def averaged_over_step(
+  w_avg: Array,
+  mapping: Callable[[Any, Any], Array],
+  weights: Any,
+  of_disc: Mapping[str, Array],
+  of_gen: Mapping[str, Array],
+) -> Array:
+  """The running average of w after a step: of all latents in it, in their order.
+
+  Args:
+    w_avg, mapping, weights: see `averaged_w`.
+    of_disc: the discriminator's examples [k, B, ...], with `z` and `y`.
+    of_gen: the generator's [B, ...].
+  """
+  given = lambda examples: {name: examples[name] for name in ('z', 'y')}
+  after = lambda w_avg, batch: averaged_w(w_avg, mapping, weights, batch)
+  w_avg, _ = scan(lambda w_avg, batch: (after(w_avg, batch), ()), w_avg, given(of_disc))
+  return after(w_avg, given(of_gen))
+
+
 def fields(given: Mapping[str, str] | None) -> dict[str, Any]:
   """The fields of a StyleSpec from the words {option: value} given by a user; others are ignored.
 
@@ -153,7 +174,8 @@ def stored_noise(maps: Mapping[str, Any], resolution: int) -> tuple[Array, ...]:
 class WithStyles(contract.OfNetwork, contract.PlainGenerator):
   """A generator that is contract.Styles itself; gen is {params, w_avg} at least.
 
-  A family adds `net`, `num_layers`, `map`, `noise` and `synthesize`.
+  A family adds `net`, `gains` (of its equalised learning rate), `num_layers`, `map`, `noise` and
+  `synthesize`.
   """
 
   @property
@@ -168,7 +190,7 @@ class WithStyles(contract.OfNetwork, contract.PlainGenerator):
     return self.synthesize(gen, ws, self.noise(gen, z, spec), spec)
 
   def weights(self, gen: Gen) -> Any:
-    return gen['params']
+    return equalized.unscale(gen['params'], self.gains)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +199,7 @@ class Styled(WithStyles):
 
   net: stylegan2.Generator
 
-  options, inputs = OPTIONS, INPUTS
+  options, inputs, gains = OPTIONS, INPUTS, staticmethod(stylegan2.GEN_GAINS)
 
   @property
   def num_layers(self) -> int:

@@ -4,7 +4,8 @@ A pickle is a program. This machine knows only the opcodes that build dicts, lis
 numbers; which globals may be named, and what becomes of a call of one, a reader says (`Language`);
 all else is refused by name. The standard library's unpickler is no base for this: with every global
 forbidden, a megabyte of nested tuples used as a key still crashes the process, and nine bytes make
-it allocate gigabytes.
+it allocate gigabytes. Here time and memory are in proportion to a file's length, for an object that
+it names many times is nowhere copied, printed, hashed or compared as a whole.
 """
 
 import dataclasses
@@ -29,10 +30,15 @@ _PUSHES = {
   'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False,
   'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple,
 }  # fmt: skip
+# Not LONG4, of integers of more than 255 bytes: to hash, compare or print one takes long each time.
 _PUSHES_ARG = {
-  'BININT', 'BININT1', 'BININT2', 'LONG1', 'LONG4', 'BINFLOAT', 'BINSTRING', 'SHORT_BINSTRING',
+  'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT', 'BINSTRING', 'SHORT_BINSTRING',
   'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8',
 }  # fmt: skip
+
+
+_MAX_ARGS = 16  # torch's own calls have 8 at most
+_MAX_KEY = 10_000  # letters of a dict's key: equal ones are compared whenever they are set
 
 
 class Refused(Exception):
@@ -44,6 +50,27 @@ class Global:
   name: str  # 'module.name', one that the language knows
 
 
+class _Index(int):
+  """An integer that is a key: hashed as text, so that no file can choose many that collide."""
+
+  __slots__ = ()
+
+  def __hash__(self) -> int:
+    return hash(int.__repr__(self))
+
+
+def told(held: Any) -> str:
+  """What a file holds, for a sentence: text cut and escaped, numbers, of all else only the type.
+
+  The repr of three tuples of three tuples of ... that are one object each has no end.
+  """
+  if isinstance(held, str):
+    return repr(held[:50])
+  if held is None or isinstance(held, float) or (isinstance(held, int) and abs(held) < 2**64):
+    return repr(held)
+  return f'of the type {type(held).__name__!r}'
+
+
 def _no_persistent(*pid: Any) -> NoReturn:
   raise Refused('has a persistent id')
 
@@ -53,8 +80,8 @@ class Language:
   """What a kind of files may say.
 
   Attributes:
-    calls: what becomes of a call, by the global's name. None may loop or copy: a pickle may call
-      one of them every few bytes.
+    calls: what becomes of a call, by the global's name, of at most 16 arguments. None may loop or
+      copy: a pickle may call one of them every few bytes.
     names: further globals, which may be named and not called.
     advice: how a refusal ends.
     build: (object, state) -> None, what becomes of attributes that are set; may refuse.
@@ -80,12 +107,20 @@ class Language:
   def call(self, function: Any, args: tuple) -> Any:
     if not (isinstance(function, Global) and function.name in self.calls):
       self.refuse(f'calls {getattr(function, "name", "what is no function")}')
+    if not isinstance(args, tuple):
+      raise TypeError('the arguments of a call are no tuple')
+    if len(args) > _MAX_ARGS:
+      self.refuse(f'calls {function.name} with {len(args)} arguments')
     return self.calls[function.name](*args)
 
   def assign(self, target: Any, items: list) -> None:
-    if not all(isinstance(key, str | int) for key in items[::2]):
+    keys = items[::2]
+    if not all(isinstance(key, str | int) for key in keys):
       self.refuse('has a dict with a key that is neither a string nor an integer')
-    target.update(zip(items[::2], items[1::2], strict=True))
+    if any(isinstance(key, str) and len(key) > _MAX_KEY for key in keys):
+      self.refuse(f'has a dict with a key of more than {_MAX_KEY} letters')
+    keys = [_Index(key) if type(key) is int else key for key in keys]
+    target.update(zip(keys, items[1::2], strict=True))
 
 
 def unpickle(stream: BinaryIO, language: Language) -> Any:

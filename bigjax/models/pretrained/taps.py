@@ -149,8 +149,8 @@ def image_distance(name: str | None, path: str | None = None) -> ImageDistance:
   """A distance of images by name.
 
   Args:
-    name: of `DISTANCES`; None for that of the pretrained network where its weights are at hand,
-      else of pixels.
+    name: of `DISTANCES`; None for that of the pretrained network where its weights are at hand or
+      a file of them is given, else of pixels.
     path: of the network's weights; see `load`.
   Raises:
     UserError: there is none of that name; see `load`.
@@ -159,6 +159,8 @@ def image_distance(name: str | None, path: str | None = None) -> ImageDistance:
     try:
       return perceptual(NETWORKS[0], path)
     except errors.UserError:
+      if path is not None:  # who names a file wants that one, not pixels in its stead
+        raise
       return pixels()
   errors.pick(name, dict.fromkeys(DISTANCES), '--distance')
   return pixels() if name == 'pixels' else perceptual(name, path)

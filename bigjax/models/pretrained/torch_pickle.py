@@ -23,9 +23,11 @@ from bigjax.models.pretrained.pickle_machine import DAMAGE, Global, Language, Re
 _ZIP_MAGIC = b'PK\x03\x04'
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, 'little')
 _LEGACY_VERSION = 1001
-_MAX_EXPANSION = 64  # elements of a tensor per element of its storage, by strides of 0
+# Elements of a tensor per element of its storage, by strides of 0; bytes of all per byte of a file.
+MAX_EXPANSION = 64
+MAX_NAME = 1000
 _MAX_NODES = 1_000_000  # entries of dicts and lists: one that holds itself has no end
-_MAX_NAME = 1000
+_MAX_LETTERS = 10_000_000  # of the names of all tensors
 
 _KINDS = {  # torch.FloatStorage holds torch.float32
   'Float': np.float32, 'Double': np.float64, 'Half': np.float16, 'BFloat16': ml_dtypes.bfloat16,
@@ -102,7 +104,9 @@ def _build(target: Any, state: Any) -> None:
 
 def _storage(pid: Any, storages: dict[str, Storage]) -> Storage:
   match pid:
-    case ('storage', Global(name=name), str(key), _, int(numel), *view) if name in _STORAGES:
+    case ('storage', Global(name=name), str(key), _, int(numel), *view) if (
+      name in _STORAGES and len(key) <= MAX_NAME
+    ):
       storage = Storage(key, _STORAGES[name], numel)
     case _:
       raise Refused(f'has a persistent id that is not a storage of a known type, {_ADVICE}')
@@ -121,19 +125,27 @@ def _unpickle(stream: BinaryIO, storages: dict[str, Storage]) -> Any:
 
 
 def _flatten(tree: Any) -> dict[str, Tensor]:
-  found, todo, num_nodes = {}, [('', tree)], 0
+  found, num_nodes, num_letters = {}, 0, 0
+  todo = [('', iter([('', tree)]))]
   while todo:
-    name, node = todo.pop()
-    if num_nodes > _MAX_NODES or len(name) > _MAX_NAME:
+    outer, items = todo[-1]
+    entry = next(items, None)  # one at a time: a list may be named in many places
+    if entry is None:
+      todo.pop()
+      continue
+    key, node = entry
+    name = f'{outer}.{key}' if outer else str(key)
+    num_nodes += 1
+    num_letters += len(name) if isinstance(node, Tensor) else 0
+    endless = num_nodes > _MAX_NODES or num_letters > _MAX_LETTERS
+    if endless or max(len(name), len(todo)) > MAX_NAME:
       raise Refused('nests without end, or has names without end; save a plain state dict')
     if isinstance(node, Tensor):
       if not name or name in found:
         raise Refused(f'has a tensor without a name of its own ({name!r:.100}); save a state dict')
       found[name] = node
     elif isinstance(node, dict | list | tuple):
-      num_nodes += len(node)
-      items = list(node.items() if isinstance(node, dict) else enumerate(node))
-      todo += [(f'{name}.{key}' if name else str(key), child) for key, child in items[::-1]]
+      todo.append((name, iter(node.items() if isinstance(node, dict) else enumerate(node))))
   if not found:
     raise Refused('holds no tensors; give what torch.save(model.state_dict(), PATH) writes')
   return found
@@ -170,7 +182,12 @@ def _legacy(content: bytes, as_found: Callable[[Any], Any]) -> tuple[Any, dict[s
     raise Refused(f'has another version of the format than {_LEGACY_VERSION}; save it again')
   _check_little_endian(system['little_endian'])
   found, keys = as_found(_unpickle(stream, storages)), _unpickle(stream, {})
-  if sorted(keys) != sorted(storages):
+  known = (
+    isinstance(keys, list)
+    and len(keys) == len(storages)
+    and all(isinstance(key, str) and key in storages for key in keys)
+  )  # nothing else is compared: to compare nested tuples, as to sort does, may have no end
+  if not known or len(set(keys)) != len(keys):
     raise Refused('lists other storages than its tensors ask for; copy or download it again')
   end = stream.tell()
   for key in keys:
@@ -217,20 +234,33 @@ def array(name: str, tensor: Tensor, data: bytes | memoryview) -> np.ndarray:
       f'has {len(data)} bytes in storage {storage.key[:100]!r}, where {storage.numel} elements of '
       f'{storage.dtype} were expected; copy or download it again'
     )
-  if not len(size) == len(stride) <= 64 or not all(  # torch and numpy have at most 64 dimensions
-    type(n) is int and 0 <= n < 2**63 for n in (offset, *size, *stride)
+  sequences = isinstance(size, tuple | list) and isinstance(stride, tuple | list)
+  # torch and numpy have at most 64 dimensions.
+  if (
+    not sequences
+    or not len(size) == len(stride) <= 64
+    or not all(type(n) is int and 0 <= n < 2**63 for n in (offset, *size, *stride))
   ):
     raise Refused(f'has no valid shape for tensor {name!r:.100}; save it again with torch')
   if 0 in size:
     return np.zeros(size, tensor.dtype)
   width = tensor.dtype.itemsize
   last, held = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)), len(data)
-  if (last + 1) * width > held or math.prod(size) * width > _MAX_EXPANSION * held:
+  if (last + 1) * width > held or math.prod(size) * width > MAX_EXPANSION * held:
     raise Refused(
       f'puts tensor {name!r:.100} of shape {size!s:.100}, strides {stride!s:.100} outside of its '
-      f'storage, or expands it more than {_MAX_EXPANSION} times; save its .contiguous() copy'
+      f'storage, or expands it more than {MAX_EXPANSION} times; save its .contiguous() copy'
     )
   return np.ndarray(size, tensor.dtype, data, offset * width, [s * width for s in stride])
+
+
+def check_total(num_bytes: int, size: int) -> None:
+  """Refuses tensors that have so many bytes together, of a file of this size: readers copy them."""
+  if num_bytes > MAX_EXPANSION * size:
+    raise Refused(
+      f'has tensors of {num_bytes} bytes, more than {MAX_EXPANSION} times the file, because they '
+      'share storages; save each once, or their .clone()s'
+    )
 
 
 def read(path: str) -> dict[str, np.ndarray]:
@@ -252,7 +282,9 @@ def read(path: str) -> dict[str, np.ndarray]:
       if not head.startswith(_ZIP_MAGIC) and _LEGACY_MAGIC not in head:
         raise Refused(f'begins with {head!r}, unlike what torch.save writes; download it again')
       tensors, data = (_read_zip if head.startswith(_ZIP_MAGIC) else _read_legacy)(file, size)
-    return {name: array(name, t, data[t.storage.key]) for name, t in tensors.items()}
+    arrays = {name: array(name, t, data[t.storage.key]) for name, t in tensors.items()}
+    check_total(sum(found.nbytes for found in arrays.values()), size)
+    return arrays
   except OSError as error:
     why = error.strerror or error
     raise errors.UserError(

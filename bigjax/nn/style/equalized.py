@@ -56,8 +56,15 @@ def scale(params: Any, gains: Gains) -> Any:
   The fan in is the product of all axes but the last; that of a bias is 1.
   """
 
-  def one(path, w):
-    gain = gains(path, w)
-    return w if gain is None else w * (gain / math.sqrt(math.prod(w.shape[:-1])))
+  return trees.map_paths(lambda path, w: w * constant(path, w, gains), params)
 
-  return trees.map_paths(one, params)
+
+def unscale(weights: Any, gains: Gains) -> Any:
+  """The parameters that `scale` makes these weights of."""
+  return trees.map_paths(lambda path, w: w / constant(path, w, gains), weights)
+
+
+def constant(path: str, leaf: Any, gains: Gains) -> float:
+  """What a tensor is multiplied by."""
+  gain = gains(path, leaf)
+  return 1.0 if gain is None else gain / math.sqrt(math.prod(leaf.shape[:-1]))

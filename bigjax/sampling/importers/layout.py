@@ -107,7 +107,7 @@ def network(arrays: Arrays) -> tuple[Arrays, list[str]]:
   if '' in prefixes or not prefixes:
     return arrays, []
   if len(prefixes) > 1:
-    keys = ', '.join(repr(prefix.removesuffix('.')) for prefix in sorted(prefixes))
+    keys = ', '.join(f'{prefix.removesuffix(".")!r:.100}' for prefix in sorted(prefixes)[:5])
     raise errors.UserError(
       f'the file holds several networks, under {keys}; save one of them as a file of its own.'
     )
@@ -119,7 +119,8 @@ def network(arrays: Arrays) -> tuple[Arrays, list[str]]:
 
 def left_out(names: list[str]) -> str:
   more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-  return f'left out: {", ".join(names[:5])}{more}'
+  said = (name[:100].encode('unicode_escape').decode() for name in names[:5])
+  return f'left out: {", ".join(said)}{more}'
 
 
 # --- shared by the two that come from TensorFlow -------------------------------------------------

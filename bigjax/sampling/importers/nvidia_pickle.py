@@ -15,10 +15,10 @@ import numpy as np
 
 from bigjax.core import errors
 from bigjax.models.pretrained import torch_pickle
-from bigjax.models.pretrained.pickle_machine import DAMAGE, Language, Refused, unpickle
+from bigjax.models.pretrained.pickle_machine import DAMAGE, Language, Refused, told, unpickle
 
 VERSIONS = range(1, 7)  # of the records
-_MAX_ENTRIES = 1_000_000  # of all modules: one that holds itself has no end
+_MAX_ENTRIES = 100_000  # of all modules of a network, some thousands: one may hold itself
 _MAX_DEPTH = 20
 _ADVICE = (
   'which no networks of StyleGAN2-ADA need: nothing of it was run; if you trust the file, load it '
@@ -78,7 +78,7 @@ def _view(storage: Any, *args: Any) -> _View:
 def _dtype(code: Any, *how: Any) -> _Dtype:
   del how
   if not isinstance(code, str) or code not in _DTYPES:
-    raise Refused(f'has a number of the unknown type {code!r:.20}')
+    raise Refused(f'has a number of the unknown type {told(code)}')
   return _Dtype(_DTYPES[code])
 
 
@@ -143,7 +143,7 @@ class Module:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A network as its state dict, read-only arrays, and its modules, itself first."""
+  """A network as its state dict, float32 arrays, and its modules, itself first."""
 
   arrays: dict[str, np.ndarray]
   modules: list[Module]
@@ -161,8 +161,9 @@ def _walk(record: _Record) -> Iterator[tuple[str, _Record]]:
   todo, num = [('', record, 0)], 0
   while todo:
     path, module, depth = todo.pop()
-    num += 1 + sum(len(of) if isinstance(of, dict) else 1 for of in module.state.values())
-    if num > _MAX_ENTRIES or depth > _MAX_DEPTH or len(path) > 1000:
+    inner = (len(of) for of in module.state.values() if isinstance(of, dict))
+    num += 1 + len(module.state) + sum(inner)
+    if num > _MAX_ENTRIES or depth > _MAX_DEPTH or len(path) > torch_pickle.MAX_NAME:
       raise Refused('has modules without end')
     yield path, module
     for name, child in _children(module, '_modules')[::-1]:
@@ -172,19 +173,24 @@ def _walk(record: _Record) -> Iterator[tuple[str, _Record]]:
 
 
 class _Storages:
-  """Reads each storage of a file once."""
+  """Reads each storage of a file once; `size` counts the bytes of the file."""
 
-  def __init__(self):
-    self.read = {}
+  def __init__(self, size: int):
+    self.read, self.size, self.num_bytes = {}, size, 0
 
   def array(self, name: str, view: Any) -> np.ndarray:
+    if len(name) > torch_pickle.MAX_NAME:
+      raise Refused('has names without end')
     if not isinstance(view, _View):
       raise Refused(f'has something else where the tensor {name!r:.100} was expected')
     content = view.storage.content
     if id(content) not in self.read:
       self.read[id(content)] = torch_pickle.stored(content)
     storage, data = self.read[id(content)]
-    return torch_pickle.array(name, torch_pickle.rebuilt(storage, *view.args), data)
+    found = torch_pickle.array(name, torch_pickle.rebuilt(storage, *view.args), data)
+    self.num_bytes += found.nbytes
+    torch_pickle.check_total(self.num_bytes, self.size)
+    return found
 
 
 def _network(record: _Record, storages: _Storages) -> Network:
@@ -198,12 +204,14 @@ def _network(record: _Record, storages: _Storages) -> Network:
     modules.append(Module(path.removesuffix('.'), module.class_name, plain))
     for kind in ('_parameters', '_buffers'):
       for name, view in _children(module, kind):
-        arrays[path + name] = storages.array(path + name, view)
+        # Half precision is widened, as the arrays of an .npz are, whoever is to use them.
+        with np.errstate(over='ignore'):  # infinities are refused with all others
+          arrays[path + name] = np.asarray(storages.array(path + name, view), np.float32)
   return Network(arrays, modules)
 
 
 def _networks(content: bytes) -> dict[str, Network]:
-  found, storages = unpickle(io.BytesIO(content), LANGUAGE), _Storages()
+  found, storages = unpickle(io.BytesIO(content), LANGUAGE), _Storages(len(content))
   if not isinstance(found, dict):
     raise Refused('holds no networks by name, as StyleGAN2-ADA saves them')
   networks = {

@@ -18,6 +18,7 @@ import numpy as np
 from bigjax.algorithms.base.truncation import StyleSpec, noise_maps
 from bigjax.core import errors, trees
 from bigjax.models import stylegan2
+from bigjax.models.pretrained.pickle_machine import told
 from bigjax.nn.style import equalized, fir
 from bigjax.nn.style.blocks import FIRST, num_maps
 from bigjax.sampling.importers.layout import Arrays
@@ -29,6 +30,7 @@ CLAMP = (
   'goes beyond'
 )
 GROUP = 'its discriminator compares {} examples: train on with model.stddev_group={}'
+MAX_LEVELS, MAX_LAYERS = 16, 100  # of what a file may have us make networks of
 # (modules, by their path; a setting; what it must be).
 SETTINGS = (
   (r'mapping\.fc\d+', 'activation', 'lrelu'),
@@ -92,7 +94,7 @@ def leaf_out(path: str, w: np.ndarray) -> np.ndarray:
 def _levels(arrays: Arrays, prefix: str, what: str) -> list[int]:
   """log2 of the resolutions that there are blocks of."""
   found = {int(m[1]) for m in (re.match(rf'{prefix}b(\d{{1,6}})\.', n) for n in arrays) if m}
-  sizes = [2**level for level in range(FIRST, FIRST + len(found))]
+  sizes = [2**level for level in range(FIRST, FIRST + min(len(found), MAX_LEVELS))]
   if sorted(found) != sizes:
     raise errors.UserError(
       f"these are no weights of StyleGAN2's {what}: its blocks are of {sorted(found)[:20]} px, "
@@ -126,6 +128,10 @@ def _maps(widths: Mapping[int, int], what: str) -> dict[str, int]:
 def _mapping(arrays: Arrays, what: str) -> dict[str, int]:
   num = sum(bool(re.fullmatch(r'mapping\.fc\d+\.weight', name)) for name in arrays)
   embedded = 'mapping.embed.weight' in arrays
+  if num > MAX_LAYERS:
+    raise errors.UserError(
+      f"StyleGAN2's {what} has a mapping of {num} layers; at most {MAX_LAYERS} are read."
+    )
   classes = _shape(arrays, 'mapping.embed.weight', 2, what)[1] if embedded else 1
   if embedded and classes < 2:
     raise errors.UserError(f"StyleGAN2's {what} has an embedding of a single class; ours has none.")
@@ -148,11 +154,17 @@ def gen_architecture(arrays: Arrays) -> dict[str, Any]:
   widths, mapping = {level: conv(level)[0] for level in levels}, _mapping(arrays, what)
   w_dim = _shape(arrays, 'synthesis.b4.conv1.affine.weight', 2, what)[1]
   inputs = _shape(arrays, 'mapping.fc0.weight', 2, what)[1]
+  z_dim = inputs - (w_dim if mapping['num_classes'] > 1 else 0)
+  if z_dim < 1:
+    raise errors.UserError(
+      f"these are no weights of StyleGAN2's {what}: 'mapping.fc0.weight' has {inputs} inputs, no "
+      f'more than the {w_dim} of its classes.'
+    )
   top = 2 ** levels[-1]
   marks = {'resnet': 'synthesis.b8.skip.weight', 'skip': 'synthesis.b4.torgb.weight'}
   return {
     'resolution': top, **mapping, **_maps(widths, what),
-    'z_dim': inputs - (w_dim if mapping['num_classes'] > 1 else 0), 'w_dim': w_dim,
+    'z_dim': z_dim, 'w_dim': w_dim,
     'channels': _shape(arrays, f'synthesis.b{top}.torgb.weight', 4, what)[0],
     'architecture': _kind(marks, arrays),
   }  # fmt: skip
@@ -213,15 +225,27 @@ def params_in(arrays: Arrays, shapes: Any, what: str) -> tuple[Any, Arrays]:
   rest = [name for name in arrays if name not in wanted and name not in buffers]
   if rest:
     raise errors.UserError(
-      f"the weights have {rest[0]!r}, which StyleGAN2's {what} has no place for ({len(rest)} such "
-      'arrays).'
+      f"the weights have {rest[0]!r:.100}, which StyleGAN2's {what} has no place for "
+      f'({len(rest)} such arrays).'
     )
   for name, w in buffers.items():
     if name.endswith('resample_filter') and (
       w.shape != FILTER.shape or not np.allclose(w, FILTER, rtol=0, atol=1e-6)
     ):
-      raise errors.UserError(f'{name!r} is another filter than [1, 3, 3, 1], which ours all have.')
+      raise errors.UserError(
+        f'{name!r:.100} is another filter than [1, 3, 3, 1], which ours all have.'
+      )
   return trees.nest(params), buffers
+
+
+def _number(module: Module, key: str) -> float | None:
+  """A setting that notes tell; UserError: it is neither None nor a finite number."""
+  held = module.settings.get(key)
+  if held is None or (type(held) in (int, float) and abs(held) < 2**63):
+    return held
+  raise errors.UserError(
+    f'{module.path!r:.100} has {key} {told(held)}; expected None or a finite number.'
+  )
 
 
 def check_settings(modules: Iterable[Module]) -> list[str]:
@@ -236,9 +260,9 @@ def check_settings(modules: Iterable[Module]) -> list[str]:
       held = module.settings.get(key, wanted)
       if re.fullmatch(pattern, module.path) and held != wanted:
         raise errors.UserError(
-          f'{module.path!r} has {key} {held!r:.50}; ours has {wanted!r}, and no other.'
+          f'{module.path!r:.100} has {key} {told(held)}; ours has {wanted!r}, and no other.'
         )
-    clamp, group = (module.settings.get(key) for key in ('conv_clamp', 'group_size'))
+    clamp, group = (_number(module, key) for key in ('conv_clamp', 'group_size'))
     notes += [CLAMP.format(clamp)] if clamp is not None else []
     if module.path == 'b4.mbstd' and group != 4:
       notes.append(GROUP.format(group or 'all', group or 0))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bigjax.core import errors
-from bigjax.models.pretrained import torch_pickle
+from bigjax.models.pretrained import pickle_machine, torch_pickle
 
 from pickles import (
   MAGIC,
@@ -61,11 +61,11 @@ def refused(read):
   """Read a file that must be refused, in one sentence with these words and the file's name."""
 
   def refused(content, *words):
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(errors.UserError) as error:
       read(content)
     said = str(error.value)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
     assert 'weights.pth' in said and '\n' not in said and said.endswith('.') and len(said) < 700
     assert error.value.__suppress_context__
     for word in words:
@@ -313,6 +313,23 @@ def doubled(times):
   return dict_of(w=tensor()) + layers
 
 
+def nested(times):
+  """A tuple of a tuple twice, of a tuple twice, ...: short to write, without end to read."""
+  return b')' + b'q\x09h\x09\x86' * times
+
+
+def nested_dicts(times):
+  return b'}' + (text('') + b'}') * times + b's' * times
+
+
+def dict_of_integers(key, value):
+  return b'}' + integer(key) + value + b's'
+
+
+def shaped(size, stride):
+  return dict_of(w=call(REBUILD, storage(), integer(0), size, stride, b'\x89', ORDERED))
+
+
 @CONTAINERS
 @pytest.mark.parametrize(
   ('body', 'word'),
@@ -331,8 +348,24 @@ def doubled(times):
     (dict_of(w=tensor((0, 1 << 62, 1 << 62), (1, 1, 1))), 'damaged'),
     (dict_of(w=tensor((1,) * 100_000, (1,) * 100_000)), 'no valid shape'),
     (dict_of(w=tensor(stored=storage(numel=1 << 62))), '.'),
+    (dict_of(w=tensor(), x=nested(40)), 'without end'),
+    (tensor(size=(0,), stored=nested(40)), 'damaged'),
+    (shaped(dict_of_integers(3, nested(40)), tuple_of(integer(1))), 'no valid shape'),
+    (shaped(tuple_of(integer(3)), dict_of_integers(1, nested(40))), 'no valid shape'),
+    (shaped(nested(40), nested(40)), 'no valid shape'),
+    (call(name_of('torch', 'device'), *[b'N'] * 17), 'calls torch.device with 17 arguments'),
+    (call(REBUILD, storage(), *[b'N'] * 100), '_rebuild_tensor_v2 with 101 arguments'),
+    (b'\x8b' + struct.pack('<i', 256) + b'\x01' * 256, 'opcode LONG4'),
+    (dict_of(**{'k' * 10_001: tensor()}), 'a key of more than 10000 letters'),
+    (dict_of(w=storage('7' * 1001)), 'persistent id'),
+    (b'](' + tensor((64, 12), (0, 1)) + b'q\x07' + b'h\x07' * 100 + b'e', '64 times the file'),
+    (
+      dict_of(**{'k' * 900: b'](' + tensor((), ()) + b'q\x07' + b'h\x07' * 12_000 + b'e'}),
+      'names without end',
+    ),
+    (nested_dicts(1001), 'nests without end'),
   ],
-  ids=range(14),
+  ids=range(27),
 )
 def test_bombs_are_refused_at_once(refused, container, body, word):
   refused(container(body), word)
@@ -389,8 +422,63 @@ def test_legacy_heads_are_checked(refused):
   refused(in_legacy(body, system=SYSTEM | {'little_endian': False}), 'big-endian')
   refused(in_legacy(body, system=[]), 'damaged')
   refused(in_legacy(body) + b'\0', 'storages end')
-  for keys in (['1'], ['0', '0'], [], [0], 7):
+  for keys in (['1'], ['0', '0'], [], [0], 7, ('0',)):
     refused(in_legacy(body, keys=keys))
+
+
+def test_keys_of_legacy_storages_are_not_sorted(refused):
+  """Two tuples without end, equal but not the same, are not compared."""
+  keys = pickled(b'](' + nested(40) + nested(40) + b'e')
+  refused(in_legacy(dict_of(a=tensor(), b=tensor(stored=storage('1'))), keys=keys), 'lists other')
+
+
+# What the machine does with any language.
+
+
+class Seen(tuple):
+  """A tuple that counts who walks through it."""
+
+  walks = 0
+
+  def __iter__(self):
+    Seen.walks += 1
+    return super().__iter__()
+
+
+@pytest.mark.parametrize('num', [17, 1000])
+def test_arguments_are_counted_before_they_are_copied(num):
+  called = []
+  language = pickle_machine.Language({'a.b': lambda *args: called.append(args)}, (), 'sorry', None)
+  with pytest.raises(pickle_machine.Refused, match=f'calls a.b with {num} arguments, sorry'):
+    language.call(pickle_machine.Global('a.b'), Seen(range(num)))
+  for args in ([1], {1: 2}, 'ab', None, range(2)):
+    with pytest.raises(TypeError, match='no tuple'):
+      language.call(pickle_machine.Global('a.b'), args)
+  assert not called and not Seen.walks
+  language.call(pickle_machine.Global('a.b'), tuple(range(16)))
+  assert called == [tuple(range(16))]
+
+
+def test_integer_keys_do_not_collide():
+  """Python's own hash of each of these is 0: a megabyte of them took minutes."""
+  keys = [k * (2**61 - 1) for k in range(1, 500)]
+  assert {hash(key) for key in keys} == {0}
+  longs = b''.join(b'\x8a\x20' + key.to_bytes(32, 'little') + b'N' for key in keys)
+  language = pickle_machine.Language({}, (), 'sorry', None)
+  found = pickle_machine.unpickle(io.BytesIO(pickled(b'}(' + longs + b'u')), language)
+  assert [str(key) for key in found] == list(map(str, keys))
+  assert len({hash(key) for key in found}) > 490
+
+
+def test_told_looks_into_nothing():
+  endless = ()
+  for _ in range(60):
+    endless = (endless, endless)
+  for held in (endless, [endless], {1: endless}, 10**5000, b'x' * 10**6):
+    assert pickle_machine.told(held) == f'of the type {type(held).__name__!r}'
+  assert pickle_machine.told('a\x1b[2J\n' + 'b' * 10**6) == repr('a\x1b[2J\n' + 'b' * 44)
+  for held in (None, True, -3, 2.5, 1 << 63):
+    assert pickle_machine.told(held) == repr(held)
 
 
 def test_zip_entries_are_checked(refused):

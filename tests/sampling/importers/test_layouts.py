@@ -437,6 +437,12 @@ def test_files_that_hold_no_network_or_several_are_refused():
   assert layout.layout({}) == layout.TORCH
 
 
+def test_names_of_what_is_left_out_steer_no_terminal():
+  names = ['linear.weight', 'a\x1b[2J\n' + 'b' * 1000]
+  _, (note,) = layout.network({f'G.{n}': np.zeros(1) for n in names} | {names[1]: np.zeros(1)})
+  assert note.startswith(r'left out: a\x1b[2J\n') and note.isprintable() and len(note) < 150
+
+
 # --- every name
 
 

@@ -416,6 +416,136 @@ def test_clamps_are_noted(tiny, tmp_path, capsys):
   assert 'cut off at +-256' in capsys.readouterr().out
 
 
+def endless(times=40):
+  """A tuple of one tuple three times, of one tuple three times, ...: 300 bytes in a file."""
+  found = ()
+  for _ in range(times):
+    found = (found, found, found)
+  return found
+
+
+def test_objects_that_are_shared_are_not_printed(refused):
+  """The repr of 22 such tuples took a minute, and twice that for every five bytes more."""
+  refused({'G_ema': module_of(x=nv.Call(nv.function('numpy', 'dtype'), endless()))},
+          "unknown type of the type 'tuple'")  # fmt: skip
+  refused({'G_ema': module_of(x=nv.Call(nv.function('numpy', 'dtype'), 'V8\x1b[2J'))},
+          r"unknown type 'V8\x1b[2J'")  # fmt: skip
+  view = nv.Call(nv.REBUILD, nv.Call(nv.STORED, nv.storage(np.ones(3, np.float32))), endless(),
+                 endless(), endless())  # fmt: skip
+  refused({'G_ema': module_of({'_parameters': {'w': view}})}, "no valid shape for tensor 'w'")
+
+
+@pytest.mark.parametrize(
+  ('name', 'calls'),
+  [
+    (('torch._utils', nv.REBUILD.__qualname__), '_rebuild_tensor_v2'),
+    (('builtins', 'set'), 'builtins.set'), (('dnnlib.util', 'EasyDict'), 'dnnlib.util.EasyDict'),
+  ],
+)  # fmt: skip
+def test_arguments_are_few(refused, name, calls):
+  refused({'G_ema': nv.Call(nv.function(*name), *range(17))}, calls, 'with 17 arguments')
+
+
+def test_attributes_without_end_are_refused(monkeypatch):
+  """A module of many empty dicts, in many places: it is not walked through as often as that."""
+  monkeypatch.setattr(nvidia_pickle, '_MAX_ENTRIES', 1000)
+  leaf = nvidia_pickle._Record('Layer', {str(i): {} for i in range(99)})
+  walked = lambda num: list(nvidia_pickle._walk(
+    nvidia_pickle._Record('G', {'_modules': {str(i): leaf for i in range(num)}})
+  ))  # fmt: skip
+  assert len(walked(9)) == 10
+  with pytest.raises(nvidia_pickle.Refused, match='without end'):
+    walked(10)
+
+
+def test_tensors_that_share_one_storage_are_bounded(refused):
+  """Each is as large as its storage may be expanded, and would be copied."""
+  stored = nv.Call(nv.STORED, nv.storage(np.ones(10_000, np.float32)))
+  view = nv.Call(nv.REBUILD, stored, 0, (32, 10_000), (0, 1))
+  shared = {f'w{i}': view for i in range(3)}
+  refused({'G_ema': module_of({'_parameters': shared})}, 'more than 64 times the file')
+
+
+def test_names_without_end_are_refused(refused):
+  view = nv.tensor(np.ones(3, np.float32))
+  refused({'G_ema': module_of({'_parameters': {'w' * 1001: view}})}, 'names without end')
+  refused({'G_ema': module_of({'w' * 10_001: 1})}, 'a key of more than 10000 letters')
+
+
+@pytest.mark.parametrize(
+  'value',
+  [True, 'a\x1b[2Jb\n' + 'c' * 1000, 10**5000, -(10**5000), np.nan, np.inf, 2**63, b'4'],
+  ids=range(8),
+)
+@pytest.mark.parametrize('key', ['conv_clamp', 'group_size', 'num_channels'])
+def test_settings_that_are_no_numbers_are_refused(key, value):
+  """Whatever it is: in one printable sentence."""
+  module = nvidia_pickle.Module('b4.mbstd', 'MinibatchStdLayer', {'group_size': 4, key: value})
+  if key == 'num_channels' and value is True:
+    return  # as good as 1
+  with pytest.raises(errors.UserError) as caught:
+    stylegan2_ada.check_settings([module])
+  said = str(caught.value)
+  assert said.startswith(f"'b4.mbstd' has {key} ") and said.endswith('.')
+  assert said.isprintable() and len(said) < 200
+
+
+def test_a_clamp_that_would_steer_a_terminal_is_refused(tiny, refused):
+  clamped = {'synthesis.b8.conv0': {'conv_clamp': '\x1b[2J'}}
+  refused(nv.snapshot({'G_ema': tiny['G_ema']}, **clamped), "'synthesis.b8.conv0'", r"'\x1b[2J'")
+
+
+def test_settings_that_are_numbers_are_noted():
+  notes = lambda **settings: stylegan2_ada.check_settings(
+    [nvidia_pickle.Module('b4.mbstd', 'MinibatchStdLayer', settings)]
+  )
+  assert notes(group_size=4, conv_clamp=None) == []
+  assert '+-256.5' in notes(group_size=4, conv_clamp=256.5)[0]
+  assert 'compares all examples' in notes(group_size=None)[0]
+  assert 'compares 8 examples' in notes(group_size=8)[0]
+
+
+def test_networks_of_no_sizes_are_refused(tiny):
+  """Before anything is made of them: powers of two of 100,000 bits, or layers without number."""
+  arrays, scalar = tiny['G_ema'], np.zeros((), np.float32)
+  architecture = lambda more: stylegan2_ada.gen_architecture({**arrays, **more})
+  with pytest.raises(errors.UserError, match='blocks are of'):
+    architecture({f'synthesis.b{i}.x': scalar for i in range(50_000)})
+  with pytest.raises(errors.UserError, match='a mapping of 1000 layers; at most 100'):
+    architecture({f'mapping.fc{i}.weight': scalar for i in range(1000)})
+  with pytest.raises(errors.UserError, match='5 inputs, no more than the 9 of its classes'):
+    architecture({'mapping.embed.weight': np.zeros((9, 3), np.float32),
+                  'synthesis.b4.conv1.affine.weight': np.zeros((3, 9), np.float32)})  # fmt: skip
+
+
+# --- Other precisions
+
+
+def typed(a):
+  """A tensor in its own type, which `nv.tensor` takes for float32."""
+  kind = {'f8': 'DoubleStorage', 'f2': 'HalfStorage', 'f4': 'FloatStorage'}[a.dtype.str[1:]]
+  record = pickles.storage(numel=a.size, kind=('torch', kind))
+  stored = nv.Call(nv.STORED, pickles.in_legacy(record, {'0': a.tobytes()}, width=a.itemsize))
+  strides = tuple(stride // a.itemsize for stride in a.strides)
+  return nv.Call(nv.REBUILD, stored, 0, a.shape, strides, False, collections.OrderedDict())
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float64])
+def test_every_array_is_widened_or_narrowed_to_float32(tiny, tmp_path, dtype):
+  """The average w and constant noise as well, which lie in the generator as they were read."""
+  arrays = {name: np.array(a, dtype, order='C') for name, a in tiny['G_ema'].items()}
+  network = nv.module(arrays, of_tensor=typed, of_parameter=typed)
+  (tmp_path / 'x.pkl').write_bytes(nv.written({'G_ema': network}))
+  found = nvidia_pickle.read(str(tmp_path / 'x.pkl'))['G_ema']
+  assert set(found.arrays) == set(arrays)
+  for name, want in arrays.items():
+    assert found.arrays[name].dtype == np.float32
+    np.testing.assert_array_equal(found.arrays[name], want.astype(np.float32), err_msg=name)
+  gen, *_ = stylegan2_ada.bring_in({'G_ema': found})
+  assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(gen))
+  assert gen['noise_const'] and gen['w_avg'].shape == (4,)
+
+
 # --- Torch's own pickles
 
 
