@@ -70,14 +70,13 @@ def probed(
   train: probes.Seen, test: probes.Seen, per_class: int, draws: int, seed: int
 ) -> dict[str, float]:
   """{kind: share right}, a mean over draws of the labels."""
-  each = []
+  each, split = [], probes.bncrelu(train[0])
   for draw in range(draws):
     pick = probes.few(train[1], per_class, 1000 * seed + draw)
     known = train[0][pick], train[1][pick]
-    split = lambda x: probes.bncrelu(x, train[0])
     each.append({
-      'avepool': probes.linear(known, test, seed)[1],
-      'bncrelu': probes.linear((split(known[0]), known[1]), (split(test[0]), test[1]), seed)[1],
+      'avepool': probes.linear(known, test, seed=seed)[1],
+      'bncrelu': probes.linear(known, test, split, seed)[1],
       'knn': probes.neighbours(known, test),
     })  # fmt: skip
   return {kind: float(np.mean([one[kind] for one in each])) for kind in KINDS}

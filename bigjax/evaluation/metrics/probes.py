@@ -9,6 +9,7 @@ angle, and the most frequent class among them wins.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from bigjax.nn import linalg
 
 Array = jax.Array
 Seen = tuple[np.ndarray, np.ndarray]  # features float32 [n, d], labels int [n]
+Change = Callable[[np.ndarray], np.ndarray]  # of features, a part at a time: all may be many
 NEIGHBOURS = 25
 CHUNK = 1024  # rows at a time
 EPS = 1e-5  # of the variance
@@ -49,11 +51,23 @@ class Recipe:
 RECIPE = Recipe()
 
 
-def bncrelu(features: np.ndarray, train: np.ndarray) -> np.ndarray:
-  """Features [n, d] normalised by the moments of the training images', split by sign: [n, 2d]."""
-  mean, var = train.mean(0, dtype=np.float64), train.var(0, dtype=np.float64)
-  normal = ((features - mean) / np.sqrt(var + EPS)).astype(np.float32)
-  return np.concatenate([np.maximum(normal, 0), np.maximum(-normal, 0)], axis=1)
+def as_they_are(features: np.ndarray) -> np.ndarray:
+  """Features, unchanged."""
+  return features
+
+
+def bncrelu(train: np.ndarray) -> Change:
+  """(Features [n, d]) -> normalised by the moments of training ones, split by sign: [n, 2d]."""
+  mean = train.mean(0, dtype=np.float64)
+  parts = (train[i : i + CHUNK] for i in range(0, len(train), CHUNK))
+  var = sum(np.square(part - mean).sum(0) for part in parts) / len(train)
+  centre, scale = mean.astype(np.float32), (1 / np.sqrt(var + EPS)).astype(np.float32)
+
+  def change(features: np.ndarray) -> np.ndarray:
+    normal = (features - centre) * scale
+    return np.concatenate([np.maximum(normal, 0), np.maximum(-normal, 0)], axis=1)
+
+  return change
 
 
 def few(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
@@ -94,18 +108,24 @@ def _logits(params: dict[str, Array], x: Array) -> Array:
   )
 
 
-def right(params: dict[str, Array], seen: Seen, top: int) -> np.ndarray:
+def right(params: dict[str, Array], seen: Seen, top: int, change: Change) -> np.ndarray:
   """Shares [rates] of rows whose class is among the `top` likeliest."""
   features, labels = seen
   hits = 0
   for i in range(0, len(labels), CHUNK):
-    logits = np.asarray(_logits(params, features[i : i + CHUNK]))
+    logits = np.asarray(_logits(params, change(features[i : i + CHUNK])))
     best = np.argpartition(-logits, top - 1, axis=2)[..., :top]
     hits = hits + (best == labels[None, i : i + CHUNK, None]).any(2).sum(1)
   return hits / len(labels)
 
 
-def linear(train: Seen, test: Seen, seed: int = 0, recipe: Recipe = RECIPE) -> dict[int, float]:
+def linear(
+  train: Seen,
+  test: Seen,
+  change: Change = as_they_are,
+  seed: int = 0,
+  recipe: Recipe = RECIPE,
+) -> dict[int, float]:
   """{1: share of test rows told right by a linear classifier, 5: among the five likeliest}.
 
   The second is there where there are more than five classes.
@@ -113,6 +133,7 @@ def linear(train: Seen, test: Seen, seed: int = 0, recipe: Recipe = RECIPE) -> d
   Args:
     train: features and labels 0 to k - 1 that it learns from.
     test: the same of others.
+    change: what it is given of features.
     seed: of what is held out, and of the order.
     recipe: of its training.
   """
@@ -124,7 +145,7 @@ def linear(train: Seen, test: Seen, seed: int = 0, recipe: Recipe = RECIPE) -> d
   else:
     kept = min(int(recipe.held_out * len(labels)), recipe.most_held_out)
   choosing, learning = order[:kept], order[kept:]
-  shape = (len(rates), features.shape[1], classes)
+  shape = (len(rates), change(features[:1]).shape[1], classes)
   params = {'kernel': jnp.zeros(shape), 'bias': jnp.zeros((shape[0], classes))}
   state, batch = (params, optax.scale_by_adam().init(params)), min(recipe.batch, len(learning))
   block = max(
@@ -134,13 +155,16 @@ def linear(train: Seen, test: Seen, seed: int = 0, recipe: Recipe = RECIPE) -> d
     pick = learning[rng.randint(len(learning), size=(block, batch))]
     if done + block > recipe.steps:
       pick = pick[: recipe.steps - done]
-    rows = features[pick], labels[pick].astype(np.int32)
-    state = _train(state, jnp.array(rates, jnp.float32), *rows)
+    rows = change(features[pick.reshape(-1)]).reshape(*pick.shape, -1)
+    targets = labels[pick].astype(np.int32)
+    state = _train(state, jnp.array(rates, jnp.float32), rows, targets)
   params, best = state[0], 0
   if kept:
-    best = int(right(params, (features[choosing], labels[choosing]), 1).argmax())
+    best = int(right(params, (features[choosing], labels[choosing]), 1, change).argmax())
   chosen = jax.tree.map(lambda p: p[best : best + 1], params)
-  return {top: float(right(chosen, test, top)[0]) for top in ((1, 5) if classes > 5 else (1,))}
+  return {
+    top: float(right(chosen, test, top, change)[0]) for top in ((1, 5) if classes > 5 else (1,))
+  }
 
 
 def neighbours(train: Seen, test: Seen, k: int = NEIGHBOURS) -> float:

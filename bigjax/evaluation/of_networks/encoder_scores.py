@@ -153,9 +153,9 @@ class Measure:
       found[name] = probes.neighbours(known, test, k)
     if 'linear_probe' in self.metrics:
       steps = f'{probes.RECIPE.steps}steps'
-      split = lambda x: probes.bncrelu(x, train[0])
-      for kind, change in (('avepool', lambda x: x), ('bncrelu', split)):
-        shares = probes.linear((change(known[0]), known[1]), (change(test[0]), test[1]), seed)
+      changes = {'avepool': probes.as_they_are, 'bncrelu': probes.bncrelu(train[0])}
+      for kind, change in changes.items():
+        shares = probes.linear(known, test, change, seed)
         for top, share in shares.items():
           of_top = [f'top{top}'] if top > 1 else []
           found['_'.join([begin('linear_probe'), kind, steps, *words, *of_top])] = share

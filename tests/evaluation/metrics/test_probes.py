@@ -31,7 +31,7 @@ def test_the_learning_rate_is_chosen_among_training_images(monkeypatch):
   """The labels of test images change the score, not the classifier."""
   seen = []
   monkeypatch.setattr(
-    probes, 'right', lambda params, part, top: seen.append(len(part[1])) or np.zeros(5)
+    probes, 'right', lambda params, part, *_: seen.append(len(part[1])) or np.zeros(5)
   )
   probes.linear(blobs(700, 1), blobs(140, 2), recipe=QUICK)
   assert seen == [70, 140, 140]  # a tenth of the training images chooses, then the test is read
@@ -51,7 +51,7 @@ def test_of_few_labels_none_are_held_out():
 def test_bncrelu_is_normalised_by_training_images_alone():
   """Published: relu(BN(h)) beside relu(-BN(h)), without gain and bias."""
   train, test = (np.random.default_rng(i).normal(3, 2, (50, 4)).astype(np.float32) for i in (0, 1))
-  found = probes.bncrelu(test, train)
+  found = probes.bncrelu(train)(test)
   normal = (test - train.mean(0)) / np.sqrt(train.var(0) + probes.EPS)
   np.testing.assert_allclose(found[:, :4] - found[:, 4:], normal, rtol=1e-4, atol=1e-5)
   assert (found >= 0).all() and (found[:, :4] * found[:, 4:] == 0).all()

@@ -90,7 +90,7 @@ def told_by_quarters():
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
   monkeypatch.setattr(probes, 'RECIPE', dataclasses.replace(probes.RECIPE, steps=100, alone=1e-2))
-  monkeypatch.setattr(probes.linear, '__defaults__', (0, probes.RECIPE))
+  monkeypatch.setattr(probes.linear, '__defaults__', (probes.as_they_are, 0, probes.RECIPE))
 
 
 def measure(tmp_path, metrics, labels_per_class=0, network=None):
