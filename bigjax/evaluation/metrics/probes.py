@@ -80,15 +80,22 @@ def few(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
   )
 
 
+@jax.jit
+def _logits(params: dict[str, Array], x: Array) -> Array:
+  """Logits [rates, B, k]."""
+  logits = jnp.einsum('bd,rdk->rbk', x, params['kernel'], precision='highest')
+  return logits + params['bias'][:, None]
+
+
 @functools.partial(jax.jit, donate_argnums=0)
 def _train(state: tuple, rates: Array, xs: Array, ys: Array) -> tuple:
   """(Parameters, Adam's state) of all rates after batches xs [steps, B, d], ys [steps, B]."""
   adam = optax.scale_by_adam()
 
   def loss(params, x, y):
-    logits = jnp.einsum('bd,rdk->rbk', x, params['kernel']) + params['bias'][:, None]
-    picked = optax.softmax_cross_entropy_with_integer_labels(logits, y[None].repeat(len(rates), 0))
-    return picked.mean(1).sum()  # the rates know nothing of each other
+    logits, targets = _logits(params, x), y[None].repeat(len(rates), 0)
+    of_each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return of_each.mean(1).sum()  # the rates know nothing of each other
 
   def step(carry, batch):
     params, opt = carry
@@ -98,14 +105,6 @@ def _train(state: tuple, rates: Array, xs: Array, ys: Array) -> tuple:
     return (jax.tree.map(move, params, updates), opt), None
 
   return jax.lax.scan(step, state, (xs, ys))[0]
-
-
-@jax.jit
-def _logits(params: dict[str, Array], x: Array) -> Array:
-  """Logits [rates, B, k]."""
-  return (
-    jnp.einsum('bd,rdk->rbk', x, params['kernel'], precision='highest') + (params['bias'][:, None])
-  )
 
 
 def right(params: dict[str, Array], seen: Seen, top: int, change: Change) -> np.ndarray:
@@ -162,9 +161,8 @@ def linear(
   if kept:
     best = int(right(params, (features[choosing], labels[choosing]), 1, change).argmax())
   chosen = jax.tree.map(lambda p: p[best : best + 1], params)
-  return {
-    top: float(right(chosen, test, top, change)[0]) for top in ((1, 5) if classes > 5 else (1,))
-  }
+  tops = (1, 5) if classes > 5 else (1,)
+  return {top: float(right(chosen, test, top, change)[0]) for top in tops}
 
 
 def neighbours(train: Seen, test: Seen, k: int = NEIGHBOURS) -> float:
