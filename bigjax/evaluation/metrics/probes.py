@@ -147,9 +147,7 @@ def linear(
   shape = (len(rates), change(features[:1]).shape[1], classes)
   params = {'kernel': jnp.zeros(shape), 'bias': jnp.zeros((shape[0], classes))}
   state, batch = (params, optax.scale_by_adam().init(params)), min(recipe.batch, len(learning))
-  block = max(
-    1, min(recipe.steps, 2**24 // (batch * shape[1]))
-  )  # steps whose rows are sent at once
+  block = max(1, min(recipe.steps, SENT // (batch * shape[1])))
   for done in range(0, recipe.steps, block):
     pick = learning[rng.randint(len(learning), size=(block, batch))]
     if done + block > recipe.steps:
