@@ -26,8 +26,8 @@ BigGAN's `imagenet128` with data.num_classes=1.
 
 `cifar10` sees 32 px with small networks on a few cores; its encoder sees the same images.
 
-Hardware: 32 to 512 TPU v3 cores for 128 px in the paper; nothing of these has been measured here.
-`digits` takes minutes on two CPU cores.
+Hardware: TPU v3 pod slices in the paper; nothing of these has been measured here. `digits` takes
+minutes on two CPU cores.
 """
 
 import ml_collections
@@ -78,13 +78,14 @@ VARIANTS = {
   'cifar10': {
     'run.steps': 3000,
     'run.log_every': 50,
-    'run.eval_every': 500,
+    'run.eval_every': 1000,
     'run.checkpoint_every': 500,
     'run.keep': 2,
     'run.keep_every': 0,
     'data.source': 'tfds:cifar10',
     'data.resolution': 32,
     'data.crop': 'center',
+    'eval.name': 'classifier',
     'eval.num_samples': 2000,
     'scores.num': 10_000,
     'model.resolution': 0,
