@@ -8,18 +8,20 @@ it makes of that card the generator as it is sampled.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import contract, player, standing_statistics, truncation
-from bigjax.algorithms.base.draws import keys_of, purpose
+from bigjax.algorithms.base import contract, draws, player, truncation
+from bigjax.algorithms.base.contract import Gen
+from bigjax.algorithms.base.draws import purpose
+from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors
 from bigjax.models import fastgan, projected_gan, stylegan2
-from bigjax.nn.latents import law
+from bigjax.nn.latents import SamplingSpec, law
 from bigjax.nn.style import blocks
 
 Array = jax.Array
@@ -57,13 +59,47 @@ class FastGAN:
     return {'network': 'fastgan_lite' if self.net.lite else 'fastgan', **values}
 
 
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=['truncation'],
+  meta_fields=['dialect', 'standing_passes', 'standing_batch', 'noise'],
+)
 @dataclasses.dataclass(frozen=True)
-class NoisyStatistics(standing_statistics.StandingStatistics):
-  """A sampled FastGAN: standing statistics, and noise that follows from the latents."""
+class NoisySpec(SamplingSpec):
+  """Sampling settings of a FastGAN; `noise` is a key of draws.NOISE."""
 
-  def made(self, variables: dict[str, Any], z: Array, y: Array, **how: Any) -> Any:
-    noise = fastgan.noise_maps(self.net, keys_of(z))
-    return self.net.apply(variables, z, y, noise=noise, **how)
+  noise: str = 'random'
+
+  def __str__(self) -> str:
+    words = super().__str__()
+    return words if self.noise == 'random' else f'{words}, noise {self.noise}'
+
+  def described(self) -> dict[str, str | int]:
+    return super().described() | ({} if self.noise == 'random' else {'noise': self.noise})
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyStatistics(StandingStatistics):
+  """A sampled FastGAN, with noise in its layers; `gen` is prepared for that of each sample's own.
+
+  BatchNorm sees the noise, so that moments are measured anew with another one.
+  """
+
+  options = {**StandingStatistics.options, 'noise': draws.NOISE_HELP}  # noqa: RUF012
+
+  def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> NoisySpec:
+    return NoisySpec(**vars(super().spec(sampling, given)), noise=draws.read_noise(given))
+
+  def given(self, z: Array, spec: NoisySpec) -> dict[str, Any]:
+    keys = draws.noise_keys(spec.noise, z)
+    return {'noise': () if keys is None else fastgan.noise_maps(self.net, keys)}
+
+  def with_noise_of(self, gen: Gen, z: Array, y: Array, spec: NoisySpec, others: Array) -> Array:
+    how = {'train': False, **self.given(others, spec)}
+    return self.net.apply(self.variables(gen, spec), z, y, **how)
+
+  def provenance(self, gen: Gen, spec: NoisySpec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
+    return super().provenance(gen if spec.noise == 'random' else self.bare(gen), spec, sampling)
 
 
 def make_fastgan(config: ml_collections.ConfigDict, ways: dict[str, Any], lite: bool) -> FastGAN:
@@ -83,8 +119,10 @@ def make_fastgan(config: ml_collections.ConfigDict, ways: dict[str, Any], lite: 
   return FastGAN(fastgan.Generator(*sizes, lite, model.bn_group or None, remat, **ways))
 
 
-def sampled_fastgan(fields: dict[str, Any], lite: bool) -> NoisyStatistics:
-  return NoisyStatistics(law=law('normal'), net=fastgan.Generator(**fields, lite=lite))
+def sampled_fastgan(fields: dict[str, Any], lite: bool) -> StandingStatistics:
+  """The sampled network of a card's fields; a light one has no noise."""
+  kind = StandingStatistics if lite else NoisyStatistics
+  return kind(law=law('normal'), net=fastgan.Generator(**fields, lite=lite))
 
 
 @dataclasses.dataclass(frozen=True)

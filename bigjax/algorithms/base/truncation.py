@@ -15,10 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.algorithms.base import contract
+from bigjax.algorithms.base import contract, draws
 from bigjax.algorithms.base.contract import Gen
-from bigjax.algorithms.base.draws import keys_of
-from bigjax.core import errors, parallel, trees
+from bigjax.core import parallel, trees
 from bigjax.core.ranges import Range
 from bigjax.models import stylegan2
 from bigjax.nn.microbatches import scan
@@ -29,11 +28,9 @@ Array = jax.Array
 W_DECAY = 0.995  # of the average w, per minibatch
 PSI = Range(-10, 10, whole=False)
 LAYERS = Range(1, 100)
-# A noise of each sample's own, which follows from its latents; one that all samples share; none.
-NOISE = {'random': 'of each sample', 'const': 'the same for all', 'none': 'none at all'}
 OPTIONS: Mapping[str, str] = types.MappingProxyType({
   'truncation': 'psi or psi:layers, towards the average w: 0.7, 0.7:8, none (default)',
-  'noise': 'of the layers: random (default), const (the same for all samples), none',
+  'noise': draws.NOISE_HELP,
 })  # fmt: skip
 INPUTS: Mapping[str, str] = types.MappingProxyType({
   'psi': 'how much is left of the way from the average w, 1: untruncated',
@@ -47,7 +44,7 @@ class StyleSpec:
   Attributes:
     psi: how far from the average w, 1: untruncated, 0: all styles are the average; may be traced.
     cutoff: how many of the first layers that is for; 0: all of them.
-    noise: a key of NOISE.
+    noise: a key of draws.NOISE.
   """
 
   psi: float = 1.0
@@ -78,10 +75,8 @@ class StyleSpec:
     return stylegan.truncate(ws, w_avg, self.psi, self.cutoff or None)
 
   def noise_keys(self, z: Array) -> Array | None:
-    """Keys of the noise of samples: [B] for one of each, [1] for one of all; None for no noise."""
-    if self.noise == 'none':
-      return None
-    return keys_of(z) if self.noise == 'random' else jax.random.key(0)[None]
+    """Keys of the noise of samples of these latents; see draws.noise_keys."""
+    return draws.noise_keys(self.noise, z)
 
 
 jax.tree_util.register_dataclass(StyleSpec, data_fields=['psi'], meta_fields=['cutoff', 'noise'])
@@ -135,13 +130,9 @@ def fields(given: Mapping[str, str] | None) -> dict[str, Any]:
   """
   given = given or {}
   psi, colon, layers = given.get('truncation', 'none').partition(':')
-  noise = given.get('noise', 'random')
-  errors.pick(noise, NOISE, 'the noise')
-  return {
-    'psi': 1.0 if psi == 'none' else float(PSI.read('truncation=', psi)),
-    'cutoff': LAYERS.read('truncation=psi:', layers) if colon else 0,
-    'noise': noise,
-  }
+  value = 1.0 if psi == 'none' else float(PSI.read('truncation=', psi))
+  cutoff = LAYERS.read('truncation=psi:', layers) if colon else 0
+  return {'psi': value, 'cutoff': cutoff, 'noise': draws.read_noise(given)}
 
 
 # --- A generator of StyleGAN2's kind, by its parts and as it is sampled
@@ -185,8 +176,11 @@ class WithStyles(contract.OfNetwork, contract.PlainGenerator):
     return spec.styles(w, gen['w_avg'], self.num_layers)
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: StyleSpec) -> Array:
+    return self.with_noise_of(gen, z, y, spec, z)
+
+  def with_noise_of(self, gen: Gen, z: Array, y: Array, spec: StyleSpec, others: Array) -> Array:
     ws = self.layers(gen, self.map(gen, z, y), spec)
-    return self.synthesize(gen, ws, self.noise(gen, z, spec), spec)
+    return self.synthesize(gen, ws, self.noise(gen, others, spec), spec)
 
   def weights(self, gen: Gen) -> Any:
     return gen['params']

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.algorithms.base import truncation
+from bigjax.algorithms.base import draws, truncation
 from bigjax.algorithms.base.truncation import StyleSpec
 from bigjax.core import errors
 from bigjax.evaluation import after_training
@@ -37,6 +37,9 @@ def test_what_is_read(words, spec, said, described):
     ({'truncation': 'half'}, 'truncation=half: give a number'),
     ({'truncation': 'inf'}, 'give a finite number'),
     ({'truncation': '0.7:0'}, 'give at least 1'),
+    (
+      {'truncation': '0.7:99'},
+    ),
     ({'truncation': '0.7:'}, 'give a whole number'),
     ({'truncation': '0.7:resample'}, 'give a whole number'),
     ({'noise': 'constant'}, "the noise is 'constant' \\(did you mean const"),
@@ -73,7 +76,7 @@ def test_psi_may_be_traced_and_the_rest_is_static():
 
 def test_keys_of_the_noise():
   z = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)
-  keys = {name: StyleSpec(noise=name).noise_keys(z) for name in truncation.NOISE}
+  keys = {name: StyleSpec(noise=name).noise_keys(z) for name in draws.NOISE}
   assert keys['none'] is None and keys['const'].shape == (1,)
   of_each = jax.random.key_data(keys['random'])
   assert len(np.unique(of_each, axis=0)) == 3
