@@ -269,7 +269,7 @@ class MultiScale(truncation.WithStyles):
     if scale and scale not in self.scales():
       known = ', '.join(map(str, self.scales()))
       raise errors.UserError(f'scale={scale} is none of this generator; give one of {known}.')
-    return Shown(**truncation.fields(given), scale=scale)
+    return Shown(**truncation.fields(given, self.num_layers), scale=scale)
 
   def scales(self) -> Sequence[int]:
     """Pixels of its images, the smallest first."""

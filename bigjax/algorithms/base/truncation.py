@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from bigjax.algorithms.base import contract, draws
 from bigjax.algorithms.base.contract import Gen
-from bigjax.core import parallel, trees
-from bigjax.core.ranges import Range
+from bigjax.core import errors, parallel, trees
+from bigjax.core.ranges import COUNT, Range
 from bigjax.models import stylegan2
 from bigjax.nn.microbatches import scan
 from bigjax.nn.style import blocks, stylegan
@@ -27,7 +27,6 @@ Array = jax.Array
 
 W_DECAY = 0.995  # of the average w, per minibatch
 PSI = Range(-10, 10, whole=False)
-LAYERS = Range(1, 100)
 OPTIONS: Mapping[str, str] = types.MappingProxyType({
   'truncation': 'psi or psi:layers, towards the average w: 0.7, 0.7:8, none (default)',
   'noise': draws.NOISE_HELP,
@@ -122,16 +121,24 @@ def averaged_over_step(
   return after(w_avg, given(of_gen))
 
 
-def fields(given: Mapping[str, str] | None) -> dict[str, Any]:
+def fields(given: Mapping[str, str] | None, num_layers: int) -> dict[str, Any]:
   """The fields of a StyleSpec from the words {option: value} given by a user; others are ignored.
 
+  Args:
+    given: the words.
+    num_layers: of the generator.
   Raises:
     UserError: a value means nothing.
   """
   given = given or {}
   psi, colon, layers = given.get('truncation', 'none').partition(':')
   value = 1.0 if psi == 'none' else float(PSI.read('truncation=', psi))
-  cutoff = LAYERS.read('truncation=psi:', layers) if colon else 0
+  cutoff = COUNT.read('truncation=psi:', layers) if colon else 0
+  if cutoff > num_layers:
+    raise errors.UserError(
+      f'truncation={psi}:{cutoff} is for more layers than there are: this generator has '
+      f'{num_layers}; give {psi}:{num_layers}, or {psi}, for all of them.'
+    )
   return {'psi': value, 'cutoff': cutoff, 'noise': draws.read_noise(given)}
 
 
@@ -201,7 +208,7 @@ class Styled(WithStyles):
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> StyleSpec:
     del sampling
     contract.check_options(given, self.options)
-    return StyleSpec(**fields(given))
+    return StyleSpec(**fields(given, self.num_layers))
 
   def map(self, gen: Gen, z: Array, y: Array) -> Array:
     return mapped(self.net, gen['params'], z, y)

@@ -25,10 +25,10 @@ from bigjax.evaluation import after_training
   ],
 )  # fmt: skip
 def test_what_is_read(words, spec, said, described):
-  found = StyleSpec(**truncation.fields(words))
+  found = StyleSpec(**truncation.fields(words, 18))
   assert found == spec and hash(found) == hash(spec)
   assert str(found) == said and found.described() == described
-  assert StyleSpec(**truncation.fields(found.described())) == found  # the same samples again
+  assert StyleSpec(**truncation.fields(found.described(), 18)) == found  # the same samples again
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,9 @@ def test_what_is_read(words, spec, said, described):
     ({'truncation': '0.7:0'}, 'give at least 1'),
     (
       {'truncation': '0.7:99'},
+      'than there are: this generator has 18; give 0.7:18, or',
     ),
+    ({'truncation': '0.7:19'}, 'this generator has 18'),
     ({'truncation': '0.7:'}, 'give a whole number'),
     ({'truncation': '0.7:resample'}, 'give a whole number'),
     ({'noise': 'constant'}, "the noise is 'constant' \\(did you mean const"),
@@ -47,11 +49,11 @@ def test_what_is_read(words, spec, said, described):
 )
 def test_what_is_refused(words, message):
   with pytest.raises(errors.UserError, match=message):
-    truncation.fields(words)
+    truncation.fields(words, 18)
 
 
 def test_a_sweep_is_drawn_against_psi():
-  specs = [StyleSpec(**truncation.fields({'truncation': t})) for t in ('0.5', 'none', '0')]
+  specs = [StyleSpec(**truncation.fields({'truncation': t}, 18)) for t in ('0.5', 'none', '0')]
   assert [after_training.at(spec) for spec in specs] == [0.5, 1, 0]
   assert specs[0].dialect == 'psi'
 
