@@ -41,7 +41,6 @@ from bigjax.nn.resizing import resize
 from bigjax.nn.schedules import Decay
 
 Array = jax.Array
-PROJECTION_SEED = 2021
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +76,25 @@ class Critic:
     Raises:
       UserError: those of the network cannot be had.
     """
-    return self.with_projection(jax.tree.map(jnp.asarray, self.tapped.variables))
+    variables = self.tapped.variables
+    projection = projected_gan.random_projection(self.of_projection(variables))
+    return jax.tree.map(jnp.asarray, {'features': variables, 'projection': projection})
 
   def shapes(self) -> dict[str, Any]:
     """Shapes of the same, without the network's weights."""
     of_trunk = torch_layout.shapes(self.trunk)
     trunk = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in of_trunk.items()}
-    return jax.eval_shape(self.with_projection, trees.nest(trunk))
+    variables = trees.nest(trunk)
+    return {'features': variables, 'projection': self.of_projection(variables)}
 
-  def with_projection(self, variables: Any) -> dict[str, Any]:
-    """All that is frozen, of the network's weights."""
-    image = jnp.zeros((1, 64, 64, 3))
-    maps = jax.eval_shape(self.trunk.apply, variables, image)['taps']
-    zeros = [jnp.zeros(x.shape, x.dtype) for x in maps]
-    key = jax.random.key(PROJECTION_SEED)
-    return {'features': variables, 'projection': self.projection.init(key, zeros)['params']}
+  def of_projection(self, variables: Any) -> Any:
+    """Shapes of the projection's weights, from those of the network or their shapes."""
+
+    def run(variables):
+      taps = self.trunk.apply(variables, jnp.zeros((1, 64, 64, 3)))['taps']
+      return self.projection.init(jax.random.key(0), taps)['params']
+
+    return jax.eval_shape(run, variables)
 
   def __call__(self, frozen: dict[str, Any], images: Array) -> tuple[Array, ...]:
     images = jnp.repeat(images, 3 // images.shape[-1], axis=3)

@@ -128,6 +128,7 @@ def test_nobody_trains_averages_or_keeps_what_is_frozen():
     assert not [path for path in trees.flat(tree) if 'ccm' in path or 'csm' in path]
   gen = jax.eval_shape(lambda state: algorithm.generator(state, None), state)
   assert set(gen) == {'params'}
+  assert trees.flat(state['frozen'])
 
 
 def test_frozen_weights_are_those_of_the_network_that_the_config_names():
