@@ -416,6 +416,10 @@ def make(
   }  # fmt: skip
   kind = errors.pick(model.network, KINDS, 'model.network')
   side = seen_side(config)
+  if data.channels not in (1, 3):
+    raise errors.UserError(
+      f'data.channels is {data.channels}; the frozen network sees colours: give 3, or 1 for grey.'
+    )
   policy = augment.none
   if config.augment.name != 'none':
     policy = diffaugment.policy(config.augment.name, config.augment.cutout)

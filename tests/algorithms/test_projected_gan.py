@@ -293,3 +293,4 @@ def test_configs_have_the_official_numbers_of_parameters(variant, counts):
 def test_sizes_that_do_not_fit_are_refused(changes, words):
   with pytest.raises(errors.UserError, match=words):
     projected_gan.make(tiny(**changes))
+    ({'data__channels': 2}, 'data.channels is 2; .* give 3, or 1 for grey'),
