@@ -24,7 +24,7 @@ import ml_collections
 from bigjax.algorithms.base import configs, contract, player, standing_statistics, style_config
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
-from bigjax.algorithms.base.generator_kinds import KINDS, SPECTRAL
+from bigjax.algorithms.base.generators.kinds import KINDS, SPECTRAL
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import DTYPES, averaging
 from bigjax.core import errors, parallel, trees
@@ -115,7 +115,7 @@ class Critic:
 class ProjectedGAN:
   """The game of the paper; see contract.Algorithm for what each method promises."""
 
-  synthesis: Any  # the generator as one of generator_kinds.KINDS makes it
+  synthesis: Any  # the generator as one of KINDS makes it
   critic: Critic
   disc_net: projected_gan.Discriminator
   gen: Player

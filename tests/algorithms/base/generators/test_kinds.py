@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.algorithms.base.generator_kinds import KINDS, NoisySpec
+from bigjax.algorithms.base.generators.kinds import KINDS, NoisySpec
 from bigjax.core import errors, trees
 
 FIELDS = {'resolution': 8, 'num_classes': 1, 'z_dim': 4, 'ngf': 2, 'channels': 1}
