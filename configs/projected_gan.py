@@ -71,6 +71,8 @@ VARIANTS = {
     'data.num_classes': 5,
     'data.held_out': 0.05,  # the default: its folder has a test split
     'eval.name': 'classifier',
+    'eval.standing_passes': 16,
+    'eval.standing_batch': 128,
     'scores.features': 'classifier',
     'model.z_dim': 128,
     'model.ngf': 32,
