@@ -7,13 +7,17 @@ digest, the resizer, the reference's digest, truncation and its dialect, standin
 from typing import Any
 
 from bigjax.core import errors, files, ranges
-from bigjax.evaluation.metrics.registry import METRICS, OF_GENERATOR
+from bigjax.evaluation.metrics.registry import METRICS, OF_ENCODER, OF_GENERATOR
 from bigjax.models.pretrained.published import PUBLISHED
 from bigjax.sampling import options
 
 NUM = ranges.Range(2, 10**7)  # samples
+LABELS = ranges.Range(0, 10**6)  # of a class; 0: all
 MOST_SEEDS = 1000
-KNOWN = f'of {", ".join(METRICS)}; of a generator itself, {", ".join(OF_GENERATOR)}'
+KNOWN = (
+  f'of {", ".join(METRICS)}; of a generator itself, {", ".join(OF_GENERATOR)}; of its encoder, '
+  f'{", ".join(OF_ENCODER)}'
+)
 
 
 def arguments() -> errors.Arguments:
@@ -42,6 +46,13 @@ def arguments() -> errors.Arguments:
   parser.add_argument(
     '--crop', action='store_true', help='path lengths of the faces in aligned portraits alone'
   )
+  ranges.add_option(
+    parser,
+    '--labels_per_class',
+    LABELS,
+    'training images of each class whose labels probes know',
+    0,
+  )
   options.add_sampling(parser)
   parser.add_argument('--sweep', metavar='t,t,...', help='truncations to compare: 0.2,0.5,1,none')
   parser.add_argument(
@@ -69,10 +80,11 @@ def parse(argv: list[str]) -> Any:
   errors.pick(args.features, {**PUBLISHED, 'classifier': None}, '--features')
   args.metrics = [word.strip() for word in args.metrics.split(',') if word.strip()]
   for name in args.metrics:
-    errors.pick(name, {**METRICS, **OF_GENERATOR}, '--metrics')
+    errors.pick(name, {**METRICS, **OF_GENERATOR, **dict.fromkeys(OF_ENCODER)}, '--metrics')
   if not args.metrics:
     raise errors.UserError(f'--metrics is empty; give some {KNOWN}.')
   args.of_generator = [name for name in args.metrics if name in OF_GENERATOR]
+  args.of_encoder = [name for name in args.metrics if name in OF_ENCODER]
   args.metrics = [name for name in args.metrics if name in METRICS]
   options.check_distance(args)
   paths = [name for name in args.of_generator if not OF_GENERATOR[name].separates]

@@ -16,13 +16,14 @@ from bigjax import data
 from bigjax.algorithms.base.contract import Spec
 from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
-from bigjax.evaluation import class_scores, generator_scores, image_sets, patch_scores, plots
+from bigjax.evaluation import class_scores, image_sets, patch_scores, plots
 from bigjax.evaluation.class_scores import ByClass, Record
 from bigjax.evaluation.feature_pass import FeaturePass, over_frames
-from bigjax.evaluation.generator_scores import Measure
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.metrics.registry import METRICS, OF_GENERATOR
+from bigjax.evaluation.of_networks import encoder_scores, generator_scores
+from bigjax.evaluation.of_networks.generator_scores import Measure
 from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, refuse, scored, warn
 from bigjax.evaluation.reference import (
   cached_reference,
@@ -151,6 +152,7 @@ def of_generators(
   reference: Any,
   by_class: ByClass | None,
   measure: Measure,
+  of_encoder: encoder_scores.Measure,
   side: int,
 ) -> list[Generated]:
   """Score every generator at every truncation asked for; one of them is in memory at a time.
@@ -164,7 +166,8 @@ def of_generators(
     for spec in specs(args, loaded):
       loaded.prepare(spec, anew=True)
       each, by_seed = [], []
-      for seed in args.seeds:
+      of_seeds = of_encoder.scored(loaded, spec, args.seeds)
+      for seed, encoded in zip(args.seeds, of_seeds, strict=True):
         samples, scores = None, {}
         if args.metrics or by_class or separates(args):
           samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed, side)
@@ -173,7 +176,7 @@ def of_generators(
             warn(samples, reference, args.metrics)
           scores = scored(samples, reference, args.metrics, look.network.name, seed)
         of_it = args.of_generator, loaded, spec, samples, args.num, seed
-        each.append({**scores, **measure.scored(*of_it)})
+        each.append({**scores, **measure.scored(*of_it), **encoded})
         by_seed += [by_class(samples)] if by_class else []
       step = loaded.card.get('step')
       what = 'exported' if step is None else f'step {step:,}'
@@ -243,8 +246,16 @@ def begin(
   return [lambda: first, *readers[1:]], first, None, max([first.shape, *shapes])
 
 
-def find_real(args: Any, size: tuple[int, ...]) -> tuple[ImageSet | None, dict[str, ImageSet], str]:
-  """Return (the reference's images, all splits of its source, a file of statistics or '')."""
+def find_real(
+  args: Any, size: tuple[int, ...], labelled: bool = False
+) -> tuple[ImageSet | None, dict[str, ImageSet], str]:
+  """Return (the reference's images, all splits of its source, a file of statistics or '').
+
+  Args:
+    args: of the command.
+    size: of an image or clip.
+    labelled: whether with the data's own labels, also where the run did not look at them.
+  """
   given, known = args.reference, {}
   if args.workdir:
     path = os.path.join(args.workdir, 'config.json')
@@ -258,10 +269,34 @@ def find_real(args: Any, size: tuple[int, ...]) -> tuple[ImageSet | None, dict[s
     return None, {}, given
   source, split = image_sets.split_of(given) if given is not None else (known['source'], 'train')
   same = source == known.get('source')
+  if labelled:
+    known.pop('num_classes', None)
   data_dir = args.data_dir or (known.get('data_dir') if same else '') or ''
   splits = image_sets.open_source(source, size, data_dir, known if same else {})
   say_warnings(splits[split])
   return splits[split], splits, ''
+
+
+def with_encoder(args: Any, loaded: Loaded | None) -> encoder_scores.Measure:
+  """What scores of an encoder are measured with: labelled images of the size that it takes.
+
+  Raises:
+    UserError: there are none that serve.
+  """
+  if not args.of_encoder:
+    encoder_scores.refuse_images((), None, args.labels_per_class)
+    return encoder_scores.of_none()
+  size = loaded.encoder_shape
+  _, splits, _ = find_real(args, size, labelled=True)
+  train = splits.get('train')
+  encoder_scores.refuse_images(args.of_encoder, train, args.labels_per_class)
+  network = None
+  if 'reconstruction' in args.of_encoder and args.features == 'classifier':
+    whole = splits if size == loaded.shape else find_real(args, loaded.shape, labelled=True)[1]
+    network = open_network(args.features, None, whole['train'])
+  return encoder_scores.Measure(
+    args.of_encoder, splits, args.num, args.labels_per_class, network, args.batch, args.out
+  )
 
 
 def say_warnings(images: ImageSet) -> None:
@@ -287,6 +322,7 @@ def _run(args: Any) -> None:
   # What is scored, and with what it is compared; refused before a network is loaded.
   readers, first, images, size = begin(args)
   generator_scores.refuse(args.of_generator, first)
+  encoder_scores.refuse(args.of_encoder, first)
   compares = bool(args.metrics or args.by_class)
   found = find_real(args, size) if compares or separates(args) else (None, {}, '')
   real_images, splits, statistics = found
@@ -310,6 +346,7 @@ def _run(args: Any) -> None:
     network = over_frames(network)
   look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
   measure = Measure(distance, args.crop, network, args.batch)
+  encoders = with_encoder(args, first)
   real_images = real_images if compares else None
   # Real images: the reference, and others of the same set, whose scores are the floor.
   reference = read_statistics(statistics, network.dim) if statistics else None
@@ -335,7 +372,7 @@ def _run(args: Any) -> None:
     by_class = ByClass(reference, names, network, counts, per_class, floor_seen)
   if first:
     del first  # which its reader alone shall hold
-    rows = of_generators(args, readers, look, reference, by_class, measure, size[-3])
+    rows = of_generators(args, readers, look, reference, by_class, measure, encoders, size[-3])
   else:
     rows = of_images(args, images, look, reference, by_class)
   # The records, each with its protocol; pictures and tables.
@@ -345,7 +382,7 @@ def _run(args: Any) -> None:
     about = protocol(
       look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
     )
-    written.append({**record, 'protocol': {**about, **measure.about()}})
+    written.append({**record, 'protocol': {**about, **measure.about(), **encoders.about()}})
   write(args.out, written)
   if by_class:
     write(args.out, [record for row in rows for record in row.classes], 'by_class.jsonl')

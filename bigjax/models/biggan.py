@@ -25,7 +25,7 @@ from bigjax.nn.layers import (
   projection_score,
   remat,
 )
-from bigjax.nn.residual import DiscBlock, GenBlock
+from bigjax.nn.residual import GenBlock
 
 Array = jax.Array
 
@@ -163,12 +163,8 @@ class Discriminator(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, y: Array, mask: Array | None = None) -> Array:
-    widths, num_down = DISC_WIDTHS[self.resolution]
-    block, attend = remat(DiscBlock, self.remat), remat(Attention, self.remat)
-    how = (self.kernels, self.dtype)
-    h = x.astype(self.dtype)
-    for i, width in enumerate(self.widths or widths):
-      h = block(width * self.ch, i < num_down, i == 0, *how, name=f'blocks_{i}')(h)
-      if i < num_down and h.shape[1] in self.attention:
-        h = attend(self.kernels, self.dtype, name=f'attention_{i}')(h)
+    published, num_down = DISC_WIDTHS[self.resolution]
+    widths = [width * self.ch for width in self.widths or published]
+    how = (self.attention, self.remat, self.kernels, self.dtype)
+    h = residual.trunk(x, widths, num_down, *how)
     return projection_score(h, y, self.num_classes, mask)

@@ -98,6 +98,12 @@ def freeze(mask: Callable[[str, Any], bool]) -> optax.GradientTransformation:
   return optax.stateless(lambda updates, params: trees.map_paths(still, updates))
 
 
+def scaled(mask: Callable[[str, Any], bool], times: float) -> optax.GradientTransformation:
+  """Multiply the updates at `mask(path, leaf)`; after an optimizer proper, its learning rate."""
+  faster = lambda path, delta: times * delta if mask(path, delta) else delta
+  return optax.stateless(lambda updates, params: trees.map_paths(faster, updates))
+
+
 def _standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTransformation:
   """Let optax mix its int32 counts with floats where the program at large forbids it."""
 

@@ -5,7 +5,7 @@ BigGAN: they differ in norms, in the width between two convolutions and in how t
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -138,6 +138,36 @@ class DiscBlock(nn.Module):
     if self.down or x.shape[-1] != self.features:
       x = conv(self.features, 1, resample, initializer=self.initializer_sc, name='conv_sc')(x)
     return h + x
+
+
+def trunk(
+  x: Array,
+  widths: Sequence[int],
+  num_down: int,
+  attention: Sequence[int],
+  recompute: bool,
+  kernels: Kernels,
+  dtype: Any,
+) -> Array:
+  """The maps [B, H, W, C] of a discriminator's blocks, of images, before they are scored.
+
+  A part of the module that calls it, of which its blocks become submodules.
+
+  Args:
+    x: [B, H, W, channels].
+    widths: channels after each block.
+    num_down: how many of them, from the first, halve the resolution.
+    attention: resolutions of halving blocks that end with a non-local block.
+    recompute: see `layers.remat`.
+    kernels, dtype: of the layers.
+  """
+  block, attend = remat(DiscBlock, recompute), remat(Attention, recompute)
+  h = x.astype(dtype)
+  for i, width in enumerate(widths):
+    h = block(width, i < num_down, i == 0, kernels, dtype, name=f'blocks_{i}')(h)
+    if i < num_down and h.shape[1] in attention:
+      h = attend(kernels, dtype, name=f'attention_{i}')(h)
+  return h
 
 
 def table_norm(num_classes: int, group: int | None, eps: float, dtype: Any) -> Norm:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from bigjax.algorithms.base.contract import Spec, styles_of
+from bigjax.algorithms.base.contract import Spec, encoder_of, styles_of
 from bigjax.core import buckets, errors, paths, ranges, trees
 from bigjax.core.ranges import whole
 from bigjax.sampling import generator_file as cards
@@ -126,16 +126,57 @@ class Loaded:
     """uint8 images [n, H, W, C]; call `prepare(spec)` first."""
     return self.sampler.images(self.gen, z, y, spec, batch)
 
-  def encode(self, images: np.ndarray) -> np.ndarray:
-    """Latents [n, ...] of uint8 images [n, ...], by the encoder of this generator.
+  def encode(self, images: np.ndarray, batch: int = BATCH) -> np.ndarray:
+    """Latents float32 [n, ...] of uint8 images [n, ...] of the size that the encoder takes.
+
+    Args:
+      images: see `encoder_shape`.
+      batch: images looked at at a time.
+    Raises:
+      UserError: there is no encoder, or the images are of another shape or type.
+    """
+    return self.sampler.encoded(self.stored, self._encodable(images, 'encode'), batch)
+
+  def features(self, images: np.ndarray, batch: int = BATCH) -> np.ndarray:
+    """The encoder's features float32 [n, d] of the same images; arguments as of `encode`."""
+    return self.sampler.features(self.stored, self._encodable(images, 'features'), batch)
+
+  def reconstruct(
+    self, images: np.ndarray, labels: Labels = 0, batch: int = BATCH, **options: Any
+  ) -> np.ndarray:
+    """Images uint8 [n, ...] that the generator makes of the latents of others.
+
+    Args:
+      images, batch: as of `encode`.
+      labels: their classes, as of a call; by default all are of the first, which may be the only.
+      options: sampling options of this generator, by name.
+    Raises:
+      UserError: as `encode`, or there is no such option or class.
+    """
+    spec = self.spec(**options)
+    z = self.encode(images, batch)
+    y = read_labels(labels, self.class_names, len(z))
+    self.prepare(spec)
+    return self.images(z, y, spec, batch)
+
+  @property
+  def encoder_shape(self) -> tuple[int, ...]:
+    """(H, W, C) of the images that the encoder takes; UserError: there is none."""
+    return tuple(encoder_of(self.sampler.generator, 'encoder_shape').shape)
+
+  def _encodable(self, images: np.ndarray, what: str) -> np.ndarray:
+    """Images that the encoder takes.
 
     Raises:
-      UserError: it has none.
+      UserError: there is no encoder, or they are of another shape or type.
     """
-    encode = getattr(self.sampler.generator, 'encode', None)
-    if encode is None:
-      raise errors.UserError(f'a generator of {self.card["algorithm"]!r} has no encoder.')
-    return np.asarray(encode(self.stored, images.astype(np.float32) / 127.5 - 1))
+    shape, images = tuple(encoder_of(self.sampler.generator, what).shape), np.asarray(images)
+    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
+      raise errors.UserError(
+        f'{what} was given images {images.dtype} {list(images.shape)}; give uint8 '
+        f'[images, {", ".join(map(str, shape))}].'
+      )
+    return images
 
   def synthesized(
     self, w: np.ndarray, seed: int = 0, batch: int = BATCH, **options: Any

@@ -120,6 +120,31 @@ class Sampler:
         out.append(np.asarray(run(*part).addressable_data(0)))
     return np.concatenate(out)[:num]
 
+  # --- Of generators with an encoder (contract.Encoder)
+
+  def _look(self, see: Callable[[Gen, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    def run(gen, images):
+      return see(gen, images.astype(jnp.float32) / 127.5 - 1)
+
+    examples, everywhere = parallel.batched(self.mesh), parallel.replicated(self.mesh)
+    return jax.jit(run, in_shardings=(None, examples), out_shardings=everywhere)
+
+  @functools.cached_property
+  def _encode(self):
+    return self._look(self.generator.encoder.encode)
+
+  @functools.cached_property
+  def _features(self):
+    return self._look(self.generator.encoder.features)
+
+  def encoded(self, gen: Gen, images: np.ndarray, batch: int = 64) -> np.ndarray:
+    """Latents float32 [n, ...] of uint8 images [n, ...]."""
+    return self._in_batches(lambda part: self._encode(gen, part), (images,), batch)
+
+  def features(self, gen: Gen, images: np.ndarray, batch: int = 64) -> np.ndarray:
+    """The encoder's features float32 [n, num_features] of the same."""
+    return self._in_batches(lambda part: self._features(gen, part), (images,), batch)
+
   # --- Of generators with styles (contract.Styles)
 
   @functools.cached_property
@@ -242,7 +267,11 @@ def from_card(
 
 
 def trace(generator: Generator, gen: Gen, sampling: Mapping[str, Any]) -> None:
-  """Trace the making of one image, computing nothing: fails where arrays have other shapes."""
+  """Trace what is made of one image, computing nothing: fails where arrays have other shapes."""
+  encoder = getattr(generator, 'encoder', None)
+  if encoder is not None:
+    images = jax.ShapeDtypeStruct((1, *encoder.shape), jnp.float32)
+    jax.eval_shape(encoder.encode, gen, images)
   ready = lambda spec: generator.provenance(gen, spec, sampling)[0]
   spec = generator.spec(sampling)
   if not ready(spec):

@@ -249,13 +249,33 @@ class Styles(Protocol):
     """Samples [B, ...] in [-1, 1] of what each layer is given and adds; () adds nothing."""
 
 
+class Encoder(Protocol):
+  """The way back, from images to latents: what encoding, reconstructions and probes need.
+
+  Its weights, and whatever else it needs, are part of the tree that its Generator is given.
+
+  Attributes:
+    shape: of the images that it takes, (H, W, C) or (T, H, W, C), which may be larger than samples.
+    num_features: of an image.
+  """
+
+  shape: tuple[int, ...]
+  num_features: int
+
+  def encode(self, gen: Gen, images: Array) -> Array:
+    """Latents [B, ...] of images [B, ...] in [-1, 1]: of a law of latents, the mean."""
+
+  def features(self, gen: Gen, images: Array) -> Array:
+    """Features [B, num_features], float32, of the same images: what a probe looks at."""
+
+
 class Generator(Protocol):
   """Everything after training: sample, evaluate, export and plan see only this.
 
-  One with an encoder also has `encode(gen, images [B, ...] in [-1, 1]) -> latents`, one with styles
-  `styles`, its parts; where that is None or missing, it has none (`styles_of`). One whose samples
-  have a noise that follows from their latents also has `with_noise_of(gen, z, y, spec, others)`:
-  samples of z with the noise of others, which are latents as well (`draws.with_noise_of`).
+  One with an encoder also has `encoder`, an Encoder, one with styles `styles`, its parts; where
+  these are None or missing, it has none (`encoder_of`, `styles_of`). One whose samples have a noise
+  that follows from their latents also has `with_noise_of(gen, z, y, spec, others)`: samples of z
+  with the noise of others, which are latents as well (`draws.with_noise_of`).
 
   Attributes:
     shape: of a sample, (H, W, C) or (T, H, W, C).
@@ -445,6 +465,24 @@ def styles_of(generator: Generator, what: str) -> Styles:
     raise errors.UserError(
       f'{what} needs a generator with styles, which maps z to a w that every layer is given; this '
       'one makes images of z at once: give one that has a mapping network.'
+    )
+  return found
+
+
+def encoder_of(generator: Generator, what: str) -> Encoder:
+  """The encoder of a generator.
+
+  Args:
+    generator: any.
+    what: needs it, as it was asked for: '--metrics=linear_probe'.
+  Raises:
+    UserError: it has none.
+  """
+  found = getattr(generator, 'encoder', None)
+  if found is None:
+    raise errors.UserError(
+      f'{what} needs a generator that was trained with an encoder, and this one has no encoder: '
+      'give another.'
     )
   return found
 

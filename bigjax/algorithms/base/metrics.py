@@ -68,9 +68,15 @@ SAMPLES_MOVED = Metric(
   'falls, without jumps',
 )  # fmt: skip
 
+LATENT_COSINE = Metric(
+  'latent_cosine', 'mean cosine of latents and what an encoder makes of their images',
+  'about 0 at first, grows',
+)  # fmt: skip
+
 METRICS = (
   LOSS, GRAD_NORM, ACCURACY, PROBE_ACCURACY, SKIPPED, REFUSED, SIGMA, SIGMA_MAX, WEIGHT_NORM,
   BATCH_STD, BATCH_LABEL_SHARE, AUGMENT, RGB_SHARE, SAMPLES_MOVED,
+  LATENT_COSINE,
 )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ METRICS = {
 
 @dataclasses.dataclass(frozen=True)
 class OfGenerator:
-  """One entry of --metrics that looks at a generator itself: evaluation/generator_scores.py.
+  """One entry of --metrics that looks at a generator itself: of_networks/generator_scores.py.
 
   Attributes:
     space: of latents, 'z' or 'w'.
@@ -177,6 +177,11 @@ OF_GENERATOR = {
   'ls_z': OfGenerator('z', separates=True),
   'ls_w': OfGenerator('w', separates=True),
 }
+
+
+# Entries of --metrics that look at a generator's encoder: of_networks/encoder_scores.py.
+PROBES = ('linear_probe', 'knn_probe')
+OF_ENCODER = (*PROBES, 'reconstruction')
 
 
 def need_network(metrics: Sequence[str]) -> bool:

@@ -60,8 +60,11 @@ class PublishedGenerator(NamedTuple):
 
 
 def hub_name(name: str) -> str:
-  """Return a variable's name without the module's scope and the output: 'Generator/conv_2d/w'."""
-  return re.sub(r'^module(_\d+)?/|:\d+$', '', name)
+  """Return a variable's name without the module's scope and the output: 'Generator/conv_2d/w'.
+
+  BigBiGAN's module has a scope more.
+  """
+  return re.sub(r'^(module(_\d+)?/)?(GenEncWrapper/)?|:\d+$', '', name)
 
 
 def layout(arrays: Mapping[str, Any]) -> str:

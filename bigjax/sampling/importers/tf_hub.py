@@ -1,4 +1,4 @@
-"""TF-Hub's BigGAN and BigGAN-deep variables, under BigGAN-PyTorch's names."""
+"""TF-Hub's BigGAN, BigGAN-deep and BigBiGAN variables, under BigGAN-PyTorch's names."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -146,8 +146,32 @@ def _hub_stats(read: Reader, num: int, deep: bool) -> tuple[Arrays, np.ndarray]:
   return out, np.ones((1,), np.float32)
 
 
+# BigBiGAN's generator is BigGAN's, but for these names: theirs, BigGAN's.
+BIGBIGAN = (
+  (r'^Generator/linear/', 'linear/'),
+  (r'/GenZ/', '/G_Z/'),
+  (r'^Generator/BatchNorm/(?=accum)', 'Generator/ScaledCrossReplicaBNbn/'),
+  (r'^Generator/BatchNorm/', 'Generator/ScaledCrossReplicaBN/'),
+  (r'/BatchNorm(_\d+)?/(?=accum)', r'/CrossReplicaBN\1/'),
+  (r'/BatchNorm(_\d+)?/', r'/HyperBN\1/'),
+  (r'/scale(?=/|$)', '/gamma'),
+  (r'/offset(?=/|$)', '/beta'),
+)
+
+
+def of_biggan(name: str) -> str:
+  """BigGAN's name of a variable of BigBiGAN's generator."""
+  for theirs, ours in BIGBIGAN:
+    name = re.sub(theirs, ours, name)
+  return name
+
+
 def from_hub(arrays: Arrays) -> PublishedGenerator:
   """Return a generator of the TF-Hub modules biggan-{128,256,512} and biggan-deep-{128,256,512}.
+
+  And that of bigbigan-resnet50 and bigbigan-revnet50x4, whose one class is the vector that all
+  share. Their encoders and discriminators are left out: what their variables are called is not
+  public.
 
   The averaged variables `.../ema_...` are the generator; those without the ending, where all are
   there, are what to go on training from. Variables say nothing of truncations below 1: their
@@ -162,7 +186,11 @@ def from_hub(arrays: Arrays) -> PublishedGenerator:
   """
   arrays = {hub_name(name): array for name, array in arrays.items()}
   deep = any(name.startswith('Generator/GenZ/') for name in arrays)
-  read = Reader(arrays, f"TF-Hub's {'BigGAN-deep' if deep else 'BigGAN'}")
+  bidirectional = deep and any(name.startswith('Generator/GBlock/conv_sc/') for name in arrays)
+  if bidirectional:
+    arrays, deep = {of_biggan(name): array for name, array in arrays.items()}, False
+  of = 'BigBiGAN' if bidirectional else 'BigGAN-deep' if deep else 'BigGAN'
+  read = Reader(arrays, f"TF-Hub's {of}")
   blocks = (re.match(r'Generator/GBlock(?:_(\d+))?/', name) for name in arrays)
   num = max((int(m[1] or 0) for m in blocks if m), default=-1) + 1
   emas = sorted({m[1] for m in (re.search(r'(/ema_[^/]+)$', name) for name in arrays) if m})
@@ -181,6 +209,9 @@ def from_hub(arrays: Arrays) -> PublishedGenerator:
     notes.append('there are no averaged variables (ema_...): the generator is the raw one')
   if not stats:
     notes.append('there are no standing statistics: they are measured when sampled')
+  dialect = 'truncnorm'
+  if bidirectional:  # which is sampled with whole normals
+    knots, dialect = np.full_like(knots, np.inf), 'resample'
   return PublishedGenerator(
-    TF_HUB, weights | stats, read.names, raw, {}, knots, 'truncnorm', 1e-4, 1e-4, 3, notes
+    TF_HUB, weights | stats, read.names, raw, {}, knots, dialect, 1e-4, 1e-4, 3, notes
   )

@@ -323,6 +323,43 @@ def test_attention_without_a_place_is_refused():
     tf_hub.from_hub(arrays)
 
 
+def as_bigbigan(arrays):
+  """BigGAN's variables as BigBiGAN's module calls them, with one vector for all classes.
+
+  By the table of a public converter, which goes the other way.
+  """
+  found = {}
+  for name, array in arrays.items():
+    name = name.removeprefix('module/').replace('ema_b999900', 'ema_0.9999').replace('G_Z', 'GenZ')
+    if name.startswith('linear/'):
+      name, array = f'Generator/{name}', array[:1]
+    affine = 'HyperBN' in name or 'ScaledCrossReplicaBN/' in name
+    for ours in ('ScaledCrossReplicaBNbn', 'ScaledCrossReplicaBN', 'HyperBN', 'CrossReplicaBN'):
+      name = name.replace(ours, 'BatchNorm')
+    if affine:
+      name = name.replace('/gamma', '/scale').replace('/beta', '/offset')
+    found[f'module/GenEncWrapper/{name}'] = array
+  return found
+
+
+def test_the_generator_of_bigbigan(hub, tmp_path, capsys):
+  """The same weights under its names are BigGAN's generator of the first class."""
+  arrays = as_bigbigan(weights(HUB))
+  assert 'module/GenEncWrapper/Generator/GBlock_2/BatchNorm_1/scale/w/ema_0.9999:0' in arrays
+  assert 'module/GenEncWrapper/Generator/BatchNorm/accumulated_mean:0' in arrays
+  assert 'module/GenEncWrapper/Generator/attention/gamma:0' in arrays
+  out = converted(tmp_path, {**arrays, 'module/GenEncWrapper/Encoder/conv/w:0': np.zeros(3)})
+  assert 'left out: Encoder/conv/w.' in capsys.readouterr().out
+  (gen, card), (wanted, of_biggan) = (cards.load(str(path)) for path in (out, hub))
+  assert card['architecture'] == {**of_biggan['architecture'], 'num_classes': 1}
+  assert card['sampling']['truncations'] == ['none']
+  assert np.isinf(gen['knots']).all()
+  found = trees.flat({name: gen[name] for name in ('params', 'stats')})
+  for path, want in trees.flat({name: wanted[name] for name in ('params', 'stats')}).items():
+    want = want[:1] if path.endswith('shared/embedding') else want
+    np.testing.assert_array_equal(found[path], want, err_msg=path)
+
+
 # --- BigGAN-PyTorch
 
 

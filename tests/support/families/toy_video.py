@@ -220,8 +220,26 @@ class Generator(contract.PlainGenerator):
   def generate(self, gen, z, y, spec):
     return self.net.apply({'params': gen}, z, y)[1]
 
+  @property
+  def encoder(self):
+    return Encoder(self.net, self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """The way back; its features are the latents."""
+
+  net: Net
+  shape: tuple[int, ...]
+
+  @property
+  def num_features(self):
+    return self.net.z_dim
+
   def encode(self, gen, images):
     return self.net.apply({'params': gen}, images, method=Net.encode)
+
+  features = encode
 
 
 def make(config, class_counts=None) -> VideoGame:

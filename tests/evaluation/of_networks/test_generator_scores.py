@@ -11,10 +11,11 @@ import pytest
 
 from bigjax.algorithms.base import configs
 from bigjax.core import errors
-from bigjax.evaluation import after_training, generator_scores
-from bigjax.evaluation.generator_scores import Measure
+from bigjax.evaluation import after_training
 from bigjax.evaluation.metrics import path_length, separability
 from bigjax.evaluation.metrics.registry import OF_GENERATOR, FeatureStats
+from bigjax.evaluation.of_networks import generator_scores
+from bigjax.evaluation.of_networks.generator_scores import Measure
 from bigjax.evaluation.reference import no_network
 from bigjax.models.pretrained import taps
 from bigjax.sampling.loaded import Loaded

@@ -1,0 +1,1 @@
+"""Scores of networks themselves, not of sets of images: of a generator, of its encoder."""
