@@ -1,6 +1,6 @@
 """Fifty images of each class of CIFAR-10: does the discriminator learn them by heart?
 
-  nice -n 15 python benchmarks/limited_data.py --data_dir /data/tfds   # an hour on one CPU core
+  nice -n 15 python benchmarks/limited_data.py --data_dir /data/tfds   # three hours on one CPU core
 
 BigGAN at 16 channels without augmentation, with DiffAugment and with ADA, three seeds each. Prints
 of each run the share of D's right signs on all training images and on as many held-out ones, not
@@ -103,7 +103,7 @@ def draw(runs: list[dict], path: str, images: int) -> None:
 def main() -> None:
   base = core_config.changed(configs.read('ada:cifar10_500'), SMALL)
   of_recipes = {name: core_config.changed(base, keys) for name, keys in RECIPES.items()}
-  runs, picture = recipes.measured(__doc__, 'limited_data', 300, of_recipes, memory)
+  runs, picture = recipes.measured(__doc__, 'limited_data', 900, of_recipes, memory)
   for run in runs:
     run['rows'] = files.read_rows(os.path.join(run['workdir'], 'metrics.jsonl'))
   print('| | seed | train | held out | gap | told apart | p > 0.05 at step | p | lately | r_t |')

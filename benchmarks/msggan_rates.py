@@ -25,7 +25,8 @@ def draw(rows: dict, path: str) -> None:
     logged = files.read_rows(os.path.join(row['workdir'], 'metrics.jsonl'))
     found = [(r['step'] / row['steps'], r['samples_moved']) for r in logged if 'samples_moved' in r]
     axis.plot(*zip(*found, strict=True), marker='.', label=label)
-  axis.set(xlabel='share of the run', ylabel='mean squared change since the last', yscale='log')
+  axis.set(xlabel='share of the run', ylabel='mean squared change since the last')
+  plotting.log_scale(axis)
   axis.grid(alpha=0.3)
   axis.legend()
   plotting.save(figure, path)

@@ -29,7 +29,7 @@ def main() -> None:
     raise errors.UserError(f'--params={args.params} makes images of one scale only.')
   z = gen.sampler.latents(0, NUM, spec)
   y = np.arange(NUM, dtype=np.int32) % gen.num_classes
-  images = [np.asarray(x) for x in generator.images(gen.stored, z, y, spec)]
+  images = [np.asarray(x) for x in generator.images(gen.stored, z, y, spec, z)]
   down = [np.asarray(x) for x in resampling.pyramid(images[-1], len(images))]
   other = [np.roll(x, gen.num_classes, 0) for x in down]
   print('| pixels | same latents | other latents | share |\n|---|---|---|---|')

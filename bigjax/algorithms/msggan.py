@@ -273,18 +273,18 @@ class MultiScale(truncation.WithStyles):
     if scale and scale not in self.scales():
       known = ', '.join(map(str, self.scales()))
       raise errors.UserError(f'scale={scale} is none of this generator; give one of {known}.')
-    return Shown(**truncation.fields(given), scale=scale)
+    return Shown(**truncation.fields(given, self.num_layers), scale=scale)
 
   def scales(self) -> Sequence[int]:
     """Pixels of its images, the smallest first."""
     return blocks.resolutions(self.net.resolution)
 
-  def images(self, gen: Gen, z: Array, y: Array, spec: Shown) -> Images:
-    """The images of every scale, 4 px first."""
+  def images(self, gen: Gen, z: Array, y: Array, spec: Shown, others: Array) -> Images:
+    """The images of every scale, 4 px first, of z, but with the noise of other latents."""
     if not self.styles:
       return self.net.apply({'params': gen['params']}, z, y)
     ws = self.layers(gen, self.map(gen, z, y), spec)
-    return self.of_styles(gen, ws, self.noise(gen, z, spec))
+    return self.of_styles(gen, ws, self.noise(gen, others, spec))
 
   def map(self, gen: Gen, z: Array, y: Array) -> Array:
     return mapped(self.net, gen['params'], z, y)
@@ -302,8 +302,8 @@ class MultiScale(truncation.WithStyles):
   def synthesize(self, gen: Gen, ws: Array, noise: Sequence[Array], spec: Shown) -> Array:
     return self.shown(self.of_styles(gen, ws, noise), spec)
 
-  def generate(self, gen: Gen, z: Array, y: Array, spec: Shown) -> Array:
-    return self.shown(self.images(gen, z, y, spec), spec)
+  def with_noise_of(self, gen: Gen, z: Array, y: Array, spec: Shown, others: Array) -> Array:
+    return self.shown(self.images(gen, z, y, spec, others), spec)
 
   def shown(self, images: Images, spec: Shown) -> Array:
     """The image of the settings' scale, as large as the last."""

@@ -21,36 +21,26 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import (
-  configs,
-  contract,
-  player,
-  standing_statistics,
-  style_config,
-  truncation,
-)
+from bigjax.algorithms.base import configs, contract, player, standing_statistics, style_config
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
-from bigjax.algorithms.base.draws import LabelLaw, example_keys, keys_of, label_law, purpose
+from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
+from bigjax.algorithms.base.generators.kinds import KINDS, SPECTRAL
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import DTYPES, averaging
 from bigjax.core import errors, parallel, trees
 from bigjax.core.config import WAYS
 from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
-from bigjax.models import fastgan, projected_gan, stylegan2
+from bigjax.models import projected_gan
 from bigjax.models.pretrained import efficientnet_lite0, taps, torch_layout
 from bigjax.nn import augment, kernels, optim
 from bigjax.nn.augment import diffaugment
 from bigjax.nn.augment.blur import FadingBlur, no_blur
-from bigjax.nn.latents import law
 from bigjax.nn.objectives import losses
 from bigjax.nn.resizing import resize
 from bigjax.nn.schedules import Decay
-from bigjax.nn.style import blocks
 
 Array = jax.Array
-PROJECTION_SEED = 2021
-W_DECAY = 0.998  # of StyleGAN2's average w, per step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,21 +76,25 @@ class Critic:
     Raises:
       UserError: those of the network cannot be had.
     """
-    return self.with_projection(jax.tree.map(jnp.asarray, self.tapped.variables))
+    variables = self.tapped.variables
+    projection = projected_gan.random_projection(self.of_projection(variables))
+    return jax.tree.map(jnp.asarray, {'features': variables, 'projection': projection})
 
   def shapes(self) -> dict[str, Any]:
     """Shapes of the same, without the network's weights."""
     of_trunk = torch_layout.shapes(self.trunk)
     trunk = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in of_trunk.items()}
-    return jax.eval_shape(self.with_projection, trees.nest(trunk))
+    variables = trees.nest(trunk)
+    return {'features': variables, 'projection': self.of_projection(variables)}
 
-  def with_projection(self, variables: Any) -> dict[str, Any]:
-    """All that is frozen, of the network's weights."""
-    image = jnp.zeros((1, 64, 64, 3))
-    maps = jax.eval_shape(self.trunk.apply, variables, image)['taps']
-    zeros = [jnp.zeros(x.shape, x.dtype) for x in maps]
-    key = jax.random.key(PROJECTION_SEED)
-    return {'features': variables, 'projection': self.projection.init(key, zeros)['params']}
+  def of_projection(self, variables: Any) -> Any:
+    """Shapes of the projection's weights, from those of the network or their shapes."""
+
+    def run(variables):
+      taps = self.trunk.apply(variables, jnp.zeros((1, 64, 64, 3)))['taps']
+      return self.projection.init(jax.random.key(0), taps)['params']
+
+    return jax.eval_shape(run, variables)
 
   def __call__(self, frozen: dict[str, Any], images: Array) -> tuple[Array, ...]:
     images = jnp.repeat(images, 3 // images.shape[-1], axis=3)
@@ -121,7 +115,7 @@ class Critic:
 class ProjectedGAN:
   """The game of the paper; see contract.Algorithm for what each method promises."""
 
-  synthesis: Any  # the generator as one of GENERATORS makes it
+  synthesis: Any  # the generator as one of KINDS makes it
   critic: Critic
   disc_net: projected_gan.Discriminator
   gen: Player
@@ -295,154 +289,13 @@ def second_half(x: Array) -> Array:
   return x[len(x) // 2 :]
 
 
-# --- Generators: what only one kind has. `net`, `start` of what it carries in aux, `images` in
-# training, what it carries after a step, which of that is sampled, and the card.
-
-
-@dataclasses.dataclass(frozen=True)
-class FastGAN:
-  """FastGAN's generator in this game, full or lite; it carries nothing from step to step."""
-
-  net: fastgan.Generator
-
-  def init(self, key: Array) -> Any:
-    """Fresh parameters."""
-    net = self.net.clone(bn_group=None)  # two examples need not divide
-    z, y = jnp.zeros((2, net.z_dim)), jnp.zeros((2,), jnp.int32)
-    return net.init(key, z, y, train=True)['params']
-
-  def start(self) -> dict[str, Array]:
-    return {}
-
-  def images(self, weights: Any, z: Array, y: Array, keys: Array) -> Array:
-    """Images in training [b, r, r, C], with noise of the examples' keys."""
-    noise = fastgan.noise_maps(self.net, purpose(keys, 'noise'))
-    variables = {'params': weights}
-    return self.net.apply(variables, z, y, train=True, noise=noise, mutable=['moments'])[0]
-
-  def carried(self, aux: dict[str, Any], weights: Any, examples: dict) -> dict[str, Array]:
-    del aux, weights, examples
-    return {}
-
-  def card(self) -> dict[str, Any]:
-    fields = ('resolution', 'num_classes', 'z_dim', 'ngf', 'channels')
-    values = {name: getattr(self.net, name) for name in fields}
-    return {'network': 'fastgan_lite' if self.net.lite else 'fastgan', **values}
-
-
-@dataclasses.dataclass(frozen=True)
-class NoisyStatistics(standing_statistics.StandingStatistics):
-  """A sampled FastGAN: standing statistics, and noise that follows from the latents."""
-
-  def made(self, variables: dict[str, Any], z: Array, y: Array, **how: Any) -> Any:
-    noise = fastgan.noise_maps(self.net, keys_of(z))
-    return self.net.apply(variables, z, y, noise=noise, **how)
-
-
-def make_fastgan(config: ml_collections.ConfigDict, ways: dict[str, Any], lite: bool) -> FastGAN:
-  """FastGAN's generator of a config, computed in these ways.
-
-  Raises:
-    UserError: there is none of its resolution.
-  """
-  data, model = config.data, config.model
-  if data.resolution not in fastgan.RESOLUTIONS:
-    raise errors.UserError(
-      f'data.resolution is {data.resolution}; FastGAN has networks for '
-      f'{", ".join(map(str, fastgan.RESOLUTIONS))}.'
-    )
-  sizes = data.resolution, data.num_classes, model.z_dim, model.ngf, data.channels
-  remat = config.run.remat
-  return FastGAN(fastgan.Generator(*sizes, lite, model.bn_group or None, remat, **ways))
-
-
-def sampled_fastgan(fields: dict[str, Any], lite: bool) -> NoisyStatistics:
-  return NoisyStatistics(law=law('normal'), net=fastgan.Generator(**fields, lite=lite))
-
-
-@dataclasses.dataclass(frozen=True)
-class StyleGAN2:
-  """StyleGAN2's generator in this game: it carries the average w; styles are not mixed."""
-
-  net: stylegan2.Generator
-
-  def init(self, key: Array) -> Any:
-    """Fresh parameters."""
-    z, y = jnp.zeros((1, self.net.z_dim)), jnp.zeros((1,), jnp.int32)
-    return self.net.init(key, z, y)['params']
-
-  def start(self) -> dict[str, Array]:
-    return {'w_avg': jnp.zeros((self.net.w_dim,), jnp.float32)}
-
-  def images(self, weights: Any, z: Array, y: Array, keys: Array) -> Array:
-    """Images in training [b, r, r, C], with noise of the examples' keys."""
-    noise = truncation.noise_maps(purpose(keys, 'noise'), self.net.resolution)
-    return self.net.apply({'params': weights}, z, y, noise)
-
-  def carried(self, aux: dict[str, Any], weights: Any, examples: dict) -> dict[str, Array]:
-    mapping = lambda weights, batch: truncation.mapped(self.net, weights, batch['z'], batch['y'])
-    old = aux['w_avg']
-    return {'w_avg': truncation.averaged_w(old, mapping, weights, examples, W_DECAY)}
-
-  def card(self) -> dict[str, Any]:
-    fields = (
-      'resolution', 'num_classes', 'z_dim', 'w_dim', 'mapping_layers', 'fmap_base', 'fmap_max',
-      'channels',
-    )  # fmt: skip
-    return {'network': 'stylegan2', **{name: getattr(self.net, name) for name in fields}}
-
-
-def make_stylegan2(config: ml_collections.ConfigDict, ways: dict[str, Any]) -> StyleGAN2:
-  """StyleGAN2's generator of a config, computed in these ways.
-
-  Raises:
-    UserError: its resolution is no power of two.
-  """
-  data, model = config.data, config.model
-  blocks.level_of(data.resolution)
-  sizes = data.resolution, data.num_classes, model.z_dim, model.w_dim, model.mapping_layers
-  maps = model.fmap_base, model.fmap_max
-  remat = config.run.remat
-  return StyleGAN2(stylegan2.Generator(*sizes, *maps, data.channels, remat=remat, **ways))
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-  """A kind of generator, by its name in `model.network`.
-
-  Attributes:
-    make: (config, {'kernels', 'dtype'} of networks) -> one of the above.
-    sampled: (fields of its card) -> contract.Generator.
-    reparametrisation: of its weights.
-  """
-
-  make: Callable[[ml_collections.ConfigDict, dict[str, Any]], Any]
-  sampled: Callable[[dict[str, Any]], contract.Generator]
-  reparametrisation: player.Reparametrisation
-
-
-SPECTRAL = player.spectral(projected_gan.normalised, 1e-12)
-GENERATORS = {
-  **{
-    name: Kind(
-      functools.partial(make_fastgan, lite=lite),
-      functools.partial(sampled_fastgan, lite=lite),
-      SPECTRAL,
-    )
-    for name, lite in (('fastgan', False), ('fastgan_lite', True))
-  },
-  'stylegan2': Kind(
-    make_stylegan2,
-    lambda fields: truncation.Styled(stylegan2.Generator(**fields)),
-    player.equalized(stylegan2.GEN_GAINS),
-  ),
-}
+# --- After training
 
 
 def make_generator(architecture: dict[str, Any]) -> contract.Generator:
   """Build the sampled network from a card's `architecture`; its critic is only told of there."""
   fields = {name: value for name, value in architecture.items() if name != 'critic'}
-  return GENERATORS[fields.pop('network')].sampled(fields)
+  return KINDS[fields.pop('network')].sampled(fields)
 
 
 # --- Configs
@@ -456,7 +309,7 @@ KEYS: Keys = {
   'run.features_file': Key(
     '', "file of the frozen network's weights; '': the package of [features], or the cache",
   ),
-  'model.network': Key('fastgan', 'the generator', choices=tuple(GENERATORS)),
+  'model.network': Key('fastgan', 'the generator', choices=tuple(KINDS)),
   'model.z_dim': Key(256, 'dimensions of z', least=1, most=65_536),
   'model.ngf': Key(128, "channels of FastGAN's maps at 128 px", least=1, most=4096),
   'model.w_dim': Key(128, 'dimensions of w', least=1, most=65_536),
@@ -561,8 +414,12 @@ def make(
   ways = {
     'kernels': errors.pick(config.run.kernels, kernels.KERNELS, 'run.kernels'), 'dtype': dtype,
   }  # fmt: skip
-  kind = errors.pick(model.network, GENERATORS, 'model.network')
+  kind = errors.pick(model.network, KINDS, 'model.network')
   side = seen_side(config)
+  if data.channels not in (1, 3):
+    raise errors.UserError(
+      f'data.channels is {data.channels}; the frozen network sees colours: give 3, or 1 for grey.'
+    )
   policy = augment.none
   if config.augment.name != 'none':
     policy = diffaugment.policy(config.augment.name, config.augment.cutout)

@@ -266,7 +266,7 @@ class Styled(truncation.WithStyles):
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> StyleSpec:
     del sampling
     contract.check_options(given, self.options)
-    return StyleSpec(**truncation.fields(given))
+    return StyleSpec(**truncation.fields(given, self.num_layers))
 
   def map(self, gen: Gen, z: Array, y: Array) -> Array:
     return self.net.apply({'params': gen['params']}, z, y, method='w')

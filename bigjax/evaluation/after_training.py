@@ -372,8 +372,7 @@ def _run(args: Any) -> None:
     by_class = ByClass(reference, names, network, counts, per_class, floor_seen)
   if first:
     del first  # which its reader alone shall hold
-    how = look, reference, by_class, measure, encoders, size[-3]
-    rows = of_generators(args, readers, *how)
+    rows = of_generators(args, readers, look, reference, by_class, measure, encoders, size[-3])
   else:
     rows = of_images(args, images, look, reference, by_class)
   # The records, each with its protocol; pictures and tables.

@@ -98,7 +98,7 @@ class FirstMap(nn.Module):
 class UpBlock(nn.Module):
   """(x [B, H, W, C], c [B, dim] or None, noise) -> [B, 2H, 2W, features].
 
-  `noise` has a map [B, 2H, 2W, 1] for each of two convolutions, which it joins with a learned
+  `noise` has a map [B or 1, 2H, 2W, 1] for each of two convolutions, which it joins with a learned
   weight, one for both where there are classes; () is none. `lite` has one convolution, without.
   """
 
@@ -192,7 +192,8 @@ def noise_maps(net: Generator, keys: Array) -> tuple[tuple[Array, ...], ...]:
   """Normal noise of a network's blocks, two maps [B, r, r, 1] for each; () of a light one.
 
   Args:
-    keys: one for each example [B].
+    net: the network.
+    keys: one for each example [B], or one for all [1].
   """
   if net.lite:
     return ()

@@ -8,20 +8,23 @@ discriminators as many layers as if images had 256 px whatever they have. So do 
 smaller features are judged by as many as they have room for.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigjax.core import trees
 from bigjax.nn.convolution import mean_pool
 from bigjax.nn.kernels import FAST, Kernels
-from bigjax.nn.layers import BatchNorm, Embed, TorchConv, TorchDense, torch_uniform
+from bigjax.nn.layers import BatchNorm, Embed, TorchConv, TorchDense
 from bigjax.nn.resizing import resize
 
 Array = jax.Array
+ZEROS = nn.initializers.zeros
 NUM_SCALES = 4
 BN_EPS = 1e-5
 NOMINAL = 256  # pixels, of the images that discriminators are laid out for
@@ -35,15 +38,14 @@ WIDTHS = ((8, 512), (16, 256), (32, 128), (64, 64), (128, 64))
 
 
 class Mix(nn.Module):
-  """A 1x1 convolution that nobody trains."""
+  """A 1x1 convolution that nobody trains, of weights that `random_projection` draws."""
 
   features: int
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    init = torch_uniform(x.shape[-1])
-    kernel = self.param('kernel', init, (1, 1, x.shape[-1], self.features), jnp.float32)
-    bias = self.param('bias', init, (self.features,), jnp.float32)
+    kernel = self.param('kernel', ZEROS, (1, 1, x.shape[-1], self.features), jnp.float32)
+    bias = self.param('bias', ZEROS, (self.features,), jnp.float32)
     return jnp.einsum('bhwc,cf->bhwf', x, kernel[0, 0].astype(x.dtype)) + bias[None, None, None]
 
 
@@ -71,6 +73,25 @@ class Projection(nn.Module):
   def mixed_widths(self) -> tuple[int, ...]:
     """Channels of what is returned: each scale leaves half, but for the first."""
     return (self.width, *(self.width * 2**i // 2 for i in range(1, NUM_SCALES)))
+
+
+def random_projection(shapes: Any) -> Any:
+  """Parameters of a Projection as torch's layers begin: U(-a, a) with a = inputs^-1/2.
+
+  The same on every machine, whatever jax is installed: they are NumPy's oldest generator's, seeded
+  by the tensor's name.
+
+  Args:
+    shapes: of the parameters, a tree.
+  """
+  flat = trees.flat(shapes)
+
+  def one(path, shape):
+    inputs = flat[path.rpartition('/')[0] + '/kernel'].shape[2]
+    u = np.random.RandomState(trees.stable_hash(path)).random_sample(shape)
+    return ((2 * u - 1) / math.sqrt(inputs)).astype(np.float32)
+
+  return trees.nest({path: one(path, leaf.shape) for path, leaf in flat.items()})
 
 
 # --- Discriminators

@@ -31,7 +31,7 @@ def interpolation(
   """Rows of `columns` images from one sample to another: z, class, both, or w change.
 
   Rows start at each class of `labels`; the class changes to the next one of them. In w, where it
-  stays, the way is straight, and the noise of the layers is the first sample's.
+  stays, the way is straight. The noise of the layers is the first sample's, all the way.
   """
   way = np.linspace(0, 1, columns, dtype=np.float32)
   starts = loaded.sampler.latents(seed, 2 * len(labels), spec)
@@ -44,7 +44,9 @@ def interpolation(
     z = np.repeat(a[None], columns, 0) if kind == 'class' else slerp(a, b, way)
     ends = np.eye(loaded.num_classes, dtype=np.float32)[[label, labels[(i + 1) % len(labels)]]]
     mix = np.zeros_like(way) if kind == 'z' else way
-    rows.append(loaded.images(z, (1 - mix)[:, None] * ends[0] + mix[:, None] * ends[1], spec))
+    y = (1 - mix)[:, None] * ends[0] + mix[:, None] * ends[1]
+    noise_of = np.repeat(a[None], columns, 0)
+    rows.append(loaded.sampler.images_with_noise_of(loaded.gen, z, y, spec, noise_of))
   return np.concatenate(rows)
 
 

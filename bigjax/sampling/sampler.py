@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from bigjax.algorithms import family
 from bigjax.algorithms.base.contract import Gen, Generator, Spec
+from bigjax.algorithms.base.draws import with_noise_of
 from bigjax.core import errors, parallel
 from bigjax.core.device import use_compilation_cache
 
@@ -83,6 +84,24 @@ class Sampler:
   ) -> np.ndarray:
     """uint8 [n, ...] for latents and labels (int32 [n], or float32 [n, classes])."""
     return self._in_batches(lambda *part: self._to_all(gen, *part, spec), (z, y), batch)
+
+  @functools.cached_property
+  def _to_all_with(self):
+    def run(gen, z, y, others, spec):
+      return to_uint8(with_noise_of(self.generator, gen, z, y, spec, others))
+
+    examples, everywhere = parallel.batched(self.mesh), parallel.replicated(self.mesh)
+    given = (None, examples, examples, examples, None)
+    return jax.jit(run, in_shardings=given, out_shardings=everywhere)
+
+  def images_with_noise_of(
+    self, gen: Gen, z: np.ndarray, y: np.ndarray, spec: Spec, others: np.ndarray, batch: int = 64
+  ) -> np.ndarray:
+    """`images`, with the noise of other latents [n, ...] where the generator has any."""
+    if not hasattr(self.generator, 'with_noise_of'):  # the program is there already
+      return self.images(gen, z, y, spec, batch)
+    run = lambda *part: self._to_all_with(gen, *part, spec)
+    return self._in_batches(run, (z, y, others), batch)
 
   def _in_batches(
     self, run: Callable[..., jax.Array], arrays: Sequence[np.ndarray], batch: int

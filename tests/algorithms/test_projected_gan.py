@@ -13,12 +13,12 @@ import pytest
 from bigjax import data
 from bigjax.algorithms import projected_gan
 from bigjax.algorithms.base import configs
+from bigjax.core import checkpoint, errors, trees
 from bigjax.core import config as core_config
-from bigjax.core import errors, trees
 from bigjax.models.pretrained import registry, taps
 from bigjax.nn.augment import diffaugment
 from bigjax.nn.augment.blur import FadingBlur, no_blur
-from bigjax.training import ready
+from bigjax.training import ready, workdir
 from bigjax.training.program import make_program
 
 from counts import of_players
@@ -62,8 +62,8 @@ def light(config):
   return algorithm, algorithm.stages(4)[0][1]
 
 
-def batch_of(stage):
-  rng = np.random.RandomState(0)
+def batch_of(stage, seed=0):
+  rng = np.random.RandomState(seed)
   shapes = {name: x.shape for name, x in stage.shapes().items()}
   return {
     'image': rng.randint(0, 256, shapes['image']).astype(np.uint8),
@@ -102,17 +102,24 @@ def looks(algorithm, stage, state, batch):
 
 
 @functools.cache
-def one_step():
-  """(Game, state, state after a step, metrics, looks) with the stand-in, at 8 px; one program."""
+def program():
+  """The program of a game with the stand-in, at 8 px, which is compiled once."""
   # Of the two FastGANs the one with fewer layers to compile; tests/contract runs the other.
-  algorithm, stage = light(tiny('projected_gan:fastgan_lite256,tiny', data__resolution=8))
-  state = state_of(algorithm)
+  config = tiny('projected_gan:fastgan_lite256,tiny', data__resolution=8)
+  algorithm, _ = light(config)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(projected_gan, 'make', lambda *_: algorithm)
+    return make_program(config, jax.devices()[:1])
 
-  @jax.jit
-  def run(state, batch):
-    return *algorithm.step(state, batch, stage), looks(algorithm, stage, state, batch)
 
-  return algorithm, state, *jax.device_get(run(state, batch_of(stage)))
+@functools.cache
+def one_step():
+  """(Game, state, state after a step, metrics, looks)."""
+  algorithm, stage = program().algorithm, program().stage(0)
+  state, batch = state_of(algorithm), batch_of(stage)
+  seen = jax.jit(lambda state, batch: looks(algorithm, stage, state, batch))(state, batch)
+  after = program().step(state_of(algorithm), batch)  # the state that is given is donated
+  return algorithm, state, *jax.device_get((*after, seen))
 
 
 # --- What is frozen
@@ -121,6 +128,7 @@ def one_step():
 def test_nobody_trains_averages_or_keeps_what_is_frozen():
   """pg2-01."""
   algorithm, state, after, *_ = one_step()
+  assert trees.flat(state['frozen'])
   for path, leaf in trees.flat(state['frozen']).items():
     np.testing.assert_array_equal(trees.flat(after['frozen'])[path], leaf, err_msg=path)
   assert set(state['frozen']) == {'features', 'projection'}
@@ -165,6 +173,47 @@ def test_where_the_weights_lie_is_no_part_of_a_runs_identity():
   hashes = {configs.config_hash(tiny(run__features_file=path)) for path in ('', '/a.pth')}
   assert len(hashes) == 1
   assert configs.config_hash(tiny(model__features='efficientnet_lite0')) not in hashes
+
+
+def test_the_projection_does_not_follow_from_jaxs_generator_of_numbers():
+  algorithm, _ = light(tiny())
+  want = trees.flat(algorithm.critic.frozen()['projection'])
+  with jax.default_prng_impl('rbg'):
+    found = trees.flat(algorithm.critic.frozen()['projection'])
+  for path, leaf in want.items():
+    np.testing.assert_array_equal(found[path], leaf, err_msg=path)
+
+
+def test_resuming_equals_going_on_and_needs_the_same_frozen_weights(tmp_path):
+  """Bit for bit, with what is frozen made anew: no checkpoint has it."""
+  start = program().init(jax.random.key(0), {})
+  frozen = jax.tree.map(np.array, start['frozen'])
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+
+  def go_on(state, first):
+    rows = []
+    for step in range(first, 3):
+      state, metrics = program().step(state, batch_of(program().stage(step), step), step)
+      rows.append(jax.device_get(metrics))
+      if step == 0:
+        meta = {'config_hash': 'ours', 'frozen': workdir.frozen_digest(state)}
+        checkpoints.save(1, workdir.thawed(state), {'w': np.zeros(1)}, meta)
+        checkpoints.close()
+    return {**state, 'key': jax.random.key_data(state['key'])}, rows[-2:]
+
+  whole = go_on(start, 0)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  state, step = workdir.restore(program(), checkpoints, 'ours', print)
+  assert step == 1
+  for path, leaf in trees.flat(state['frozen']).items():
+    np.testing.assert_array_equal(leaf, trees.flat(frozen)[path], err_msg=path)
+  for ours, theirs in zip(go_on(state, 1), whole, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+  frozen['projection']['layer0_csm']['bias'] = frozen['projection']['layer0_csm']['bias'] + 1e-6
+  other = dataclasses.replace(program(), init=lambda *_: {'frozen': frozen})
+  with pytest.raises(errors.UserError, match='trained with other frozen weights'):
+    workdir.restore(other, checkpoints, 'ours', print)
 
 
 # --- What discriminators are shown
@@ -286,6 +335,7 @@ def test_configs_have_the_official_numbers_of_parameters(variant, counts):
   [
     ({'model__features_side': 0}, '16 px'),
     ({'model__features_side': 100}, '100 px'),
+    ({'data__channels': 2}, 'data.channels is 2; .* give 3, or 1 for grey'),
     ({'data__resolution': 48, 'model__features_side': 64}, 'FastGAN has networks for 8, 16'),
   ],
 )

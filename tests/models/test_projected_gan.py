@@ -1,6 +1,7 @@
 """Projected GAN's discriminators: counts, sizes, and the official code's numbers (projgan_disc)."""
 
 import functools
+import hashlib
 
 import golden_style
 import jax
@@ -64,6 +65,19 @@ def test_numbers_of_scores(side, num):
   init = functools.partial(disc.init_with_output, train=True)
   scores, _ = jax.eval_shape(init, jax.random.key(0), maps, jnp.zeros(2, jnp.int32))
   assert scores.shape == (2, num)
+
+
+def test_the_projection_has_the_same_bits_everywhere():
+  """Of torch's law, U(-a, a) with a = inputs^-1/2, and drawn without jax."""
+  weights = trees.flat(models.random_projection(shapes(models.Projection())['params']))
+  told = hashlib.sha256()
+  for path, leaf in weights.items():
+    bound = weights[path.replace('bias', 'kernel')].shape[2] ** -0.5
+    assert leaf.dtype == np.float32 and np.abs(leaf).max() <= bound
+    if leaf.size > 1000:
+      assert np.abs(leaf).max() > 0.99 * bound and leaf.std() * 3**0.5 == pytest.approx(bound, 0.05)
+    told.update(path.encode() + leaf.tobytes())
+  assert told.hexdigest()[:16] == 'cbfc72a94147caae'
 
 
 # --- The official code's numbers

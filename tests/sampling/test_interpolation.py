@@ -44,6 +44,20 @@ def test_a_path_in_w_is_straight_and_keeps_its_noise():
   assert (path[0] == gen.images(z[:1], np.zeros(1, np.int32), gen.spec())[0]).all()
 
 
+def test_a_path_in_z_keeps_its_noise():
+  one = np.zeros(1, np.int32)
+  path, still = (
+    interpolation.interpolation(gen, 'z', one, 5, 3, gen.spec()).astype(float)
+    for gen in (linear_styles.loaded(strength=0.1), linear_styles.loaded())
+  )
+  assert np.std(path[0] - still[0]) > 5
+  for image, without in zip(path, still, strict=True):
+    np.testing.assert_allclose(image - without, path[0] - still[0], atol=1.01)
+  gen = linear_styles.loaded(strength=0.1)
+  z = gen.sampler.latents(3, 1, gen.spec())
+  assert (path[0] == gen.images(z, one, gen.spec())[0]).all()
+
+
 def test_a_grid_has_the_columns_styles_in_the_layers_named():
   gen = linear_styles.loaded()
   two, three = np.zeros(2, np.int32), np.zeros(3, np.int32)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.algorithms.base import contract
+from bigjax.algorithms.base import truncation
 from bigjax.core import parallel
 from bigjax.sampling.loaded import Loaded
 from bigjax.sampling.sampler import Sampler
@@ -15,7 +15,7 @@ SIDE, LAYERS, Z, W = 16, 3, 5, 4
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearStyles(contract.PlainGenerator):
+class LinearStyles(truncation.WithStyles):
   """w = M z; an image is the sum over layers of A_l w, and a map of noise.
 
   gen is {map [Z, W], layers [LAYERS, W, SIDE * SIDE], strength}.
@@ -48,10 +48,6 @@ class LinearStyles(contract.PlainGenerator):
     image = jnp.einsum('blw,lwp->bp', ws, gen['layers'], precision='highest')
     image = image.reshape(-1, SIDE, SIDE, 1)
     return image + gen['strength'] * noise[0] if noise else image
-
-  def generate(self, gen, z, y, spec):
-    ws = self.layers(gen, self.map(gen, z, y), spec)
-    return self.synthesize(gen, ws, self.noise(gen, z, spec), spec)
 
 
 def weights(strength=0.0, scale=0.03):

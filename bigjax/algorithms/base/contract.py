@@ -273,7 +273,9 @@ class Generator(Protocol):
   """Everything after training: sample, evaluate, export and plan see only this.
 
   One with an encoder also has `encoder`, an Encoder, one with styles `styles`, its parts; where
-  these are None or missing, it has none (`encoder_of`, `styles_of`).
+  these are None or missing, it has none (`encoder_of`, `styles_of`). One whose samples have a noise
+  that follows from their latents also has `with_noise_of(gen, z, y, spec, others)`: samples of z
+  with the noise of others, which are latents as well (`draws.with_noise_of`).
 
   Attributes:
     shape: of a sample, (H, W, C) or (T, H, W, C).

@@ -1,14 +1,19 @@
 """What is drawn for a batch of fakes: per example, so that devices and batches change nothing."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bigjax.core import parallel, trees
+from bigjax.core import errors, parallel, trees
 
 Array = jax.Array
+# What a sampler's layers add: a noise of each sample's own, which follows from its latents; one
+# that all samples share; none.
+NOISE = {'random': 'of each sample', 'const': 'the same for all', 'none': 'none at all'}
+NOISE_HELP = 'of the layers: random (default), const (the same for all samples), none'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +75,36 @@ def keys_of(z: Array) -> Array:
   bits = jax.lax.bitcast_convert_type(z.astype(jnp.float32), jnp.uint32)
   seeds = bits.sum(range(1, z.ndim), dtype=jnp.uint32)
   return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(0), seed))(seeds)
+
+
+def read_noise(given: Mapping[str, str] | None) -> str:
+  """The key of NOISE in the words {option: value} given by a user; 'random' where none is.
+
+  Raises:
+    UserError: there is no such noise.
+  """
+  noise = (given or {}).get('noise', 'random')
+  errors.pick(noise, NOISE, 'the noise')
+  return noise
+
+
+def noise_keys(noise: str, z: Array) -> Array | None:
+  """Keys of the noise of samples: [B] for one of each, [1] for one of all; None for no noise.
+
+  Args:
+    noise: a key of NOISE.
+    z: latents [B, ...].
+  """
+  if noise == 'none':
+    return None
+  return keys_of(z) if noise == 'random' else jax.random.key(0)[None]
+
+
+def with_noise_of(generator: Any, gen: Any, z: Array, y: Array, spec: Any, others: Array) -> Array:
+  """Samples of a contract.Generator, with the noise of other latents where it has any.
+
+  Along a path in z, so that what changes is the path, and not a noise at every point of it.
+  """
+  if hasattr(generator, 'with_noise_of'):
+    return generator.with_noise_of(gen, z, y, spec, others)
+  return generator.generate(gen, z, y, spec)

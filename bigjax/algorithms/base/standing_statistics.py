@@ -106,16 +106,21 @@ class StandingStatistics(contract.OfNetwork):
   def latents(self, key: Array, num: int, spec: SamplingSpec, start: Array | int = 0) -> Array:
     return self.law.draw(contract.sample_keys(key, num, start), self.net.z_dim, spec)
 
-  def made(self, variables: dict[str, Any], z: Array, y: Array, **how: Any) -> Any:
-    """What the network makes; of one that takes more than latents and labels, there is more."""
-    return self.net.apply(variables, z, y, **how)
+  def given(self, z: Array, spec: SamplingSpec) -> dict[str, Any]:
+    """What the network is given of latents besides them, by the names of its arguments."""
+    del z, spec
+    return {}
 
-  def generate(self, gen: Gen, z: Array, y: Array, spec: SamplingSpec) -> Array:
+  def variables(self, gen: Gen, spec: SamplingSpec) -> dict[str, Any]:
+    """Parameters, and moments at the truncation asked for."""
     if 'knots' not in gen:
       raise ValueError('sampling needs standing statistics: prepare the generator first.')
     weights = knot_weights(gen['knots'], spec.truncation)
     stats = jax.tree.map(lambda s: jnp.tensordot(weights, s, 1, precision='highest'), gen['stats'])
-    return self.made({'params': gen['params'], 'stats': stats}, z, y, train=False)
+    return {'params': gen['params'], 'stats': stats}
+
+  def generate(self, gen: Gen, z: Array, y: Array, spec: SamplingSpec) -> Array:
+    return self.net.apply(self.variables(gen, spec), z, y, train=False, **self.given(z, spec))
 
   def moments(self, params: Any, key: Array, spec: SamplingSpec) -> dict[str, Any]:
     """BatchNorm's moments over one batch of `spec.standing_batch` fresh samples."""
@@ -123,7 +128,8 @@ class StandingStatistics(contract.OfNetwork):
     z = self.latents(key_z, spec.standing_batch, spec)
     y = jax.random.randint(key_y, (spec.standing_batch,), 0, self.net.num_classes)
     z, y = parallel.shard_examples((z, y))
-    return self.made({'params': params}, z, y, train=True, mutable=['moments'])[1]['moments']
+    how = {'train': True, 'mutable': ['moments'], **self.given(z, spec)}
+    return self.net.apply({'params': params}, z, y, **how)[1]['moments']
 
   @functools.partial(jax.jit, static_argnums=0)
   def add_pass(

@@ -15,11 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.algorithms.base import contract
+from bigjax.algorithms.base import contract, draws
 from bigjax.algorithms.base.contract import Gen
-from bigjax.algorithms.base.draws import keys_of
 from bigjax.core import errors, parallel, trees
-from bigjax.core.ranges import Range
+from bigjax.core.ranges import COUNT, Range
 from bigjax.models import stylegan2
 from bigjax.nn.microbatches import scan
 from bigjax.nn.style import blocks, equalized, stylegan
@@ -28,12 +27,9 @@ Array = jax.Array
 
 W_DECAY = 0.995  # of the average w, per minibatch
 PSI = Range(-10, 10, whole=False)
-LAYERS = Range(1, 100)
-# A noise of each sample's own, which follows from its latents; one that all samples share; none.
-NOISE = {'random': 'of each sample', 'const': 'the same for all', 'none': 'none at all'}
 OPTIONS: Mapping[str, str] = types.MappingProxyType({
   'truncation': 'psi or psi:layers, towards the average w: 0.7, 0.7:8, none (default)',
-  'noise': 'of the layers: random (default), const (the same for all samples), none',
+  'noise': draws.NOISE_HELP,
 })  # fmt: skip
 INPUTS: Mapping[str, str] = types.MappingProxyType({
   'psi': 'how much is left of the way from the average w, 1: untruncated',
@@ -47,7 +43,7 @@ class StyleSpec:
   Attributes:
     psi: how far from the average w, 1: untruncated, 0: all styles are the average; may be traced.
     cutoff: how many of the first layers that is for; 0: all of them.
-    noise: a key of NOISE.
+    noise: a key of draws.NOISE.
   """
 
   psi: float = 1.0
@@ -78,10 +74,8 @@ class StyleSpec:
     return stylegan.truncate(ws, w_avg, self.psi, self.cutoff or None)
 
   def noise_keys(self, z: Array) -> Array | None:
-    """Keys of the noise of samples: [B] for one of each, [1] for one of all; None for no noise."""
-    if self.noise == 'none':
-      return None
-    return keys_of(z) if self.noise == 'random' else jax.random.key(0)[None]
+    """Keys of the noise of samples of these latents; see draws.noise_keys."""
+    return draws.noise_keys(self.noise, z)
 
 
 jax.tree_util.register_dataclass(StyleSpec, data_fields=['psi'], meta_fields=['cutoff', 'noise'])
@@ -127,21 +121,25 @@ def averaged_over_step(
   return after(w_avg, given(of_gen))
 
 
-def fields(given: Mapping[str, str] | None) -> dict[str, Any]:
+def fields(given: Mapping[str, str] | None, num_layers: int) -> dict[str, Any]:
   """The fields of a StyleSpec from the words {option: value} given by a user; others are ignored.
 
+  Args:
+    given: the words.
+    num_layers: of the generator.
   Raises:
     UserError: a value means nothing.
   """
   given = given or {}
   psi, colon, layers = given.get('truncation', 'none').partition(':')
-  noise = given.get('noise', 'random')
-  errors.pick(noise, NOISE, 'the noise')
-  return {
-    'psi': 1.0 if psi == 'none' else float(PSI.read('truncation=', psi)),
-    'cutoff': LAYERS.read('truncation=psi:', layers) if colon else 0,
-    'noise': noise,
-  }
+  value = 1.0 if psi == 'none' else float(PSI.read('truncation=', psi))
+  cutoff = COUNT.read('truncation=psi:', layers) if colon else 0
+  if cutoff > num_layers:
+    raise errors.UserError(
+      f'truncation={psi}:{cutoff} is for more layers than there are: this generator has '
+      f'{num_layers}; give {psi}:{num_layers}, or {psi}, for all of them.'
+    )
+  return {'psi': value, 'cutoff': cutoff, 'noise': draws.read_noise(given)}
 
 
 # --- A generator of StyleGAN2's kind, by its parts and as it is sampled
@@ -186,8 +184,11 @@ class WithStyles(contract.OfNetwork, contract.PlainGenerator):
     return spec.styles(w, gen['w_avg'], self.num_layers)
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: StyleSpec) -> Array:
+    return self.with_noise_of(gen, z, y, spec, z)
+
+  def with_noise_of(self, gen: Gen, z: Array, y: Array, spec: StyleSpec, others: Array) -> Array:
     ws = self.layers(gen, self.map(gen, z, y), spec)
-    return self.synthesize(gen, ws, self.noise(gen, z, spec), spec)
+    return self.synthesize(gen, ws, self.noise(gen, others, spec), spec)
 
   def weights(self, gen: Gen) -> Any:
     return equalized.unscale(gen['params'], self.gains)
@@ -208,7 +209,7 @@ class Styled(WithStyles):
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> StyleSpec:
     del sampling
     contract.check_options(given, self.options)
-    return StyleSpec(**fields(given))
+    return StyleSpec(**fields(given, self.num_layers))
 
   def map(self, gen: Gen, z: Array, y: Array) -> Array:
     return mapped(self.net, gen['params'], z, y)

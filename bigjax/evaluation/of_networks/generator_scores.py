@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigjax.algorithms.base.contract import Spec, styles_of
+from bigjax.algorithms.base.draws import with_noise_of
 from bigjax.core import errors, parallel
 from bigjax.core.progress import counted
 from bigjax.evaluation.metrics import path_length, registry, separability
@@ -176,10 +177,7 @@ class Measure:
       if metric.space == 'w':
         a, b = styles.map(gen, z, y), styles.map(gen, other, y)
         return lambda t: images(gen, path_length.lerp(a, b, t), z)
-      arc = lambda t: path_length.slerp(z, other, t)
-      if styles is None:
-        return lambda t: generator.generate(gen, arc(t), y, spec)
-      return lambda t: images(gen, styles.map(gen, arc(t), y), z)
+      return lambda t: with_noise_of(generator, gen, path_length.slerp(z, other, t), y, spec, z)
 
     def run(gen, variables, z, other, y, t):
       cut = path_length.cropped if self.crop else lambda x: x

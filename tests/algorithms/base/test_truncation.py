@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.algorithms.base import truncation
+from bigjax.algorithms.base import draws, truncation
 from bigjax.algorithms.base.truncation import StyleSpec
 from bigjax.core import errors
 from bigjax.evaluation import after_training
@@ -25,10 +25,10 @@ from bigjax.evaluation import after_training
   ],
 )  # fmt: skip
 def test_what_is_read(words, spec, said, described):
-  found = StyleSpec(**truncation.fields(words))
+  found = StyleSpec(**truncation.fields(words, 18))
   assert found == spec and hash(found) == hash(spec)
   assert str(found) == said and found.described() == described
-  assert StyleSpec(**truncation.fields(found.described())) == found  # the same samples again
+  assert StyleSpec(**truncation.fields(found.described(), 18)) == found  # the same samples again
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,11 @@ def test_what_is_read(words, spec, said, described):
     ({'truncation': 'half'}, 'truncation=half: give a number'),
     ({'truncation': 'inf'}, 'give a finite number'),
     ({'truncation': '0.7:0'}, 'give at least 1'),
+    (
+      {'truncation': '0.7:99'},
+      'than there are: this generator has 18; give 0.7:18, or',
+    ),
+    ({'truncation': '0.7:19'}, 'this generator has 18'),
     ({'truncation': '0.7:'}, 'give a whole number'),
     ({'truncation': '0.7:resample'}, 'give a whole number'),
     ({'noise': 'constant'}, "the noise is 'constant' \\(did you mean const"),
@@ -44,11 +49,11 @@ def test_what_is_read(words, spec, said, described):
 )
 def test_what_is_refused(words, message):
   with pytest.raises(errors.UserError, match=message):
-    truncation.fields(words)
+    truncation.fields(words, 18)
 
 
 def test_a_sweep_is_drawn_against_psi():
-  specs = [StyleSpec(**truncation.fields({'truncation': t})) for t in ('0.5', 'none', '0')]
+  specs = [StyleSpec(**truncation.fields({'truncation': t}, 18)) for t in ('0.5', 'none', '0')]
   assert [after_training.at(spec) for spec in specs] == [0.5, 1, 0]
   assert specs[0].dialect == 'psi'
 
@@ -73,7 +78,7 @@ def test_psi_may_be_traced_and_the_rest_is_static():
 
 def test_keys_of_the_noise():
   z = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)
-  keys = {name: StyleSpec(noise=name).noise_keys(z) for name in truncation.NOISE}
+  keys = {name: StyleSpec(noise=name).noise_keys(z) for name in draws.NOISE}
   assert keys['none'] is None and keys['const'].shape == (1,)
   of_each = jax.random.key_data(keys['random'])
   assert len(np.unique(of_each, axis=0)) == 3

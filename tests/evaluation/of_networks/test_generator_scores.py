@@ -94,6 +94,11 @@ def test_of_a_generator_in_z_with_styles_and_without():
   plain = Loaded(plain, loaded.gen, loaded.card)
   values = [measured('ppl_z_end', one)[1] for one in (loaded, plain)]
   assert values[0] == pytest.approx(values[1], rel=0.02) and values[0] > 0
+  # Nor does noise add length in z, whether there are styles or not.
+  noisy = linear_styles.loaded(strength=1.0)
+  other = Loaded(plain.sampler, noisy.gen, noisy.card)
+  for one in (noisy, other):
+    assert measured('ppl_z_end', one)[1] == pytest.approx(values[0], rel=0.2)
   with pytest.raises(errors.UserError, match='--metrics=ppl_w_full needs a generator with styles'):
     generator_scores.refuse(['ppl_z_end', 'ppl_w_full'], plain)
 
