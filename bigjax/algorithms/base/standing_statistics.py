@@ -111,6 +111,10 @@ class StandingStatistics(contract.OfNetwork):
     del z, spec
     return {}
 
+  def made(self, variables: dict[str, Any], z: Array, y: Array, **how: Any) -> Any:
+    """What the network makes of latents and labels."""
+    return self.net.apply(variables, z, y, **how)
+
   def variables(self, gen: Gen, spec: SamplingSpec) -> dict[str, Any]:
     """Parameters, and moments at the truncation asked for."""
     if 'knots' not in gen:
@@ -120,7 +124,7 @@ class StandingStatistics(contract.OfNetwork):
     return {'params': gen['params'], 'stats': stats}
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: SamplingSpec) -> Array:
-    return self.net.apply(self.variables(gen, spec), z, y, train=False, **self.given(z, spec))
+    return self.made(self.variables(gen, spec), z, y, train=False, **self.given(z, spec))
 
   def moments(self, params: Any, key: Array, spec: SamplingSpec) -> dict[str, Any]:
     """BatchNorm's moments over one batch of `spec.standing_batch` fresh samples."""
@@ -129,7 +133,7 @@ class StandingStatistics(contract.OfNetwork):
     y = jax.random.randint(key_y, (spec.standing_batch,), 0, self.net.num_classes)
     z, y = parallel.shard_examples((z, y))
     how = {'train': True, 'mutable': ['moments'], **self.given(z, spec)}
-    return self.net.apply({'params': params}, z, y, **how)[1]['moments']
+    return self.made({'params': params}, z, y, **how)[1]['moments']
 
   @functools.partial(jax.jit, static_argnums=0)
   def add_pass(
