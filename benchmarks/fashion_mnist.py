@@ -86,7 +86,7 @@ def draw(runs: list[dict], path: str) -> None:
 def main() -> None:
   of_systems = {system: config_of(system) for system in CONFIGS}
   runs, picture = recipes.measured(
-    __doc__, 'fashion_mnist', STEPS, of_systems, summary, length, seeds=1
+    __doc__, 'fashion_mnist_systems', STEPS, of_systems, summary, length, seeds=1
   )
   print('| | seed | steps | seconds | ' + ' | '.join(SCORES) + ' |')
   print('|---' * (4 + len(SCORES)) + '|')
