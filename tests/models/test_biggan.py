@@ -16,7 +16,7 @@ import pytest
 from bigjax.core import errors, parallel, trees
 from bigjax.models import biggan as models
 from bigjax.models import biggan_deep as deep
-from bigjax.nn import convolution, kernels, layers, microbatches
+from bigjax.nn import convolution, kernels, layers, microbatches, residual
 
 from counts import num_params
 from networks import (
@@ -630,7 +630,7 @@ def test_every_matrix_starts_orthogonal_and_every_bias_at_zero(network, monkeypa
 
 def disc_block(features, down, first, x):
   """A block with the residual branch zeroed: what is left is the shortcut, and its parameters."""
-  block = models.DiscBlock(features, down, first, models.FAST, jnp.float32)
+  block = residual.DiscBlock(features, down, first, models.FAST, jnp.float32)
   shapes = jax.eval_shape(lambda x: block.init(jax.random.key(0), x)['params'], x)
   zeroed = lambda path, w: w if 'conv_sc' in path else 0 * w
   params = trees.map_paths(zeroed, jax.device_get(weights(shapes)))
@@ -663,16 +663,16 @@ def test_residual_branch_rectifies_except_in_the_first_block():
   # T25: no ReLU on the image. With x < 0 everywhere a rectified branch sees only zeros.
   x = -np.abs(pictures(2, 4, 3)) - 0.1
 
-  def residual(first):
-    block = models.DiscBlock(6, True, first, models.FAST, jnp.float32)
+  def branch(first):
+    block = residual.DiscBlock(6, True, first, models.FAST, jnp.float32)
     shapes = jax.eval_shape(lambda x: block.init(jax.random.key(0), x)['params'], x)
     zeroed = lambda path, w: 0 * w if 'conv_sc' in path else w
     params = trees.map_paths(zeroed, jax.device_get(weights(shapes)))
     apply = jax.jit(block.apply)
     return np.abs(np.asarray(apply({'params': params}, x)) - apply({'params': params}, 2 * x)).max()
 
-  assert residual(first=True) > 1e-2
-  assert residual(first=False) == 0
+  assert branch(first=True) > 1e-2
+  assert branch(first=False) == 0
 
 
 def test_discriminator_tells_negative_images_apart():
