@@ -106,7 +106,12 @@ def styled():
   gen = jax.jit(lambda state: algorithm.generator(state, stage))(state_of_tiny())
   gen['w_avg'] = jnp.ones_like(gen['w_avg'])
   given = gen, generator.latents(jax.random.key(1), 3, generator.spec({})), np.zeros(3, np.int32)
-  run = jax.jit(lambda *given: (generator.images(*given), generator.generate(*given)))
+  run = jax.jit(
+    lambda gen, z, y, spec: (
+      generator.images(gen, z, y, spec, z),
+      generator.generate(gen, z, y, spec),
+    )
+  )
   return generator, lambda spec: run(*given, spec)
 
 
@@ -120,7 +125,7 @@ def test_truncation_is_towards_the_average_w(styled):
   # At 0 only the noise, which follows z, tells samples apart; it has no weight at the start.
   np.testing.assert_allclose(average, average[:1].repeat(3, 0), atol=1e-4)
   assert np.abs(shown(truncation='0:1') - average).max() > 1e-3  # the first layer alone
-  assert str(generator.spec({}, {'truncation': '0.7:8'})) == '0.7 (psi, 8 layers)'
+  assert str(generator.spec({}, {'truncation': '0.7:3'})) == '0.7 (psi, 3 layers)'
 
 
 def test_any_scale_can_be_shown(styled):

@@ -386,7 +386,7 @@ def test_a_file_of_the_users_whole_or_in_part(tmp_path):
   assert differing(str(path), 'digits') == {'watch.policy': 'stop'}
   assert differing(f'{path}:off', 'digits') == {'watch.policy': 'off'}
   path.write_text("def get_config():\n  return {'seed': 1}\n")
-  with pytest.raises(errors.UserError, match="algorithm is ''; expected one of: biggan"):
+  with pytest.raises(errors.UserError, match="algorithm is ''; expected one of: bigbigan, biggan"):
     configs.read(str(path))
 
 
