@@ -41,12 +41,16 @@ def draw(
     yield jax.block_until_ready(enlarged(images, side)), y[: num - i]
 
 
-@functools.partial(jax.jit, static_argnames='side')
 def enlarged(images: jax.Array, side: int | None) -> jax.Array:
   """Images [B, ..., H, W, C] by repetition at `side` px; as they are where that is no multiple."""
   times, rest = divmod(side or 0, images.shape[-3])
   if times < 2 or rest:
     return images
+  return _repeated(images, times)
+
+
+@functools.partial(jax.jit, static_argnames='times')
+def _repeated(images: jax.Array, times: int) -> jax.Array:
   return images.repeat(times, -3).repeat(times, -2)
 
 

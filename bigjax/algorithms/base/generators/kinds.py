@@ -95,8 +95,7 @@ class NoisyStatistics(StandingStatistics):
     return {'noise': () if keys is None else fastgan.noise_maps(self.net, keys)}
 
   def with_noise_of(self, gen: Gen, z: Array, y: Array, spec: NoisySpec, others: Array) -> Array:
-    how = {'train': False, **self.given(others, spec)}
-    return self.net.apply(self.variables(gen, spec), z, y, **how)
+    return self.made(self.variables(gen, spec), z, y, train=False, **self.given(others, spec))
 
   def provenance(self, gen: Gen, spec: NoisySpec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
     return super().provenance(gen if spec.noise == 'random' else self.bare(gen), spec, sampling)
