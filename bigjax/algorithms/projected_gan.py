@@ -432,7 +432,7 @@ def make(
     synthesis=kind.make(config, ways),
     critic=Critic(
       model.features, config.run.features_file or None,
-      efficientnet_lite0.Trunk(precision=None, dtype=dtype),
+      efficientnet_lite0.Trunk(precision=None, **ways),
       projected_gan.Projection(model.proj_width), model.features_side,
     ),
     disc_net=projected_gan.Discriminator(

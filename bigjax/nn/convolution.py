@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigjax.core import device
+from bigjax.core import device, trees
 
 Array = jax.Array
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -136,6 +136,36 @@ def conv_blocks(x: Array, kernel: Array) -> Array:
   return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, features)
 
 
+def depthwise_plain(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Array:
+  """NHWC convolution of each channel by itself, with a kernel [kh, kw, 1, C], in the dtype of x."""
+  kernel, num = kernel.astype(x.dtype), x.shape[-1]
+  return lax.conv_general_dilated(
+    x, kernel, (stride, stride), padding, dimension_numbers=_NHWC, feature_group_count=num
+  )
+
+
+def depthwise_sums(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Array:
+  """The same as `depthwise_plain`, as a sum of shifted maps, a factor per channel for each tap.
+
+  No matrix unit is of use to it, and XLA on CPUs takes twenty times as long for a convolution in as
+  many groups as channels.
+  """
+  b, h, w, c = x.shape
+  kh, kw, *_ = kernel.shape
+  strides = stride, stride
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads((h, w), (kh, kw), strides, padding)
+  padded = jnp.pad(trees.at_least_float32(x), ((0, 0), *padding, (0, 0)))
+  taps = kernel.astype(padded.dtype)[None, None]
+  rows, columns = ((padded.shape[1 + i] - (kh, kw)[i]) // stride + 1 for i in (0, 1))
+  last = lambda start, num: start + stride * (num - 1) + 1
+  seen = lambda i, j: lax.slice(
+    padded, (0, i, j, 0), (b, last(i, rows), last(j, columns), c), (1, stride, stride, 1)
+  )
+  y = sum(seen(i, j) * taps[:, :, i, j] for i in range(kh) for j in range(kw))
+  return y.astype(x.dtype)
+
+
 def up_conv_plain(x: Array, kernel: Array) -> Array:
   """Upsample by 2, then convolve 3x3."""
   return conv(upsample(x), kernel)
@@ -229,3 +259,9 @@ def down_conv(x: Array, kernel: Array) -> Array:
   most = (4 if device.device_kind() in LITE else 2) * SMALL
   small = device.on_tpu() and x.shape[1] <= most
   return down_conv_plain(x, kernel) if small else down_conv_strided(x, kernel)
+
+
+def depthwise_conv(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Array:
+  """`depthwise_plain` or `depthwise_sums`, whichever is faster."""
+  sums = device.device_kind() == 'cpu'
+  return (depthwise_sums if sums else depthwise_plain)(x, kernel, stride, padding)

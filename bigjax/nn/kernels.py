@@ -8,6 +8,8 @@ from bigjax.nn.convolution import (
   Array,
   conv,
   conv_fast,
+  depthwise_conv,
+  depthwise_plain,
   down_conv,
   down_conv_plain,
   down_conv_strided,
@@ -28,10 +30,13 @@ class Kernels:
   conv: Callable[[Array, Array], Array]
   up: Callable[[Array, Array], Array]  # 3x3 convolution of an upsampled image
   down: Callable[[Array, Array], Array]  # 3x3 convolution, then mean-pooling
+  depthwise: Callable[[Array, Array], Array]  # convolution of each channel by itself
   attend: Callable[[Array, Array, Array], Array]
 
 
-PLAIN = Kernels(conv, up_conv_plain, down_conv_plain, attend_plain)
-FEWEST = Kernels(conv, up_conv_phases, down_conv_strided, attend_plain)  # multiplications
-FAST = Kernels(conv_fast, up_conv, down_conv, attend)
+PLAIN = Kernels(conv, up_conv_plain, down_conv_plain, depthwise_plain, attend_plain)
+FEWEST = Kernels(  # multiplications
+  conv, up_conv_phases, down_conv_strided, depthwise_plain, attend_plain
+)
+FAST = Kernels(conv_fast, up_conv, down_conv, depthwise_conv, attend)
 KERNELS = {'fast': FAST, 'plain': PLAIN, 'fewest': FEWEST}

@@ -103,13 +103,8 @@ class TorchConv(nn.Module):
     kernel = self.param('kernel', init, shape, jnp.float32)
     x, one = x.astype(self.dtype), self.padding
     padding = one if isinstance(one, str) else ((one, one), (one, one))
-    if self.depthwise:
-      x = lax.conv_general_dilated(
-        x, kernel.astype(self.dtype), (self.stride,) * 2, padding,
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=x.shape[-1],
-      )  # fmt: skip
-    else:
-      x = self.kernels.conv(x, kernel, self.stride, padding)
+    convolve = self.kernels.depthwise if self.depthwise else self.kernels.conv
+    x = convolve(x, kernel, self.stride, padding)
     if self.use_bias:
       bias = self.param('bias', init, (self.features,), jnp.float32)
       x = x + bias.astype(self.dtype)[None, None, None]

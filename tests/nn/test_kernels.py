@@ -309,3 +309,38 @@ def test_forms_are_chosen_for_tpus_by_size(monkeypatch):
   ) == {(4, 4)}
   monkeypatch.setattr(device, 'device_kind', lambda: 'NVIDIA H200')
   assert shapes(convolution.conv_fast, large) == {(3, 3)}
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('padding', ['SAME', 'VALID', ((1, 2), (2, 0))])
+@pytest.mark.parametrize('size', [3, 5])
+def test_depthwise_sums_are_the_convolution_and_so_are_gradients(x64, stride, padding, size):
+  x, kernel = rand(2, 9, 7, 3), rand(size, size, 1, 3, seed=1)
+  forms = [
+    lambda x, kernel, form=form: form(x, kernel, stride, padding)
+    for form in (convolution.depthwise_sums, convolution.depthwise_plain)
+  ]
+  cotangent = jnp.asarray(rand(*forms[1](x, kernel).shape, seed=2))
+
+  def both(form):
+    y, vjp = jax.vjp(form, jnp.asarray(x), jnp.asarray(kernel))
+    return y, *vjp(cotangent)
+
+  for got, want in zip(both(forms[0]), both(forms[1]), strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
+
+
+def test_depthwise_form_by_device(monkeypatch):
+  """CPUs sum shifted maps; elsewhere it is one convolution. In bfloat16 sums are of float32."""
+  x, kernel = jnp.ones((1, 8, 8, 4), jnp.bfloat16), jnp.full((5, 5, 1, 4), 0.1)
+
+  def convs():
+    traced = jax.make_jaxpr(lambda *args: convolution.depthwise_conv(*args))(x, kernel)
+    return [eqn.primitive.name for eqn in eqns(traced.jaxpr)].count('conv_general_dilated')
+
+  assert convs() == 0
+  got = convolution.depthwise_conv(x, kernel)
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_allclose(np.asarray(got, np.float32)[0, 4, 4], 2.5, rtol=4e-3)
+  monkeypatch.setattr(device, 'device_kind', lambda: 'TPU v3')
+  assert convs() == 1

@@ -17,13 +17,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from bigjax.core import trees
+from bigjax.nn.kernels import FAST, Kernels
 from bigjax.nn.resizing import resize
 
 Array = jax.Array
-EXACT = lax.Precision.HIGHEST
+EXACT = 'highest'
 EPSILON = 1e-3  # of BatchNorm
 SIDE = 224  # pixels, of the images that it was trained on
 ZEROS = nn.initializers.zeros  # weights come from files
@@ -60,19 +60,39 @@ class Layers:
   """How all convolutions and norms of the network are computed."""
 
   precision: Any
+  kernels: Kernels
   dtype: Any
 
-  def conv(self, x: Array, width: int, kernel: int, stride: int, name: str, groups: int = 1):
+  def conv(self, x: Array, width: int, kernel: int, stride: int, name: str) -> Array:
     """A convolution without bias; XLA's SAME is TensorFlow's."""
     conv = nn.Conv(
-      width, (kernel, kernel), stride, 'SAME', feature_group_count=groups, use_bias=False,
-      precision=self.precision, kernel_init=ZEROS, dtype=self.dtype, name=name,
+      width, (kernel, kernel), stride, 'SAME', use_bias=False, precision=self.precision,
+      kernel_init=ZEROS, dtype=self.dtype, name=name,
     )  # fmt: skip
     return conv(x)
+
+  def depthwise(self, x: Array, kernel: int, stride: int, name: str) -> Array:
+    """A convolution of each channel by itself."""
+    return Depthwise(kernel, stride, self, name=name)(x)
 
   def norm(self, x: Array, name: str) -> Array:
     norm = nn.BatchNorm(use_running_average=True, epsilon=EPSILON, dtype=self.dtype, name=name)
     return norm(x)
+
+
+class Depthwise(nn.Module):
+  """A convolution of each channel by itself, without bias."""
+
+  size: int
+  stride: int
+  layers: Layers
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    shape = self.size, self.size, 1, x.shape[-1]
+    kernel = self.param('kernel', ZEROS, shape, jnp.float32)
+    with jax.default_matmul_precision(self.layers.precision):
+      return self.layers.kernels.depthwise(x.astype(self.layers.dtype), kernel, self.stride)
 
 
 class Block(nn.Module):
@@ -90,7 +110,7 @@ class Block(nn.Module):
     h = x
     if self.expansion > 1:
       h = nn.relu6(layers.norm(layers.conv(h, wide, 1, 1, '_expand_conv'), '_bn0'))
-    h = layers.conv(h, wide, self.kernel, self.stride, '_depthwise_conv', groups=wide)
+    h = layers.depthwise(h, self.kernel, self.stride, '_depthwise_conv')
     h = nn.relu6(layers.norm(h, '_bn1'))
     h = layers.norm(layers.conv(h, self.width, 1, 1, '_project_conv'), '_bn2')
     return h + x if h.shape == x.shape else h
@@ -130,6 +150,7 @@ class EfficientNetLite0(nn.Module):
   head: bool = True
   side: int | None = SIDE
   precision: Any = EXACT
+  kernels: Kernels = FAST
   dtype: Any = jnp.float32
 
   @property
@@ -142,7 +163,7 @@ class EfficientNetLite0(nn.Module):
 
   @nn.compact
   def __call__(self, images: Array) -> dict[str, Any]:
-    x, layers = images.astype(jnp.float32), Layers(self.precision, self.dtype)
+    x, layers = images.astype(jnp.float32), Layers(self.precision, self.kernels, self.dtype)
     x = x if self.side is None else resize(x, self.side, 'torch_bilinear')
     x = ((x - 127) / 128).astype(self.dtype)
     x = nn.relu6(layers.norm(layers.conv(x, STEM, 3, 2, '_conv_stem'), '_bn0'))
