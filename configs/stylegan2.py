@@ -104,5 +104,5 @@ VARIANTS = {
   **{f'g_{shape}': {'model.gen_architecture': shape} for shape in ('orig', 'skip', 'resnet')},
   **{f'd_{shape}': {'model.disc_architecture': shape} for shape in ('orig', 'skip', 'resnet')},
   # Conditional; the heuristic weight of R1 for such small images, and a short memory.
-  'digits': ('digits', {'optim.r1_gamma': 0.1}),
+  'digits': ('digits', {'optim.r1_gamma': 0.1, 'optim.gen_lr': 5e-3, 'optim.disc_lr': 5e-3}),
 }
