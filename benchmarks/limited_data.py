@@ -13,6 +13,7 @@ import os
 import statistics
 
 import jax
+import ml_collections
 import numpy as np
 import recipes
 
@@ -100,16 +101,27 @@ def draw(runs: list[dict], path: str, images: int) -> None:
   plotting.save(figure, path)
 
 
-def main() -> None:
-  base = core_config.changed(configs.read('ada:cifar10_500'), SMALL)
-  of_recipes = {name: core_config.changed(base, keys) for name, keys in RECIPES.items()}
-  runs, picture = recipes.measured(__doc__, 'limited_data', 900, of_recipes, memory)
+def measured(doc: str, name: str, steps: int, base: ml_collections.ConfigDict, tried: dict) -> None:
+  """Trains a config with some recipes, three seeds each; prints the table and draws it.
+
+  Args:
+    doc, name, steps: as recipes.measured has them.
+    base: the config.
+    tried: {recipe: config keys}, some of RECIPES'.
+  """
+  of_recipes = {recipe: core_config.changed(base, keys) for recipe, keys in tried.items()}
+  runs, picture = recipes.measured(doc, name, steps, of_recipes, memory)
   for run in runs:
     run['rows'] = files.read_rows(os.path.join(run['workdir'], 'metrics.jsonl'))
   print('| | seed | train | held out | gap | told apart | p > 0.05 at step | p | lately | r_t |')
   print('|---' * 10 + '|')
   print('\n'.join(map(line_of, runs)))
-  draw(runs, picture, SMALL['optim.batch_size'] * SMALL['optim.d_steps'])
+  draw(runs, picture, base.optim.batch_size * base.optim.get('d_steps', 1))
+
+
+def main() -> None:
+  base = core_config.changed(configs.read('ada:cifar10_500'), SMALL)
+  measured(__doc__, 'limited_data', 900, base, RECIPES)
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ def measured(
   look: Callable[[ml_collections.ConfigDict, str], dict[str, Any]],
   changes: Callable[[str, int], dict[str, Any]] = lambda recipe, steps: {},
   seeds: int = 3,
+  placed: Callable[[str], dict[str, Any]] = lambda path: {'data.data_dir': path},
 ) -> tuple[list[dict[str, Any]], str]:
   """Reads the command line, trains what is missing and looks at each run once.
 
@@ -31,16 +32,22 @@ def measured(
     look: (config, workdir of a finished run) -> what is kept of it, JSON-able.
     changes: (recipe, steps) -> config keys that follow from these.
     seeds: of each, by default.
+    placed: where the data lies -> config keys; by default, of a set of TFDS.
   Returns:
     ([what was kept, with 'recipe', 'seed' and 'workdir'], where the picture goes).
   """
   parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-  parser.add_argument('--data_dir', required=True, help="where TFDS' data sets lie")
+  parser.add_argument('--data_dir', required=True, help='where the data lies')
   parser.add_argument('--steps', type=int, default=steps)
   parser.add_argument('--seeds', type=int, default=seeds)
+  parser.add_argument('--only', help='recipes, by commas (default: all)')
   parser.add_argument('--folder', default=f'runs/{name}', help='of the workdirs')
   parser.add_argument('--picture', default=f'docs/images/{name}.png')
   args = parser.parse_args()
+  only = args.only.split(',') if args.only else list(recipes)
+  if unknown := set(only) - set(recipes):
+    parser.error(f'no recipe {", ".join(unknown)}; there are {", ".join(recipes)}')
+  recipes = {recipe: recipes[recipe] for recipe in only}
   device.use_compilation_cache()
   runs = []
   for seed in range(args.seeds):
@@ -48,7 +55,7 @@ def measured(
       workdir = os.path.join(args.folder, f'{recipe.replace(" ", "_")}_{seed}')
       path = os.path.join(workdir, f'{name}.json')
       if not os.path.exists(path):
-        given = {'seed': seed, 'run.steps': args.steps, 'data.data_dir': args.data_dir}
+        given = {'seed': seed, 'run.steps': args.steps, **placed(args.data_dir)}
         config = core_config.changed(config, given | changes(recipe, args.steps))
         if not loop.train(config, workdir):
           raise SystemExit(1)  # told to end: the next start goes on

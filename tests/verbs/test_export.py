@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from bigjax import export
+from bigjax.algorithms.base import configs
 from bigjax.core import device, trees
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling import stablehlo
 from bigjax.sampling.loaded import load
+from bigjax.training.program import make_program
 
 from places import ROOT
 
@@ -98,6 +100,49 @@ def test_programs_alone_make_the_images_of_sample(bigjax, params, tmp_path):
     assert alone['pasted'].shape == (2, 16, 16, 1) and alone['pasted'].dtype == np.uint8
     assert (alone['pasted'][0] != alone['pasted'][1]).any()
     np.testing.assert_allclose(alone['few'].astype(int), ours['images'][:3].astype(int), atol=1)
+
+
+# As ALONE, for a generator of which psi is an input.
+STYLED = (
+  ALONE[: ALONE.index('import numpy as np')]
+  + """
+import numpy as np
+card, given, scope = json.load(open('styled.stablehlo.json')), dict(np.load('styled.npz')), {}
+exec('\\n'.join(card['use']), scope)  # as pasted
+run, z = scope['jax'].jit(scope['program'].call), scope['latents'](3, len(given['y']))
+images = [run(z, given['y'], np.float32(psi)) for psi in given['psi']]
+np.savez('alone.npz', z=z, images=images)
+"""
+)
+
+
+def test_psi_is_an_input_of_a_program(bigjax, tmp_path):
+  """A StyleGAN2's, where bigjax cannot be imported: each psi gives what sampling gives at it."""
+  path, y, psi = str(tmp_path / 'styled.safetensors'), np.arange(6, dtype=np.int32), (0.0, 0.5, 1.0)
+  program = make_program(configs.read('stylegan2:tiny'), jax.devices()[:1])
+  stage, state = program.stage(0), program.init(jax.random.key(0), {})
+  state['aux']['w_avg'] = state['aux']['w_avg'] + 0.3
+  described = {
+    'format': cards.FORMAT, 'algorithm': 'stylegan2', 'player': program.algorithm.sampled,
+    'architecture': program.algorithm.architecture(stage), 'step': 1,
+    'class_names': [str(k) for k in range(program.sampler(stage).generator.num_classes)],
+    'sampling': program.algorithm.sampling(),
+  }  # fmt: skip
+  cards.save(path, program.gen(state, stage), described)
+  status, said, _ = bigjax('export', '--params', path, '--out', tmp_path / 'styled.stablehlo')
+  assert status == 0 and 'untruncated' in said
+  card = json.loads((tmp_path / 'styled.stablehlo.json').read_text())
+  assert list(card['inputs']) == ['z', 'y', 'psi']
+  np.savez(tmp_path / 'styled.npz', y=y, psi=np.float32(psi))
+  outside(STYLED, cwd=tmp_path)
+  alone, gen = read(tmp_path / 'alone.npz'), load(path)
+  for at, images in zip(psi, alone['images'], strict=True):
+    spec = gen.spec(str(at))
+    np.testing.assert_allclose(gen.sampler.latents(3, 6, spec), alone['z'], rtol=1e-6)
+    ours = gen(y, truncation=at, seed=3)
+    assert np.abs(images.astype(int) - ours).max() <= 1
+  of_average, half, whole = alone['images'].astype(int)
+  assert (of_average != half).any() and (half != whole).any()
 
 
 def test_the_card_of_a_program(bigjax, params, tmp_path):
