@@ -9,8 +9,8 @@ example: one convolution for all, of scaled inputs and outputs, or as many group
 the official code. `up` is one on a map that is enlarged by the filter [1, 3, 3, 1] first: filter
 and kernel as one, or one after the other. `downsample` is the filter alone: a sum of shifted maps,
 products with matrices, or a depthwise convolution; `down` is a 3x3 convolution with a stride of 2
-behind it. `depthwise` is a 5x5 convolution of each channel
-by itself, as in the frozen network that Projected GAN looks through.
+behind it. `depthwise` is a 5x5 convolution of each channel by itself, as in the frozen network that
+Projected GAN looks through.
 """
 
 import argparse
@@ -58,10 +58,9 @@ def depthwise(x: jax.Array) -> jax.Array:
   )  # fmt: skip
 
 
-def matrices(x: jax.Array, down: int = 2, pad: tuple[int, int] = (1, 1)) -> jax.Array:
-  """The same, as a product with a matrix along each axis."""
-  matrix = upfirdn.fir(x.shape[1], fir.TAPS, down=down, pad=pad)
-  return upfirdn.along_axes(matrix, matrix, x)
+def sums(x: jax.Array, down: int = 2, pad: tuple[int, int] = (1, 1)) -> jax.Array:
+  """The same, as a sum of shifted maps; TPUs take products with matrices."""
+  return upfirdn.resample(x, fir.TAPS, down=down, pad=pad)
 
 
 def filtered_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -84,15 +83,15 @@ FORMS = {
     'one after the other': lambda x, kernel, style: fir.up_conv_plain(x, kernel),
   },
   'downsample': {
-    'shifted sums': lambda x, kernel, style: fir.downsample(x),
-    'matrices': lambda x, kernel, style: matrices(x),
+    'shifted sums': lambda x, kernel, style: sums(x),
+    'matrices': lambda x, kernel, style: fir.downsample(x),
     'depthwise': lambda x, kernel, style: depthwise(x),
   },
   'down': {
-    'shifted sums, then a stride of 2': lambda x, kernel, style: fir.down_conv(x, kernel),
-    'matrices, then a stride of 2': lambda x, kernel, style: convolution.conv(
-      matrices(x, 1, (2, 2)), kernel, 2, 'VALID'
+    'shifted sums, then a stride of 2': lambda x, kernel, style: convolution.conv(
+      sums(x, 1, (2, 2)), kernel, 2, 'VALID'
     ),
+    'matrices, then a stride of 2': lambda x, kernel, style: fir.down_conv(x, kernel),
     'filter and kernel as one': lambda x, kernel, style: filtered_kernel(x, kernel),
   },
   'depthwise': {

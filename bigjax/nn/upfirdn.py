@@ -2,9 +2,9 @@
 
 An FIR filter with its zero insertion, padding and decimation is linear along an axis, so that all
 of it, and what comes before it (mirrored margins), is one matrix [out, in], made in NumPy at trace
-time. A product with it has a product as its gradient, of any order, and is what TPUs do best up to
-some 256 px, for long filters. `resample` computes the same as a sum of shifted images, which for a
-filter of four taps costs no more than reading and writing them.
+time. A product with it has a product as its gradient, of any order, and is what TPUs do best.
+`resample` computes the same as a sum of shifted images, which on other devices, for a filter of
+four taps, costs no more than reading and writing them.
 """
 
 from collections.abc import Sequence

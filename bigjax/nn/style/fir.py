@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigjax.core import device
 from bigjax.nn import upfirdn
 from bigjax.nn.convolution import interleave
 from bigjax.nn.kernels import FAST, Kernels
@@ -21,19 +22,32 @@ Array = jax.Array
 TAPS = np.array([1.0, 3.0, 3.0, 1.0]) / 8
 
 
+def filtered(x: Array, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)) -> Array:
+  """The filter along rows and columns, in whichever form of nn/upfirdn.py is faster.
+
+  Arguments are those of `upfirdn.resample`. TPUs take two products with matrices, whose values are
+  exact in any dtype: half of the time that shifted sums take, and a quarter of the memory or less
+  (benchmarks/style_forms.py).
+  """
+  if not device.on_tpu():
+    return upfirdn.resample(x, TAPS, up, down, pad)
+  rows, columns = (upfirdn.fir(size, TAPS, up, down, pad) for size in x.shape[1:3])
+  return upfirdn.along_axes(rows, columns, x)
+
+
 def upsample(x: Array) -> Array:
   """Twice the resolution: [B, H, W, C] -> [B, 2H, 2W, C]."""
-  return upfirdn.resample(x, TAPS, up=2, pad=(2, 1))
+  return filtered(x, up=2, pad=(2, 1))
 
 
 def downsample(x: Array) -> Array:
   """Half the resolution: [B, H, W, C] -> [B, H/2, W/2, C]."""
-  return upfirdn.resample(x, TAPS, down=2, pad=(1, 1))
+  return filtered(x, down=2, pad=(1, 1))
 
 
 def up_conv_plain(x: Array, kernel: Array, kernels: Kernels = FAST) -> Array:
   """Upsample by 2, with one pixel more on each side, then convolve 3x3."""
-  return kernels.conv(upfirdn.resample(x, TAPS, up=2, pad=(3, 2)), kernel, 1, 'VALID')
+  return kernels.conv(filtered(x, up=2, pad=(3, 2)), kernel, 1, 'VALID')
 
 
 def _phases() -> np.ndarray:
@@ -60,7 +74,7 @@ def up_conv(x: Array, kernel: Array, kernels: Kernels = FAST) -> Array:
 
 def down_conv(x: Array, kernel: Array, kernels: Kernels = FAST) -> Array:
   """Filter, then convolve 3x3 with stride 2: [B, H, W, C] -> [B, H/2, W/2, N]."""
-  return kernels.conv(upfirdn.resample(x, TAPS, pad=(2, 2)), kernel, 2, 'VALID')
+  return kernels.conv(filtered(x, pad=(2, 2)), kernel, 2, 'VALID')
 
 
 class DownConv(nn.Module):

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from bigjax.core import device
 from bigjax.nn.style import fir
 
 X = jnp.arange(16, dtype=jnp.float32).reshape(1, 4, 4, 1)
@@ -63,3 +65,24 @@ def test_a_1x1_convolution_commutes_with_the_filter():
     return net.apply({'params': {'kernel': kernel}}, x), after
 
   np.testing.assert_allclose(*both(x, kernel), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_tpus_are_given_products_with_matrices(monkeypatch, dtype):
+  """With the results of shifted sums, and of their gradients: no value of a matrix is rounded."""
+  x = jnp.asarray(np.random.RandomState(0).randn(2, 8, 6, 3), dtype)
+  names = 'upsample', 'downsample'
+
+  def both(x):
+    results = {name: jax.vjp(getattr(fir, name), x) for name in names}
+    return {name: (y, *pullback(jnp.cos(y))) for name, (y, pullback) in results.items()}
+
+  primitives = lambda: {eqn.primitive.name for eqn in jax.make_jaxpr(lambda x: both(x))(x).eqns}
+  want = both(x)
+  assert 'dot_general' not in primitives()
+  monkeypatch.setattr(device, 'on_tpu', lambda: True)
+  assert 'dot_general' in primitives()
+  rounding = 1e-6 if dtype == 'float32' else 2e-2
+  for one, other in zip(jax.tree.leaves(both(x)), jax.tree.leaves(want), strict=True):
+    one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+    np.testing.assert_allclose(one, other, rtol=rounding, atol=rounding)
