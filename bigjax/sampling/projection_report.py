@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
   names = [os.path.basename(path) for path in paths]
   try:
     os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
-    average = f'{found.before.mean():.4g} at the start, {found.after.mean():.4g} at the end'
+    average = f'{found.before.mean():.3g} -> {found.after.mean():.3g}'
     caption = f'{projector.name}, {args.steps:,} steps: {average}'
     draw_strip(args.out, found, names, caption)
     save_w(os.path.splitext(args.out)[0] + '.npz', found, names, projector.name, args.steps)
