@@ -17,7 +17,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from bigjax.core import errors, trees
 from bigjax.nn.kernels import FAST, Kernels
@@ -31,7 +30,15 @@ from bigjax.nn.layers import (
   remat,
   standardize,
 )
-from bigjax.nn.window_attention import Mlp, PatchMerging, WindowAttention, bilinear, layer_norm
+from bigjax.nn.window_attention import (
+  EPS,
+  Mlp,
+  PatchMerging,
+  TokenNorm,
+  WindowAttention,
+  bilinear,
+  normalized,
+)  # fmt: skip
 
 Array = jax.Array
 
@@ -41,7 +48,6 @@ RESOLUTIONS = tuple(WIDTHS)[1:]
 ADANORMS = ('layer', 'instance', 'batch')  # AdaLN, AdaIN-T, AdaBN
 PLACEMENTS = ('a', 'b', 'c')
 SKIPS = ('glorot', 'identity')  # how SkipProj begins
-EPS = 1e-5  # of all norms
 SLOPE = 0.2  # of leaky ReLUs
 
 
@@ -103,11 +109,7 @@ class AdaNorm(nn.Module):
       moments = Moments(self.bn_group, name='norm')(x, self.train)
       h = standardize(x, moments, EPS, self.dtype)
     else:
-      axes = {'layer': -1, 'instance': (1, 2)}[self.kind]
-      wide = trees.at_least_float32(x)
-      centred = wide - wide.mean(axes, keepdims=True)
-      var = jnp.square(centred).mean(axes, keepdims=True)
-      h = (centred * lax.rsqrt(var + EPS)).astype(self.dtype)
+      h = normalized(x, {'layer': -1, 'instance': (1, 2)}[self.kind], self.dtype)
     linear = functools.partial(
       Dense, features, use_bias=False, dtype=self.dtype, initializer=nn.initializers.normal(0.02)
     )
@@ -138,7 +140,7 @@ class GenBlock(nn.Module):
   def __call__(self, x: Array, c: Array | None = None) -> Array:
     ada = functools.partial(AdaNorm, self.adanorm, self.train, self.bn_group, self.dtype)
     adapt = lambda name: lambda h: ada(name=name)(h, c)
-    norm = functools.partial(layer_norm, self.dtype)
+    norm = lambda name: TokenNorm(self.dtype, name=name)
     same = lambda h: h
     # What attention sees, what becomes of it, of the sum, and of that before the MLP.
     if c is None:
@@ -234,7 +236,7 @@ class Generator(nn.Module):
       for i in range(self.blocks):
         block = self.block(side, i, train)
         h = in_microbatches(self.microbatches, block, type(block).__call__, h, *cs)
-    h = tokens(self.channels, name='to_rgb')(layer_norm(self.dtype, 'norm')(h))
+    h = tokens(self.channels, name='to_rgb')(TokenNorm(self.dtype, name='norm')(h))
     return jnp.tanh(trees.at_least_float32(h))
 
 
@@ -265,7 +267,7 @@ class DiscBlock(nn.Module):
     attend = WindowAttention(self.heads, self.window, self.shift, dtype=self.dtype, name='attn')
     mlp = Mlp(dtype=self.dtype, name='mlp')
     for i, (name, branch) in enumerate((('attn', attend), ('mlp', mlp)), 1):
-      h = nn.leaky_relu(branch(layer_norm(self.dtype, f'norm{i}')(x)), SLOPE)
+      h = nn.leaky_relu(branch(TokenNorm(self.dtype, name=f'norm{i}')(x)), SLOPE)
       x = project(name=f'skip{i}')(x)
       note(self, name, x, h)
       x = x + h
@@ -336,7 +338,7 @@ class Discriminator(nn.Module):
         h = PatchMerging(WIDTHS[side] * self.ch, self.dtype, name=f'merge{side}')(h)
       for i in range(self.blocks):
         h = self.block(side, i)(h)
-    h = trees.at_least_float32(layer_norm(self.dtype, 'norm')(h)).mean((1, 2))
+    h = trees.at_least_float32(TokenNorm(self.dtype, name='norm')(h)).mean((1, 2))
     h = h if mask is None else h * mask
     score = Dense(1, dtype=h.dtype, initializer=glorot(), name='linear')(h)[:, 0]
     if self.num_classes == 1:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bigjax.core import trees
 from bigjax.nn.layers import Initializer, glorot
 
 Array = jax.Array
@@ -82,7 +83,7 @@ def attend(
     bias: [heads, tokens, tokens] of the logits; None: none.
     region: of each token, [windows, tokens]: those of others are not seen; None: all are.
   """
-  wide = jnp.promote_types(queries.dtype, jnp.float32)
+  wide = jnp.float64 if queries.dtype == jnp.float64 else jnp.float32
   queries = queries * queries.shape[-1] ** -0.5
   logits = jnp.einsum('bnhqd,bnhkd->bnhqk', queries, keys, preferred_element_type=wide)
   if bias is not None:
@@ -164,9 +165,29 @@ class Mlp(nn.Module):
     return dense(c, name='fc2')(h)
 
 
-def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
-  """LayerNorm of each token over its channels, with a gain and a bias; Swin's epsilon."""
-  return nn.LayerNorm(epsilon=1e-5, dtype=dtype, use_fast_variance=False, name=name)
+EPS = 1e-5  # of all norms of tokens, Swin's
+
+
+def normalized(x: Array, axes: int | tuple[int, ...], dtype: Any) -> Array:
+  """Less its mean and over its deviation along `axes`, in at least float32, as `dtype`."""
+  wide = trees.at_least_float32(x)
+  centred = wide - wide.mean(axes, keepdims=True)
+  var = jnp.square(centred).mean(axes, keepdims=True)
+  return (centred * lax.rsqrt(var + EPS)).astype(dtype)
+
+
+class TokenNorm(nn.Module):
+  """LayerNorm of each token [..., C] over its channels alone, with a gain and a bias of each."""
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    channels = x.shape[-1:]
+    gain = self.param('gain', nn.initializers.ones, channels, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, channels, jnp.float32)
+    each = lambda v: v.astype(self.dtype).reshape(*[1] * (x.ndim - 1), -1)
+    return normalized(x, -1, self.dtype) * each(gain) + each(bias)
 
 
 class PatchMerging(nn.Module):
@@ -180,7 +201,7 @@ class PatchMerging(nn.Module):
   def __call__(self, x: Array) -> Array:
     b, h, w, c = x.shape
     x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 4, 2, 5)  # columns before rows
-    x = layer_norm(self.dtype, 'norm')(x.reshape(b, h // 2, w // 2, 4 * c))
+    x = TokenNorm(self.dtype, name='norm')(x.reshape(b, h // 2, w // 2, 4 * c))
     dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=self.initializer)
     return dense(self.features, use_bias=False, name='reduction')(x)
 
