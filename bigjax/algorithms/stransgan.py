@@ -225,9 +225,9 @@ KEYS: Keys = {
 TINY = {
   **{name: value for name, value in residual_config.TINY.items() if name not in ABSENT},
   'data.resolution': 8,
-  'model.ch': 1, 'model.shared_dim': 8, 'model.head_dim': 8, 'model.window': 4,
-  'model.global_resolution': 4, 'model.disc_resolution': 8, 'optim.ema_start': 0,
-  'optim.r1_every': 1,
+  'model.ch': 1, 'model.shared_dim': 8, 'model.blocks': 1, 'model.head_dim': 8, 'model.window': 4,
+  'model.global_resolution': 4, 'model.disc_resolution': 4, 'optim.ema_start': 0,
+  'optim.r1_every': 1, 'augment.name': 'none',
 }
 DIGITS = {
   **{name: value for name, value in residual_config.DIGITS.items() if name not in ABSENT},

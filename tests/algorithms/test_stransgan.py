@@ -1,0 +1,94 @@
+"""STransGAN's game: its vital sign by hand, how it is sampled, what its config refuses.
+
+In which order its players move is in test_residual_games.py, beside the others of its kind.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigjax.algorithms import stransgan
+from bigjax.algorithms.base import configs, contract
+from bigjax.algorithms.base.standing_statistics import StandingStatistics
+from bigjax.core import config as core_config
+from bigjax.core import errors, parallel
+
+
+def changed(**of):
+  """A tiny config with other values, given as GROUP__KEY."""
+  values = core_config.flat(configs.read('stransgan:tiny'))
+  return configs.complete(values | {name.replace('__', '.', 1): of[name] for name in of})
+
+
+def test_a_probe_has_every_layers_ratio():
+  """Of the first training minibatch, over its examples; tests/models has norms by hand."""
+  game = stransgan.make(changed(optim__batch_size=2))
+  ((_, stage),) = game.stages(1)
+  rng = np.random.default_rng(0)
+  image = jnp.asarray(rng.integers(0, 256, (1, 2, 8, 8, 3)), jnp.uint8)
+  batch = {'image': image, 'label': jnp.asarray([[3, 4]], jnp.int32)}
+
+  @jax.jit
+  def run():
+    state = game.init(jax.random.key(0))
+    disc, real = state['players']['disc']['params'], batch['image'][0].astype(jnp.float32)
+    given = {'params': disc}, real / 127.5 - 1, batch['label'][0]
+    sown = game.disc_net.apply(*given, mutable=['norms'])[1]['norms']
+    return game.probe(state, batch, batch, stage), sown['blocks4_0']
+
+  with jax.set_mesh(parallel.make_mesh(jax.devices()[:1])):
+    signs, seen = jax.device_get(run())
+  ratios = {name: value for name, value in signs.items() if name.startswith('norm_ratio_')}
+  blocks = ('gen/blocks4_0', 'gen/blocks8_0', 'disc/blocks4_0')
+  layers = [f'{block}/{branch}' for block in blocks for branch in ('attn', 'mlp')]
+  assert set(ratios) == {f'norm_ratio_{layer}' for layer in layers}
+  for branch in ('attn', 'mlp'):
+    skip, main = seen[f'of_{branch}'].sum(0)
+    found = ratios[f'norm_ratio_disc/blocks4_0/{branch}']
+    np.testing.assert_allclose(found, np.sqrt(skip / main), rtol=1e-5)
+  assert all(0.05 < value < 20 for value in ratios.values()), ratios
+
+
+def test_what_is_prepared_to_sample():
+  """Statistics, only of blocks that normalise over a batch."""
+  ((_, stage),) = stransgan.make(changed()).stages(1)
+  for kind, classes, measured in (('layer', 10, False), ('batch', 10, True), ('batch', 1, False)):
+    game = stransgan.make(changed(model__adanorm=kind, data__num_classes=classes))
+    generator = stransgan.make_generator(game.architecture(stage))
+    assert (type(generator) is StandingStatistics) == measured
+    assert ('standing_passes' in game.sampling()) == measured
+    spec = generator.spec(game.sampling(), {'truncation': '0.5'})
+    assert spec.described()['truncation'] == '0.5:resample' and str(spec) == '0.5 (resample)'
+    assert bool(generator.prepared(game.sampling())) == measured
+  with pytest.raises(errors.UserError, match='dialect'):
+    stransgan.make_generator(stransgan.make(changed()).architecture(stage)).spec({})
+
+
+@pytest.mark.parametrize(
+  ('of', 'words'),
+  [
+    ({'data__resolution': 48}, ['data.resolution is 48', '8, 16, 32, 64, 128, 256']),
+    ({'model__window': 3}, ['model.window is 3', '0, 4, 8']),
+    ({'model__disc_resolution': 12}, ['model.disc_resolution is 12']),
+    ({'model__head_dim': 3}, ['model.head_dim is 3', '16 channels at 4 px']),
+    (
+      {'optim__scores': 'gn', 'optim__r1_gamma': 0.0, 'optim__r1_every': 1},
+      ['optim.scores=gn', 'linear in pieces'],
+    ),
+    ({'model__adanorm': 'batch', 'run__microbatches': 2}, ['model.adanorm is batch', 'give 1']),
+  ],
+)
+def test_a_config_is_refused(of, words):
+  with pytest.raises(errors.UserError) as error:
+    stransgan.make(changed(**of))
+  assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_lazy_terms_and_what_stabilises():
+  """The bare config has R1 now and then and DiffAugment, CelebA's consistency in its place."""
+  game = stransgan.make(configs.read('stransgan'))
+  assert game.periods == {'r1': 16} and [name for name, _ in game.places.disc_terms] == ['r1']
+  game = stransgan.make(configs.read('stransgan:celeba64'))
+  assert [name for name, _ in game.places.disc_terms] == ['r1', 'cr', 'cr_fake']
+  assert contract.due_at(game.periods, 16) == {'r1'} and not contract.due_at(game.periods, 17)
