@@ -80,34 +80,40 @@ class STransGAN(residual.ResidualGAN):
     return state, metrics | disc_metrics | refused
 
   def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
-    """As of all residual GANs, with the norms of shortcuts over those of the branches beside."""
     signs = super().probe(state, batch, held_out, stage)
     players = parallel.all_gather_weights(state['players'])
     weights = {name: getattr(self, name).weights(players[name]) for name in ('gen', 'disc')}
     key = jax.random.fold_in(jax.random.fold_in(state['key'], state['step']), 4)  # no key of a step
     train = jax.tree.map(lambda x: x[0], dict(batch))
     fresh = self.fresh(key, train['label'].shape, state['step'])
-    examples = {**train, 'z': fresh['z'], 'y': fresh['y']}
+    return signs | self.norm_ratios(weights, {**train, 'z': fresh['z'], 'y': fresh['y']})
+
+  def norm_ratios(self, weights: Any, examples: dict) -> Metrics:
+    """Each layer's shortcut over the branch beside it, by their norms over a batch.
+
+    Args:
+      weights: {player: its network's}.
+      examples: [B, ...]: image and label for the discriminator, z and y for the generator.
+    """
+    gen_net = self.gen_net.clone(microbatches=1)  # parts of a batch are made here
+
+    def measure(weights, part):
+      real, label = to_float(part['image']), part['label']
+      of = {name: {'params': weights[name]} for name in weights}
+      made = gen_net.apply(of['gen'], part['z'], part['y'], train=True, mutable=['norms'])
+      judged = self.disc_net.apply(of['disc'], real, label, mutable=['norms'])
+      return {'gen': made[1]['norms'], 'disc': judged[1]['norms']}
 
     def energies(_, weights, examples):
-      whole = self.gen_net.clone(microbatches=1)
-      variables = {name: {'params': weights[name]} for name in weights}
+      each = microbatched(functools.partial(measure, weights), self.microbatches, examples)
+      return jax.tree.map(lambda x: x.mean(0), each)  # [2] of each layer
 
-      def measure(part):
-        real, z = to_float(part['image']), (part['z'], part['y'])
-        of_gen = whole.apply(variables['gen'], *z, train=True, mutable=['norms'])
-        of_disc = self.disc_net.apply(variables['disc'], real, part['label'], mutable=['norms'])
-        return {'gen': of_gen[1]['norms'], 'disc': of_disc[1]['norms']}
-
-      return jax.tree.map(
-        lambda x: x.mean(0), microbatched(measure, self.microbatches, examples)
-      )  # [2] of each layer
-
-    found = parallel.over_batch(energies)({}, weights, examples)
+    found, ratios = parallel.over_batch(energies)({}, weights, examples), {}
     for name, of_layers in found.items():
       for path, (skip, main) in trees.flat(of_layers).items():
-        signs[norm_ratio(name, path.replace('of_', ''))] = jnp.sqrt(skip / jnp.maximum(main, 1e-30))
-    return signs
+        ratio = jnp.sqrt(skip / jnp.maximum(main, 1e-30))
+        ratios[norm_ratio(name, path.replace('/of_', '/'))] = ratio
+    return ratios
 
   def architecture(self, stage: Stage) -> dict[str, Any]:
     del stage
@@ -189,7 +195,7 @@ OF_BATCHES = ('model.bn_group', 'eval.standing_passes', 'eval.standing_batch', '
 # fmt: off
 SHARED = residual_config.defaults(
   model__ch=32, model__z_dim=128, optim__batch_size=64, optim__d_steps=1, optim__gen_lr=1e-4,
-  optim__b2=0.99, optim__loss='logistic', optim__spectral_norm='none', optim__r1_every=16,
+  optim__b2=0.99, optim__loss='logistic', optim__spectral_norm='none',
 )
 KEYS: Keys = {
   'model.blocks': Key(2, 'Transformer blocks at each resolution', least=1, most=64),
@@ -231,9 +237,10 @@ TINY = {
 }
 DIGITS = {
   **{name: value for name, value in residual_config.DIGITS.items() if name not in ABSENT},
-  'model.ch': 4, 'model.shared_dim': 32, 'model.blocks': 2, 'model.head_dim': 16,
-  'model.window': 4, 'model.global_resolution': 8, 'model.disc_resolution': 16,
-  'optim.ema_half_life': 0.0, 'optim.ema_ramp': 0.0,
+  'model.ch': 2, 'model.shared_dim': 32, 'model.head_dim': 16, 'model.window': 4,
+  'model.global_resolution': 8, 'model.disc_resolution': 16,
+  'optim.batch_size': 32, 'optim.gen_lr': 5e-4, 'optim.disc_lr': 2e-4, 'optim.r1_gamma': 1.0,
+  'optim.r1_every': 1, 'optim.ema_half_life': 0.0, 'optim.ema_ramp': 0.0,
 }
 # fmt: on
 

@@ -1,7 +1,7 @@
 """Strans-G and Strans-D (Xu et al. 2023): a generator of Transformer blocks alone, and its critic.
 
 The generator makes 4 x 4 tokens of z and doubles them; at low resolutions all tokens of a map see
-each other, at high ones those of a window (nn/window_attention.py). With classes, z and an
+each other, at high ones those of a window (nn/tokens/window_attention.py). With classes, z and an
 embedding of the class scale and shift what the blocks normalise (AdaNorm-T), where the paper tells
 three placements apart. The critic begins with convolutions, and its blocks have a learned
 projection for a shortcut (SkipProj), because an identity drowns the branch beside it there.
@@ -30,15 +30,8 @@ from bigjax.nn.layers import (
   remat,
   standardize,
 )
-from bigjax.nn.window_attention import (
-  EPS,
-  Mlp,
-  PatchMerging,
-  TokenNorm,
-  WindowAttention,
-  bilinear,
-  normalized,
-)  # fmt: skip
+from bigjax.nn.tokens.layers import EPS, Mlp, PatchMerging, TokenNorm, bilinear, normalized
+from bigjax.nn.tokens.window_attention import WindowAttention
 
 Array = jax.Array
 

@@ -14,6 +14,8 @@ from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import config as core_config
 from bigjax.core import errors, parallel
 
+from networks import weights
+
 
 def changed(**of):
   """A tiny config with other values, given as GROUP__KEY."""
@@ -21,33 +23,48 @@ def changed(**of):
   return configs.complete(values | {name.replace('__', '.', 1): of[name] for name in of})
 
 
+LAYERS = [
+  f'norm_ratio_{block}/{branch}'
+  for block in ('gen/blocks4_0', 'gen/blocks8_0', 'disc/blocks4_0')
+  for branch in ('attn', 'mlp')
+]
+
+
 def test_a_probe_has_every_layers_ratio():
-  """Of the first training minibatch, over its examples; tests/models has norms by hand."""
-  game = stransgan.make(changed(optim__batch_size=2))
+  game = stransgan.make(changed())
   ((_, stage),) = game.stages(1)
+  state, batch = contract.state_shapes(game), stage.shapes()
+  signs = jax.eval_shape(lambda state, batch: game.probe(state, batch, batch, stage), state, batch)
+  assert {name for name in signs if name.startswith('norm_ratio')} == set(LAYERS)
+  assert {'probe_accuracy_held_out', 'weight_norm_gen'} <= set(signs)
+
+
+def test_ratios_are_over_all_examples_and_devices():
+  """tests/models has the norms of one layer by hand."""
+  game = stransgan.make(changed())
   rng = np.random.default_rng(0)
-  image = jnp.asarray(rng.integers(0, 256, (1, 2, 8, 8, 3)), jnp.uint8)
-  batch = {'image': image, 'label': jnp.asarray([[3, 4]], jnp.int32)}
+  examples = {
+    'image': jnp.asarray(rng.integers(0, 256, (2, 8, 8, 3)), jnp.uint8),
+    'label': jnp.asarray([3, 4], jnp.int32), 'y': jnp.asarray([5, 6], jnp.int32),
+    'z': jnp.asarray(rng.normal(size=(2, 16)), jnp.float32),
+  }  # fmt: skip
+  players = contract.state_shapes(game)['players']
+  drawn = {name: weights(players[name]['params']) for name in players}
 
   @jax.jit
-  def run():
-    state = game.init(jax.random.key(0))
-    disc, real = state['players']['disc']['params'], batch['image'][0].astype(jnp.float32)
-    given = {'params': disc}, real / 127.5 - 1, batch['label'][0]
+  def run(drawn):
+    real = examples['image'].astype(jnp.float32) / 127.5 - 1
+    given = {'params': drawn['disc']}, real, examples['label']
     sown = game.disc_net.apply(*given, mutable=['norms'])[1]['norms']
-    return game.probe(state, batch, batch, stage), sown['blocks4_0']
+    return game.norm_ratios(drawn, examples), sown['blocks4_0']
 
-  with jax.set_mesh(parallel.make_mesh(jax.devices()[:1])):
-    signs, seen = jax.device_get(run())
-  ratios = {name: value for name, value in signs.items() if name.startswith('norm_ratio_')}
-  blocks = ('gen/blocks4_0', 'gen/blocks8_0', 'disc/blocks4_0')
-  layers = [f'{block}/{branch}' for block in blocks for branch in ('attn', 'mlp')]
-  assert set(ratios) == {f'norm_ratio_{layer}' for layer in layers}
+  with jax.set_mesh(parallel.make_mesh(jax.devices()[:2])):
+    ratios, seen = jax.device_get(run(drawn))
+  assert set(ratios) == set(LAYERS) and all(0 < value < np.inf for value in ratios.values())
   for branch in ('attn', 'mlp'):
     skip, main = seen[f'of_{branch}'].sum(0)
     found = ratios[f'norm_ratio_disc/blocks4_0/{branch}']
     np.testing.assert_allclose(found, np.sqrt(skip / main), rtol=1e-5)
-  assert all(0.05 < value < 20 for value in ratios.values()), ratios
 
 
 def test_what_is_prepared_to_sample():

@@ -9,7 +9,8 @@ import pytest
 
 from bigjax.core import trees
 from bigjax.nn import resizing
-from bigjax.nn import window_attention as wa
+from bigjax.nn.tokens import layers
+from bigjax.nn.tokens import window_attention as wa
 
 from golden_files import golden, under
 
@@ -129,8 +130,8 @@ def test_logits_are_float32_in_a_narrow_network():
 def test_tokens_are_doubled_as_torch_does():
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 5)), jnp.float32)
   want = resizing.resize(x, 6, 'torch_bilinear')
-  np.testing.assert_allclose(jax.jit(wa.bilinear)(x), want, rtol=1e-5, atol=1e-6)
-  assert jax.eval_shape(wa.bilinear, x[:, :, :2]).shape == (2, 6, 4, 5)
+  np.testing.assert_allclose(jax.jit(layers.bilinear)(x), want, rtol=1e-5, atol=1e-6)
+  assert jax.eval_shape(layers.bilinear, x[:, :, :2]).shape == (2, 6, 4, 5)
 
 
 # --- the numbers of the authors' Swin
@@ -159,6 +160,6 @@ def test_windows_and_merging_are_swins(x64):
     'reduction': {'kernel': w['reduction.weight']},
   }
   x = jnp.asarray(arrays['in/x'], jnp.float64).reshape(2, 8, 8, 12)
-  net = wa.PatchMerging(24, jnp.float64)
+  net = layers.PatchMerging(24, jnp.float64)
   got = jax.jit(functools.partial(net.apply, {'params': params}))(x)
   close(got.reshape(2, 16, 24), arrays['patch_merging/out'])
