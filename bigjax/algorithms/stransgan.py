@@ -189,9 +189,8 @@ def make_generator(architecture: dict[str, Any]) -> StandingStatistics:
 
 
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
-# What other residual GANs have and these networks have not; what only a norm over a batch needs.
+# What other residual GANs have and these networks have not.
 ABSENT = ('model.gen_attention', 'model.disc_attention', 'model.disc_widths', 'model.bn_eps')
-OF_BATCHES = ('model.bn_group', 'eval.standing_passes', 'eval.standing_batch', 'export.truncations')
 # fmt: off
 SHARED = residual_config.defaults(
   model__ch=32, model__z_dim=128, optim__batch_size=64, optim__d_steps=1, optim__gen_lr=1e-4,
@@ -223,10 +222,7 @@ KEYS: Keys = {
     'c', 'where: a: before attention and before the MLP; b: before the MLP and its shortcut; c: '
     'there and after attention', choices=stransgan.PLACEMENTS,
   ),
-  **{
-    name: dataclasses.replace(key, where=('model.adanorm', 'batch')) if name in OF_BATCHES else key
-    for name, key in SHARED.items() if name not in ABSENT
-  },
+  **{name: key for name, key in SHARED.items() if name not in ABSENT},
 }
 TINY = {
   **{name: value for name, value in residual_config.TINY.items() if name not in ABSENT},
@@ -269,6 +265,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       )
   for side in stransgan.sides(resolution):
     stransgan.heads_of(stransgan.WIDTHS[side] * model.ch, model.head_dim, side)
+  if model.bn_group and model.adanorm != 'batch':
+    raise errors.UserError(
+      f'model.bn_group is {model.bn_group}, but with model.adanorm={model.adanorm} no examples '
+      'share moments; give 0, or model.adanorm=batch.'
+    )
   if model.adanorm == 'batch' and config.run.microbatches > 1:
     raise errors.UserError(
       'model.adanorm is batch, whose blocks see the whole batch at once, but run.microbatches is '
@@ -302,7 +303,7 @@ def make(
     **shared,
     **{name: model[name] for name in of_gen},
     channels=data.channels,
-    bn_group=model.get('bn_group') or None,
+    bn_group=model.bn_group or None,
   )
   disc_net = stransgan.Discriminator(
     **shared,

@@ -12,9 +12,9 @@ from bigjax.algorithms import stransgan
 from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import config as core_config
-from bigjax.core import errors, parallel
+from bigjax.core import errors, parallel, trees
 
-from networks import weights
+from networks import LABELS, f32, weights
 
 
 def changed(**of):
@@ -82,6 +82,25 @@ def test_what_is_prepared_to_sample():
     stransgan.make_generator(stransgan.make(changed()).architecture(stage)).spec({})
 
 
+def test_moments_of_a_batch_are_measured_and_sampled_with():
+  """Shapes alone: of the norm after attention and the one before the MLP, in both blocks."""
+  game = stransgan.make(changed(model__adanorm='batch'))
+  ((_, stage),) = game.stages(1)
+  generator = stransgan.make_generator(game.architecture(stage))
+  spec, key = generator.spec(game.sampling()), jax.random.key(0)
+  params = contract.state_shapes(game)['players']['gen']['params']
+  moments = jax.eval_shape(lambda params: generator.moments(params, key, spec), params)
+  norms = [f'blocks{side}_0/{name}' for side in (4, 8) for name in ('norm2', 'norm_attn')]
+  paths = {f'{norm}/norm/{of}' for norm in norms for of in ('mean', 'var')}
+  assert set(trees.flat(moments)) == paths
+  at_one = lambda s: jax.ShapeDtypeStruct((1, *s.shape), s.dtype)
+  gen = {'params': params, 'stats': jax.tree.map(at_one, moments), 'knots': f32(1)}
+  images = jax.eval_shape(
+    lambda gen, z, y: generator.generate(gen, z, y, spec), gen, f32(2, 16), LABELS
+  )
+  assert images.shape == (2, 8, 8, 3)
+
+
 @pytest.mark.parametrize(
   ('of', 'words'),
   [
@@ -93,6 +112,7 @@ def test_what_is_prepared_to_sample():
       {'optim__scores': 'gn', 'optim__r1_gamma': 0.0, 'optim__r1_every': 1},
       ['optim.scores=gn', 'linear in pieces'],
     ),
+    ({'model__bn_group': 4}, ['model.bn_group is 4', 'model.adanorm=layer']),
     ({'model__adanorm': 'batch', 'run__microbatches': 2}, ['model.adanorm is batch', 'give 1']),
   ],
 )
