@@ -54,6 +54,7 @@ class Conv(nn.Module):
   kernels: Kernels = FAST
   dtype: Any = jnp.float32
   initializer: Initializer = orthogonal
+  bias_initializer: Initializer = nn.initializers.zeros
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -69,7 +70,7 @@ class Conv(nn.Module):
         self.resample
       ](x, kernel)
     if self.use_bias:
-      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+      bias = self.param('bias', self.bias_initializer, (self.features,), jnp.float32)
       x = x + bias.astype(self.dtype)[None, None, None]
     return x
 

@@ -131,13 +131,23 @@ def _lines(axis: 'Axes', rows: Rows, shown: Iterable[str]) -> None:
     line(axis, series(rows, name), name, **STYLES.get(name, {}))
 
 
-def _sigmas(axis: 'Axes', rows: Rows, lines: Mapping[str, Points], named: int = 5) -> None:
-  """Draw sigma0 of every kernel thin; name those that are largest at the end."""
+def _largest(axis: 'Axes', lines: Mapping[str, Points], named: int = 5) -> None:
+  """Draw all lines thin; name those that are largest at the end."""
   largest = sorted(lines, key=lambda name: -lines[name][-1][1])[:named]
   for name in sorted(set(lines) - set(largest)):
     line(axis, lines[name], '_', color='0.65', linewidth=0.6, marker='')
   for name in largest:
     line(axis, lines[name], name)
+
+
+def _ratios(axis: 'Axes', lines: Mapping[str, Points]) -> None:
+  _largest(axis, lines)
+  log_scale(axis)
+
+
+def _sigmas(axis: 'Axes', rows: Rows, lines: Mapping[str, Points]) -> None:
+  """Draw sigma0 of every kernel, and the largest norm that the discriminator divides by."""
+  _largest(axis, lines)
   _lines(axis, rows, [name for name in metrics.SIGMA_MAX.among(names(rows)) if name in STYLES])
   log_scale(axis)
 
@@ -185,6 +195,8 @@ def vital_signs_figure(
   values = [n for n in metrics.SIGMA.among(known) if n.endswith(f'_{player}/{path}')]
   norms = [n for n in known if n in metrics.GRAD_NORM or n in metrics.WEIGHT_NORM]
   by_size = sorted(metrics.RGB_SHARE.among(known), key=lambda n: int(n.rpartition('_')[2]))
+  prefix = metrics.NORM_RATIO.pattern.partition('*')[0]
+  ratios = {n.removeprefix(prefix): series(rows, n) for n in metrics.NORM_RATIO.among(known)}
   skipped = series(rows, metrics.SKIPPED.pattern)
   speed = [point for point in series(clock, 'images_per_second') if point[1] > 0]
   waiting, memory = series(clock, 'waiting'), series(clock, 'device_memory_gib')
@@ -201,6 +213,9 @@ def vital_signs_figure(
     ("each resolution's share of the output",
      'deviation of what it adds (Karras et al. 2020, Figure 8); should move to the last ones',
      by_size, lambda axis: _lines(axis, rows, by_size)),
+    ('shortcuts over the branches beside them, by norm',
+     'far above 1, a layer passes on what it is given (Xu et al. 2023)',
+     ratios, lambda axis: _ratios(axis, ratios)),
     ('updates refused in a row', 'for numbers that are not finite; should stay 0',
      skipped, lambda axis: _refused(axis, skipped)),
     (f'sigma0 of the kernels of {player}',

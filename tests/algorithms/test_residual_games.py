@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from linear_players import DISC, GEN, NUM, SIZE, V, game
 
-from bigjax.algorithms import biggan, sngan, wgan_gp
+from bigjax.algorithms import biggan, sngan, stransgan, wgan_gp
 from bigjax.algorithms.base.places import Places
 from bigjax.core import parallel
 from bigjax.nn.objectives import losses
@@ -45,13 +45,16 @@ def moved_disc(v, w, of_disc):
   return v
 
 
-@pytest.mark.parametrize('kind', [biggan.BigGAN, sngan.SNGAN, wgan_gp.WGANGP])
+GEN_FIRST = (sngan.SNGAN, stransgan.STransGAN)
+
+
+@pytest.mark.parametrize('kind', [biggan.BigGAN, wgan_gp.WGANGP, *GEN_FIRST])
 def test_a_step(kind):
   of_disc, of_gen, after, metrics = played(kind)
   assert of_disc['z'].shape[:2] == (K, NUM) and len(of_gen['z']) == 2 * NUM
   assert len(np.unique(np.concatenate([of_disc['z'][..., 0].ravel(), of_gen['z'][:, 0]]))) == 50
   w, v = np.asarray(FLAT), V
-  if kind is sngan.SNGAN:  # against the critic of the step before; its fakes are then the new ones
+  if kind in GEN_FIRST:  # against the critic of the step before; its fakes are then the new ones
     w = moved_gen(w, v, of_gen)
     v = moved_disc(v, w, of_disc)
   else:

@@ -261,6 +261,16 @@ def test_shares_of_resolutions_are_drawn_from_the_smallest_on():
   assert lines(axis)['rgb_share_4'] == [(1, 0.7), (2, 0.7)]
 
 
+def test_shortcuts_of_all_layers_are_drawn_and_the_largest_named():
+  ratios = {f'norm_ratio_disc/blocks8_{i}/attn': 1.0 + i for i in range(7)}
+  rows = [{'step': step, 'd_loss': 1.0, **ratios} for step in (1, 2)]
+  figure = plots.vital_signs_figure(rows, (), (), 'a title')
+  (axis,) = (a for a in figure.axes if a.get_title('left').startswith('shortcuts'))
+  assert len(axis.get_lines()) == 7 and axis.get_yscale() == 'log'
+  named = [line.get_label() for line in axis.get_lines() if not line.get_label().startswith('_')]
+  assert named == [f'disc/blocks8_{i}/attn' for i in (6, 5, 4, 3, 2)]
+
+
 def test_vital_signs_survives_numbers_that_are_not():
   bad = dict.fromkeys(('d_loss', 'g_loss', 'd_grad_norm', 'g_grad_norm'), float('nan'))
   vital_signs([step_row(1, **bad)])

@@ -73,13 +73,23 @@ LATENT_COSINE = Metric(
   'about 0 at first, grows',
 )  # fmt: skip
 
+NORM_RATIO = Metric(
+  'norm_ratio_*/*', 'norm of a shortcut over that of the branch beside it: norm_ratio_PLAYER/LAYER',
+  'about 1, and not ever larger',
+)  # fmt: skip
+
 METRICS = (
   LOSS, GRAD_NORM, ACCURACY, PROBE_ACCURACY, SKIPPED, REFUSED, SIGMA, SIGMA_MAX, WEIGHT_NORM,
   BATCH_STD, BATCH_LABEL_SHARE, AUGMENT, RGB_SHARE, SAMPLES_MOVED,
-  LATENT_COSINE,
+  LATENT_COSINE, NORM_RATIO,
 )  # fmt: skip
 
 
 def singular_value(index: int, player: str, path: str = '') -> str:
   """Name of the singular value `index` (0 the largest) of a player's kernel, or its beginning."""
   return f'sigma{index}_{player}/{path}'
+
+
+def norm_ratio(player: str, layer: str) -> str:
+  """Name of the norm of a shortcut of a player over that of the branch beside it."""
+  return f'norm_ratio_{player}/{layer}'

@@ -1,0 +1,1 @@
+"""Layers of Transformers on maps of tokens: norms, MLPs, resampling, attention in windows."""
