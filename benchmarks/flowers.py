@@ -38,7 +38,7 @@ OWN = {
     },
   ),
 }  # fmt: skip
-STEPS = {'projected_gan': 400, 'biggan': 360, 'stylegan2': 1000}  # in as long
+STEPS = {'projected_gan': 800, 'biggan': 360, 'stylegan2': 1000}  # in as long
 EVALS = 10
 DISTANCE = 'fd_held_out_classifier'
 SCORES = ('agreement', 'precision', 'coverage', DISTANCE, 'std_ratio')
