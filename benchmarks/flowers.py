@@ -62,12 +62,12 @@ def summary(config: ml_collections.ConfigDict, workdir: str) -> dict:
   """The last scores of a run, beside those of real images, and its curve against seconds."""
   del config
   found = files.read_json(os.path.join(workdir, 'summary.json'))
-  clock = {
-    row['step']: row['seconds'] for row in files.read_rows(os.path.join(workdir, 'timing.jsonl'))
-  }
-  rows = files.read_rows(os.path.join(workdir, 'metrics.jsonl'))
-  scored = [row for row in rows if DISTANCE in row and row['step'] in clock]
-  return found | {'curve': [(clock[row['step']], row[DISTANCE]) for row in scored]}
+  clock = files.read_rows(os.path.join(workdir, 'timing.jsonl'))
+  steps, seconds = ([row[name] for row in clock] for name in ('step', 'seconds'))
+  rows = [r for r in files.read_rows(os.path.join(workdir, 'metrics.jsonl')) if DISTANCE in r]
+  at = np.interp([row['step'] for row in rows], steps, seconds)
+  curve = [(float(when), row[DISTANCE]) for when, row in zip(at, rows, strict=True)]
+  return found | {'curve': curve}
 
 
 def draw(runs: list[dict], path: str) -> None:

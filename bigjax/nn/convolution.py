@@ -6,12 +6,12 @@ measurements.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from bigjax.core import device, trees
@@ -160,20 +160,24 @@ def depthwise_sums(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAM
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _taps(x: Array, kernel: Array, stride: int, padding: tuple[tuple[int, int], ...]) -> Array:
-  """`depthwise_sums` of one dtype. What XLA derives as its gradient adds up padded maps, which
-  takes five times as long as the same sums with the kernel turned round."""
-  taps = kernel[None, None]
-  return sum(part * taps[:, :, i, j] for (i, j), part in _shifted(x, kernel, stride, padding))
+  """`depthwise_sums` of one dtype.
+
+  What XLA derives as its gradient by x adds up padded maps, which takes five times as long as the
+  same sums with the kernel turned round.
+  """
+  return _shifted_sums(x, kernel, stride, padding)
 
 
-def _shifted(x, kernel, stride, padding):
-  """Yields ((i, j), what tap i, j of a kernel meets), by results."""
-  (b, *_, c), sides = x.shape, kernel.shape[:2]
+def _shifted_sums(x, kernel, stride, padding):
+  (b, *_, c), sides, taps = x.shape, kernel.shape[:2], kernel[None, None]
   padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   rows, columns = (stride * ((padded.shape[1 + a] - sides[a]) // stride) + 1 for a in (0, 1))
-  for i, j in itertools.product(*map(range, sides)):
+
+  def met(i, j):
     last = b, i + rows, j + columns, c
-    yield (i, j), lax.slice(padded, (0, i, j, 0), last, (1, stride, stride, 1))
+    return lax.slice(padded, (0, i, j, 0), last, (1, stride, stride, 1))
+
+  return sum(met(i, j) * taps[:, :, i, j] for i, j in np.ndindex(*sides))
 
 
 def _taps_forward(x, kernel, stride, padding):
@@ -182,7 +186,8 @@ def _taps_forward(x, kernel, stride, padding):
 
 def _taps_backward(stride, padding, saved, dy):
   x, kernel = saved
-  d_kernel = [(part * dy).sum((0, 1, 2)) for _, part in _shifted(x, kernel, stride, padding)]
+  of_kernel = lambda kernel: _shifted_sums(x, kernel, stride, padding)
+  (d_kernel,) = jax.linear_transpose(of_kernel, kernel)(dy)
   # A pixel is met by as many results as there are taps, in the reverse order.
   margins = []
   for axis, (low, high) in enumerate(padding):
@@ -190,8 +195,7 @@ def _taps_backward(stride, padding, saved, dy):
     unused = size + low + high - (stride * (num - 1) + side)  # at the end, where none begins
     margins.append((side - 1 - low, side - 1 - high + unused, stride - 1))
   apart = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *margins, (0, 0, 0)))
-  dx = _taps(apart, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
-  return dx, jnp.stack(d_kernel).reshape(kernel.shape)
+  return _taps(apart, kernel[::-1, ::-1], 1, ((0, 0), (0, 0))), d_kernel
 
 
 _taps.defvjp(_taps_forward, _taps_backward)
