@@ -15,10 +15,10 @@ from bigjax.core import config as core_config
 SMALL = {
   'data.per_class': 50, 'model.fmap_base': 512, 'model.fmap_max': 32, 'model.w_dim': 64,
   'model.z_dim': 64, 'model.stddev_group': 4, 'optim.batch_size': 32, 'optim.ema_half_life': 1.0,
-  'augment.kimg': 20.0, 'run.log_every': 10, 'run.eval_every': 200, 'run.checkpoint_every': 400,
+  'augment.kimg': 20.0, 'run.log_every': 10, 'run.eval_every': 400, 'run.checkpoint_every': 400,
   'run.keep': 1, 'eval.name': 'none', 'eval.num_samples': 100,
 }  # fmt: skip
-STEPS = 800
+STEPS = 2400
 
 
 def main() -> None:
