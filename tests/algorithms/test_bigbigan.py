@@ -245,6 +245,27 @@ def test_the_encoder_sees_images_of_twice_the_size():
   assert [name for name, _ in stage.inputs] == ['image', 'label']
 
 
+ROWS = {
+  'base': (
+    'deterministic', 'uniform', 'x_unary', 'z_unary', 'no_unaries', 'gen_ch32', 'gen_ch64',
+  ),
+  'enc256': (
+    'gen64', 'imagenet256', 'resnet101', 'resnet50x2', 'revnet50', 'revnet50x2', 'revnet50x4',
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('row', [f'{kind},{x}' for kind, words in ROWS.items() for x in words])
+def test_rows_of_the_ablation_can_be_trained_and_sampled(row):
+  """As a start asks, with nothing compiled: their settings go together."""
+  config = configs.read(f'bigbigan:{row}')
+  algorithm = bigbigan.make(config)
+  generator = bigbigan.make_generator(algorithm.architecture(None))
+  assert len(generator.prepared(algorithm.sampling())) == len(config.export.truncations)
+  assert config.optim.enc_lr_times == 1 and config.run.remat == ('revnet' in row)
+  assert generator.encoder.shape == (128 if row.startswith('base') else 256,) * 2 + (3,)
+
+
 @pytest.mark.parametrize(
   ('key', 'value', 'words'),
   [
