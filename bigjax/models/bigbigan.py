@@ -8,6 +8,7 @@ pools.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -243,6 +244,7 @@ class Features(nn.Module):
 class JointDiscriminator(nn.Module):
   """Pairs (images [B, r, r, channels], latents [B, z_dim]) -> their scores {name: float32 [B]}.
 
+  Images come in parts, which F sees one after the other; together they are as many as latents.
   `xz` is of the pair, J's; the `unaries` among x and z are of one part alone, F's and H's. An image
   goes through F once, whatever its scores. `mlp` is the width of H and J, other fields are F's.
   """
@@ -258,10 +260,11 @@ class JointDiscriminator(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, z: Array) -> dict[str, Array]:
+  def __call__(self, x: Sequence[Array], z: Array) -> dict[str, Array]:
     fields = (self.ch, self.widths, self.num_down, self.attention, self.remat, self.kernels)
     mlp = functools.partial(ResidualMLP, self.mlp, DISC_LAYERS, self.dtype)
-    f = Features(*fields, self.dtype, name='F')(x)
+    features = Features(*fields, self.dtype, name='F')
+    f = jnp.concatenate([features(part) for part in x])
     h = trees.at_least_float32(mlp(name='H')(z))
     j = trees.at_least_float32(mlp(name='J')(jnp.concatenate([f, h], axis=1)))
     of = {'xz': j, **{name: {'x': f, 'z': h}[name] for name in self.unaries}}

@@ -74,7 +74,7 @@ def test_encoders_have_as_many_parameters_as_arithmetic_says(encoder, ch, count)
 
 def test_the_discriminator_and_the_generator_have_as_many_as_stated():
   net = bigbigan.JointDiscriminator(96, *biggan.DISC_WIDTHS[128])
-  params = shapes_of(net, f32(2, 128, 128, 3), f32(2, 120))['params']
+  params = shapes_of(net, (f32(2, 128, 128, 3),), f32(2, 120))['params']
   deep = lambda n: n * 2048 * 2 + 7 * 2048**2 + 8 * 2048  # with the skip that changes the width
   of_each = {name: num_params(part) for name, part in params.items()}
   assert of_each['H'] == deep(120) and of_each['J'] == deep(1536 + 2048)
