@@ -130,7 +130,7 @@ class BigBiGAN:
       'enc': encoder['params'],
     }
     ge = self.ge.init(player.replace(params, given.get('ge', {})))
-    d = self.disc_net.init(key_disc, images(gen_net.resolution), z)['params']
+    d = self.disc_net.init(key_disc, (images(gen_net.resolution),), z)['params']
     d = self.d.init(player.replace(d, given.get('d', {})))
     ema = player.replace(ge['params'], given.get('ema', {}))
     # Before the first step the encoder's BatchNorms do nothing.
@@ -158,10 +158,18 @@ class BigBiGAN:
     encoded = self.posterior.sample(*law_of_z, batch['keys'])
     return (to_float(batch['image']), encoded), (fake, batch['z']), sown['moments']
 
-  def scores(self, weights: Any, enc: tuple, gen: tuple) -> tuple[Scores, Scores]:
-    """Scores of both kinds of pairs, judged in one pass."""
-    both = [jnp.concatenate(parts) for parts in zip(enc, gen, strict=True)]
-    scores = self.disc_net.apply({'params': weights}, *both)
+  def scores(
+    self, weights: Any, enc: tuple, gen: tuple, apart: bool = False
+  ) -> tuple[Scores, Scores]:
+    """Scores of both kinds of pairs, judged in one pass.
+
+    With `apart`, F sees the two kinds of images one after the other: the same scores, as none of
+    its layers mixes examples. Where only the generator and the encoder are differentiated, it then
+    has a backward pass of fake images alone, for real ones are data.
+    """
+    (x, encoded), (fake, z) = enc, gen
+    x = (x, fake) if apart else (jnp.concatenate([x, fake]),)
+    scores = self.disc_net.apply({'params': weights}, x, jnp.concatenate([encoded, z]))
     halves = {name: jnp.split(s, 2) for name, s in scores.items()}
     return {n: half[0] for n, half in halves.items()}, {n: half[1] for n, half in halves.items()}
 
@@ -180,7 +188,7 @@ class BigBiGAN:
   def gen_enc_loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
     """L_EG on one device's examples; links of the optimizer chain have penalties of their own."""
     enc, gen, moments = self.pairs(weights, batch)
-    loss_enc, loss_gen = gen_enc_loss(*self.scores(shared['d'], enc, gen))
+    loss_enc, loss_gen = gen_enc_loss(*self.scores(shared['d'], enc, gen, apart=True))
     metrics = {'e_loss': loss_enc, 'g_loss': loss_gen}
     return loss_enc + loss_gen, {**metrics, 'enc_stats': moments}
 
@@ -223,7 +231,8 @@ class BigBiGAN:
     decay = self.ema(state['step'], stage.examples)
     ema = player.averaged(state, ge['params'], decay, self.ema_start, finite)
     old = state['aux']['enc_stats']
-    stats = optim.ema(old, moments, decay, state['step'] >= self.ema_start)
+    started = state['step'] >= max(self.ema_start, 1)  # what there is before is no measurement
+    stats = optim.ema(old, moments, decay, started)
     aux = {'enc_stats': trees.select(finite, stats, old)}
     skipped = {'ge': ge_skipped, 'd': d_skipped}
     state, refused = player.advanced(state, {'ge': ge, 'd': d}, ema, skipped, aux)
@@ -365,7 +374,7 @@ def make_generator(architecture: dict[str, Any]) -> Bidirectional:
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 SHARED = (
   'model.ch', 'model.z_dim', 'model.latent', 'model.gen_attention', 'model.disc_attention',
-  'model.disc_widths', 'model.bn_group', 'model.bn_eps', 'model.dtype', 'optim.batch_size',
+  'model.disc_widths', 'model.bn_group', 'model.dtype', 'optim.batch_size',
   'optim.d_steps', 'optim.name', 'optim.gen_lr', 'optim.disc_lr', 'optim.schedule',
   'optim.schedule_start', 'optim.schedule_end', 'optim.warmup', 'optim.b1', 'optim.b2',
   'optim.eps', 'optim.ema_decay', 'optim.ema_half_life', 'optim.ema_ramp', 'optim.ema_start',
@@ -398,6 +407,9 @@ KEYS: Keys = {
   'model.disc_mlp': Key(
     2048, 'width of the perceptrons that judge latents and pairs', least=1, most=65_536,
   ),
+  'model.bn_eps': Key(
+    1e-4, "epsilon of the generator's BatchNorm; the encoder's is 1e-5", above=0, most=1,
+  ),
   'model.unaries': Key(
     bigbigan.UNARIES, 'parts of a pair that have a score of their own: x, z', items=(str,),
   ),
@@ -411,7 +423,7 @@ KEYS: Keys = {
   **with_defaults(
     {name: residual_config.KEYS[name] for name in SHARED},
     model__ch=96, model__z_dim=120, model__gen_attention=(64,), model__disc_attention=(64,),
-    model__bn_eps=1e-4, optim__batch_size=2048, optim__d_steps=2, optim__gen_lr=5e-5,
+    optim__batch_size=2048, optim__d_steps=2, optim__gen_lr=5e-5,
     optim__b2=0.999, optim__ema_decay=0.9999, optim__ema_start=20_000,
   ),
 }

@@ -159,17 +159,22 @@ def of_generators(
 
   Smaller samples are enlarged to `side` pixels.
   """
-  found = []
+  found, many = [], len(readers) > 1
+  samples_needed = bool(args.metrics or by_class or separates(args))
+  prepared = samples_needed or args.of_generator or of_encoder.needs_generator
   while readers:
     loaded = None  # gone before the next one is read
     loaded = readers.pop(0)()
     for spec in specs(args, loaded):
-      loaded.prepare(spec, anew=True)
+      if prepared:
+        loaded.prepare(spec, anew=True)
       each, by_seed = [], []
-      of_seeds = of_encoder.scored(loaded, spec, args.seeds)
+      step = loaded.card.get('step')
+      picture = encoder_scores.picture_of(step if many else None, spec if args.sweep else None)
+      of_seeds = of_encoder.scored(loaded, spec, args.seeds, picture)
       for seed, encoded in zip(args.seeds, of_seeds, strict=True):
         samples, scores = None, {}
-        if args.metrics or by_class or separates(args):
+        if samples_needed:
           samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed, side)
         if args.metrics:
           if not (found or each):
@@ -178,7 +183,6 @@ def of_generators(
         of_it = args.of_generator, loaded, spec, samples, args.num, seed
         each.append({**scores, **measure.scored(*of_it), **encoded})
         by_seed += [by_class(samples)] if by_class else []
-      step = loaded.card.get('step')
       what = 'exported' if step is None else f'step {step:,}'
       what += f', {spec}' if args.sweep else ''
       classes = by_class.records(what, by_seed) if by_class else ()
@@ -291,7 +295,8 @@ def with_encoder(args: Any, loaded: Loaded | None) -> encoder_scores.Measure:
   train = splits.get('train')
   encoder_scores.refuse_images(args.of_encoder, train, args.labels_per_class)
   network = None
-  if 'reconstruction' in args.of_encoder and args.features == 'classifier':
+  tells = args.features == 'classifier' and train.num_classes > 1
+  if 'reconstruction' in args.of_encoder and tells:
     whole = splits if size == loaded.shape else find_real(args, loaded.shape, labelled=True)[1]
     network = open_network(args.features, None, whole['train'])
   return encoder_scores.Measure(

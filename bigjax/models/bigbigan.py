@@ -8,6 +8,7 @@ pools.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -128,7 +129,8 @@ class Bottleneck(nn.Module):
 def reversible(unit: nn.Module, x: Array, train: bool) -> Array:
   """(x1, x2) -> (x2, x1 + unit(x2)) of the halves of the channels (Gomez et al. 2017).
 
-  From what comes out, what went in can be computed: x2 is there, x1 a difference.
+  From what comes out, what went in can be computed: x2 is there, x1 a difference. Nothing here
+  does that: see `remat` of Encoder.
   """
   x1, x2 = jnp.split(x, 2, axis=-1)
   return jnp.concatenate([x2, x1 + unit(x2, train)], axis=-1)
@@ -145,8 +147,12 @@ class Encoder(nn.Module):
 
   `mean` and `deviation` [B, z_dim] are of the normal law of z given an image; features are what
   probes look at: the last maps, averaged. `ch` is the stem's width in a ResNet, 64 as published,
-  256 for four times as wide; a RevNet's stem has four times that. Other fields as in
-  `models.biggan.Generator`. In training it sows `moments`, else it reads `stats`.
+  256 for four times as wide; a RevNet's stem has four times that. In training it sows `moments`,
+  else it reads `stats`.
+
+  With `remat` the backward pass computes stem and units again, from their inputs; of a RevNet, from
+  the input of each stage. That is not its inversion (Gomez et al. 2017), which would keep the last
+  maps alone and cost a gradient of our own. Other fields as in `models.biggan.Generator`.
   """
 
   resolution: int
@@ -172,20 +178,34 @@ class Encoder(nn.Module):
     norms, how = (self.bn_group, self.bn_eps), (self.kernels, self.dtype)
     small, width = x.shape[1] <= SMALL, self.ch * EXPANSION
     size, stride = (3, 1) if small else (7, 2)
-    h = StridedConv(width if is_reversible else self.ch, size, stride, *how, name='stem')(x)
-    if not small:  # zeros around it, which the code pads with
-      h = nn.max_pool(jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
-    for i, num in enumerate(stages):
-      if is_reversible and i:
-        h = halved(h)
-      for j in range(num):
-        name = f'stages_{i}_{j}'
-        if is_reversible:
-          half = unit(h.shape[-1] // 2, 1, False, *norms, *how, name=name)
+
+    def stem(_, x):
+      h = StridedConv(width if is_reversible else self.ch, size, stride, *how, name='stem')(x)
+      if small:
+        return h
+      # zeros around it, which the code pads with
+      return nn.max_pool(jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
+
+    def reversible_stage(i):
+      # Units are computed again one by one within it, or all of a stage would be there at once.
+      def stage(_, h):
+        for j in range(stages[i]):
+          half = unit(h.shape[-1] // 2, 1, False, *norms, *how, name=f'stages_{i}_{j}')
           h = reversible(half, h, train)
-        else:
-          down = 2 if i and not j else 1
-          h = unit(width * 2**i, down, True, *norms, *how, name=name)(h, train)
+        return h
+
+      return stage
+
+    h = remat(stem, self.remat)(self, x)
+    for i, num in enumerate(stages):
+      if is_reversible:
+        h = halved(h) if i else h  # before its stage: what is kept of that is half as large
+        h = remat(reversible_stage(i), self.remat)(self, h)
+        continue
+      for j in range(num):
+        down = 2 if i and not j else 1
+        name = f'stages_{i}_{j}'
+        h = unit(width * 2**i, down, True, *norms, *how, name=name)(h, train)
     norm = BatchNorm(h.shape[-1], *norms, self.dtype, name='bn')
     h = norm(h, norm.moments(h, train))
     h = h if is_reversible else nn.relu(h)
@@ -224,6 +244,7 @@ class Features(nn.Module):
 class JointDiscriminator(nn.Module):
   """Pairs (images [B, r, r, channels], latents [B, z_dim]) -> their scores {name: float32 [B]}.
 
+  Images come in parts, which F sees one after the other; together they are as many as latents.
   `xz` is of the pair, J's; the `unaries` among x and z are of one part alone, F's and H's. An image
   goes through F once, whatever its scores. `mlp` is the width of H and J, other fields are F's.
   """
@@ -239,10 +260,11 @@ class JointDiscriminator(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, z: Array) -> dict[str, Array]:
+  def __call__(self, x: Sequence[Array], z: Array) -> dict[str, Array]:
     fields = (self.ch, self.widths, self.num_down, self.attention, self.remat, self.kernels)
     mlp = functools.partial(ResidualMLP, self.mlp, DISC_LAYERS, self.dtype)
-    f = Features(*fields, self.dtype, name='F')(x)
+    features = Features(*fields, self.dtype, name='F')
+    f = jnp.concatenate([features(part) for part in x])
     h = trees.at_least_float32(mlp(name='H')(z))
     j = trees.at_least_float32(mlp(name='J')(jnp.concatenate([f, h], axis=1)))
     of = {'xz': j, **{name: {'x': f, 'z': h}[name] for name in self.unaries}}

@@ -285,13 +285,13 @@ class LayerNorm(nn.Module):
     return x * gain[None, None, None] + bias[None, None, None]
 
 
-def remat(block: type[nn.Module], on: bool, static: tuple[int, ...] = ()) -> type[nn.Module]:
+def remat(block: Any, on: bool, static: tuple[int, ...] = ()) -> Any:
   """Return a block that keeps of itself, for the backward pass, its input and BatchNorm's moments.
 
   The rest is computed again; the moments' all-reduces are not.
 
   Args:
-    block: a module class.
+    block: a module class, or a function (module, x) of a part of one.
     on: False returns the block as it is.
     static: indices of arguments that are no arrays, counting self.
   """

@@ -18,6 +18,7 @@ from bigjax.models import bigbigan as models
 from bigjax.nn import latents, optim, schedules
 
 from golden_files import golden, under
+from networks import pictures, weights
 
 # --- Losses
 
@@ -88,11 +89,12 @@ class Line(nn.Module):
   z_dim: int = Z
   num_classes: int = 1
   bn_group: int | None = None
+  side: int = SIDE
 
   @nn.compact
   def __call__(self, z, y, train):
-    flat = nn.Dense(SIDE**2, use_bias=False)(z) + y[:, None].astype(z.dtype)
-    return flat.reshape(-1, SIDE, SIDE, 1)
+    flat = nn.Dense(self.side**2, use_bias=False)(z) + y[:, None].astype(z.dtype)
+    return flat.reshape(-1, self.side, self.side, 1)
 
 
 class Back(nn.Module):
@@ -115,6 +117,7 @@ class Judge(nn.Module):
 
   @nn.compact
   def __call__(self, x, z):
+    x = jnp.concatenate(x)
     flat = x.reshape(x.shape[0], -1)
     weight = lambda name, n: self.param(name, nn.initializers.constant(0.01), (n,))
     return {
@@ -173,10 +176,10 @@ def test_a_step_in_closed_form():
   found = params(after, 'ge')
   np.testing.assert_allclose(found['gen']['Dense_0']['kernel'], moved, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(found['enc']['Dense_0']['kernel'], moved_enc, rtol=1e-4, atol=1e-6)
-  # Averages: of both, and of the encoder's moments on the last minibatch, from 0 on.
+  # Averages: of both, and of the encoder's moments on the last minibatch; there were none before.
   averaged = 0.9 * e + 0.1 * moved_enc
   np.testing.assert_allclose(after['ema']['enc']['Dense_0']['kernel'], averaged, rtol=1e-4)
-  np.testing.assert_allclose(after['aux']['enc_stats']['mean'], 0.1 * x.mean(0), rtol=1e-4)
+  np.testing.assert_allclose(after['aux']['enc_stats']['mean'], x.mean(0), rtol=1e-4, atol=1e-6)
   assert metrics['refused'] == 0
   np.testing.assert_allclose(metrics['e_loss'] + metrics['g_loss'], sum(
     ((x.mean(0) - (z @ w).mean(0)) @ (d['a'] + d['v']), ((x @ e).mean(0) - z.mean(0)) @ (
@@ -187,16 +190,20 @@ def test_a_step_in_closed_form():
 def test_gradients_go_where_the_paper_has_them():
   """x and z are data: E learns nothing of scores of x, G nothing of scores of z; of a pair both.
 
-  With the real joint discriminator, in which F sees 2 B images once for both of its scores.
+  With the real joint discriminator, in which F sees 2 B images once for both of its scores; or,
+  for the generator's and the encoder's step, B and B, of which the real ones have no backward pass.
   """
   calls = []
   net = models.JointDiscriminator(4, (1, 1, 1), 2, (), 16)
   image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 1)), jnp.float32)
   z = jnp.asarray(np.random.default_rng(1).normal(size=(2, Z)), jnp.float32)
-  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), image, z))['params']
+  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), (image,), z))['params']
   rng = np.random.default_rng(3)
   params = jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape) / 3, jnp.float32), shapes)
-  one = game(disc_net=net)
+  one = game(gen_net=Line(side=16), disc_net=net)
+  weights = {'gen': {'Dense_0': {'kernel': jnp.ones((Z, 256))}},
+             'enc': {'Dense_0': {'kernel': jnp.ones((256, Z))}}}  # fmt: skip
+  real = {'image': image, 'z': z, 'keys': jax.random.split(jax.random.key(4), 2)}
 
   def note(next_call, args, kwargs, context):
     if isinstance(context.module, models.Features) and context.method_name == '__call__':
@@ -212,12 +219,71 @@ def test_gradients_go_where_the_paper_has_them():
     )
     return {name: jax.grad(of(name), argnums=(0, 1))(encoded, fake) for name in ('xz', 'x', 'z')}
 
+  def of_all(encoded, fake, apart):
+    """Of their sum, as one player's step has it."""
+    total = lambda encoded, fake: sum(
+      s.mean() for of in one.scores(params, (image, encoded), (fake, z), apart) for s in of.values()
+    )
+    return jax.grad(total, argnums=(0, 1))(encoded, fake)
+
   with nn.intercept_methods(note):
     jax.eval_shape(lambda: one.scores(params, (image, z), (image, z)))
-  assert calls == [(4, 16, 16, 1)]
-  found = jax.jit(slopes)(z + 1, image)
+    assert calls == [(4, 16, 16, 1)]
+    jax.eval_shape(lambda: one.gen_enc_loss(weights, {'d': params}, real))
+  assert calls[1:] == [(2, 16, 16, 1)] * 2
+  found, again = jax.jit(lambda *args: (slopes(*args), of_all(*args, True)))(z + 1, image)
+  for i, slope in enumerate(again):
+    np.testing.assert_allclose(slope, sum(pair[i] for pair in found.values()), rtol=1e-4, atol=1e-6)
+  # Forward twice and backward once, not twice: three quarters, and a little for H and J.
+  flops = [
+    jax.jit(functools.partial(of_all, apart=apart)).lower(z, image).cost_analysis()['flops']
+    for apart in (False, True)
+  ]
+  assert flops[1] < 0.85 * flops[0]
   any_of = {name: [bool(np.any(x)) for x in pair] for name, pair in found.items()}
   assert any_of == {'xz': [True, True], 'x': [False, True], 'z': [True, False]}
+
+
+def test_what_the_links_of_the_players_reach():
+  """Spectral norm and the orthogonal penalty the generator's matrices, the rate the encoder's."""
+  one = bigbigan.make(configs.read('bigbigan:tiny'))
+  players = jax.eval_shape(one.init, jax.random.key(0))['players']
+  shapes = {name: players[name]['params'] for name in ('ge', 'd')}
+  paths = {name: trees.flat(of) for name, of in shapes.items()}
+  kernels = lambda name: {path for path in paths[name] if path.endswith('/kernel')}
+  of_gen = {path for path in kernels('ge') if path.startswith('gen/')}
+  assert of_gen and of_gen < kernels('ge')
+  assert one.ge.reparametrisation.scale_free(shapes['ge']) == of_gen
+  assert one.d.reparametrisation.scale_free(shapes['d']) == kernels('d') > set()
+
+  @jax.jit
+  def updates(params):
+    of = lambda link, grads: link.update(grads, link.init(params), params)[0]
+    return (
+      of(one.ge.before, jax.tree.map(jnp.zeros_like, params)),
+      of(one.ge.after, jax.tree.map(jnp.ones_like, params)),
+    )
+
+  penalty, moved = jax.device_get(updates(weights(shapes['ge'])))
+  assert {path for path, x in trees.flat(penalty).items() if x.any()} == of_gen
+  times = {path: np.unique(x).tolist() for path, x in trees.flat(moved).items()}
+  assert times == {path: [10.0 if path.startswith('enc/') else 1.0] for path in paths['ge']}
+
+
+def test_the_encoder_is_frozen():
+  """What it says of an image depends on its averaged moments, and on no other image."""
+  net = models.Encoder(16, 'resnet14', 4, Z, 8)
+  both = bigbigan.Bidirectional(Line(), latents.law('normal'), net, bigbigan.Posterior('normal'))
+  images = pictures(3, 16)
+  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), images, True))
+  stats = jax.tree.map(lambda s: jnp.ones(s.shape), shapes['moments'])
+  gen = {'params': {'enc': weights(shapes['params'])}, 'enc_stats': stats}
+  of = jax.jit(lambda gen, x: (both.encoder.encode(gen, x), both.encoder.features(gen, x)))
+  whole, one = of(gen, images), of(gen, images[:1])
+  others = of({**gen, 'enc_stats': jax.tree.map(lambda s: 2 * s, stats)}, images)
+  for a, b, c in zip(whole, one, others, strict=True):
+    np.testing.assert_allclose(a[:1], b, rtol=1e-4, atol=1e-6)
+    assert np.abs(a - c).max() > 1e-2 and np.abs(a[0] - a[1]).max() > 1e-4
 
 
 def test_latents_of_an_image():
@@ -243,6 +309,27 @@ def test_the_encoder_sees_images_of_twice_the_size():
   assert sizes == {'image': 16, 'enc_image': 32} and stage.image == (16, 16, 3)
   ((_, stage),) = bigbigan.make(configs.read('bigbigan:digits')).stages(2)
   assert [name for name, _ in stage.inputs] == ['image', 'label']
+
+
+ROWS = {
+  'base': (
+    'deterministic', 'uniform', 'x_unary', 'z_unary', 'no_unaries', 'gen_ch32', 'gen_ch64',
+  ),
+  'enc256': (
+    'gen64', 'imagenet256', 'resnet101', 'resnet50x2', 'revnet50', 'revnet50x2', 'revnet50x4',
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('row', [f'{kind},{x}' for kind, words in ROWS.items() for x in words])
+def test_rows_of_the_ablation_can_be_trained_and_sampled(row):
+  """As a start asks, with nothing compiled: their settings go together."""
+  config = configs.read(f'bigbigan:{row}')
+  algorithm = bigbigan.make(config)
+  generator = bigbigan.make_generator(algorithm.architecture(None))
+  assert len(generator.prepared(algorithm.sampling())) == len(config.export.truncations)
+  assert config.optim.enc_lr_times == 1 and config.run.remat == ('revnet' in row)
+  assert generator.encoder.shape == (128 if row.startswith('base') else 256,) * 2 + (3,)
 
 
 @pytest.mark.parametrize(

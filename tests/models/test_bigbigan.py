@@ -74,7 +74,7 @@ def test_encoders_have_as_many_parameters_as_arithmetic_says(encoder, ch, count)
 
 def test_the_discriminator_and_the_generator_have_as_many_as_stated():
   net = bigbigan.JointDiscriminator(96, *biggan.DISC_WIDTHS[128])
-  params = shapes_of(net, f32(2, 128, 128, 3), f32(2, 120))['params']
+  params = shapes_of(net, (f32(2, 128, 128, 3),), f32(2, 120))['params']
   deep = lambda n: n * 2048 * 2 + 7 * 2048**2 + 8 * 2048  # with the skip that changes the width
   of_each = {name: num_params(part) for name, part in params.items()}
   assert of_each['H'] == deep(120) and of_each['J'] == deep(1536 + 2048)
@@ -94,6 +94,59 @@ def test_features_are_of_the_widths_that_the_released_encoders_have():
       encoder_shapes(encoder, ch)['params'], f32(2, 256, 256, 3),
     )  # fmt: skip
     assert features.shape == (2, num) and mean.shape == deviation.shape == (2, 120)
+
+
+@pytest.mark.parametrize('encoder', ['resnet50', 'revnet50'])
+def test_remat_keeps_inputs_and_moments(encoder):
+  """Sizes only, in numbers for an image of 128 px, whose stem pools; nothing runs.
+
+  Of a RevNet the inputs of the stages are kept, of a ResNet those of the units.
+  """
+  side, batch, ch, kept, shapes = 128, 4, 8, {}, {}
+  stages, half = bigbigan.ENCODERS[encoder]
+  for remat in (False, True):
+    net = bigbigan.Encoder(side, encoder, ch, 6, 8, remat=remat)
+    shapes[remat] = params = shapes_of(net, f32(batch, side, side, 3))['params']
+    run = lambda p, net=net: net.apply(
+      {'params': p}, jnp.zeros((batch, side, side, 3)), True, mutable=['moments']
+    )[0]
+    held = jax.tree.leaves(jax.eval_shape(lambda p, run=run: jax.vjp(run, p)[1], params))
+    kept[remat] = sum(x.size // batch for x in held if x.shape[:1] == (batch,))
+  assert shapes[False] == shapes[True]  # it may change between resumes
+  # Of both moments of all BatchNorms, the last one's are not in a block.
+  assert len([x for x in held if x.shape[:2] == (1, 2) and x.ndim == 3]) >= 3 * sum(stages)
+  # From 32 px on maps are half as large, and have twice the channels; a ResNet's first are narrow.
+  maps = [32**2 * 4 * ch // 2**i for i in range(len(stages))]
+  before = [maps[0] // 4, *maps[:-1]]
+  units = [first + (num - 1) * rest for first, num, rest in zip(before, stages, maps, strict=True)]
+  inputs = side**2 * 3 + sum(maps if half else units)
+  last = 6 * maps[-1]  # of the last BatchNorm, which is in no block
+  assert inputs < kept[True] < 1.05 * (inputs + last) < 0.4 * kept[False]
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('encoder', ['resnet14', 'revnet14'])
+def test_remat_changes_no_gradient(encoder):
+  nets = [
+    bigbigan.Encoder(16, encoder, 4, 6, 8, dtype=jnp.float64, remat=remat)
+    for remat in (False, True)
+  ]
+  x = pictures(3, 16).astype(jnp.float64)
+  params = weights(shapes_of(nets[0], f32(3, 16, 16, 3))['params'], dtype=jnp.float64)
+
+  @jax.jit
+  def gradients(params):
+    def loss(params, net):
+      said, sown = net.apply({'params': params}, x, True, mutable=['moments'])
+      return sum(jnp.sin(part).sum() for part in said), sown['moments']
+
+    return [jax.grad(lambda p, net=net: loss(p, net), has_aux=True)(params) for net in nets]
+
+  (want, moments), (got, again) = jax.device_get(gradients(params))
+  for path, grad in trees.flat(want).items():
+    size = max(np.linalg.norm(grad), 1e-6)
+    assert np.linalg.norm(trees.flat(got)[path] - grad) < 1e-10 * size, path
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), moments, again)
 
 
 def test_small_images_keep_their_resolution_at_the_stem():

@@ -139,7 +139,8 @@ def linear(
   features, labels = train
   classes, rng = int(labels.max()) + 1, np.random.RandomState(seed)
   order, rates, kept = rng.permutation(len(labels)), recipe.rates, 0
-  if np.bincount(labels, minlength=classes).min() < recipe.least:
+  counts = np.bincount(labels)
+  if counts[counts > 0].min() < recipe.least:  # a class that does not occur has none to hold out
     rates = (recipe.alone,)
   else:
     kept = min(int(recipe.held_out * len(labels)), recipe.most_held_out)

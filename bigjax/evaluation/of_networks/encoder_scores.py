@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from bigjax import data
@@ -24,6 +25,7 @@ from bigjax.sampling.loaded import Loaded
 
 SHOWN = 24  # images in the picture of reconstructions, at most
 COLUMNS = 8
+PICTURE = 'reconstructions.png'
 
 
 def refuse(metrics: Sequence[str], loaded: Loaded | None) -> None:
@@ -105,10 +107,18 @@ class Measure:
       found['linear_probe'] = dataclasses.asdict(probes.RECIPE)
     return found | {'labels_per_class': self.labels_per_class or 'all'}
 
-  def scored(self, loaded: Loaded, spec: Spec, seeds: Sequence[int]) -> list[dict[str, float]]:
+  @property
+  def needs_generator(self) -> bool:
+    """Whether a generator has to be prepared: probes look at the encoder alone."""
+    return 'reconstruction' in self.metrics
+
+  def scored(
+    self, loaded: Loaded, spec: Spec, seeds: Sequence[int], picture: str = PICTURE
+  ) -> list[dict[str, float]]:
     """{Full name: value} of a generator, prepared for `spec`, for each seed.
 
-    Seeds are of what a probe draws; reconstructions follow from the images.
+    Seeds are of what a probe draws; reconstructions follow from the images, and are drawn into the
+    file `picture`.
     """
     found: list[dict[str, float]] = [{} for _ in seeds]
     if any(name in registry.PROBES for name in self.metrics):
@@ -116,8 +126,8 @@ class Measure:
       test = self.seen(loaded, 'test')
       for scores, seed in zip(found, seeds, strict=True):
         scores |= self.probed(train, test, seed)
-    if 'reconstruction' in self.metrics:
-      reconstructed = self.reconstructed(loaded, spec)
+    if self.needs_generator:
+      reconstructed = self.reconstructed(loaded, spec, picture)
       found = [{**scores, **reconstructed} for scores in found]
     return found
 
@@ -161,13 +171,15 @@ class Measure:
           found['_'.join([begin('linear_probe'), kind, steps, *words, *of_top])] = share
     return found
 
-  def reconstructed(self, loaded: Loaded, spec: Spec) -> dict[str, float]:
+  def reconstructed(self, loaded: Loaded, spec: Spec, picture: str) -> dict[str, float]:
     """Scores of G(E(x)), and their picture: each image, and below it what was made of it.
 
     reconstruction_mse: mean squared difference of pixels in [0, 1]. reconstruction_ratio: that over
     the same of reconstructions of other images; 1 tells nothing apart.
-    reconstruction_agreement_NETWORK: the share that shows the image's class.
+    reconstruction_agreement_NETWORK: the share that shows the image's class, of two or more.
     """
+    network = self.network if self.splits['train'].num_classes > 1 else None
+    look = network and jax.jit(network.apply)
     side, named = loaded.shape[-3], self.splits['train'].class_names
     squares, others, hits, num, shown = 0.0, 0.0, 0, 0, []
     for images, labels in self.parts('test'):
@@ -180,35 +192,45 @@ class Measure:
         squares + away(real, made),
         others + away(real, np.roll(made, max(len(made) // 2, 1), 0)),
       )
-      if self.network is not None:
-        logits = self.network.apply(self.network.variables, made)['logits']
-        told = np.asarray(logits).argmax(1)
-        hits += sum(
-          self.network.class_names[a] == named[b] for a, b in zip(told, labels, strict=True)
-        )
+      if network is not None:
+        told = np.asarray(look(network.variables, made)['logits']).argmax(1)
+        hits += sum(network.class_names[a] == named[b] for a, b in zip(told, labels, strict=True))
       if len(shown) < SHOWN:
         shown += list(zip(real, made, strict=True))[: SHOWN - len(shown)]
-    self.draw(shown)
+    self.draw(shown, picture)
     words = f'{registry.thousands(num)}_test'
     found = {
       f'reconstruction_mse{words}': squares / num,
       f'reconstruction_ratio{words}': squares / max(others, 1e-12),
     }
-    if self.network is not None:
-      found[f'reconstruction_agreement{words}_{self.network.name}'] = hits / num
+    if network is not None:
+      found[f'reconstruction_agreement{words}_{network.name}'] = hits / num
     return found
 
-  def draw(self, shown: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write reconstructions.png: rows of images, each above the row of what was made of them."""
+  def draw(self, shown: Sequence[tuple[np.ndarray, np.ndarray]], picture: str) -> None:
+    """Write the file `picture`: rows of images, each above the row of what was made of them."""
     columns = min(COLUMNS, len(shown))
     rows = []
     for i in range(0, len(shown) // columns * columns, columns):
       for part in zip(*shown[i : i + columns], strict=True):
         rows.extend(part)
-    path = os.path.join(self.folder, 'reconstructions.png')
+    path = os.path.join(self.folder, picture)
     os.makedirs(self.folder, exist_ok=True)
     image_files.grid(np.stack(rows), columns).save(path)
     say(f'{path}: real images, and below each what the generator makes of its latents')
+
+
+def picture_of(step: int | None, spec: Spec | None) -> str:
+  """The name of the picture of one of several: reconstructions_step700_0.5-resample.png.
+
+  Args:
+    step: of its checkpoint; None where there is one.
+    spec: its sampling settings; None where there are one of these.
+  """
+  truncation = spec and str(spec.described().get('truncation', '')).replace(':', '-')
+  words = [*([f'step{step}'] if step is not None else []), *([truncation] if truncation else [])]
+  stem, ending = os.path.splitext(PICTURE)
+  return '_'.join([stem, *words]) + ending
 
 
 def of_none() -> Measure:

@@ -37,6 +37,31 @@ def test_the_learning_rate_is_chosen_among_training_images(monkeypatch):
   assert seen == [70, 140, 140]  # a tenth of the training images chooses, then the test is read
 
 
+def test_of_small_features_the_best_held_out_rate_is_chosen():
+  """Of 1e-3 the bias learns first, and tells the frequent class alone but at the highest rate."""
+  rng = np.random.default_rng(0)
+  labels = (np.arange(400) % 10 > 6).astype(np.int64)  # 70 and 30 %
+  centres = rng.choice([-1.0, 1.0], 128)
+  rows = np.where(labels, 1, -1)[:, None] * centres + rng.normal(size=(400, 128))
+  rows = (1e-3 * rows).astype(np.float32)
+  train, test = (rows[:300], labels[:300]), (rows[300:], labels[300:])
+  found = lambda *rates: probes.linear(
+    train, test, recipe=dataclasses.replace(probes.RECIPE, steps=100, rates=rates)
+  )[1]
+  rates = (1e-4, 1e-1, 1e-3)
+  low, best, other = (found(rate) for rate in rates)
+  assert max(low, other) < 0.8 < 0.95 < best == found(*rates)
+
+
+def test_rates_are_chosen_where_a_class_does_not_occur():
+  """Only classes that occur have labels to hold out."""
+  rng = np.random.default_rng(0)
+  labels = 2 * (np.arange(200) % 2)  # 0 and 2
+  rows = (rng.normal(size=(200, 4)) + labels[:, None]).astype(np.float32)
+  recipe = dataclasses.replace(probes.RECIPE, steps=20, alone=0.0, rates=(0.0, 1e-1))
+  assert probes.linear((rows, labels), (rows, labels), recipe=recipe)[1] > 0.8
+
+
 def test_of_few_labels_none_are_held_out():
   train = blobs(700, 1)
   pick = probes.few(train[1], 1, seed=0)

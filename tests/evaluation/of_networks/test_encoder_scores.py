@@ -16,13 +16,14 @@ from bigjax.evaluation import image_sets
 from bigjax.evaluation.metrics import probes
 from bigjax.evaluation.of_networks import encoder_scores
 from bigjax.models.pretrained.registry import FeatureNetwork
+from bigjax.nn import latents
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.loaded import Loaded, load
 from bigjax.sampling.sampler import Sampler
 
 from networks import weights
 
-SIDE, CLASSES = 4, 4
+SIDE, CLASSES, PICTURE = 4, 4, encoder_scores.PICTURE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,20 @@ def test_reconstructions_and_their_picture(tmp_path, devices):
   assert float(one.stored) == 1  # frozen
 
 
+def test_agreement_is_of_two_classes_or_more(tmp_path):
+  one = loaded()
+  images = {name: dataclasses.replace(of, num_classes=1, class_names=('all',))
+            for name, of in splits().items()}  # fmt: skip
+  network = dataclasses.replace(told_by_quarters(), class_names=())
+  alone = dataclasses.replace(measure(tmp_path, ('reconstruction',), 0, network), splits=images)
+  (found,) = alone.scored(one, one.spec(), [0], encoder_scores.picture_of(700, None))
+  assert found.keys() == {'reconstruction_mse20_test', 'reconstruction_ratio20_test'}
+  assert [path.name for path in tmp_path.iterdir()] == ['reconstructions_step700.png']
+  spec = latents.parse('0.5')
+  assert encoder_scores.picture_of(None, spec) == 'reconstructions_0.5-resample.png'
+  assert encoder_scores.picture_of(None, None) == 'reconstructions.png'
+
+
 def exported(path):
   """BigBiGAN's smallest networks with drawn weights, as a run would export them."""
   architecture = {
@@ -181,6 +196,12 @@ def test_by_the_verb(bigjax, tmp_path):
   again = load(path)
   images = np.zeros((3, 16, 16, 1), np.uint8)
   assert again.encode(images).shape == (3, 12) and again.reconstruct(images).shape == images.shape
+  assert 'measuring standing statistics' in err  # of which probes alone need none
+  status, _, err = bigjax(
+    'evaluate', '--params', path, '--reference', 'digits', '--num', 40, '--metrics', 'knn_probe',
+    '--out', tmp_path / 'probed',
+  )  # fmt: skip
+  assert status == 0 and 'measuring' not in err and not (tmp_path / 'probed' / PICTURE).exists()
   status, _, err = bigjax('evaluate', '--params', path, '--metrics', 'knn_probe')
   assert status == 2 and 'training split' in err
 
