@@ -288,8 +288,10 @@ def test_where_attention_is_global_and_where_in_windows():
   assert set(tables) == {f'blocks{side}_{i}' for side in (32, 16, 8, 4) for i in (0, 1)}
   assert tables['blocks32_1'] == (225, 8) and tables['blocks4_0'] == (49, 16)
   assert 'down32' in shapes_of_disc(64, 1) and 'down16' not in shapes_of_disc(64, 1)
-  with pytest.raises(errors.UserError, match='head_dim'):
-    stransgan.heads_of(32, 5, 8)
+  assert [stransgan.heads_of(width, 32, 8) for width in (16, 32, 96)] == [1, 1, 3]
+  for width, head_dim in ((32, 5), (32, 20), (48, 32)):
+    with pytest.raises(errors.UserError, match=f'head_dim is {head_dim}, .* {width} channels'):
+      stransgan.heads_of(width, head_dim, 8)
 
 
 def windows(net, *args, **kwargs):
@@ -398,19 +400,27 @@ def test_slopes_at_the_start_are_moderate_where_images_are_0():
 
 
 def test_branches_are_of_the_order_of_their_shortcuts_at_the_start():
+  """So are z and the class in what blocks are conditioned on, and the first tokens beside both."""
   nets, params = begun()
   y = jnp.arange(2)
 
   @jax.jit
   def energies(params):
     of_gen = nets['gen'].apply(
-      {'params': params['gen']}, latents(2, 16), y, train=True, mutable=['norms']
-    )
+      {'params': params['gen']}, latents(2, 16), y, train=True, mutable=['norms', 'intermediates'],
+      capture_intermediates=lambda module, _: module.name == 'mlp2',
+    )  # fmt: skip
     of_disc = nets['disc'].apply({'params': params['disc']}, pictures(2, 8), y, mutable=['norms'])
-    return {'gen': of_gen[1]['norms'], 'disc': of_disc[1]['norms']}
+    made = {'gen': of_gen[1]['norms'], 'disc': of_disc[1]['norms']}
+    return made, of_gen[1]['intermediates']['mlp2']['__call__'][0]
 
-  found = trees.flat(energies(params))
+  found, tokens = energies(params)
+  rms = lambda x: np.sqrt(np.square(x).mean())
+  assert 0.7 < rms(tokens) < 1.3 and 0.1 < rms(params['gen']['position']) < 0.3
+  assert 0.5 < rms(params['gen']['shared']['embedding']) < 1.5
+  found = trees.flat(found)
   assert len(found) == 2 * 2 * 2  # attention and MLP, at 4 and 8 px, of both
   for path, each in found.items():
     skip, main = np.asarray(each).mean(0)
-    assert 0.1 < np.sqrt(skip / main) < 10, path
+    most = {'gen': 3, 'disc': 6}[path.partition('/')[0]]  # of noise, what D attends to is a mean
+    assert 0.3 < np.sqrt(skip / main) < most, path
