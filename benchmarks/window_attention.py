@@ -10,19 +10,16 @@ mask compares numbers of regions. `swin` splits one product into heads by transp
 bias, and adds a mask of [windows, tokens, tokens].
 """
 
+import argparse
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 from bigjax.nn.tokens.window_attention import MASKED, WindowAttention, merge, partition, regions
 from bigjax.preflight import hlo, step_cost, tpu_slices
 
-TOPOLOGY = flags.DEFINE_string('topology', 'v3-8', 'slice whose cores are compiled for')
-BATCH = flags.DEFINE_integer('batch', 8, 'images on the core')
-ONLY = flags.DEFINE_integer('only', 0, 'of this resolution alone; 0: of all')
 SHAPES = ((32, 256, 8), (128, 64, 16))  # pixels a side, channels, window
 HEAD_DIM = 32
 
@@ -56,10 +53,10 @@ def swin(params, x, heads, window, shift):
   return jnp.roll(out, (shift, shift), (1, 2)) if shift else out
 
 
-def forms(channels, window, shift):
-  """{name: (parameters, maps) -> maps} and the layer."""
-  heads = channels // HEAD_DIM
-  net = WindowAttention(heads, window, shift, dtype=jnp.bfloat16)
+def forms(channels, window, shift, head_dim=HEAD_DIM, dtype=jnp.bfloat16):
+  """The layer, and {name: (parameters, maps) -> maps}."""
+  heads = channels // head_dim
+  net = WindowAttention(heads, window, shift, dtype=dtype)
   ours = lambda params, x: net.apply({'params': params}, x)
   return net, {
     'ours': ours,
@@ -80,17 +77,22 @@ def compiled(form, params, x, chip):
   return 1e3 * seconds, program.memory_analysis().temp_size_in_bytes / 2**20
 
 
-def main(_):
-  chip = tpu_slices.find(TOPOLOGY.value)
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--topology', default='v3-8', help='slice whose cores are compiled for')
+  parser.add_argument('--batch', type=int, default=8, help='images on the core')
+  parser.add_argument('--only', type=int, default=0, help='of this resolution alone; 0: of all')
+  args = parser.parse_args()
+  chip = tpu_slices.find(args.topology)
   sharding = jax.sharding.SingleDeviceSharding(chip.devices()[0])
   shaped = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding)
   print('| px, channels, window | shift | form | ms | MiB |\n|---|---|---|---|---|')
   for side, channels, window in SHAPES:
-    if ONLY.value not in (0, side):
+    if args.only not in (0, side):
       continue
     for shift in (0, window // 2):
       net, all_forms = forms(channels, window, shift)
-      x = jax.ShapeDtypeStruct((BATCH.value, side, side, channels), jnp.bfloat16)
+      x = jax.ShapeDtypeStruct((args.batch, side, side, channels), jnp.bfloat16)
       params = jax.tree.map(shaped, jax.eval_shape(net.init, jax.random.key(0), x)['params'])
       for name, form in all_forms.items():
         ms, mib = compiled(form, params, shaped(x), chip)
@@ -99,4 +101,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

@@ -16,7 +16,7 @@ follows, which is ours: widths (512 channels up to 16 px, then halved), two bloc
 windows of 8 px, 16 from 64 px on, heads of 32 channels, global attention up to 16 px, where the
 critic's convolutions end (32 px), the place of AdaNorm-T (`model.adanorm_t`), batches, steps,
 learning rates, R1 (every 16 steps) and its weight, averages; and DiffAugment on `cifar10`, balanced
-consistency (bCR) on the others. FFHQ and CelebA are flipped; of FFHQ's images one in a hundred is
+consistency (bCR) on the others. All but ImageNet are flipped; of FFHQ's images one in a hundred is
 held out, for scores.
 
 Hardware: nothing of these has been measured here, and `digits` has not been trained to its end.

@@ -1,15 +1,18 @@
 """STransGAN (Xu et al. 2023): a Transformer for a generator, another one for its critic.
 
-The paper is about networks; the game is StyleGAN2's without path length, as far as the project page
-goes: the non-saturating loss, R1 at real images, averaged weights, one step of each player. The
-authors' code is not public. Learning rates, batches, R1's weight and period, and where a config has
-DiffAugment or bCR (both are places of base/places.py) are ours. The probe measures what the paper
-argues with: how much larger than the branch beside it the shortcut of each layer is.
+The paper is about networks. The game is a plain one, as far as the project page goes: the
+non-saturating loss, R1 at real images, averaged weights. A step moves the generator first, then the
+discriminator, with fresh fakes of the generator as it is by then. R1 may be lazy, with so many
+times its weight, but Adam's decays are not corrected for that, as StyleGAN2's are. The authors'
+code is not public: this order, learning rates, batches, R1's weight and period, and where a config
+has DiffAugment or bCR (both are places of base/places.py) are ours. The probe measures what the
+paper argues with: how much larger than the branch beside it the shortcut of each layer is.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,17 +27,19 @@ from bigjax.algorithms.base import (
   residual,
   residual_config,
   standing_statistics,
+  truncated_latents,
 )
-from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
+from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
 from bigjax.algorithms.base.draws import label_law
 from bigjax.algorithms.base.metrics import norm_ratio
 from bigjax.algorithms.base.player import to_float
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
+from bigjax.algorithms.base.truncated_latents import TruncatedLatents
 from bigjax.core import errors, parallel, trees
 from bigjax.core.keys import Key, Keys
 from bigjax.models import stransgan
-from bigjax.nn import kernels, latents
-from bigjax.nn.latents import SamplingSpec, law
+from bigjax.nn import kernels
+from bigjax.nn.latents import law
 from bigjax.nn.microbatches import microbatched
 
 Array = jax.Array
@@ -95,12 +100,11 @@ class STransGAN(residual.ResidualGAN):
       weights: {player: its network's}.
       examples: [B, ...]: image and label for the discriminator, z and y for the generator.
     """
-    gen_net = self.gen_net.clone(microbatches=1)  # parts of a batch are made here
 
     def measure(weights, part):
       real, label = to_float(part['image']), part['label']
       of = {name: {'params': weights[name]} for name in weights}
-      made = gen_net.apply(of['gen'], part['z'], part['y'], train=True, mutable=['norms'])
+      made = self.gen_net.apply(of['gen'], part['z'], part['y'], train=True, mutable=['norms'])
       judged = self.disc_net.apply(of['disc'], real, label, mutable=['norms'])
       return {'gen': made[1]['norms'], 'disc': judged[1]['norms']}
 
@@ -123,66 +127,12 @@ class STransGAN(residual.ResidualGAN):
 # --- After training
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=['truncation'],
-  meta_fields=['dialect', 'standing_passes', 'standing_batch'],
-)
-@dataclasses.dataclass(frozen=True)
-class TruncationSpec(SamplingSpec):
-  """A truncation of z alone: there are no statistics to measure."""
-
-  def described(self) -> dict[str, str | int]:
-    found = super().described()
-    return {name: found[name] for name in ('truncation', 'dialect')}
-
-
-@dataclasses.dataclass(frozen=True)
-class Unmeasured(StandingStatistics):
-  """The sampled network where no norm is over the batch: nothing is prepared; gen is {params}."""
-
-  options = {'truncation': StandingStatistics.options['truncation']}  # noqa: RUF012
-
-  def spec(
-    self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None
-  ) -> TruncationSpec:
-    contract.check_options(given, self.options)
-    dialect = sampling.get('dialect')
-    if not isinstance(dialect, str):  # a card may come from anybody
-      raise errors.UserError(
-        f"the card's sampling.dialect is {ascii(dialect)[:80]}; expected a str: export the "
-        'generator again.'
-      )
-    asked = latents.parse((given or {}).get('truncation', 'none'), dialect)
-    latents.check_truncation(asked, self.law.dialects)
-    return TruncationSpec(asked.truncation, asked.dialect)
-
-  def prepared(self, sampling: Mapping[str, Any]) -> Sequence[TruncationSpec]:
-    del sampling
-    return ()
-
-  def variables(self, gen: Gen, spec: SamplingSpec) -> dict[str, Any]:
-    del spec
-    return {'params': gen['params']}
-
-  def prepare(self, gen: Gen, key: Array, spec: SamplingSpec) -> Gen:
-    del key, spec
-    return gen
-
-  def provenance(
-    self, gen: Gen, spec: SamplingSpec, sampling: Mapping[str, Any]
-  ) -> tuple[bool, str]:
-    del gen, spec, sampling
-    return True, ''
-
-
-def make_generator(architecture: dict[str, Any]) -> StandingStatistics:
+def make_generator(architecture: dict[str, Any]) -> contract.Generator:
   """Build the sampled network from a card's `architecture`."""
   fields = dict(architecture)
   latent = law(fields.pop('latent'))
   net = stransgan.Generator(**fields)
-  measured = net.adanorm == 'batch' and net.num_classes > 1
-  return (StandingStatistics if measured else Unmeasured)(law=latent, net=net)
+  return (StandingStatistics if net.over_batch else TruncatedLatents)(law=latent, net=net)
 
 
 # --- Configs
@@ -191,6 +141,10 @@ def make_generator(architecture: dict[str, Any]) -> StandingStatistics:
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 # What other residual GANs have and these networks have not.
 ABSENT = ('model.gen_attention', 'model.disc_attention', 'model.disc_widths', 'model.bn_eps')
+# What there is only with moments of a batch.
+OF_BATCH_NORM = (
+  'model.bn_group', 'eval.standing_passes', 'eval.standing_batch', 'export.truncations',
+)  # fmt: skip
 # fmt: off
 SHARED = residual_config.defaults(
   model__ch=32, model__z_dim=128, optim__batch_size=64, optim__d_steps=1, optim__gen_lr=1e-4,
@@ -213,7 +167,9 @@ KEYS: Keys = {
     'glorot', "how the projection of the discriminator's shortcuts begins",
     choices=stransgan.SKIPS,
   ),
-  'model.shared_dim': Key(128, 'dimensions of the class embedding', least=1, most=65_536),
+  'model.shared_dim': Key(
+    128, 'dimensions of the class embedding, where there are classes', least=1, most=65_536,
+  ),
   'model.adanorm': Key(
     'layer', 'what z and the class scale and shift: tokens normalised over their channels, '
     "channels over an image's tokens, or over the batch's", choices=stransgan.ADANORMS,
@@ -223,6 +179,10 @@ KEYS: Keys = {
     'there and after attention', choices=stransgan.PLACEMENTS,
   ),
   **{name: key for name, key in SHARED.items() if name not in ABSENT},
+  **{
+    name: dataclasses.replace(SHARED[name], where=('model.adanorm', 'batch'))
+    for name in OF_BATCH_NORM
+  },
 }
 TINY = {
   **{name: value for name, value in residual_config.TINY.items() if name not in ABSENT},
@@ -233,10 +193,10 @@ TINY = {
 }
 DIGITS = {
   **{name: value for name, value in residual_config.DIGITS.items() if name not in ABSENT},
-  'model.ch': 2, 'model.shared_dim': 32, 'model.head_dim': 16, 'model.window': 4,
-  'model.global_resolution': 8, 'model.disc_resolution': 16,
-  'optim.batch_size': 32, 'optim.gen_lr': 5e-4, 'optim.disc_lr': 2e-4, 'optim.r1_gamma': 1.0,
-  'optim.r1_every': 1, 'optim.ema_half_life': 0.0, 'optim.ema_ramp': 0.0,
+  'model.ch': 2, 'model.z_dim': 32, 'model.shared_dim': 32, 'model.head_dim': 16,
+  'model.window': 8, 'model.global_resolution': 4, 'model.disc_resolution': 8,
+  'optim.batch_size': 32, 'optim.gen_lr': 1e-3, 'optim.disc_lr': 1e-3, 'optim.r1_gamma': 0.1,
+  'optim.r1_every': 4, 'optim.ema_half_life': 0.0, 'optim.ema_ramp': 0.0,
 }
 # fmt: on
 
@@ -248,7 +208,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: a key is missing or unknown, or values do not fit together.
   """
   configs.check(config)
-  resolution, model = config.data.resolution, config.model
+  data, model = config.data, config.model
+  resolution = data.resolution
   if resolution not in stransgan.RESOLUTIONS:
     raise errors.UserError(
       f'data.resolution is {resolution}; stransgan has networks for '
@@ -265,11 +226,20 @@ def check(config: ml_collections.ConfigDict) -> None:
       )
   for side in stransgan.sides(resolution):
     stransgan.heads_of(stransgan.WIDTHS[side] * model.ch, model.head_dim, side)
-  if model.bn_group and model.adanorm != 'batch':
+  largest = stransgan.WIDTHS[resolution]
+  if largest * model.ch < stransgan.LEAST_WIDTH:
     raise errors.UserError(
-      f'model.bn_group is {model.bn_group}, but with model.adanorm={model.adanorm} no examples '
-      'share moments; give 0, or model.adanorm=batch.'
+      f'model.ch is {model.ch}, which leaves {largest * model.ch} channels at {resolution} px, '
+      'and a LayerNorm over so few leaves nothing of z; give at least '
+      f'{math.ceil(stransgan.LEAST_WIDTH / largest)}.'
     )
+  for key in ('adanorm', 'adanorm_t'):
+    default = KEYS[f'model.{key}'].default
+    if data.num_classes == 1 and model[key] != default:
+      raise errors.UserError(
+        f'model.{key} is {model[key]}, but with data.num_classes=1 nothing is conditioned on z and '
+        f'the class; give {default}, or data with classes.'
+      )
   if model.adanorm == 'batch' and config.run.microbatches > 1:
     raise errors.UserError(
       'model.adanorm is batch, whose blocks see the whole batch at once, but run.microbatches is '
@@ -303,7 +273,7 @@ def make(
     **shared,
     **{name: model[name] for name in of_gen},
     channels=data.channels,
-    bn_group=model.bn_group or None,
+    bn_group=model.get('bn_group') or None,
   )
   disc_net = stransgan.Discriminator(
     **shared,
@@ -312,7 +282,6 @@ def make(
     kernels=errors.pick(run.kernels, kernels.KERNELS, 'run.kernels'),
   )
   residual_config.check_nets(config, gen_net, disc_net)
-  measured = model.adanorm == 'batch' and data.num_classes > 1
   return STransGAN(
     gen_net=gen_net,
     disc_net=disc_net,
@@ -327,5 +296,5 @@ def make(
     places=places_config.places(config, class_counts),
     dropout=model.disc_dropout,
     microbatches=run.microbatches,
-    card=standing_statistics.card(config) if measured else {'dialect': config.export.dialect},
+    card=(standing_statistics if gen_net.over_batch else truncated_latents).card(config),
   )

@@ -8,7 +8,11 @@ projection for a shortcut (SkipProj), because an identity drowns the branch besi
 
 The authors' code is not public and we had their project page: widths, windows, the number of
 blocks, how tokens are doubled (bilinear), halved (Swin's merging) and scored are ours, and so is
-the choice among the placements.
+the choice among the placements. So are these: z is whole beside the class in every condition, and
+the class has an embedding as large as z, or z would drown it; AdaNorm-T's projections begin at a
+deviation of 0.02, so that blocks begin nearly without a condition; global blocks of the generator
+have no bias by offset, and know where a token is of the positions that the first ones are given;
+images are tanh of a projection of tokens after a LayerNorm.
 """
 
 import functools
@@ -42,6 +46,7 @@ ADANORMS = ('layer', 'instance', 'batch')  # AdaLN, AdaIN-T, AdaBN
 PLACEMENTS = ('a', 'b', 'c')
 SKIPS = ('glorot', 'identity')  # how SkipProj begins
 SLOPE = 0.2  # of leaky ReLUs
+LEAST_WIDTH = 8  # of the largest map: a LayerNorm over fewer channels leaves next to nothing of z
 
 
 def sides(resolution: int) -> list[int]:
@@ -55,18 +60,17 @@ def window_of(side: int, window: int) -> int:
 
 
 def heads_of(width: int, head_dim: int, side: int) -> int:
-  """How many heads share a map's channels.
+  """How many heads share a map's channels; one, where a head could have more.
 
   Raises:
     UserError: they cannot share them evenly.
   """
-  heads = max(width // head_dim, 1)
-  if width % heads:
+  if width > head_dim and width % head_dim:
     raise errors.UserError(
       f'model.head_dim is {head_dim}, which does not divide the {width} channels at {side} px; '
       'give a divisor.'
     )
-  return heads
+  return max(width // head_dim, 1)
 
 
 def note(module: nn.Module, name: str, skip: Array, main: Array) -> None:
@@ -194,6 +198,11 @@ class Generator(nn.Module):
   remat: bool = False
   dtype: Any = jnp.float32
 
+  @property
+  def over_batch(self) -> bool:
+    """Whether a norm is over the batch, whose moments are then measured for sampling."""
+    return self.adanorm == 'batch' and self.num_classes > 1
+
   def block(self, side: int, i: int, train: bool) -> nn.Module:
     """The i-th block at a resolution; every second one is shifted."""
     heads = heads_of(WIDTHS[side] * self.ch, self.head_dim, side)
@@ -206,18 +215,21 @@ class Generator(nn.Module):
 
   @nn.compact
   def __call__(self, z: Array, y: Array, train: bool) -> Array:
-    dense = functools.partial(Dense, dtype=self.dtype, initializer=glorot())
+    dense = functools.partial(Dense, dtype=self.dtype)
     tokens = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=glorot())
     first, *others = sides(self.resolution)
     width = WIDTHS[first] * self.ch
     cs = ()  # of the blocks, what they are conditioned on: at most one array
     if self.num_classes > 1:
-      shared = Embed(self.num_classes, self.shared_dim, name='shared')(y)
+      as_z = nn.initializers.normal(1.0)
+      shared = Embed(self.num_classes, self.shared_dim, as_z, name='shared')(y)
       cs = (jnp.concatenate([shared, z.astype(shared.dtype)], -1),)
-    # z becomes 4 x 4 tokens, which are told where they are.
-    h = nn.leaky_relu(dense(width, name='mlp1')(z), SLOPE)
-    h = dense(first * first * width, name='mlp2')(h).reshape(-1, first, first, width)
-    position = nn.initializers.truncated_normal(0.02)
+    # z becomes 4 x 4 tokens of size about 1, as the branches add to them; and these are told where
+    # they are, which has to be seen beside that.
+    h = dense(width, initializer=nn.initializers.lecun_normal(), name='mlp1')(z)
+    last = dense(first * first * width, initializer=nn.initializers.he_normal(), name='mlp2')
+    h = last(nn.leaky_relu(h, SLOPE)).reshape(-1, first, first, width)
+    position = nn.initializers.truncated_normal(0.2)
     position = self.param('position', position, (first, first, width), jnp.float32)
     h = h + position.astype(self.dtype)[None]
     for side in (first, *others):

@@ -28,6 +28,7 @@ SCOPES = {
   'spectral_norm': 'spectral norm',
   'optimizer': 'optimizer',
   'attention': 'attention',
+  'attn': 'attention',  # of Transformer blocks
   'bn': 'BatchNorm',
 }
 

@@ -11,6 +11,7 @@ import pytest
 from bigjax.algorithms import stransgan
 from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
+from bigjax.algorithms.base.truncated_latents import TruncatedLatents
 from bigjax.core import config as core_config
 from bigjax.core import errors, parallel, trees
 
@@ -31,7 +32,8 @@ LAYERS = [
 
 
 def test_a_probe_has_every_layers_ratio():
-  game = stransgan.make(changed())
+  """Where blocks are made again for their gradients, too."""
+  game = stransgan.make(changed(run__remat=True))
   ((_, stage),) = game.stages(1)
   state, batch = contract.state_shapes(game), stage.shapes()
   signs = jax.eval_shape(lambda state, batch: game.probe(state, batch, batch, stage), state, batch)
@@ -55,25 +57,28 @@ def test_ratios_are_over_all_examples_and_devices():
   def run(drawn):
     real = examples['image'].astype(jnp.float32) / 127.5 - 1
     given = {'params': drawn['disc']}, real, examples['label']
-    sown = game.disc_net.apply(*given, mutable=['norms'])[1]['norms']
-    return game.norm_ratios(drawn, examples), sown['blocks4_0']
+    of_disc = game.disc_net.apply(*given, mutable=['norms'])[1]['norms']
+    given = {'params': drawn['gen']}, examples['z'], examples['y']
+    of_gen = game.gen_net.apply(*given, train=True, mutable=['norms'])[1]['norms']
+    return game.norm_ratios(drawn, examples), {'gen': of_gen, 'disc': of_disc}
 
   with jax.set_mesh(parallel.make_mesh(jax.devices()[:2])):
     ratios, seen = jax.device_get(run(drawn))
   assert set(ratios) == set(LAYERS) and all(0 < value < np.inf for value in ratios.values())
-  for branch in ('attn', 'mlp'):
-    skip, main = seen[f'of_{branch}'].sum(0)
-    found = ratios[f'norm_ratio_disc/blocks4_0/{branch}']
+  for name in LAYERS:
+    player, block, branch = name.removeprefix('norm_ratio_').split('/')
+    skip, main = seen[player][block][f'of_{branch}'].sum(0)
+    found = ratios[name]
     np.testing.assert_allclose(found, np.sqrt(skip / main), rtol=1e-5)
 
 
 def test_what_is_prepared_to_sample():
   """Statistics, only of blocks that normalise over a batch."""
   ((_, stage),) = stransgan.make(changed()).stages(1)
-  for kind, classes, measured in (('layer', 10, False), ('batch', 10, True), ('batch', 1, False)):
+  for kind, classes, measured in (('layer', 10, False), ('batch', 10, True), ('layer', 1, False)):
     game = stransgan.make(changed(model__adanorm=kind, data__num_classes=classes))
     generator = stransgan.make_generator(game.architecture(stage))
-    assert (type(generator) is StandingStatistics) == measured
+    assert type(generator) is (StandingStatistics if measured else TruncatedLatents)
     assert ('standing_passes' in game.sampling()) == measured
     spec = generator.spec(game.sampling(), {'truncation': '0.5'})
     assert spec.described()['truncation'] == '0.5:resample' and str(spec) == '0.5 (resample)'
@@ -112,7 +117,14 @@ def test_moments_of_a_batch_are_measured_and_sampled_with():
       {'optim__scores': 'gn', 'optim__r1_gamma': 0.0, 'optim__r1_every': 1},
       ['optim.scores=gn', 'linear in pieces'],
     ),
-    ({'model__bn_group': 4}, ['model.bn_group is 4', 'model.adanorm=layer']),
+    ({'model__head_dim': 12}, ['model.head_dim is 12', '16 channels at 4 px']),
+    ({'model__bn_group': 4}, ['model.bn_group is only known where model.adanorm=batch']),
+    ({'eval__standing_passes': 4}, ['only known where model.adanorm=batch']),
+    ({'eval__standing_batch': 4}, ['only known where model.adanorm=batch']),
+    ({'export__truncations': ('1',)}, ['only known where model.adanorm=batch']),
+    ({'model__adanorm': 'instance', 'data__num_classes': 1}, ['adanorm is instance', 'give layer']),
+    ({'model__adanorm_t': 'a', 'data__num_classes': 1}, ['adanorm_t is a,', 'num_classes=1']),
+    ({'data__resolution': 128, 'model__ch': 2}, ['model.ch is 2', '4 channels', 'at least 4.']),
     ({'model__adanorm': 'batch', 'run__microbatches': 2}, ['model.adanorm is batch', 'give 1']),
   ],
 )
@@ -120,6 +132,17 @@ def test_a_config_is_refused(of, words):
   with pytest.raises(errors.UserError) as error:
     stransgan.make(changed(**of))
   assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_keys_that_would_do_nothing_are_not_there():
+  """Those of moments come with norms over a batch."""
+  of = {'eval': ('standing_passes', 'standing_batch'), 'export': ('truncations',)}
+  for kind in ('layer', 'instance', 'batch'):
+    config = changed(model__adanorm=kind)
+    there = [key in config[group] for group in of for key in of[group]]
+    assert there == [kind == 'batch'] * 3 and ('bn_group' in config.model) == (kind == 'batch')
+  game = stransgan.make(changed(model__adanorm='batch', model__bn_group=4))
+  assert game.gen_net.bn_group == 4
 
 
 def test_lazy_terms_and_what_stabilises():

@@ -8,6 +8,7 @@ paper says of later, without SkipProj, takes runs.
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,8 @@ import pytest
 
 from bigjax.core import errors, trees
 from bigjax.models import stransgan
+from bigjax.nn.tokens import layers
+from bigjax.nn.tokens.window_attention import WindowAttention
 
 from counts import num_params
 from golden_files import golden, under
@@ -135,13 +138,14 @@ def test_a_block_without_a_condition_is_swins(name, window, shift, x64):
     assert error <= 1e-5 * max(np.linalg.norm(want), 1e-4 * whole), path
 
 
-def given_block(net, seed=0, c_dim=3, side=4, width=8):
-  """(random parameters, x, c) of a block."""
+def given_block(net, seed=0, c_dim=3, side=4, width=8, conditional=True):
+  """(random parameters, x, c) of a block; c is None where it has no condition."""
   rng = np.random.default_rng(seed)
   x, c = (
     jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, side, side, width), (2, c_dim))
   )
-  args = (x, c) if isinstance(net, stransgan.GenBlock) else (x,)
+  c = c if conditional and isinstance(net, stransgan.GenBlock) else None
+  args = (x,) if c is None else (x, c)
   return weights(jax.eval_shape(net.init, jax.random.key(0), *args)['params'], seed), x, c
 
 
@@ -167,6 +171,49 @@ def test_adanorm_in_closed_form(kind, axes):
   got = jax.jit(net.apply)({'params': params}, x, c)
   gain, bias = (np.asarray(c @ params[name]['kernel'])[:, None, None] for name in ('gain', 'bias'))
   np.testing.assert_allclose(got, normal(x, axes) * (1 + gain) + bias, rtol=1e-4, atol=1e-4)
+
+
+def by_hand(net, p, x, c):
+  """The formulas of GenBlock and DiscBlock, from their sub-modules."""
+  attend = lambda x: WindowAttention(net.heads, net.window).apply({'params': p['attn']}, x)
+  mlp = lambda x: layers.Mlp().apply({'params': p['mlp']}, x)
+  each = lambda x: (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+  affine = lambda name, x: each(x) * p[name]['gain'] + p[name]['bias']
+  given = lambda name, part: (c @ p[name][part]['kernel'])[:, None, None]
+  ada = lambda name, x: each(x) * (1 + given(name, 'gain')) + given(name, 'bias')
+  leaky = lambda x: jnp.where(x > 0, x, 0.2 * x)
+  if isinstance(net, stransgan.DiscBlock):
+    x = leaky(attend(affine('norm1', x))) + x @ p['skip1']['kernel']
+    return leaky(mlp(affine('norm2', x))) + x @ p['skip2']['kernel']
+  if c is None:
+    x = x + attend(affine('norm1', x))
+    return x + mlp(affine('norm2', x))
+  if net.adanorm_t == 'a':
+    x = x + attend(ada('norm1', x))
+    return x + mlp(ada('norm2', x))
+  attended = attend(affine('norm1', x))
+  x = ada('norm2', x + (ada('norm_attn', attended) if net.adanorm_t == 'c' else attended))
+  return x + mlp(x)
+
+
+@pytest.mark.parametrize(
+  ('net', 'conditional'),
+  [(stransgan.GenBlock(2, 4, adanorm_t=placement), True) for placement in stransgan.PLACEMENTS]
+  + [(stransgan.GenBlock(2, 4), False), (stransgan.DiscBlock(2, 4), False)],
+  ids=['a', 'b', 'c', 'unconditional', 'disc'],
+)
+def test_blocks_in_closed_form(net, conditional):
+  params, x, c = given_block(net, conditional=conditional)
+
+  @jax.jit
+  def run(params, x, c):
+    args = (x,) if c is None else (x, c)
+    with jax.numpy_rank_promotion('allow'):
+      want = by_hand(net, params, x, c)
+    return net.apply({'params': params}, *args), want
+
+  got, want = run(params, x, c)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('placement', stransgan.PLACEMENTS)
@@ -241,8 +288,68 @@ def test_where_attention_is_global_and_where_in_windows():
   assert set(tables) == {f'blocks{side}_{i}' for side in (32, 16, 8, 4) for i in (0, 1)}
   assert tables['blocks32_1'] == (225, 8) and tables['blocks4_0'] == (49, 16)
   assert 'down32' in shapes_of_disc(64, 1) and 'down16' not in shapes_of_disc(64, 1)
-  with pytest.raises(errors.UserError, match='head_dim'):
-    stransgan.heads_of(32, 5, 8)
+  assert [stransgan.heads_of(width, 32, 8) for width in (16, 32, 96)] == [1, 1, 3]
+  for width, head_dim in ((32, 5), (32, 20), (48, 32)):
+    with pytest.raises(errors.UserError, match=f'head_dim is {head_dim}, .* {width} channels'):
+      stransgan.heads_of(width, head_dim, 8)
+
+
+def windows(net, *args, **kwargs):
+  """{block: (window, shift, whether it has a bias by offset)} of a network, by what it calls."""
+  found = {}
+
+  def note(next_call, args, kwargs, context):
+    if isinstance(context.module, WindowAttention):
+      module = context.module
+      found[module.path[0]] = module.window, module.shift, module.relative
+    return next_call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    jax.eval_shape(lambda: net.init(jax.random.key(0), *args, **kwargs))
+  return found
+
+
+def test_every_second_block_in_windows_is_shifted():
+  """Of global ones, a shift is none; offsets have a bias where there are windows, and in D."""
+  tiny, y = {'ch': 2, 'head_dim': 32}, jnp.zeros((1,), jnp.int32)
+  gen = windows(stransgan.Generator(64, 1, **tiny), latents(1, 128), y, train=True)
+  assert [gen[f'blocks32_{i}'] for i in (0, 1)] == [(8, 0, True), (8, 4, True)]
+  assert [gen[f'blocks64_{i}'] for i in (0, 1)] == [(16, 0, True), (16, 8, True)]
+  assert {side: gen[f'blocks{side}_0'] for side in (4, 8, 16)} == {
+    side: (side, 0, False) for side in (4, 8, 16)
+  }
+  assert not gen['blocks16_1'][2]
+  disc = windows(stransgan.Discriminator(64, 1, **tiny), jnp.zeros((1, 64, 64, 3)), y)
+  assert all(relative for _, _, relative in disc.values())
+  for side in (32, 16):
+    assert [disc[f'blocks{side}_{i}'][:2] for i in (0, 1)] == [(8, 0), (8, 4)]
+  assert disc['blocks8_0'][0] == 8 and disc['blocks4_0'][0] == 4
+
+
+def test_the_discriminator_sees_the_class():
+  """By its projection: scores differ by (e[y] - e[y']) . h; of features all 0, the bias is left."""
+  net = stransgan.Discriminator(8, 3, disc_resolution=4, **TINY)
+  shapes = shapes_of_disc(8, 3, disc_resolution=4, **TINY)
+  params, x = weights(shapes), pictures(2, 8)
+  kept = lambda module, method: module.path == ('norm',) and method == '__call__'
+
+  @jax.jit
+  def run(params, x, y, mask):
+    return net.apply(
+      {'params': params}, x, y, mask, capture_intermediates=kept, mutable=['intermediates']
+    )
+
+  one, two = jnp.asarray([0, 1]), jnp.asarray([2, 0])
+  whole = jnp.ones((2, net.num_features))
+  score, seen = run(params, x, one, whole)
+  h = np.asarray(seen['intermediates']['norm']['__call__'][0]).mean((1, 2))
+  table = np.asarray(params['embed']['embedding'])
+  want = ((table[one] - table[two]) * h).sum(1)
+  assert np.abs(want).min() > 1e-2
+  np.testing.assert_allclose(score - run(params, x, two, whole)[0], want, rtol=1e-3, atol=1e-4)
+  bias = params['linear']['bias'][0]
+  np.testing.assert_allclose(run(params, x, one, 0 * whole)[0], [bias, bias], rtol=1e-6)
+  assert 'embed' not in shapes_of_disc(8, 1, disc_resolution=4, **TINY)
 
 
 def test_microbatches_and_remat_change_no_gradient(x64):
@@ -257,7 +364,7 @@ def begun():
   """(Both networks at 8 px, fresh parameters), of windows of 4."""
   nets = {
     'gen': stransgan.Generator(8, 3, z_dim=16, shared_dim=3, global_resolution=4, **TINY),
-    'disc': stransgan.Discriminator(8, 3, disc_resolution=8, **TINY),
+    'disc': stransgan.Discriminator(8, 3, disc_resolution=4, **TINY),
   }
   y = jnp.arange(2)
   params = {
@@ -293,19 +400,27 @@ def test_slopes_at_the_start_are_moderate_where_images_are_0():
 
 
 def test_branches_are_of_the_order_of_their_shortcuts_at_the_start():
+  """So are z and the class in what blocks are conditioned on, and the first tokens beside both."""
   nets, params = begun()
   y = jnp.arange(2)
 
   @jax.jit
   def energies(params):
     of_gen = nets['gen'].apply(
-      {'params': params['gen']}, latents(2, 16), y, train=True, mutable=['norms']
-    )
+      {'params': params['gen']}, latents(2, 16), y, train=True, mutable=['norms', 'intermediates'],
+      capture_intermediates=lambda module, _: module.name == 'mlp2',
+    )  # fmt: skip
     of_disc = nets['disc'].apply({'params': params['disc']}, pictures(2, 8), y, mutable=['norms'])
-    return {'gen': of_gen[1]['norms'], 'disc': of_disc[1]['norms']}
+    made = {'gen': of_gen[1]['norms'], 'disc': of_disc[1]['norms']}
+    return made, of_gen[1]['intermediates']['mlp2']['__call__'][0]
 
-  found = trees.flat(energies(params))
-  assert len(found) == 2 * 2 * 2  # attention and MLP, at 4 and 8 px, of both
+  found, tokens = energies(params)
+  rms = lambda x: np.sqrt(np.square(x).mean())
+  assert 0.7 < rms(tokens) < 1.3 and 0.1 < rms(params['gen']['position']) < 0.3
+  assert 0.5 < rms(params['gen']['shared']['embedding']) < 1.5
+  found = trees.flat(found)
+  assert len(found) == 2 * 2 + 2  # attention and MLP, at 4 and 8 px, of D at 4 px alone
   for path, each in found.items():
     skip, main = np.asarray(each).mean(0)
-    assert 0.1 < np.sqrt(skip / main) < 10, path
+    most = {'gen': 3, 'disc': 6}[path.partition('/')[0]]  # of noise, what D attends to is a mean
+    assert 0.3 < np.sqrt(skip / main) < most, path

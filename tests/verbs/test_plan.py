@@ -205,6 +205,8 @@ def test_scaling_plans_nothing_twice_and_leaves_out_what_cannot_be():
     ('jit(step)/shard_map/transpose(jvp(Discriminator))/blocks_1/conv', 'Discriminator backward'),
     ('jit(step)/shard_map/jvp(Generator)/blocks_0/bn1/norm/psum', 'BatchNorm'),
     ('jit(step)/transpose(jvp(Discriminator))/attention_0/bqk/dot', 'attention'),
+    ('jit(step)/jvp(Generator)/blocks32_0/attn/bntc,cshd->sbnhtd/dot_general', 'attention'),
+    ('jit(step)/jvp(Generator)/blocks32_0/norm_attn/mul', 'Generator forward'),
     ('jit(step)/penalty/dot_general', 'orthogonal penalty'),
     ('jit(step)/transpose(jvp(spectral_norm))/mul', 'spectral norm'),
     ('jit(step)/optimizer/select_n', 'optimizer'),

@@ -80,7 +80,7 @@ KEYS: Keys = {
     0.1, 'added to the squared norm', since=1, above=0, where=('optim.scores', 'gran'),
   ),
   'model.disc_perturb': Key(
-    'none', "what perturbs the input of each convolution of D's blocks (PConv)", since=1,
+    'none', "what perturbs the input of D's convolutions (PConv), see docs/stabilisers.md", since=1,
     choices=tuple(perturbations.PERTURBATIONS),
   ),
   'model.disc_perturb_amount': Key(

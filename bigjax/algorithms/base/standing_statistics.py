@@ -39,7 +39,7 @@ KEYS: Keys = {
     items=(str, int, float),
     most=latents.TRUNCATION.most,
   ),
-  'export.dialect': Key('resample', 'what these mean: resample, truncnorm, scale, clamp'),
+  'export.dialect': Key('resample', 'what truncations mean: resample, truncnorm, scale, clamp'),
 }
 
 

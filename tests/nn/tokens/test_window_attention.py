@@ -124,6 +124,9 @@ def test_logits_are_float32_in_a_narrow_network():
   program = jax.make_jaxpr(lambda x: net.apply({'params': params}, x))(x)
   lines = [line for line in str(program).splitlines() if '= exp ' in line]
   assert lines and all(':f32[' in line for line in lines)
+  # Of [1, windows, heads, tokens, tokens]: queries by keys, and nothing rounds them before.
+  dots = [line for line in str(program).splitlines() if '[1,4,2,16,16] = dot_general[' in line]
+  assert len(dots) == 1 and ':f32[1,4,2,16,16]' in dots[0]
   assert program.out_avals[0].dtype == jnp.bfloat16
 
 
