@@ -179,7 +179,7 @@ def test_group_mean_gradients(num_devices, size):
 
   (want, _), want_grads = jax.jit(jax.value_and_grad(make_loss(plain), has_aux=True))(*inputs())
   np.testing.assert_allclose(loss, want, rtol=1e-5)
-  np.testing.assert_allclose(grads['w'], want_grads['w'], atol=1e-5)  # of up to 0.3
+  np.testing.assert_allclose(grads['w'], want_grads['w'], atol=3e-5)  # of up to 0.3
 
 
 def test_gradient_through_group_moments_against_finite_differences():

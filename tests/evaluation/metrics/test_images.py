@@ -136,7 +136,7 @@ def test_distance_along_directions(fewer_directions):
   """0 of equal patches; of N(0, 1) and N(0.1, 1) in d dimensions, 0.1 sqrt(2 / pi)."""
   rng = np.random.RandomState(0)
   rows = rng.normal(size=(4096, 147)).astype(np.float32)
-  assert swd.sliced(rows, rows[::-1], rng) == 0
+  assert swd.sliced(rows, rows[::-1], rng) < 1e-6  # sums in another order
   found = swd.sliced(rows, rows + np.float32(0.1), rng)
   assert found == pytest.approx(0.1 * np.sqrt(2 / np.pi), rel=0.1)
 
