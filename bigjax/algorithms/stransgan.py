@@ -27,14 +27,14 @@ from bigjax.algorithms.base import (
   residual,
   residual_config,
   standing_statistics,
-  truncated_latents,
 )
 from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
 from bigjax.algorithms.base.draws import label_law
+from bigjax.algorithms.base.generators import truncated_latents
+from bigjax.algorithms.base.generators.truncated_latents import TruncatedLatents
 from bigjax.algorithms.base.metrics import norm_ratio
 from bigjax.algorithms.base.player import to_float
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
-from bigjax.algorithms.base.truncated_latents import TruncatedLatents
 from bigjax.core import errors, parallel, trees
 from bigjax.core.keys import Key, Keys
 from bigjax.models import stransgan

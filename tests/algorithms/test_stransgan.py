@@ -10,8 +10,8 @@ import pytest
 
 from bigjax.algorithms import stransgan
 from bigjax.algorithms.base import configs, contract
+from bigjax.algorithms.base.generators.truncated_latents import TruncatedLatents
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
-from bigjax.algorithms.base.truncated_latents import TruncatedLatents
 from bigjax.core import config as core_config
 from bigjax.core import errors, parallel, trees
 

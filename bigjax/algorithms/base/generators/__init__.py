@@ -1,1 +1,1 @@
-"""Generators as games train them and as they are sampled, where one game has a choice of them."""
+"""Generators as games train them and as they are sampled: shared by games, or chosen among."""
