@@ -1,6 +1,6 @@
 """Fashion-MNIST at 32 px: BigGAN, PGGAN, MSG-GAN and StyleGAN2 at equal cost.
 
-  nice -n 15 python benchmarks/fashion_mnist.py --data_dir /data/tfds   # 80 minutes of one CPU core
+  nice -n 15 python benchmarks/fashion_mnist.py --data_dir /data/tfds
 
 BigGAN is the config `fashion_mnist`; the others are their `digits` at twice the resolution, with as
 many steps as cost the FLOPs of BigGAN's (traced; penalties and spectral norm included). All are

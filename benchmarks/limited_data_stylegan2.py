@@ -1,6 +1,6 @@
 """Fifty images of each class of CIFAR-10 and StyleGAN2: does ADA keep its discriminator honest?
 
-  nice -n 15 python benchmarks/limited_data_stylegan2.py --data_dir /data/tfds   # an hour on a core
+  nice -n 15 python benchmarks/limited_data_stylegan2.py --data_dir /data/tfds
 
 ADA's tuned recipe for CIFAR-10 with narrow networks, without augmentation and with it, three seeds
 each; what is printed and drawn is limited_data.py's. An interrupted run goes on; a finished one is

@@ -22,14 +22,12 @@ import ml_collections
 from bigjax.algorithms.base import (
   configs,
   contract,
-  places_config,
   player,
   residual,
   residual_config,
   standing_statistics,
 )
 from bigjax.algorithms.base.contract import Batch, Metrics, Stage, State
-from bigjax.algorithms.base.draws import label_law
 from bigjax.algorithms.base.generators import truncated_latents
 from bigjax.algorithms.base.generators.truncated_latents import TruncatedLatents
 from bigjax.algorithms.base.metrics import norm_ratio
@@ -260,7 +258,7 @@ def make(
     UserError: as `check`, or a name that stands for nothing.
   """
   check(config)
-  run, data, model, opt = config.run, config.data, config.model, config.optim
+  run, data, model = config.run, config.data, config.model
   shared = {
     'resolution': data.resolution,
     'num_classes': data.num_classes,
@@ -282,19 +280,8 @@ def make(
     kernels=errors.pick(run.kernels, kernels.KERNELS, 'run.kernels'),
   )
   residual_config.check_nets(config, gen_net, disc_net)
-  return STransGAN(
-    gen_net=gen_net,
-    disc_net=disc_net,
-    gen=residual_config.make_player(config, 'gen', gen_net),
-    disc=residual_config.make_player(config, 'disc', disc_net),
-    batch=(opt.d_steps, opt.batch_size),
-    gen_batch=opt.batch_size * opt.gen_batch_times,
-    law=law(model.latent),
-    labels=label_law(model.fake_labels, data.num_classes, class_counts),
-    ema=residual_config.averaging(opt),
-    ema_start=opt.ema_start,
-    places=places_config.places(config, class_counts),
-    dropout=model.disc_dropout,
-    microbatches=run.microbatches,
-    card=(standing_statistics if gen_net.over_batch else truncated_latents).card(config),
-  )
+  card = (standing_statistics if gen_net.over_batch else truncated_latents).card(config)
+  gen = residual_config.make_player(config, 'gen', gen_net)
+  disc = residual_config.make_player(config, 'disc', disc_net)
+  game = residual_config.game(config, class_counts)
+  return STransGAN(**game, gen_net=gen_net, disc_net=disc_net, gen=gen, disc=disc, card=card)

@@ -223,7 +223,7 @@ def fields(
     name, network: of the networks, a module of models/.
     class_counts: () -> training images of each class; None where the data is not read.
   """
-  run, data, model, opt = config.run, config.data, config.model, config.optim
+  run, data, model = config.run, config.data, config.model
   # The networks.
   shared = {
     'resolution': data.resolution,
@@ -249,10 +249,22 @@ def fields(
     **{key: model[key] for key in network.DISC_OPTIONS if key in model},
   )
   check_nets(config, gen_net, disc_net)
-  # The game around them.
   return {
     'gen_net': gen_net,
     'disc_net': disc_net,
+    'network': name,
+    'options': tuple(network.OPTIONS),
+    'card': standing_statistics.card(config),
+    **game(config, class_counts),
+  }
+
+
+def game(
+  config: ml_collections.ConfigDict, class_counts: Callable[[], Sequence[int]] | None
+) -> dict[str, Any]:
+  """Those of `fields` that say how networks are trained; arguments as there."""
+  run, data, model, opt = config.run, config.data, config.model, config.optim
+  return {
     'batch': (opt.d_steps, opt.batch_size),
     'gen_batch': opt.batch_size * opt.gen_batch_times,
     'law': law(model.latent),
@@ -262,9 +274,6 @@ def fields(
     'places': places_config.places(config, class_counts),
     'dropout': model.disc_dropout,
     'microbatches': run.microbatches,
-    'network': name,
-    'options': tuple(network.OPTIONS),
-    'card': standing_statistics.card(config),
   }
 
 
