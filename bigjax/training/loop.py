@@ -168,7 +168,7 @@ class Run:
       gen, scores = self.ready.evaluation(state, stage, self.workdir, done, self.scorer)
     signs = {name: float(value) for name, value in sorted(signs.items())}
     # A last step off the periods leaves no row: a run that goes on has none there.
-    if progress.due(done, config.run.eval_every):
+    if progress.due(done, config.run.eval_every) and jax.process_index() == 0:  # who has samples/
       moved = quick_evaluation.moved(self.workdir, done, config.run.eval_every)
       self.log.write(done, {**signs, **scores, **moved})
     if scores:

@@ -112,7 +112,9 @@ class Evaluation:
       picture = lettering.labelled(grid, rows, columns, names, caption=caption)
       where = PngImagePlugin.PngInfo()
       where.add_text('grid', picture.info['grid'])
-      picture.save(os.path.join(workdir, 'samples', f'{step:08d}.png'), pnginfo=where)
+      path = os.path.join(workdir, 'samples', f'{step:08d}.png')
+      picture.save(path + '.partial', format='png', pnginfo=where)
+      os.replace(path + '.partial', path)
 
 
 def grid_at(workdir: str, step: int) -> tuple[Image.Image, int] | None:
