@@ -86,6 +86,14 @@ def test_gradients_of_both_players_are_on_the_wire(planned):
   assert weights <= planned['collectives']['all-reduce']['bytes'] < 1.2 * weights
 
 
+@needs_libtpu
+def test_what_is_frozen_has_shapes_without_a_device():
+  """The weights of no network are read or drawn where there is nothing to compute with."""
+  config = configs.read('projected_gan:tiny')
+  frozen = program.make_program(config, tpu_slices.find('v3-8').devices()).shapes()['frozen']
+  assert num_params(frozen['features']) > 2e6  # EfficientNet-Lite0's, without its head
+
+
 def test_what_does_not_fit_says_how_much_is_needed(monkeypatch, libtpu):
   def refuse(program, pair):
     raise jax.errors.JaxRuntimeError(REFUSAL)

@@ -26,7 +26,8 @@ _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
 def shapes(network: nn.Module, side: int = 32) -> dict[str, tuple[int, ...]]:
   """Return the shapes of a network's variables by their path, such as 'params/fc/kernel'."""
   images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
-  variables = jax.eval_shape(network.init, jax.random.key(0), images)
+  # The key is drawn within: where devices are only planned for, nothing can be computed.
+  variables = jax.eval_shape(lambda images: network.init(jax.random.key(0), images), images)
   return {path: leaf.shape for path, leaf in trees.flat(variables).items()}
 
 
