@@ -54,13 +54,17 @@ def x64():
 LONG = (  # minutes each, the longest first: else one process ends alone with them
   'test_loop.py', 'test_hosts.py', 'test_during_training.py', 'test_contract.py', 'test_toys.py',
   'test_tpu_hlo.py', 'test_biggan.py', 'test_plan.py', 'test_biggan_pytorch.py',
-  'test_rollback.py', 'test_golden.py',
+  'test_rollback.py', 'test_golden.py', 'test_projected_gan.py', 'test_bigbigan.py',
+  'test_stylegan.py', 'test_stylegan2.py', 'test_papers.py',
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
   order = {name: i for i, name in enumerate(LONG)}
   items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+  for item in items:  # one process for what shares compiled programs: a file, or what a test marks
+    if not item.get_closest_marker('xdist_group'):
+      item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(item.config.rootpath))))
   if not os.environ.get('BIGJAX_SLOW'):
     for item in items:
       if item.get_closest_marker('slow'):

@@ -39,17 +39,25 @@ def cheapest():
 
 
 def slowest_last():
-  """Every pair, those of networks that another pair of the same game makes for less marked slow."""
+  """Every pair, those of networks that another pair of the same game makes for less marked slow.
+
+  The tests of a pair stay in one process, for they share its programs.
+  """
   names, seen = [], set()
   for (algorithm, network), name in sorted(cheapest().items(), key=lambda item: len(item[0][1])):
-    marks = [pytest.mark.slow] if algorithm in seen else []
+    marks = [pytest.mark.xdist_group(name), *[pytest.mark.slow] * (algorithm in seen)]
     names.append(pytest.param(name, marks=marks, id=f'{algorithm}-{network}'.strip('-')))
     seen.add(algorithm)
   return names
 
 
+def slow(name):
+  """A parameter, marked."""
+  return pytest.param(*name.values, marks=[*name.marks, pytest.mark.slow], id=name.id)
+
+
 CONFIGS = slowest_last()
-GAMES = [name for name in CONFIGS if not name.marks]
+GAMES = [name for name in CONFIGS if pytest.mark.slow not in name.marks]
 
 
 def batch_for(program, stage, seed=0):
@@ -239,13 +247,23 @@ def test_a_broken_step_changes_nothing_and_is_counted(name):
       assert np.isfinite(leaf).all()
 
 
-@pytest.mark.parametrize('name', GAMES)
-def test_two_devices_make_the_step_of_one(name):
-  _, before, one, metrics = made(name)
+# What a game draws knows of no devices; that the program shards it is seen on the cheapest.
+@pytest.mark.parametrize(
+  'name',
+  [name if name.values[0] in toys.CONFIGS else slow(name) for name in GAMES],
+)
+def test_two_devices_begin_as_one(name):
+  _, before, _, _ = made(name)
   program = make_program(configs.read(f'{name}:tiny'), jax.devices()[:2])
   for path, leaf in trees.flat(to_numpy(program.init(jax.random.key(0), {}))).items():
     want = trees.flat(before)[path]  # but for the rounding of an orthogonal matrix
     np.testing.assert_allclose(leaf, want, rtol=0, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize('name', GAMES)
+def test_two_devices_make_the_step_of_one(name):
+  _, before, one, metrics = made(name)
+  program = make_program(configs.read(f'{name}:tiny'), jax.devices()[:2])
   two, other = stepped(program, before)
   for key, value in metrics.items():
     np.testing.assert_allclose(other[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
