@@ -4,10 +4,13 @@
   nice -n 15 python benchmarks/bigbigan_probe.py --data_dir DIR --set digits  # one label per class
 
 Three seeds: of the run, and of what a probe draws. Of the digits, probes know one label of each
-class, of which LABELS draws are averaged; with all labels raw pixels reach 0.98. Prints a table of
-linear probes (avepool, BN and CReLU) and of neighbours, of test images, with what generation and
-reconstructions score, and draws each trained probe beside the untrained one and the pixels. An
-interrupted comparison goes on.
+class, of which some draws are averaged; with all labels raw pixels reach 0.98. Prints a table of
+linear probes (avepool, BN and CReLU) and of neighbours, of test images, what reconstructions show,
+and what generation scores beside a BigGAN without labels and without an encoder, at equal FLOPs.
+Draws each trained probe beside the untrained one and the pixels, and reconstructions of test
+images. What is asked for: BN and CReLU above pixels by 5 points and above untrained by 3, in the
+mean; of the digits, reconstructions that show their class in 70 of 100. An interrupted comparison
+goes on; `--only bigbigan` leaves BigGAN out.
 """
 
 import argparse
@@ -23,16 +26,39 @@ import recipes
 
 from bigjax import data
 from bigjax.algorithms.base import configs
+from bigjax.core import config as core_config
 from bigjax.core import files, plotting
 from bigjax.evaluation import image_sets
 from bigjax.evaluation.metrics import probes
 from bigjax.evaluation.quick import classifier
+from bigjax.preflight import step_cost
+from bigjax.sampling import image_files
 from bigjax.sampling import loaded as loading
 from bigjax.training import batches
 from bigjax.training.program import make_program
 
 SETS = {'cifar10': (3000, 0, 1), 'digits': (2000, 1, 20)}  # steps, labels of each class, draws
+BIGGAN = {'cifar10': 'cifar10:laptop', 'digits': 'digits'}
 KINDS = ('avepool', 'bncrelu', 'knn')
+ASKED = 'bncrelu'  # the better of the paper's two
+FEATURES = ('trained', 'untrained', 'pixels')
+ABOVE = {'pixels': 0.05, 'untrained': 0.03}  # of the mean
+SHOWN = 20  # test images that are drawn with their reconstructions
+
+
+def biggan_of(set_name: str) -> ml_collections.ConfigDict:
+  """BigGAN on the same data without labels, scored alike."""
+  scored = core_config.flatten(configs.read(f'bigbigan:{set_name}'))
+  keys = {key: value for key, value in scored.items() if key.startswith('eval.')}
+  return core_config.changed(configs.read(BIGGAN[set_name]), keys | {'data.num_classes': 1})
+
+
+def steps_for(config: ml_collections.ConfigDict, flops: float) -> int:
+  """How many steps of a config cost so much."""
+  cost, steps = step_cost.run_flops(config), 0
+  while flops > 0:
+    flops, steps = flops - cost(steps), steps + 1
+  return steps
 
 
 def real_images(config: ml_collections.ConfigDict) -> tuple[data.Labelled, data.Labelled]:
@@ -101,7 +127,10 @@ def reconstructed(loaded: loading.Loaded, train: Any, test: Any) -> dict[str, fl
 def look(
   config: ml_collections.ConfigDict, workdir: str, per_class: int, draws: int
 ) -> dict[str, Any]:
-  """What probes find in the trained encoder, in the untrained one, and in raw pixels."""
+  """What probes find in the trained encoder, the untrained one and pixels, beside its scores."""
+  summary = files.read_json(os.path.join(workdir, 'summary.json'))
+  if config.algorithm != 'bigbigan':
+    return {'summary': summary}
   train, test = real_images(config)
   trained = loading.load(workdir)
   features = {
@@ -114,28 +143,63 @@ def look(
     seen = [(see(images), labels) for images, labels in (train, test)]
     found[name] = probed(*seen, per_class, draws, config.seed)
   found['reconstructions'] = reconstructed(trained, train, test)
-  summary = files.read_json(os.path.join(workdir, 'summary.json'))
   return {**found, 'summary': summary}
 
 
 def draw(runs: list[dict[str, Any]], path: str) -> None:
-  names = ('trained', 'untrained', 'pixels')
-  figure, axes = plotting.figure(len(KINDS), 'Share of test images that a probe gets right')
-  for axis, kind in zip(axes, KINDS, strict=True):
-    for i, name in enumerate(names):
+  """Draws the probes of all runs, and test images above what the first run makes of them."""
+  figure, axes = plotting.figure(len(KINDS) + 1, 'Share of test images that a probe gets right')
+  for axis, kind in zip(axes, KINDS, strict=False):
+    for i, name in enumerate(FEATURES):
       values = [run[name][kind] for run in runs]
       axis.plot([i] * len(values), values, 'o')
       axis.plot([i - 0.2, i + 0.2], [np.mean(values)] * 2, color='black')
-    axis.set(xticks=range(len(names)), title=kind)
-    axis.set_xticklabels(names)
+    axis.set(xticks=range(len(FEATURES)), title=kind)
+    axis.set_xticklabels(FEATURES)
     axis.grid(alpha=0.3)
+  config = configs.complete(files.read_json(os.path.join(runs[0]['workdir'], 'config.json')))
+  trained, (images, _) = loading.load(runs[0]['workdir']), real_images(config)[1]
+  images = images[:: max(len(images) // SHOWN, 1)][:SHOWN]
+  shown, made = data.shrunk(images, trained.shape[-3]), trained.reconstruct(images)
+  half = SHOWN // 2
+  sheet = np.concatenate([shown[:half], made[:half], shown[half:], made[half:]])
+  axes[-1].imshow(image_files.grid(sheet, half), cmap='gray')
+  axes[-1].set(title='test images, each above G(E(x))', xticks=[], yticks=[])
   plotting.save(figure, path)
+
+
+def verdict(runs: list[dict[str, Any]]) -> str:
+  """How far the probe that is asked for is above the others, in the mean."""
+  mean = {name: np.mean([run[name][ASKED] for run in runs]) for name in FEATURES}
+  lines = []
+  for name, least in ABOVE.items():
+    by = mean['trained'] - mean[name]
+    lines.append(
+      f'{ASKED} above {name}: {by:+.3f} (asked: {least}): {"yes" if by >= least else "no"}'
+    )
+  return '\n'.join(lines)
+
+
+def generation(runs: list[dict[str, Any]]) -> str:
+  """A Markdown table of what each run's samples score."""
+  names = [name for name, value in runs[0]['summary']['real'].items() if isinstance(value, float)]
+  lines = [
+    '| | seed | steps | seconds | ' + ' | '.join(names) + ' |',
+    '|---' * (len(names) + 4) + '|',
+  ]
+  cells = lambda found: ' | '.join(f'{found[name]:.3f}' for name in names)
+  lines.append(f'| real images | | | | {cells(runs[0]["summary"]["real"])} |')
+  for run in runs:
+    of = run['summary']
+    about = f'{run["recipe"]} | {run["seed"]} | {of["step"]:,} | {of["seconds"]:.0f}'
+    lines.append(f'| {about} | {cells(of)} |')
+  return '\n'.join(lines)
 
 
 def table(runs: list[dict[str, Any]]) -> str:
   """A Markdown table: what was looked at, by probe, means and deviations over seeds."""
   lines = ['| features | ' + ' | '.join(KINDS) + ' |', '|---' * (len(KINDS) + 1) + '|']
-  for name in ('trained', 'untrained', 'pixels'):
+  for name in FEATURES:
     cells = []
     for kind in KINDS:
       values = [run[name][kind] for run in runs]
@@ -152,14 +216,21 @@ def main() -> None:
   parser.add_argument('--set', choices=tuple(SETS), default='cifar10')
   args, sys.argv[1:] = parser.parse_known_args()
   steps, per_class, draws = SETS[args.set]
-  config = configs.read(f'bigbigan:{args.set}')
+  tried = {'bigbigan': configs.read(f'bigbigan:{args.set}'), 'biggan': biggan_of(args.set)}
   seen = functools.partial(look, per_class=per_class, draws=draws)
-  every = lambda recipe, steps: {'run.checkpoint_every': max(steps // 4, 1)}
-  runs, picture = recipes.measured(
-    __doc__, f'bigbigan_{args.set}', steps, {args.set: config}, seen, every
-  )
-  print(table(runs))
-  draw(runs, picture)
+
+  def length(recipe: str, steps: int) -> dict[str, int]:
+    """As many steps as cost what so many of BigBiGAN do."""
+    unit = step_cost.run_flops(tried['bigbigan'])
+    steps = steps_for(tried[recipe], sum(unit(step) for step in range(steps)))
+    return {'run.steps': steps, 'run.checkpoint_every': max(steps // 4, 1)}
+
+  runs, picture = recipes.measured(__doc__, f'bigbigan_{args.set}', steps, tried, seen, length)
+  print(generation(runs))
+  if runs := [run for run in runs if run['recipe'] == 'bigbigan']:
+    print(table(runs))
+    print(verdict(runs))
+    draw(runs, picture)
 
 
 if __name__ == '__main__':

@@ -86,3 +86,24 @@ def test_tpus_are_given_products_with_matrices(monkeypatch, dtype):
   for one, other in zip(jax.tree.leaves(both(x)), jax.tree.leaves(want), strict=True):
     one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
     np.testing.assert_allclose(one, other, rtol=rounding, atol=rounding)
+
+
+def test_only_digits_that_a_matrix_does_not_have_are_dropped_on_tpus(monkeypatch):
+  """In gradients of any order the map, or its cotangent, is the operand whose digits count."""
+  monkeypatch.setattr(device, 'on_tpu', lambda: True)
+
+  def penalty(x):
+    slope = jax.grad(lambda x: jnp.square(fir.upsample(fir.downsample(x))).sum())
+    return jnp.square(slope(x)).sum()
+
+  closed = jax.make_jaxpr(jax.grad(penalty))(jnp.ones((2, 8, 6, 3)))
+  dots = [eqn for eqn in closed.eqns if eqn.primitive.name == 'dot_general']
+  assert len(dots) >= 12
+  for eqn in dots:
+    x, matrix = (v.aval for v in eqn.invars)
+    assert x.ndim == 4 and matrix.ndim == 2
+    assert eqn.params['precision'] == (jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT)
+  matrices = [value for value in closed.consts if np.ndim(value) == 2]
+  assert matrices
+  for value in matrices:
+    np.testing.assert_array_equal(jnp.asarray(value, jnp.bfloat16).astype(jnp.float32), value)
