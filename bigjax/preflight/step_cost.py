@@ -168,6 +168,8 @@ def plan(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, A
       progress.say(f'{of.name}: program {i} of {len(counted)}, {stage}')
     about = {'stage': str(stage), 'due': sorted(due), 'steps': num, 'examples': stage.examples}
     programs.append(about | one_program(program, pair, of, step_flops(ideal, pair)))
+    if len(counted) > 1:  # the next may take half an hour
+      progress.say(f'{of.name}: program {i} of {len(counted)}: {in_words(programs[-1])}')
   found = {
     'slice': of.name,
     'topology': of.topology,
@@ -181,6 +183,14 @@ def plan(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, A
     'compile_seconds': time.monotonic() - start,
   } | combined(programs, of, config.run.steps)
   return found | ({'programs': programs} if len(programs) > 1 else {})
+
+
+def in_words(found: dict[str, Any]) -> str:
+  """What one program needs, in a line."""
+  need = (
+    f'{progress.size(found["peak_bytes"])} of {progress.size(found["usable_bytes"])} per device'
+  )
+  return f'{need}, {1000 * found["step_seconds"]:.1f} ms' if found['fits'] else f'{need}: too much'
 
 
 def one_program(program: Program, pair: Pair, of: tpu_slices.Slice, wanted: int) -> dict[str, Any]:

@@ -142,6 +142,13 @@ def test_bad_input_is_one_sentence(capsys, monkeypatch):
   )
 
 
+def test_a_program_of_several_in_words():
+  about = {'usable_bytes': 15.5 * 2**30, 'peak_bytes': 3 * 2**30, 'fits': True}
+  assert step_cost.in_words(about | {'step_seconds': 0.0123}).endswith('per device, 12.3 ms')
+  lacking = about | {'peak_bytes': 20 * 2**30, 'fits': False}  # refused: no time is known
+  assert step_cost.in_words(lacking).endswith('per device: too much')
+
+
 def test_repeated_options_are_joined():
   argv = ['--topology', 'v3-8', '--x', 'y', '--topology=v4-8,v4-16']
   assert plan.joined(argv, 'topology') == ['--x', 'y', '--topology=v3-8,v4-8,v4-16']
