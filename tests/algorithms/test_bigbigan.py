@@ -1,4 +1,9 @@
-"""BigBiGAN's losses against a reference (golden file), and its game on linear players."""
+"""BigBiGAN's losses against a reference (golden file), and its game on linear players.
+
+Of what is known of it, these cannot be tested here: the paper's scores, which take a TPU pod, and
+TF-Hub's encoder, of whose arrays there is no public list. That E(G(z)) comes to agree with z, and
+that probes of a trained encoder beat others, takes whole runs: benchmarks/bigbigan_probe.py.
+"""
 
 import functools
 
