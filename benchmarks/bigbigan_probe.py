@@ -53,14 +53,6 @@ def biggan_of(set_name: str) -> ml_collections.ConfigDict:
   return core_config.changed(configs.read(BIGGAN[set_name]), keys | {'data.num_classes': 1})
 
 
-def steps_for(config: ml_collections.ConfigDict, flops: float) -> int:
-  """How many steps of a config cost so much."""
-  cost, steps = step_cost.run_flops(config), 0
-  while flops > 0:
-    flops, steps = flops - cost(steps), steps + 1
-  return steps
-
-
 def real_images(config: ml_collections.ConfigDict) -> tuple[data.Labelled, data.Labelled]:
   """Training and test images with the data's own labels, at the size that the encoder takes."""
   given, size = config.data, (config.data.resolution,) * 2 + (config.data.channels,)
@@ -140,7 +132,7 @@ def look(
   """What probes find in the trained encoder, the untrained one and pixels, beside its scores."""
   summary = files.read_json(os.path.join(workdir, 'summary.json'))
   if config.algorithm != 'bigbigan':
-    return {'summary': summary}
+    return summary
   train, test = real_images(config)
   trained = loading.load(workdir)
   begun = untrained(config, train[0][:1024])
@@ -155,7 +147,7 @@ def look(
     found[name] = probed(*seen, per_class, draws, config.seed)
   found['reconstructions'] = reconstructed(trained, train, test)
   found['cosine'] = {'trained': recovered(trained), 'untrained': recovered(begun)}
-  return {**found, 'summary': summary}
+  return summary | found
 
 
 def draw(runs: list[dict[str, Any]], path: str) -> None:
@@ -192,22 +184,6 @@ def verdict(runs: list[dict[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
-def generation(runs: list[dict[str, Any]]) -> str:
-  """A Markdown table of what each run's samples score."""
-  names = [name for name, value in runs[0]['summary']['real'].items() if isinstance(value, float)]
-  lines = [
-    '| | seed | steps | seconds | ' + ' | '.join(names) + ' |',
-    '|---' * (len(names) + 4) + '|',
-  ]
-  cells = lambda found: ' | '.join(f'{found[name]:.3f}' for name in names)
-  lines.append(f'| real images | | | | {cells(runs[0]["summary"]["real"])} |')
-  for run in runs:
-    of = run['summary']
-    about = f'{run["recipe"]} | {run["seed"]} | {of["step"]:,} | {of["seconds"]:.0f}'
-    lines.append(f'| {about} | {cells(of)} |')
-  return '\n'.join(lines)
-
-
 def table(runs: list[dict[str, Any]]) -> str:
   """A Markdown table: what was looked at, by probe, means and deviations over seeds."""
   lines = ['| features | ' + ' | '.join(KINDS) + ' |', '|---' * (len(KINDS) + 1) + '|']
@@ -237,11 +213,12 @@ def main() -> None:
   def length(recipe: str, steps: int) -> dict[str, int]:
     """As many steps as cost what so many of BigBiGAN do."""
     unit = step_cost.run_flops(tried['bigbigan'])
-    steps = steps_for(tried[recipe], sum(unit(step) for step in range(steps)))
+    steps = recipes.steps_for(tried[recipe], sum(unit(step) for step in range(steps)))
     return {'run.steps': steps, 'run.checkpoint_every': max(steps // 4, 1)}
 
   runs, picture = recipes.measured(__doc__, f'bigbigan_{args.set}', steps, tried, seen, length)
-  print(generation(runs))
+  real = runs[0]['real']
+  print(recipes.scores_table(runs, [name for name in real if isinstance(real[name], float)]))
   if runs := [run for run in runs if run['recipe'] == 'bigbigan']:
     print(table(runs))
     print(verdict(runs))

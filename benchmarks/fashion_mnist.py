@@ -50,9 +50,7 @@ def length(system: str, steps: int) -> dict[str, float]:
   config, unit = config_of(system), sum(map(cost, range(steps)))
   keys = {'run.steps': steps}
   for _ in range(4):  # what a growing run costs hangs on how long it is at each resolution
-    cost, spent, found = step_cost.run_flops(core_config.changed(config, keys)), 0, 0
-    while spent < unit:
-      spent, found = spent + cost(found), found + 1
+    found = recipes.steps_for(core_config.changed(config, keys), unit)
     keys = {'run.steps': found, 'run.eval_every': max(found // 20, 1)}
     keys['run.checkpoint_every'] = max(found // 8, 1)
     if 'hold_kimg' in config.optim:
@@ -90,14 +88,7 @@ def main() -> None:
   runs, picture = recipes.measured(
     __doc__, 'fashion_mnist_systems', STEPS, of_systems, summary, length, seeds=1
   )
-  print('| | seed | steps | seconds | ' + ' | '.join(SCORES) + ' |')
-  print('|---' * (4 + len(SCORES)) + '|')
-  line = lambda *cells: print('| ' + ' | '.join(cells) + ' |')
-  cells = lambda found: [f'{found[name]:.3f}' for name in SCORES]
-  line('real images', '', '', '', *cells(runs[0]['real']))
-  for run in runs:
-    about = (run['recipe'], str(run['seed']), f'{run["step"]:,}', f'{run["seconds"]:.0f}')
-    line(*about, *cells(run))
+  print(recipes.scores_table(runs, SCORES))
   draw(runs, picture)
 
 

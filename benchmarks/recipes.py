@@ -2,13 +2,14 @@
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from bigjax.core import config as core_config
 from bigjax.core import device, files
+from bigjax.preflight import step_cost
 from bigjax.training import loop
 
 
@@ -63,3 +64,23 @@ def measured(
       about = {'recipe': recipe, 'seed': seed, 'workdir': workdir}
       runs.append({**files.read_json(path), **about})
   return runs, args.picture
+
+
+def steps_for(config: ml_collections.ConfigDict, flops: float) -> int:
+  """How many steps of a config cost so much: the first number that does not cost less."""
+  cost, spent, steps = step_cost.run_flops(config), 0, 0
+  while spent < flops:
+    spent, steps = spent + cost(steps), steps + 1
+  return steps
+
+
+def scores_table(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+  """A Markdown table of some scores of runs with their summaries, below those of real images."""
+  line = lambda *cells: '| ' + ' | '.join(cells) + ' |'
+  cells = lambda found: [f'{found[name]:.3f}' for name in names]
+  lines = [line('', 'seed', 'steps', 'seconds', *names), '|---' * (4 + len(names)) + '|']
+  lines.append(line('real images', '', '', '', *cells(runs[0]['real'])))
+  for run in runs:
+    about = (run['recipe'], str(run['seed']), f'{run["step"]:,}', f'{run["seconds"]:.0f}')
+    lines.append(line(*about, *cells(run)))
+  return '\n'.join(lines)

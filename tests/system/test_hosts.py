@@ -160,8 +160,7 @@ def test_two_processes_share_a_bucket_and_score_as_one(tmp_path):
   assert sorted(path.name for path in (bucket / 'checkpoints').iterdir()) == ['2', '4']
   two = [json.loads(line) for line in (bucket / 'scores.jsonl').open()]
 
-  config = configs.read('digits:tiny')
-  config.optim.d_steps = 1
+  config = digits()
   config.scores.update({'every': 2, 'num': 60, 'metrics': 'fid,pr'})
   loop.train(config, str(tmp_path / 'one'), jax.devices()[:1])
   one = [json.loads(line) for line in (tmp_path / 'one' / 'scores.jsonl').open()]
@@ -206,8 +205,7 @@ def test_sigterm_saves_the_step_and_the_same_command_goes_on(workdir, tmp_path, 
       os.kill(os.getpid(), signal.SIGTERM)
     return metrics(self, step, *args)
 
-  config = configs.read('digits:tiny')
-  config.optim.d_steps = 1
+  config = digits()
   before = signal.getsignal(signal.SIGTERM)
   with monkeypatch.context() as patch:
     patch.setattr(logs.Log, 'metrics', told)
