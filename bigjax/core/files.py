@@ -6,12 +6,35 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
 
 from bigjax.core import errors, paths, progress
+
+
+@contextlib.contextmanager
+def whole(path: str, mode: str = 'wb', shared: bool = False) -> Iterator[IO[Any]]:
+  """A file that is at `path` when the block ends, and not at all where that fails.
+
+  Until then it lies beside it, as PATH.partial; what a killed process leaves there, the next one
+  writes over.
+
+  Args:
+    path: of the file; its folder is there.
+    mode: wb, or w for text.
+    shared: whether others may write the same file at once.
+  """
+  partial = f'{path}.{secrets.token_hex(4)}.partial' if shared else f'{path}.partial'
+  try:
+    with open(partial, mode, encoding=None if 'b' in mode else 'utf-8') as file:
+      yield file
+    os.replace(partial, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      os.remove(partial)
+    raise
 
 
 class JsonLines:
@@ -24,10 +47,8 @@ class JsonLines:
 
   def __init__(self, path: str, last_step: int):
     rows = [row for row in read_rows(path) if row['step'] <= last_step]
-    partial = path + '.partial'
-    with open(partial, 'w', encoding='utf-8') as f:
+    with whole(path, 'w') as f:
       f.writelines(json.dumps(row) + '\n' for row in rows)
-    os.replace(partial, path)
     self._file = open(path, 'a', buffering=1, encoding='utf-8')  # noqa: SIM115 - closed by close()
 
   def write(self, row: Mapping[str, Any]) -> None:
@@ -60,11 +81,9 @@ def read_rows(path: str) -> list[dict[str, Any]]:
 
 def write_json(path: str, value: Any) -> None:
   """Write a JSON file whole or not at all."""
-  partial = path + '.partial'
-  with open(partial, 'w', encoding='utf-8') as f:
+  with whole(path, 'w') as f:
     json.dump(value, f, indent=2)
     f.write('\n')
-  os.replace(partial, path)
 
 
 def read_json(path: str) -> Any:
@@ -235,17 +254,10 @@ def write_cache(path: str, arrays: Mapping[str, np.ndarray], what: str = '') -> 
     what: they are, for the warning where they cannot be kept; '' for none.
   """
   folder = os.path.dirname(path)
-  partial = f'{path}.{secrets.token_hex(4)}.partial'  # hosts may write at once
   try:
     os.makedirs(folder, exist_ok=True)
-    try:
-      with open(partial, 'wb') as file:
-        np.savez(file, **arrays)
-      os.replace(partial, path)
-    except BaseException:
-      with contextlib.suppress(OSError):
-        os.remove(partial)
-      raise
+    with whole(path, shared=True) as file:  # by all hosts
+      np.savez(file, **arrays)
   except OSError as error:
     if what:
       progress.say(

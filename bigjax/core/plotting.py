@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bigjax.core import files
+
 if TYPE_CHECKING:
   from matplotlib.axes import Axes  # slow to import
   from matplotlib.figure import Figure
@@ -137,7 +139,7 @@ def figure(number: int, title: str) -> tuple['Figure', list['Axes']]:
 
 
 def save(figure: 'Figure', path: str) -> None:
-  """Write a figure as a PNG; letters that its font lacks are boxes in it, and no warnings."""
-  with warnings.catch_warnings():
+  """Write a figure as a PNG, whole; letters its font lacks are boxes in it, and no warnings."""
+  with warnings.catch_warnings(), files.whole(path) as file:
     warnings.filterwarnings('ignore', message='Glyph')
-    figure.savefig(path, dpi=100)
+    figure.savefig(file, dpi=100, format='png')

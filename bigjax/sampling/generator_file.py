@@ -44,10 +44,8 @@ def save_tensors(path: str, tree: Any) -> None:
   """Write a tree of arrays as safetensors, by path, whole or not at all."""
   os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
   tensors = {name: np.asarray(leaf, order='C') for name, leaf in trees.flat(tree).items()}
-  partial = path + '.partial'
-  with open(partial, 'wb') as file:  # safetensors' own would be readable by its owner alone
+  with files.whole(path) as file:  # safetensors' own would be readable by its owner alone
     file.write(safetensors.numpy.save(tensors, metadata={'bigjax': f'format {FORMAT}'}))
-  os.replace(partial, path)
 
 
 def save(path: str, gen: Any, card: Mapping[str, Any]) -> None:
@@ -60,9 +58,8 @@ def save_npz(path: str, gen: Any, card: Mapping[str, Any]) -> None:
   """Write a generator as one .npz for NumPy alone: arrays by path, and `card`, the card's JSON."""
   os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
   arrays = {name: np.asarray(leaf) for name, leaf in trees.flat(gen).items()}
-  with open(path + '.partial', 'wb') as file:
+  with files.whole(path) as file:
     np.savez(file, card=np.array(json.dumps(card)), **arrays)
-  os.replace(path + '.partial', path)
 
 
 def load_npz(path: str) -> tuple[Any, dict[str, Any]]:

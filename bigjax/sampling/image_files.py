@@ -93,22 +93,15 @@ def write_npz(
     parts: of it.
     others: arrays that follow.
   """
-  partial = path + '.partial'
-  try:
-    with zipfile.ZipFile(partial, 'w') as archive:
-      with archive.open(name + '.npy', 'w', force_zip64=True) as file:
-        header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-          file.write(np.ascontiguousarray(part, np.uint8).data)
-      for other, array in others.items():
-        with archive.open(other + '.npy', 'w') as file:
-          np.lib.format.write_array(file, array, allow_pickle=False)
-    os.replace(partial, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      os.remove(partial)
-    raise
+  with files.whole(path) as whole, zipfile.ZipFile(whole, 'w') as archive:
+    with archive.open(name + '.npy', 'w', force_zip64=True) as file:
+      header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+      np.lib.format.write_array_header_1_0(file, header)
+      for part in parts:
+        file.write(np.ascontiguousarray(part, np.uint8).data)
+    for other, array in others.items():
+      with archive.open(other + '.npy', 'w') as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def save_png(image: np.ndarray, path: str) -> None:
@@ -116,8 +109,8 @@ def save_png(image: np.ndarray, path: str) -> None:
   if image.ndim == 4:
     image = np.concatenate(list(image), axis=1)  # side by side
   picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-  picture.save(path + '.partial', format='png')
-  os.replace(path + '.partial', path)
+  with files.whole(path) as file:
+    picture.save(file, format='png')
 
 
 def write_folder(wanted: Wanted, batch: int, out: str, ask: Mapping[str, Any]) -> int:

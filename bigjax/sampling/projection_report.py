@@ -53,13 +53,11 @@ def draw_histogram(path: str, generated: np.ndarray, real: np.ndarray, name: str
 def save_w(path: str, found: Projected, names: Sequence[str], distance: str, steps: int) -> None:
   """Write w and the noise maps, and how far from its target each image is, as .npz."""
   noise = {f'noise{i:02d}': maps for i, maps in enumerate(found.noise)}
-  partial = path + '.partial'
-  with open(partial, 'wb') as file:
+  with files.whole(path) as file:
     np.savez(
       file, w=found.w, before=found.before, after=found.after, names=np.array(names),
       distance=np.array(distance), steps=np.array(steps), **noise,
     )  # fmt: skip
-  os.replace(partial, path)
 
 
 def generated_images(loaded: Loaded, num: int, seed: int, labels: np.ndarray) -> np.ndarray:

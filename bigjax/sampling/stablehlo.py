@@ -111,8 +111,7 @@ def program_card(loaded: Loaded, spec: Spec, weights: bool, path: str) -> dict[s
 def write_program(path: str, loaded: Loaded, spec: Spec, weights: bool) -> None:
   """Write a program whole or not at all, and its card, and say so."""
   content = program(loaded, spec, weights)
-  with open(path + '.partial', 'wb') as file:
+  with files.whole(path) as file:
     file.write(content)
-  os.replace(path + '.partial', path)
   files.write_json(path + '.json', program_card(loaded, spec, weights, path))
   print(f'wrote {path} ({len(content) / 1e6:.1f} MB, {spec}) and {path}.json')

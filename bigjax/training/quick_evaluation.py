@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from bigjax import data
 from bigjax.algorithms.base.contract import Stage, Stages
-from bigjax.core import errors
+from bigjax.core import errors, files
 from bigjax.evaluation import quick, samples
 from bigjax.evaluation.during_training import Off, Scoring
 from bigjax.evaluation.metrics import by_class
@@ -113,8 +113,8 @@ class Evaluation:
       where = PngImagePlugin.PngInfo()
       where.add_text('grid', picture.info['grid'])
       path = os.path.join(workdir, 'samples', f'{step:08d}.png')
-      picture.save(path + '.partial', format='png', pnginfo=where)
-      os.replace(path + '.partial', path)
+      with files.whole(path) as file:
+        picture.save(file, format='png', pnginfo=where)
 
 
 def grid_at(workdir: str, step: int) -> tuple[Image.Image, int] | None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import types
@@ -47,6 +48,31 @@ def test_json_lines_keeps_every_bit(tmp_path):
   log.close()
   assert files.read_rows(path) == [{'step': 1, 'loss': value}]
   assert files.read_rows(str(tmp_path / 'none.jsonl')) == []
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_a_whole_file_is_there_at_the_end_or_not_at_all(tmp_path, shared):
+  path = tmp_path / 'x.bin'
+  path.write_bytes(b'before')
+  with files.whole(str(path), shared=shared) as file:
+    file.write(b'af')
+    file.flush()
+    assert path.read_bytes() == b'before'
+    file.write(b'ter')
+  assert path.read_bytes() == b'after'
+  with pytest.raises(KeyboardInterrupt), files.whole(str(path), shared=shared) as file:
+    file.write(b'half')
+    raise KeyboardInterrupt
+  assert path.read_bytes() == b'after' and os.listdir(tmp_path) == ['x.bin']
+
+
+def test_processes_may_write_one_whole_file_at_once(tmp_path):
+  path = str(tmp_path / 'x.txt')
+  with files.whole(path, 'w', shared=True) as first, files.whole(path, 'w', shared=True) as second:
+    second.write('é of the second')
+    first.write('é of the first')
+  assert (tmp_path / 'x.txt').read_text('utf-8') == 'é of the first'  # the last to end
+  assert os.listdir(tmp_path) == ['x.txt']
 
 
 def test_write_json_whole_or_not_at_all(tmp_path):
