@@ -12,7 +12,7 @@ the choice among the placements. So are these: z is whole beside the class in ev
 the class has an embedding as large as z, or z would drown it; AdaNorm-T's projections begin at a
 deviation of 0.02, so that blocks begin nearly without a condition; global blocks of the generator
 have no bias by offset, and know where a token is of the positions that the first ones are given;
-images are tanh of a projection of tokens after a LayerNorm.
+a LayerNorm comes before the projection of tokens to colours, and no tanh after it.
 """
 
 import functools
@@ -162,7 +162,7 @@ class GenBlock(nn.Module):
 class Generator(nn.Module):
   """Strans-G: (z [B, z_dim], y [B] or weights [B, classes]) -> images [B, H, W, channels].
 
-  In [-1, 1], float32. Of one class it is unconditional, and blind to y.
+  Float32, with no bound: they are drawn to [-1, 1]. Of one class it is unconditional, blind to y.
 
   Attributes:
     resolution: of images; one of RESOLUTIONS.
@@ -242,7 +242,7 @@ class Generator(nn.Module):
         block = self.block(side, i, train)
         h = in_microbatches(self.microbatches, block, type(block).__call__, h, *cs)
     h = tokens(self.channels, name='to_rgb')(TokenNorm(self.dtype, name='norm')(h))
-    return jnp.tanh(trees.at_least_float32(h))
+    return trees.at_least_float32(h)
 
 
 # --- the discriminator
