@@ -16,7 +16,7 @@ from bigjax.core import errors, paths, progress
 
 @contextlib.contextmanager
 def whole(path: str, mode: str = 'wb', shared: bool = False) -> Iterator[IO[Any]]:
-  """A file that is at `path` when the block ends, and not at all where that fails.
+  """A file that replaces what is at `path` when the block ends, and is gone where that fails.
 
   Until then it lies beside it, as PATH.partial; what a killed process leaves there, the next one
   writes over.
@@ -24,7 +24,7 @@ def whole(path: str, mode: str = 'wb', shared: bool = False) -> Iterator[IO[Any]
   Args:
     path: of the file; its folder is there.
     mode: wb, or w for text.
-    shared: whether others may write the same file at once.
+    shared: whether others may write it at once; each then has a PATH.*.partial of its own.
   """
   partial = f'{path}.{secrets.token_hex(4)}.partial' if shared else f'{path}.partial'
   try:

@@ -1,6 +1,5 @@
 """Files of published weights: found on disk, or fetched, checked and kept."""
 
-import contextlib
 import hashlib
 import http.client
 import importlib.util
@@ -8,6 +7,7 @@ import os
 import sys
 import time
 import urllib.request
+from typing import IO
 
 from bigjax.core import errors, files, progress
 from bigjax.models.pretrained.published import PublishedFile
@@ -55,10 +55,10 @@ class _Report:
     print(head + words, end=tail, file=sys.stderr, flush=True)
 
 
-def _receive(url: str, path: str) -> tuple[int, int | None, str]:
+def _receive(url: str, file: IO[bytes]) -> tuple[int, int | None, str]:
   """Write what lies at `url`; return its size, the size that was promised, and its SHA-256."""
   sha256, done = hashlib.sha256(), 0
-  with urllib.request.urlopen(url, timeout=PATIENCE) as response, open(path, 'wb') as file:
+  with urllib.request.urlopen(url, timeout=PATIENCE) as response:
     length = response.headers.get('Content-Length', '')
     total = int(length) if length.isdigit() else None
     say = _Report(f'downloading {url.rsplit("/", 1)[-1]}', total)
@@ -78,21 +78,20 @@ def download(weights: PublishedFile, path: str) -> None:
     UserError: no network, a file cut short, another checksum, a folder that cannot be written.
   """
   by_hand = f'or put that file at {path!r}, in the folder $BIGJAX_WEIGHTS, or give its path'
-  partial = f'{path}.{os.getpid()}.partial'  # processes of one machine may fetch at once
   try:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    size, total, found = _receive(weights.url, partial)
-    if total is not None and size < total:
-      raise errors.UserError(
-        f'the download of {weights.url} ended after {size:,} of {total:,} bytes; try again, '
-        f'{by_hand}.'
-      )
-    if not found.startswith(weights.sha256):
-      raise errors.UserError(
-        f'what lies at {weights.url} has the SHA-256 {found[:16]}..., where {weights.sha256}... '
-        f'was expected, so it is not the published file and was not kept; try again, {by_hand}.'
-      )
-    os.replace(partial, path)
+    with files.whole(path, shared=True) as file:  # processes of one machine may fetch at once
+      size, total, found = _receive(weights.url, file)
+      if total is not None and size < total:
+        raise errors.UserError(
+          f'the download of {weights.url} ended after {size:,} of {total:,} bytes; try again, '
+          f'{by_hand}.'
+        )
+      if not found.startswith(weights.sha256):
+        raise errors.UserError(
+          f'what lies at {weights.url} has the SHA-256 {found[:16]}..., where {weights.sha256}... '
+          f'was expected, so it is not the published file and was not kept; try again, {by_hand}.'
+        )
   except (OSError, http.client.HTTPException) as error:  # OSError: no network, no space, refused
     told = not isinstance(error, urllib.error.HTTPError) and getattr(error, 'reason', None)
     why = ' '.join(f'{told or error!s:.200}'.split())  # what a server says may have line breaks
@@ -100,9 +99,6 @@ def download(weights: PublishedFile, path: str) -> None:
       f'cannot download {weights.url} ({why}); try again with a network and room '
       f'on the disk, {by_hand}.'
     ) from None
-  finally:
-    with contextlib.suppress(OSError):
-      os.remove(partial)
 
 
 def _packaged(weights: PublishedFile) -> list[str]:
