@@ -120,7 +120,22 @@ def table(groups: Groups, real: Scores, others: Mapping[str, Scores]) -> list[st
     lines.append(table_line(name, good, paper in conditional, cost))
     failures += [f'- {name}, seed {row["seed"]}, failed: {row["failed"]}' for row in bad]
   lines += [table_line(f'corruption: {name}', [scores]) for name, scores in others.items()]
-  return [*lines, '', *failures] if failures else lines
+  notes = failures + unlearnt(groups, others)
+  return [*lines, '', *notes] if notes else lines
+
+
+def unlearnt(groups: Groups, others: Mapping[str, Scores]) -> list[str]:
+  """Writes which conditional systems had not learnt at a budget what tells a class from noise."""
+  lines = []
+  for (paper, times), rows in groups.items():
+    agreements = [r['agreement'] for r in rows if r.get('conditional') and 'failed' not in r]
+    if times == UNTRAINED or not agreements:
+      continue
+    mean = statistics.fmean(agreements)
+    if not FIGURES['agreement'].better(mean, others['noise']['agreement']):
+      text = f'has not learnt yet: its agreement, {mean:.3f}, is no better than noise.'
+      lines.append(f'- `{paper}` {budget_name(times)} {text}')
+  return lines
 
 
 def seen(real: Scores, others: Mapping[str, Scores]) -> list[str]:

@@ -10,6 +10,7 @@ from bigjax.sampling import loaded
 
 import corruptions
 import papers
+import papers_report
 import papers_scores
 
 # Which figures, at least, put real images clearly before a corruption, on the digits. Precision is
@@ -145,10 +146,12 @@ def test_real_images_beat_an_untrained_network(referee, real, params):
 
 
 def test_every_system_beats_every_corruption(referee):
-  """What stands in the table: no corruption is ahead in any figure, and behind in one at least."""
+  """At its largest budget: no corruption is ahead in any figure, and behind in one at least."""
   rows = files.read_rows(papers.ROOT / 'benchmarks' / 'papers.jsonl')
   groups = papers.of_today(rows, papers.systems())
-  trained = [row for (_, times), of in groups.items() if times for row in of if 'failed' not in row]
+  longest = {paper: groups[paper, times] for paper, times in sorted(groups) if times}
+  # At a smaller budget a system may not have learnt yet: the table says so, see the next test.
+  trained = [row for of in longest.values() for row in of if 'failed' not in row]
   for name, change in corruptions.CORRUPTIONS.items():
     made = referee.made_of(change)
     for row in trained:
@@ -156,3 +159,16 @@ def test_every_system_beats_every_corruption(referee):
       better = {f: papers_scores.FIGURES[f].better for f in seen}
       assert any(better[f](row[f], made[f]) for f in seen), (name, row)
       assert not any(better[f](made[f], row[f]) for f in seen), (name, row)
+
+
+def test_the_table_says_what_has_not_learnt_yet(referee):
+  noise = referee.made_of(corruptions.CORRUPTIONS['noise'])
+  row = lambda agreement, **about: {'agreement': agreement, 'conditional': True, **about}
+  groups = {
+    ('a', 0): [row(0.1)],  # untrained: of course
+    ('a', 1): [row(0.1), row(0.15), row(0.0, failed='it diverged')],
+    ('a', 4): [row(0.9)],
+    ('b', 1): [row(0.1, conditional=False)],
+  }
+  said = papers_report.unlearnt(groups, {'noise': noise})
+  assert len(said) == 1 and '`a` 1x' in said[0] and '0.125' in said[0]

@@ -206,7 +206,7 @@ def test_table_says_what_rows_hold():
     ],
     ('other', 1): [row(paper='other', conditional=False, agreement=0.1)],
   }
-  lines = papers_report.table(rows, real, {'noise': real})
+  lines = papers_report.table(rows, real, {'noise': dict.fromkeys(papers_scores.FIGURES, 0.1)})
   assert lines[3].startswith('| `biggan` 1x | 700 | 2, 1 failed | 0.850 ± 0.071 | 0.500 ± 0.000 |')
   assert lines[3].endswith('| 20 ± 14 |')
   assert lines[4].startswith('| `other` 1x | 700 | 1 |  | 0.500 |')  # no agreement without labels
