@@ -1,4 +1,4 @@
-"""Attention in windows on TPUs, by the compiler: as it is written here, and as Swin's code has it.
+"""Attention of tokens on TPUs, by the compiler: as it is written here, and in other forms.
 
   python benchmarks/window_attention.py                 # v3, both forms, plain and shifted
   python benchmarks/window_attention.py --topology=v6e-8 --only=128
@@ -7,20 +7,26 @@ Needs the [plan] extra. One layer of stransgan:imagenet128's generator, forward 
 core, in bfloat16; figures are the compiler's estimates, and nothing runs. `bigjax/nn/tokens/` has
 the form called `ours`: heads are an axis of kernels, the bias is two products with constants, the
 mask compares numbers of regions. `swin` splits one product into heads by transposes, gathers the
-bias, and adds a mask of [windows, tokens, tokens].
+bias, and adds a mask of [windows, tokens, tokens]. Global attention has neither bias nor mask:
+`windows` is as in windows, `shared` is BigGAN's, with heads for examples.
 """
 
 import argparse
 import functools
+import math
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigjax.core import device
+from bigjax.nn.tokens import window_attention
 from bigjax.nn.tokens.window_attention import MASKED, WindowAttention, merge, partition, regions
 from bigjax.preflight import hlo, step_cost, tpu_slices
 
 SHAPES = ((32, 256, 8), (128, 64, 16))  # pixels a side, channels, window
+GLOBAL = ((8, 512), (16, 512))  # pixels a side, channels
 HEAD_DIM = 32
 
 
@@ -64,6 +70,18 @@ def forms(channels, window, shift, head_dim=HEAD_DIM, dtype=jnp.bfloat16):
   }
 
 
+def global_forms(side, channels, head_dim=HEAD_DIM, dtype=jnp.bfloat16):
+  """Attention of a whole map, without a bias, and its forms as in `forms`."""
+  net = WindowAttention(channels // head_dim, side, relative=False, dtype=dtype)
+
+  def form(tokens, params, x):
+    with mock.patch.object(window_attention, 'MANY', tokens):
+      return net.apply({'params': params}, x)
+
+  of = functools.partial
+  return net, {'windows': of(form, math.inf), 'shared': of(form, 0)}
+
+
 def compiled(form, params, x, chip):
   """(ms by the compiler, MiB of temporaries) of a form and its gradients."""
 
@@ -84,20 +102,25 @@ def main():
   parser.add_argument('--only', type=int, default=0, help='of this resolution alone; 0: of all')
   args = parser.parse_args()
   chip = tpu_slices.find(args.topology)
-  sharding = jax.sharding.SingleDeviceSharding(chip.devices()[0])
+  core = chip.devices()[0]
+  sharding = jax.sharding.SingleDeviceSharding(core)
   shaped = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding)
   print('| px, channels, window | shift | form | ms | MiB |\n|---|---|---|---|---|')
-  for side, channels, window in SHAPES:
+  layers = [
+    (side, channels, f'{window} | {shift}', forms(channels, window, shift))
+    for side, channels, window in SHAPES
+    for shift in (0, window // 2)
+  ]
+  layers += [(side, channels, 'all | 0', global_forms(side, channels)) for side, channels in GLOBAL]
+  for side, channels, about, (net, all_forms) in layers:
     if args.only not in (0, side):
       continue
-    for shift in (0, window // 2):
-      net, all_forms = forms(channels, window, shift)
-      x = jax.ShapeDtypeStruct((args.batch, side, side, channels), jnp.bfloat16)
-      params = jax.tree.map(shaped, jax.eval_shape(net.init, jax.random.key(0), x)['params'])
-      for name, form in all_forms.items():
+    x = jax.ShapeDtypeStruct((args.batch, side, side, channels), jnp.bfloat16)
+    params = jax.tree.map(shaped, jax.eval_shape(net.init, jax.random.key(0), x)['params'])
+    for name, form in all_forms.items():
+      with device.for_kind(core.device_kind):
         ms, mib = compiled(form, params, shaped(x), chip)
-        row = f'| {side}, {channels}, {window} | {shift} | {name} | {ms:.2f} | {mib:.0f} |'
-        print(row, flush=True)
+      print(f'| {side}, {channels}, {about} | {name} | {ms:.2f} | {mib:.0f} |', flush=True)
 
 
 if __name__ == '__main__':

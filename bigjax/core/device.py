@@ -65,7 +65,12 @@ ANY = 'any'
 
 def for_any_device() -> contextlib.AbstractContextManager:
   """Trace for no device in particular: what is chosen runs on every platform (`device_kind`)."""
-  device = jax.sharding.AbstractDevice(ANY, None, ANY)
+  return for_kind(ANY)
+
+
+def for_kind(kind: str) -> contextlib.AbstractContextManager:
+  """Trace for devices of a kind, as `device_kind` names them, whatever this machine has."""
+  device = jax.sharding.AbstractDevice(kind, None, kind)
   return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
 
 

@@ -10,7 +10,8 @@ The program differs from that code's: the bias is two small products with consta
 no array of [windows, tokens, tokens], heads are an axis of the kernels and no transpose of the
 maps. By the compiler for TPU v3, the whole layer takes 7 to 19 % less time so
 (benchmarks/window_attention.py), with more memory at 32 px and less at 128; which of the three
-saves what was not taken apart, and no chip ran it.
+saves what was not taken apart, and no chip ran it. Where there is neither bias nor mask, 256 tokens
+and more have BigGAN's attention with heads for examples (nn/attention.py); 64 take longer with it.
 """
 
 import functools
@@ -22,10 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bigjax.nn import attention
 from bigjax.nn.layers import Initializer, glorot
 
 Array = jax.Array
 MASKED = -1e9  # a logit; exp of it is 0 in any dtype, and softmax's rows are never all masked
+MANY = 256  # tokens from which on a map without a bias has the attention that BigGAN's have
 
 
 def partition(x: Array, side: int) -> Array:
@@ -86,6 +89,9 @@ def attend(
   """
   wide = jnp.float64 if queries.dtype == jnp.float64 else jnp.float32
   queries = queries * queries.shape[-1] ** -0.5
+  if bias is None and region is None and queries.shape[-2] >= MANY:
+    fold = lambda x: x.reshape(-1, *x.shape[-2:])
+    return attention.attend(fold(queries), fold(keys), fold(values)).reshape(values.shape)
   logits = jnp.einsum('bnhqd,bnhkd->bnhqk', queries, keys, preferred_element_type=wide)
   if bias is not None:
     logits = logits + bias.astype(wide)[None, None]
