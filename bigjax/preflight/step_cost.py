@@ -1,17 +1,24 @@
 """What one step costs on a slice: the compiled program walked, an estimate per instruction."""
 
 import collections
+import contextlib
 import dataclasses
+import hashlib
+import inspect
+import json
+import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import jax
 import ml_collections
 
 from bigjax.algorithms.base import contract
-from bigjax.core import progress
+from bigjax.core import files, progress
 from bigjax.preflight import flops, hlo, tpu_slices
 from bigjax.training.program import Pair, Program, make_program, program_digest
 
@@ -44,13 +51,12 @@ class Line:
   estimated: bool  # by the compiler
 
 
-def compile_step(program: Program, pair: Pair) -> tuple[Any, str]:
-  """(The compiled step, its StableHLO digest)."""
-  lowered = program.lower(*pair)
+def compile_step(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+  """The compiled step of a lowered one, past JAX's cache."""
   cached = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)  # it cannot read programs for TPUs here
   try:
-    return lowered.compile(), program_digest(lowered)
+    return lowered.compile()
   finally:
     jax.config.update('jax_enable_compilation_cache', cached)
 
@@ -194,10 +200,39 @@ def in_words(found: dict[str, Any]) -> str:
 
 
 def one_program(program: Program, pair: Pair, of: tpu_slices.Slice, wanted: int) -> dict[str, Any]:
-  """Figures of one compiled step: memory, and time by `totals` where it fits the compiler."""
+  """Figures of one compiled step: memory, and time by `totals` where it fits the compiler.
+
+  They are kept on disk, since a compilation may take half an hour: a plan that was ended goes on.
+  """
+  lowered = program.lower(*pair)
+  digest = program_digest(lowered)
+  path = kept_at(digest, of, wanted)
+  with contextlib.suppress(OSError, ValueError), open(path, encoding='utf-8') as file:
+    return json.load(file)  # or there is none, or it is damaged
+  found = {'digest': digest} | figures(lowered, of, pair[0].num_images, wanted)
+  with contextlib.suppress(OSError):  # of no use to the next plan then
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with files.whole(path, 'w', shared=True) as file:
+      json.dump(found, file)
+  return found
+
+
+def kept_at(digest: str, of: tpu_slices.Slice, wanted: int) -> str:
+  """Where a program's figures are kept: those of this compiler, read as it is read today."""
+  readers = (inspect.getsource(module) for module in (sys.modules[__name__], hlo, tpu_slices))
+  flags = (os.environ.get(name, '') for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS'))
+  about = digest, of.name, wanted, jax.__version__, version('libtpu'), *flags, *readers
+  name = hashlib.sha256('\n'.join(map(str, about)).encode()).hexdigest()[:32]
+  return os.path.join(files.cache_dir(), 'plans', f'{name}.json')
+
+
+def figures(
+  lowered: jax.stages.Lowered, of: tpu_slices.Slice, images: int, wanted: int
+) -> dict[str, Any]:
+  """Compiles a step and reads off what it needs; images and wanted: as in `totals`."""
   found: dict[str, Any] = {'model_flops': wanted, 'usable_bytes': of.generation.usable}
   try:
-    compiled, found['digest'] = compile_step(program, pair)
+    compiled = compile_step(lowered)
   except jax.errors.JaxRuntimeError as error:
     memory = out_of_memory(error)
     if memory is None:
@@ -215,7 +250,7 @@ def one_program(program: Program, pair: Pair, of: tpu_slices.Slice, wanted: int)
     'fits': peak <= of.generation.usable,
   }
   lines = account(hlo.parse(compiled.as_text()), of)
-  return found | totals(lines, of, pair[0].num_images, wanted)
+  return found | totals(lines, of, images, wanted)
 
 
 def combined(

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import types
 
 import jax
 import ml_collections
@@ -94,10 +95,11 @@ def test_what_is_frozen_has_shapes_without_a_device():
   assert num_params(frozen['features']) > 2e6  # EfficientNet-Lite0's, without its head
 
 
-def test_what_does_not_fit_says_how_much_is_needed(monkeypatch, libtpu):
-  def refuse(program, pair):
+def test_what_does_not_fit_says_how_much_is_needed(monkeypatch, libtpu, tmp_path):
+  def refuse(lowered):
     raise jax.errors.JaxRuntimeError(REFUSAL)
 
+  monkeypatch.setenv('BIGJAX_CACHE', str(tmp_path))  # nothing that an earlier plan kept
   monkeypatch.setattr(step_cost, 'compile_step', refuse)
   found = step_cost.plan(tiny(), tpu_slices.find('v3-8'))
   assert not found['fits'] and found['peak_bytes'] > found['usable_bytes']
@@ -105,6 +107,32 @@ def test_what_does_not_fit_says_how_much_is_needed(monkeypatch, libtpu):
     found
   )
   assert 'does not fit' in plan_tables.overview([found])
+
+
+def test_figures_of_a_program_are_kept(monkeypatch, tmp_path):
+  """A plan that was ended compiles what it lacks; another program, slice or compiler is another."""
+  monkeypatch.setenv('BIGJAX_CACHE', str(tmp_path))
+  monkeypatch.setattr(step_cost, 'version', lambda name: '1')
+  compiled = []
+  figures = lambda *args: compiled.append(args) or {'fits': True, 'seconds': 1 / 3}
+  monkeypatch.setattr(step_cost, 'figures', figures)
+  stage = types.SimpleNamespace(num_images=8)
+
+  def planned(step=jax.numpy.sin, name='v3-8', wanted=1):
+    made = types.SimpleNamespace(lower=lambda stage, due: jax.jit(step).lower(1.0))
+    return step_cost.one_program(made, (stage, frozenset()), tpu_slices.find(name), wanted)
+
+  first = planned()
+  assert first.keys() == {'fits', 'seconds', 'digest'}
+  assert planned() == first and len(compiled) == 1
+  (kept,) = (tmp_path / 'plans').iterdir()
+  kept.write_text(kept.read_text()[:-9])  # damaged
+  assert planned() == first and len(compiled) == 2
+  assert planned(jax.numpy.cos)['digest'] != first['digest'] and len(compiled) == 3
+  assert planned(name='v4-8') == first and len(compiled) == 4
+  assert planned(wanted=2) == first and len(compiled) == 5
+  monkeypatch.setattr(step_cost, 'version', lambda name: '2')
+  assert planned() == first and len(compiled) == 6
 
 
 @needs_libtpu
@@ -247,6 +275,6 @@ def test_the_program_planned_is_the_one_that_train_logs(tmp_path, capfd):
   made = lambda config: program.make_program(config, jax.devices()[:1])
   (pair,) = made(config).pairs(0, 1)
   lowered = made(config).lower(*pair)
-  assert step_cost.compile_step(made(config), pair)[1] == program.program_digest(lowered) == logged
+  assert program.program_digest(lowered) == logged
   other = made(tiny(**{'optim.gen_lr': 1e-3})).lower(*pair)
   assert program.program_digest(other) != logged
