@@ -65,9 +65,11 @@ def real_images(config: ml_collections.ConfigDict) -> tuple[data.Labelled, data.
   return both[0], both[1]
 
 
-def untrained(config: ml_collections.ConfigDict, images: np.ndarray) -> loading.Loaded:
+def untrained(
+  config: ml_collections.ConfigDict, images: np.ndarray, card: dict[str, Any]
+) -> loading.Loaded:
   """The run's networks as they begin, the encoder with the moments of these images."""
-  config, source = batches.load_data(config)
+  config, _ = batches.load_data(config)
   program = make_program(config)
   stage = program.stage(0)
   state = program.init(jax.random.key(config.seed), {})
@@ -80,7 +82,6 @@ def untrained(config: ml_collections.ConfigDict, images: np.ndarray) -> loading.
     )
   )(weights, seen.astype(np.float32))
   gen = {**program.gen(state, stage), 'enc_stats': sown['moments']}
-  card = {'class_names': list(source.class_names), 'sampling': {}, 'algorithm': config.algorithm}
   return loading.Loaded(program.sampler(stage), gen, card)
 
 
@@ -135,7 +136,7 @@ def look(
     return summary
   train, test = real_images(config)
   trained = loading.load(workdir)
-  begun = untrained(config, train[0][:1024])
+  begun = untrained(config, train[0][:1024], trained.card)
   features = {
     'trained': trained.features,
     'untrained': begun.features,
