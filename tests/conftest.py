@@ -30,6 +30,7 @@ import pytest  # noqa: E402
 
 from bigjax.core import device  # noqa: E402
 
+import schedule  # noqa: E402
 import seconds  # noqa: E402
 
 pytest_plugins = ['tiny_run', 'toys']
@@ -62,13 +63,15 @@ LONG = (  # minutes each, the longest first: else one process ends alone with th
 def pytest_collection_modifyitems(items):
   order = {name: i for i, name in enumerate(LONG)}
   items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
-  for item in items:  # one process for what shares compiled programs: a file, or what a test marks
-    if not item.get_closest_marker('xdist_group'):
-      item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(item.config.rootpath))))
   if not os.environ.get('BIGJAX_SLOW'):
     for item in items:
       if item.get_closest_marker('slow'):
         item.add_marker(pytest.mark.skip(reason='takes minutes: set BIGJAX_SLOW=1'))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  return schedule.Together(config, log)
 
 
 def pytest_unconfigure(config):
@@ -111,5 +114,7 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section('seconds by family')
     for heading, spent, num in seconds.by_family(every, seconds.names()):
       terminalreporter.write_line(f'{spent:7.1f} s  {heading} ({num} tests)')
+  for group in schedule.apart(every):
+    terminalreporter.write_line(f'SPLIT over processes, each of which compiled: {group}', red=True)
   for name in getattr(config, 'must_have_run', []):
     terminalreporter.write_line(f'MUST RUN, but skipped or not collected: {name}', red=True)

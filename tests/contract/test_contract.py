@@ -45,7 +45,7 @@ def slowest_last():
   """
   names, seen = [], set()
   for (algorithm, network), name in sorted(cheapest().items(), key=lambda item: len(item[0][1])):
-    marks = [pytest.mark.xdist_group(name), *[pytest.mark.slow] * (algorithm in seen)]
+    marks = [pytest.mark.slow] * (algorithm in seen)
     names.append(pytest.param(name, marks=marks, id=f'{algorithm}-{network}'.strip('-')))
     seen.add(algorithm)
   return names

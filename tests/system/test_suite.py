@@ -6,6 +6,7 @@ import types
 import pytest
 
 import places
+import schedule
 import seconds
 
 TESTS = places.ROOT / 'tests'
@@ -84,3 +85,19 @@ def test_seconds_are_summed_over_the_parts_of_a_test_and_sorted():
   assert seconds.by_family(reports, seconds.names()) == [
     ('biggan', 7.0, 2), ('toys', 0.75, 1), ('tests/nn', 0.5, 1),
   ]  # fmt: skip
+
+
+def test_what_shares_programs_is_one_group():
+  contract = 'tests/contract/test_contract.py'
+  group = schedule.together
+  assert group(f'{contract}::test_a[biggan-sagan]') == group(f'{contract}::test_b[biggan-sagan]')
+  assert group(f'{contract}::test_a[biggan-sagan]') != group(f'{contract}::test_a[sngan]')
+  assert group('tests/core/test_a.py::test_a[x]') == group('tests/core/test_a.py::test_b')
+  assert group('tests/core/test_a.py::test_a') != group('tests/nn/test_a.py::test_a')
+
+
+def test_a_group_in_two_processes_is_seen():
+  """As it was when a new pytest switched off how the groups were said."""
+  ran = lambda test, process: types.SimpleNamespace(nodeid=f't.py::{test}', worker_id=process)
+  assert schedule.apart([ran('a', 'gw0'), ran('b', 'gw0')]) == []
+  assert schedule.apart([ran('a', 'gw0'), ran('b', 'gw1')]) == ['t.py']
