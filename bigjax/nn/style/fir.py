@@ -5,6 +5,7 @@ out there. Convolutions correlate, as all others here; the official code's of up
 and its kernels of those are ours turned by 180 degrees.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -33,17 +34,28 @@ def filtered(x: Array, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)
   if not device.on_tpu():
     return upfirdn.resample(x, TAPS, up, down, pad)
   for axis in (1, 2):
-    x = _product(x, axis, upfirdn.fir(x.shape[axis], TAPS, up, down, pad))
+    x = _product(x, axis, matrix_of(x.shape[axis], up, down, pad, x.dtype))
   return x
 
 
-def _product(x: Array, axis: int, matrix: np.ndarray) -> Array:
+def matrix_of(size: int, up: int, down: int, pad: tuple[int, int], dtype: Any) -> Array:
+  """The matrix of `upfirdn.fir` with TAPS, computed where it is used.
+
+  As constants, those of a network at 1024 px are most of its program.
+  """
+  num = (size * up + sum(pad) - len(TAPS)) // down + 1
+  at = functools.partial(lax.broadcasted_iota, jnp.int32, (num, size))
+  offset = at(1) * up + pad[0] - at(0) * down  # of a sample in a result's window
+  taps = enumerate(up * TAPS[::-1])
+  return sum(jnp.where(offset == k, jnp.asarray(tap, dtype), 0) for k, tap in taps)
+
+
+def _product(x: Array, axis: int, matrix: Array) -> Array:
   """A matrix [out, in] of numbers that bfloat16 holds, along an axis.
 
   Only the map's digits need more passes than one: three, where 'highest' of both is six. The map is
   on the left, as its gradients then are: JAX gives these the precisions in the same order.
   """
-  matrix = jnp.asarray(matrix, x.dtype)
   precision = (lax.Precision.HIGHEST, lax.Precision.DEFAULT)
   y = lax.dot_general(x, matrix, (((axis,), (1,)), ((), ())), precision=precision)
   return jnp.moveaxis(y, -1, axis)

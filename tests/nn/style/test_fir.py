@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bigjax.core import device
+from bigjax.nn import upfirdn
 from bigjax.nn.style import fir
 
 X = jnp.arange(16, dtype=jnp.float32).reshape(1, 4, 4, 1)
@@ -103,7 +104,17 @@ def test_only_digits_that_a_matrix_does_not_have_are_dropped_on_tpus(monkeypatch
     x, matrix = (v.aval for v in eqn.invars)
     assert x.ndim == 4 and matrix.ndim == 2
     assert eqn.params['precision'] == (jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT)
-  matrices = [value for value in closed.consts if np.ndim(value) == 2]
-  assert matrices
-  for value in matrices:
-    np.testing.assert_array_equal(jnp.asarray(value, jnp.bfloat16).astype(jnp.float32), value)
+  assert not [value for value in closed.consts if np.ndim(value) == 2]  # see matrix_of
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize(
+  ('up', 'down', 'pad'), [(2, 1, (2, 1)), (2, 1, (3, 2)), (1, 2, (1, 1)), (1, 1, (2, 2))]
+)
+def test_matrices_on_tpus_are_those_of_the_filter(up, down, pad, dtype):
+  """Exactly, whatever the dtype: all values have few digits."""
+  for size in (5, 8):
+    found = fir.matrix_of(size, up, down, pad, dtype)
+    assert found.dtype == dtype
+    want = upfirdn.fir(size, fir.TAPS, up, down, pad)
+    np.testing.assert_array_equal(np.asarray(found, np.float64), want)
