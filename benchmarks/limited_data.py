@@ -38,7 +38,7 @@ SMALL = {
   'run.keep': 1, 'eval.name': 'none', 'eval.num_samples': 100, 'eval.standing_passes': 2,
   'eval.standing_batch': 128,
 }  # fmt: skip
-LATELY = 10  # rows that ADA's p and r_t are averaged over at the end: of 100 steps
+LATELY = 10  # rows at the end that ADA's r_t is averaged over: of 100 steps
 
 
 def memory(config, workdir: str) -> dict[str, float]:
@@ -72,12 +72,9 @@ def line_of(run: dict) -> str:
   logged = [row for row in run['rows'] if 'augment_p' in row]
   if len(logged) > LATELY:
     passed = next((row['step'] for row in logged if row['augment_p'] > 0.05), None)
-    late, before = logged[-LATELY:], logged[-2 * LATELY : -LATELY]
-    mean = lambda rows, name: statistics.fmean(row[name] for row in rows)
-    rises = mean(late, 'augment_p') > mean(before, 'augment_p')
-    cells += [passed, f'{logged[-1]["augment_p"]:.3f}', 'rises' if rises else 'does not rise']
-    cells += [f'{mean(late, "augment_r_t"):.2f}']
-  return f'| {" | ".join(map(str, [*cells, *[""] * (10 - len(cells))]))} |'
+    r_t = statistics.fmean(row['augment_r_t'] for row in logged[-LATELY:])
+    cells += [passed, f'{logged[-1]["augment_p"]:.2f}', f'{r_t:.2f}']
+  return f'| {" | ".join(map(str, [*cells, *[""] * (9 - len(cells))]))} |'
 
 
 def draw(runs: list[dict], path: str, images: int) -> None:
@@ -113,8 +110,8 @@ def measured(doc: str, name: str, steps: int, base: ml_collections.ConfigDict, t
   runs, picture = recipes.measured(doc, name, steps, of_recipes, memory)
   for run in runs:
     run['rows'] = files.read_rows(os.path.join(run['workdir'], 'metrics.jsonl'))
-  print('| | seed | train | held out | gap | told apart | p > 0.05 at step | p | lately | r_t |')
-  print('|---' * 10 + '|')
+  print('| | seed | train | held out | gap | told apart | p > 0.05 at step | p | r_t |')
+  print('|---' * 9 + '|')
   print('\n'.join(map(line_of, runs)))
   draw(runs, picture, base.optim.batch_size * base.optim.get('d_steps', 1))
 

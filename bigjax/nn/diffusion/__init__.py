@@ -1,0 +1,1 @@
+"""Gaussian diffusion: schedules and their tables, the process, importance sampling, samplers."""
