@@ -44,18 +44,21 @@ def normal_kl(mean1: Array, log_var1: Array, mean2: Array, log_var2: Array) -> A
 def log_likelihood_of_levels(x: Array, mean: Array, log_scale: Array) -> Array:
   """Log-probability, in nats, of 8-bit levels under a Gaussian integrated over each level's bin.
 
-  The first and the last bin go on for ever. The integral is the usual approximation by a tanh.
+  The first and the last bin go on for ever. The integral is the usual approximation by a tanh, as a
+  sigmoid: where one of its values is next to 1, both are taken of the other side, so that their
+  difference keeps its digits.
 
   Args:
     x: levels k as k / 127.5 - 1.
     mean, log_scale: of the Gaussian.
   """
-  cdf = lambda x: 0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+  cdf = lambda x: jax.nn.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
   log = lambda p: jnp.log(jnp.maximum(p, 1e-12))
-  centred, narrow = x - mean, jnp.exp(-log_scale)
-  above, below = cdf(narrow * (centred + 1 / 255)), cdf(narrow * (centred - 1 / 255))
-  inside = jnp.where(x > 0.999, log(1 - below), log(above - below))
-  return jnp.where(x < -0.999, log(above), inside)
+  away, narrow = mean - x, jnp.exp(-log_scale)
+  above, below = narrow * (1 / 255 - away), narrow * (-1 / 255 - away)
+  near = narrow * (1 / 255 - jnp.abs(away)), narrow * (-1 / 255 - jnp.abs(away))
+  inside = jnp.where(x > 0.999, log(cdf(-below)), log(cdf(near[0]) - cdf(near[1])))
+  return jnp.where(x < -0.999, log(cdf(above)), inside)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +147,9 @@ class Process:
     return p._replace(mean=p.mean + jnp.exp(p.log_variance) * gradient)
 
   def shifted_noise(self, p: Reverse, x: Array, t: Array, gradient: Array) -> Reverse:
-    """Algorithm 2: the noise that x_0 implies moved by the gradient; the new x_0 is not clipped."""
-    noise = self.noise_of(x, t, p.x_start)
-    noise = noise - self.at(self.tables.sqrt_one_minus, t, x) * gradient
-    x_start = self.x_start_of(x, t, noise)
+    """Algorithm 2: the noise that x_0 implies, moved; of x_0, which is not clipped again."""
+    of = self.tables
+    x_start = p.x_start + self.at(of.sqrt_recip_m1 * of.sqrt_one_minus, t, x) * gradient
     return p._replace(mean=self.posterior(x_start, x, t)[0], x_start=x_start)
 
   # --- Losses and likelihoods

@@ -38,7 +38,8 @@ def kept_steps(num: int, text: str) -> list[int]:
   Args:
     num: steps of the process.
     text: how many, evenly from the first to the last: '25'; of as many equal sections as there are
-      numbers, each its own: '10,15,20'; or by DDIM's whole stride from 0: 'ddim25'.
+      numbers, each its own: '10,15,20'; by DDIM's whole stride from 0: 'ddim25'. (`Tables` knows
+      one more: 'logsnr25'.)
 
   Raises:
     UserError: it is none of these, or there are not so many steps.
@@ -80,6 +81,25 @@ def _evenly(num: int, counts: Sequence[int], refused: errors.UserError) -> list[
   return sorted(set(kept))
 
 
+LOG_SNR = 'logsnr'
+
+
+def half_log_snr(alpha_bar: np.ndarray) -> np.ndarray:
+  """lambda, log(alpha / sigma), of shares of variance that are left; infinite without noise."""
+  with np.errstate(divide='ignore'):
+    return 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))
+
+
+def evenly_in(falling: np.ndarray, num: int) -> np.ndarray:
+  """`num` indices, int32, at which numbers that fall are nearest to even spacing; all differ."""
+  kept: list[int] = []
+  for i, value in enumerate(np.linspace(falling[0], falling[-1], num)):
+    nearest = int(np.abs(falling - value).argmin())
+    least = kept[-1] + 1 if kept else 0
+    kept.append(min(max(nearest, least), len(falling) - num + i))
+  return np.array(kept, np.int32)
+
+
 @dataclasses.dataclass(frozen=True)
 class Tables:
   """All factors of a process, float64 [T] each, of the steps that are kept.
@@ -89,7 +109,8 @@ class Tables:
   Attributes:
     schedule: a name of SCHEDULES.
     num: steps of the whole process, which the network was trained with.
-    steps: those kept, as `kept_steps` reads it; '': all.
+    steps: those kept, as `kept_steps` reads it, or 'logsnr25', even in log(alpha / sigma), as
+      DPM-Solver++ has them; '': all.
   """
 
   schedule: str
@@ -99,15 +120,22 @@ class Tables:
   @functools.cached_property
   def timesteps(self) -> np.ndarray:
     """The kept steps' numbers in the whole process, int32 [T]: what a network is told."""
-    kept = kept_steps(self.num, self.steps) if self.steps else range(self.num)
-    return np.array(kept, np.int32)
+    if not self.steps:
+      return np.arange(self.num, dtype=np.int32)
+    if not self.steps.startswith(LOG_SNR):
+      return np.array(kept_steps(self.num, self.steps), np.int32)
+    num = len(kept_steps(self.num, self.steps.removeprefix(LOG_SNR)))
+    return evenly_in(half_log_snr(np.cumprod(1 - self._whole)), num)
+
+  @property
+  def _whole(self) -> np.ndarray:
+    return errors.pick(self.schedule, SCHEDULES, 'the noise schedule')(self.num)
 
   @functools.cached_property
   def betas(self) -> np.ndarray:
-    betas = errors.pick(self.schedule, SCHEDULES, 'the noise schedule')(self.num)
     if not self.steps:
-      return betas
-    kept = np.cumprod(1 - betas)[self.timesteps]
+      return self._whole
+    kept = np.cumprod(1 - self._whole)[self.timesteps]
     return 1 - kept / np.append(1.0, kept[:-1])
 
   @functools.cached_property

@@ -86,3 +86,15 @@ def test_one_step_is_finite():
   of = Tables('linear', 1000, '1')
   assert np.isfinite(of.posterior_log_variance).all() and of.posterior_coef2 == 0
   np.testing.assert_allclose(of.posterior_coef1, 1, rtol=1e-12)
+
+
+def test_steps_even_in_log_snr():
+  for schedule in tables.SCHEDULES:
+    for num in (1, 2, 10, 50, 400, 1000):
+      of = Tables(schedule, 1000, f'logsnr{num}')
+      assert len(of.timesteps) == num and (np.diff(of.timesteps) > 0).all()
+      assert of.timesteps[0] == 0 and (num == 1 or of.timesteps[-1] == 999)
+  gaps = np.diff(tables.half_log_snr(Tables('linear', 1000, 'logsnr10').alpha_bar))
+  assert gaps.max() < 0.5 * gaps.min() < 0
+  with pytest.raises(errors.UserError, match='steps'):
+    _ = Tables('linear', 1000, 'logsnr2000').timesteps
