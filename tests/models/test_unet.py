@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_unets import assert_same, nhwc, official, official_classifier, shapes
 
 from bigjax.core import errors, trees
 from bigjax.models import unet
@@ -17,21 +18,6 @@ from counts import num_params
 from golden_files import golden, under
 
 ADM = {'updown': True, 'head_dim': 64, 'attention': (32, 16, 8)}
-UPSAMPLER = {'num_classes': 1000, 'ch': 192}
-
-
-def shapes(net):
-  """Of a network's parameters; nothing is computed."""
-  size, channels = net.resolution, net.channels
-  images = jnp.zeros((1, size, size, channels))
-  inputs = {'x': images, 't': jnp.zeros((1,))}
-  if isinstance(net, unet.UNet):
-    inputs['y'] = jnp.zeros((1,), jnp.int32)
-    if net.low_resolution:
-      inputs['low'] = jnp.zeros((1, net.low_resolution, net.low_resolution, channels))
-    if net.augmented:
-      inputs['level'] = jnp.zeros((1,))
-  return jax.eval_shape(lambda inputs: net.init(jax.random.key(0), **inputs), inputs)['params']
 
 
 @pytest.mark.parametrize(
@@ -64,52 +50,11 @@ def test_counts_of_classifiers(resolution, count):
 
 # --- The official outputs
 
-SETTINGS = {  # of the networks of golden files
-  'adm_uncond': {
-    'resolution': 32, 'num_classes': 0, 'widths': (1, 1, 1), 'attention': (16, 8), 'head_dim': 16,
-    'updown': True,
-  },
-  'adm_cond': {
-    'resolution': 16, 'num_classes': 5, 'widths': (1, 2), 'attention': (16, 8), 'heads': 2,
-    'split_first': True, 'updown': True,
-  },
-  'adm_superres': {
-    'resolution': 16, 'num_classes': 0, 'widths': (1, 1), 'attention': (8,), 'head_dim': 8,
-    'low_resolution': 8, 'updown': True,
-  },
-  'iddpm': {
-    'resolution': 16, 'num_classes': 0, 'widths': (1, 1), 'attention': (8,), 'heads': 2,
-  },
-}  # fmt: skip
-
-
-def nhwc(x):
-  return jnp.asarray(x.transpose(0, 2, 3, 1), jnp.float32)
-
-
-@functools.cache
-def official(name):
-  """(Network, parameters, {name: input as ours}) of a golden file."""
-  arrays = golden(name)
-  net = unet.UNet(channels=3, ch=32, blocks=1, **SETTINGS[name])
-  params = openai_diffusion.params_in(under(arrays, 'w/'), shapes(net), name)
-  inputs = {key: x for key, x in under(arrays, 'in/').items() if '/' not in key}
-  ours = {
-    key: nhwc(x) if x.ndim == 4 else jnp.asarray(x.astype(np.int32)) for key, x in inputs.items()
-  }
-  return net, params, ours
-
 
 def say(name, params, x, t, **more):
   net, _, inputs = official(name)
   y = inputs.get('y')
   return net.apply({'params': params}, x, t, y if y is None else y[: len(x)], **more)
-
-
-def assert_same(ours, theirs, most=1e-4):
-  theirs = np.asarray(nhwc(theirs)) if theirs.ndim == 4 else theirs
-  atol = most * np.abs(theirs).max()
-  np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize('name', ['adm_uncond', 'adm_cond'])
@@ -195,16 +140,6 @@ def test_official_improved_ddpm():
         np.testing.assert_allclose(value, want, rtol=1e-4)
   _, grads = gradients('iddpm', 'cosine', 4000, 1000 / 4000)
   assert_same_gradients(grads, under(arrays, 'grad/'))
-
-
-@functools.cache
-def official_classifier():
-  arrays = golden('adm_guidance')
-  net = unet.Classifier(
-    16, 3, 5, 32, widths=(1, 1), blocks=1, attention=(16, 8), head_dim=16, updown=True
-  )
-  params = openai_diffusion.params_in(under(arrays, 'classifier/'), shapes(net), 'the classifier')
-  return net, params
 
 
 def test_official_classifier():
