@@ -131,6 +131,20 @@ def adam(lr: float | Schedule, b1: float, b2: float, eps: float) -> optax.Gradie
   return _standard_promotion(optax.GradientTransformation(plain.init, update))
 
 
+def adamw(
+  lr: float | Schedule, b1: float, b2: float, eps: float, decay: float
+) -> optax.GradientTransformation:
+  """Adam with decoupled weight decay (Loshchilov & Hutter 2019): of 0, `adam` and its state."""
+  moments = adam(1.0, b1, b2, eps)
+
+  def update(updates, state, params=None):
+    rate = lr(state[0].count) if callable(lr) else lr
+    updates, state = moments.update(updates, state, params)
+    return jax.tree.map(lambda u, p: rate * (u - decay * p), updates, params), state
+
+  return _standard_promotion(optax.GradientTransformation(moments.init, update))
+
+
 class GuardState(NamedTuple):
   """Whether the last updates were finite, and the state of what is guarded."""
 

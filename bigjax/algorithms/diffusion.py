@@ -1,0 +1,517 @@
+"""Denoising diffusion: Improved DDPM (Nichol & Dhariwal 2021) and ADM (Dhariwal & Nichol 2021).
+
+One player, a U-Net that is told noisy images and how noisy they are. A sample is a walk from noise
+to an image, with a call of the network at each of the steps that are kept. Samplers and guidance
+are settings of sampling, not of training.
+
+Ours: steps, noise and dropout are drawn for each example, whatever the devices; labels may be left
+out in training (`model.label_dropout`), for classifier-free guidance, which is in neither paper.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from bigjax.algorithms.base import configs, contract, draws, player, residual_config
+from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
+from bigjax.algorithms.base.draws import example_keys, purpose
+from bigjax.algorithms.base.player import Player, to_float
+from bigjax.core import errors, parallel, trees
+from bigjax.core.config import WAYS
+from bigjax.core.keys import Key, Keys
+from bigjax.core.ranges import BATCH
+from bigjax.models import unet
+from bigjax.nn import kernels, optim, schedules
+from bigjax.nn.diffusion import importance, sampling, tables
+from bigjax.nn.diffusion import process as processes
+from bigjax.nn.diffusion.process import Process
+from bigjax.nn.diffusion.sampling import Walk
+from bigjax.nn.diffusion.tables import Tables
+from bigjax.nn.microbatches import microbatched
+from bigjax.nn.schedules import Decay
+
+Array = jax.Array
+TOLD = 1000  # steps that a network is told as if there were so many, with model.rescale_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Teller:
+  """A network, and how it is told of steps and labels.
+
+  Attributes:
+    net: its table of labels has one more, for no label, with `unlabelled`.
+    num_steps: of the process.
+    rescale: whether steps are told as of TOLD.
+    unlabelled: whether it knows images without labels.
+  """
+
+  net: unet.UNet
+  num_steps: int
+  rescale: bool
+  unlabelled: bool
+
+  @property
+  def num_classes(self) -> int:
+    return max(self.net.num_classes - self.unlabelled, 1)
+
+  def say(
+    self, weights: Any, x: Array, t: Array, y: Array, keys: Array | None = None, none: Any = False
+  ) -> Array:
+    """What the network says of x at steps t [B] of the whole process.
+
+    Args:
+      weights: of the network.
+      x, t: noisy images and their steps.
+      y: labels [B], or weights over classes [B, classes].
+      keys: of dropout.
+      none: whether, or [B] of which examples, the label is left out.
+    """
+    told = t.astype(jnp.float32) * (TOLD / self.num_steps) if self.rescale else t
+    if self.unlabelled:
+      y = y if y.ndim == 2 else jax.nn.one_hot(y, self.num_classes)
+      none = jnp.broadcast_to(jnp.asarray(none), t.shape).astype(y.dtype)[:, None]
+      y = jnp.concatenate([y * (1 - none), none], -1)
+    return self.net.apply({'params': weights}, x, told, y, keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+  """The game of the papers; see contract.Algorithm for what each method promises."""
+
+  teller: Teller
+  process: Process
+  steps: importance.Uniform | importance.SecondMoment  # law of the steps that are trained at
+  loss_name: str
+  net: Player
+  batch: int
+  ema: Decay
+  ema_start: int = 0
+  label_dropout: float = 0.0
+  microbatches: int = 1
+  card: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)  # how it is sampled
+
+  periods = {}  # noqa: RUF012 - a constant, not a field
+  sampled = 'net'
+  remedies = 'lower the learning rate (optim.lr), or let it rise over more steps (optim.warmup)'
+
+  def stages(self, num_steps: int) -> contract.Stages:
+    del num_steps
+    net = self.teller.net
+    return [(0, Stage(1, self.batch, contract.image_inputs(net.resolution, net.channels)))]
+
+  def init(self, key: Array, given: contract.Given = contract.NOTHING) -> State:
+    key_net, key_state = jax.random.split(key)
+    net = self.teller.net
+    x = jnp.zeros((1, net.resolution, net.resolution, net.channels), jnp.float32)
+    t = jnp.zeros((1,), jnp.int32)
+    params = net.init(key_net, x, t, t)['params']
+    net = self.net.init(player.replace(params, given.get('net', {})))
+    ema = player.replace(net['params'], given.get('ema', {}))
+    known = self.steps.start()
+    return player.initial_state(key_state, {'net': net}, ema, {'known': known} if known else {})
+
+  def examples(self, state: State, batch: Batch) -> dict[str, Array]:
+    """A step's images with a step of the process, noise, and keys for each, [B, ...]."""
+    key = jax.random.fold_in(state['key'], state['step'])
+    images, labels = batch['image'][0], batch['label'][0]
+    keys = example_keys(key, labels.shape)
+    t, weights = self.steps.draw(purpose(keys, 'step'), state['aux'].get('known', {}))
+    draw = lambda key: jax.random.normal(key, images.shape[1:])
+    noise = jax.vmap(draw)(purpose(keys, 'noise'))
+    drop = lambda key: jax.random.bernoulli(key, self.label_dropout)
+    drawn = {
+      't': t, 'weight': weights, 'noise': noise, 'keys': purpose(keys, 'dropout'),
+      'none': jax.vmap(drop)(purpose(keys, 'label')),
+    }  # fmt: skip
+    return {'image': images, 'label': labels, **parallel.shard_examples(drawn)}
+
+  def terms(self, weights: Any, batch: dict, dropout: bool) -> dict[str, Array]:
+    """Losses of a device's examples, [b] each."""
+    x_start, t, noise = to_float(batch['image']), batch['t'], batch['noise']
+    x = self.process.noised(x_start, t, noise)
+
+    def say(part):
+      keys = part['keys'] if dropout else None
+      return self.teller.say(weights, part['x'], part['t'], part['label'], keys, part['none'])
+
+    out = microbatched(say, self.microbatches, {**batch, 'x': x})
+    return self.process.losses(self.loss_name, out, x_start, x, t, noise)
+
+  def loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
+    """The loss on one device's examples, weighed by how likely their steps were."""
+    del shared
+    terms = self.terms(weights, batch, dropout=True)
+    metrics = {f'net_{name}': (batch['weight'] * term).mean() for name, term in terms.items()}
+    each = parallel.gather_examples(terms['loss'])
+    return metrics['net_loss'], {**metrics, 'each': each}
+
+  def losses(self, state: State, batch: Batch, stage: Stage) -> dict[str, contract.Loss]:
+    del stage
+
+    def of_net(weights, shared, batch):
+      loss, metrics = self.loss(weights, shared, batch)
+      metrics.pop('each')
+      return loss, metrics
+
+    return {'net': self.net.loss(state['players']['net'], of_net, {}, self.examples(state, batch))}
+
+  def step(
+    self, state: State, batch: Batch, stage: Stage, due: contract.Due = contract.NONE_DUE
+  ) -> tuple[State, Metrics]:
+    del due
+    examples = self.examples(state, batch)
+    net, skipped, finite, metrics = self.net.descend(
+      state['players']['net'], state['aux']['skipped']['net'], self.loss, {}, examples,
+      'net_grad_norm',
+    )  # fmt: skip
+    ema = player.averaged(
+      state, net['params'], self.ema(state['step'], stage.examples), self.ema_start, finite
+    )
+    each, aux = metrics.pop('each'), {}
+    if known := state['aux'].get('known'):
+      aux = {'known': trees.select(finite, self.steps.learn(known, examples['t'], each), known)}
+    state, refused = player.advanced(state, {'net': net}, ema, {'net': skipped}, aux)
+    return state, metrics | refused
+
+  def probe(self, state: State, batch: Batch, held_out: Batch, stage: Stage) -> Metrics:
+    """The loss of averaged weights, at steps spread evenly over the process, without dropout."""
+    del stage
+    weights = parallel.all_gather_weights(state['ema'])
+    apart = {**state, 'key': jax.random.fold_in(state['key'], 3)}  # no key of a step
+    found = {}
+    for name, of in (('train', batch), ('held_out', held_out)):
+      examples = self.examples(apart, of)
+      num = len(examples['t'])
+      t = (jnp.arange(num) * self.process.num_steps + self.process.num_steps // 2) // num
+      examples |= {'t': t.astype(jnp.int32), 'none': jnp.zeros_like(examples['none'])}
+      mean = lambda weights, _, examples: self.terms(weights, examples, False)['loss'].mean()
+      found[f'{name}_loss'] = parallel.over_batch(mean)(weights, {}, examples)
+    players = parallel.all_gather_weights(state['players'])
+    return found | player.vital_signs({'net': self.net}, players)
+
+  def generator(self, state: State, stage: Stage) -> Gen:
+    del stage
+    return {'params': parallel.all_gather_weights(state['ema'])}
+
+  def architecture(self, stage: Stage) -> dict[str, Any]:
+    del stage
+    net, of = self.teller.net, self.process.tables
+    return {
+      **{name: getattr(net, name) for name in NET_FIELDS},
+      'widths': list(net.multiples), 'attention': list(net.attention),
+      'schedule': of.schedule, 'num_steps': of.num, 'mean': self.process.mean,
+      'variance': self.process.variance, 'rescale_steps': self.teller.rescale,
+      'unlabelled': self.teller.unlabelled,
+    }  # fmt: skip
+
+  def sampling(self) -> dict[str, Any]:
+    return dict(self.card)
+
+
+# --- After training
+
+
+@dataclasses.dataclass(frozen=True)
+class WalkSpec:
+  """Sampling settings: which steps are kept, how they are walked, and towards what.
+
+  Attributes:
+    steps: as `tables.kept_steps` reads them.
+    sampler: one of sampling.SAMPLERS.
+    eta: of DDIM, its share of ancestral noise.
+    label_guidance: scale of classifier-free guidance; 1: none.
+  """
+
+  steps: str
+  sampler: str
+  eta: float = 0.0
+  label_guidance: float = 1.0
+
+  def __str__(self) -> str:
+    words = f'{self.steps} steps, {self.sampler}'
+    words += f', eta {self.eta:g}' if self.eta else ''
+    return words + (f', label guidance {self.label_guidance:g}' if self.label_guidance != 1 else '')
+
+  def described(self) -> dict[str, Any]:
+    return dataclasses.asdict(self)
+
+
+jax.tree_util.register_static(WalkSpec)
+
+OPTIONS = {
+  'steps': 'calls of the network: 25, 10,15,20 (of equal parts), ddim25, logsnr25',
+  'sampler': f'of the steps: {", ".join(sampling.SAMPLERS)} (DPM-Solver++, with logsnr10 and such)',
+  'eta': 'noise of ddim, 0 to 1; 1: as much as ancestral',
+  'label_guidance': 'scale of classifier-free guidance, of a network trained with label_dropout',
+}
+CARD = {'steps': str, 'sampler': str, 'eta': float}
+
+
+@dataclasses.dataclass(frozen=True)
+class Walker(contract.PlainGenerator):
+  """The sampled network: latents are x_T, of whose bits the noise of later steps is drawn."""
+
+  teller: Teller
+  process: Process  # of all steps
+
+  options = OPTIONS
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    net = self.teller.net
+    return net.resolution, net.resolution, net.channels
+
+  @property
+  def latent_shape(self) -> tuple[int, ...]:
+    return self.shape
+
+  @property
+  def num_classes(self) -> int:
+    return self.teller.num_classes
+
+  def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> WalkSpec:
+    contract.check_options(given, self.options)
+    for name, kind in CARD.items():  # a card may come from anybody
+      if not isinstance(sampling.get(name), kind):
+        raise errors.UserError(
+          f"the card's sampling.{name} is {ascii(sampling.get(name))[:80]}; expected a "
+          f'{kind.__name__}: export the generator again.'
+        )
+    given = {**{name: sampling[name] for name in CARD}, **(given or {})}
+    return read_spec(given, self.process.tables, self.teller.unlabelled)
+
+  def generate(self, gen: Gen, z: Array, y: Array, spec: WalkSpec) -> Array:
+    of = dataclasses.replace(self.process.tables, steps=spec.steps)
+    walk = Walk(dataclasses.replace(self.process, tables=of), spec.sampler, spec.eta)
+    keys = draws.keys_of(z)
+    say = lambda x, t, none=False: self.teller.say(gen['params'], x, t, y, None, none)
+    if spec.label_guidance == 1:
+      network = say
+    else:
+      unlabelled = lambda x, t: say(x, t, True)
+      network = sampling.classifier_free(say, unlabelled, spec.label_guidance)
+    return walk.back(network, z, lambda i: walk.noise(keys, i, self.shape))
+
+  def weights(self, gen: Gen) -> Any:
+    return gen['params']
+
+
+def read_spec(given: Mapping[str, Any], of: Tables, unlabelled: bool) -> WalkSpec:
+  """Settings from words, or a card's values.
+
+  Args:
+    given: {option: value}.
+    of: the tables of the whole process.
+    unlabelled: whether the network knows images without labels.
+  Raises:
+    UserError: a value means nothing.
+  """
+  sampler, steps = str(given['sampler']), str(given['steps'])
+  if sampler not in sampling.SAMPLERS:
+    raise errors.UserError(
+      f'there is no sampler {sampler!r}{errors.did_you_mean(sampler, sampling.SAMPLERS)}; give '
+      f'{", ".join(sampling.SAMPLERS)}.'
+    )
+  _ = dataclasses.replace(of, steps=steps).timesteps  # refuses what means nothing
+  if not steps:
+    raise errors.UserError('steps are empty; give how many, such as 25.')
+  eta = KEYS['export.eta'].within.read('eta=', str(given['eta']))
+  scale = GUIDANCE.read('label_guidance=', str(given.get('label_guidance', 1.0)))
+  if eta and sampler != 'ddim':
+    raise errors.UserError(f'eta={eta:g} is of the sampler ddim, not of {sampler}; leave it out.')
+  if scale != 1 and not unlabelled:
+    raise errors.UserError(
+      'label_guidance needs a network that was trained without labels, too '
+      '(model.label_dropout=0.1), and this one was not.'
+    )
+  return WalkSpec(steps, sampler, eta, scale)
+
+
+NET_FIELDS = (
+  'resolution', 'channels', 'num_classes', 'ch', 'blocks', 'heads', 'head_dim', 'split_first',
+  'scale_shift', 'updown', 'learned',
+)  # fmt: skip
+
+
+def make_generator(architecture: dict[str, Any]) -> Walker:
+  """Build the sampled network from a card's `architecture`."""
+  fields = dict(architecture)
+  of = Tables(fields.pop('schedule'), fields.pop('num_steps'))
+  process = Process(of, fields.pop('mean'), fields.pop('variance'))
+  rescale, unlabelled = fields.pop('rescale_steps'), fields.pop('unlabelled')
+  lists = {name: tuple(fields.pop(name)) for name in ('widths', 'attention')}
+  net = unet.UNet(**fields, **lists)
+  return Walker(Teller(net, of.num, rescale, unlabelled), process)
+
+
+# --- Configs
+
+BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
+GUIDANCE = Key(1.0, '', most=1000).within
+SHARED = (
+  'optim.schedule', 'optim.schedule_start', 'optim.schedule_end', 'optim.warmup', 'optim.eps',
+  'optim.ema_half_life', 'optim.ema_ramp', 'optim.ema_start',
+)  # fmt: skip
+# fmt: off
+KEYS: Keys = {
+  'model.ch': Key(128, 'channels, which all layers have a multiple of', least=32, most=4096),
+  'model.widths': Key(
+    (), 'multiples of ch by resolution, from the largest on; (): the published ones',
+    items=(int, float), above=0, most=64,
+  ),
+  'model.blocks': Key(2, 'residual blocks at each resolution', least=1, most=64),
+  'model.attention': Key((16, 8), 'resolutions with attention after each block'),
+  'model.heads': Key(4, 'heads of attention, where head_dim is 0', least=1, most=1024),
+  'model.head_dim': Key(0, 'channels of each head; 0: as many heads as model.heads', most=1024),
+  'model.split_first': Key(
+    False, 'whether attention cuts into queries, keys and values before it cuts into heads',
+  ),
+  'model.scale_shift': Key(
+    True, 'whether the step scales and shifts normalised maps; False: it is added before',
+  ),
+  'model.updown': Key(False, "whether residual blocks change the resolution, as BigGAN's"),
+  'model.dropout': Key(0.0, 'in residual blocks', below=1),
+  'model.label_dropout': Key(
+    0.0, 'share of labels left out in training, for label_guidance; 0: that is not possible',
+    below=1,
+  ),
+  'model.dtype': Key('float32', 'of the torso', choices=tuple(residual_config.DTYPES)),
+  'model.schedule': Key('linear', 'of the noise', choices=tuple(tables.SCHEDULES)),
+  'model.num_steps': Key(1000, 'of the process', least=1, most=100_000),
+  'model.rescale_steps': Key(False, f'whether steps are told as if there were {TOLD}'),
+  'model.mean': Key('epsilon', "what the network's output is", choices=processes.MEANS),
+  'model.variance': Key('learned_range', 'of a step back', choices=processes.VARIANCES),
+  'optim.batch_size': Key(128, 'examples of a step, over all devices', least=1, most=BATCH.most),
+  'optim.lr': Key(1e-4, 'learning rate', most=1000),
+  'optim.loss': Key(
+    'rescaled_mse', 'mse (with a learned variance its bound is added), rescaled_mse (L_hybrid), '
+    'kl (L_vlb), rescaled_kl', choices=processes.LOSSES,
+  ),
+  'optim.steps_law': Key(
+    'uniform', 'law of the steps that are trained at: uniform, second_moment (of their losses)',
+    choices=tuple(importance.SAMPLERS),
+  ),
+  'optim.b1': Key(0.9, "Adam's decay of gradients", below=1),
+  'optim.b2': Key(0.999, "Adam's decay of squared gradients", below=1),
+  'optim.weight_decay': Key(0.0, 'of AdamW'),
+  'optim.ema_decay': Key(0.9999, 'decay of the averaged weights, per step; 0: none', below=1),
+  **{name: residual_config.KEYS[name] for name in SHARED},
+  'export.steps': Key('250', 'calls of the network for a sample'),
+  'export.sampler': Key('ancestral', 'of the steps', choices=sampling.SAMPLERS),
+  'export.eta': Key(0.0, 'noise of the sampler ddim', most=1),
+  **WAYS,
+}
+SMALL = {
+  'model.head_dim': 0, 'model.heads': 2, 'model.dtype': 'float32', 'model.dropout': 0.0,
+  'optim.ema_half_life': 0.0, 'optim.ema_ramp': 0.0, 'optim.schedule': 'constant',
+  'optim.schedule_start': 0, 'optim.schedule_end': 0, 'optim.warmup': 0, 'run.microbatches': 1,
+}
+TINY = {
+  **SMALL,
+  'data.resolution': 8,
+  'model.ch': 32, 'model.widths': (1, 1), 'model.blocks': 1, 'model.attention': (4,),
+  'model.num_steps': 20, 'optim.batch_size': 8, 'optim.ema_start': 0, 'optim.ema_decay': 0.5,
+  'export.steps': '3',
+}
+DIGITS = {
+  **SMALL, 'run.remat': False,
+  'model.ch': 32, 'model.widths': (1, 2), 'model.blocks': 1, 'model.attention': (8,),
+  'optim.batch_size': 64, 'optim.lr': 1e-3, 'optim.ema_decay': 0.99, 'optim.ema_start': 50,
+  'export.steps': '25',
+}
+# fmt: on
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuse a config that `make` cannot build.
+
+  Raises:
+    UserError: a key is missing or unknown, or values do not fit together.
+  """
+  configs.check(config)
+  data, model, size = config.data, config.model, config.data.resolution
+  if not model.widths and size not in unet.WIDTHS:
+    raise errors.UserError(
+      f'data.resolution is {size}; there are published widths for '
+      f'{", ".join(map(str, sorted(unet.WIDTHS)))}: give one of these, or model.widths.'
+    )
+  widths = tuple(model.widths) or unet.WIDTHS[size]
+  least = size / 2 ** (len(widths) - 1)
+  if least != int(least):
+    raise errors.UserError(
+      f'{len(widths)} widths halve images of {size} px {len(widths) - 1} times, to {least:g} px; '
+      'give fewer widths.'
+    )
+  for multiple in widths:
+    if int(multiple * model.ch) % unet.GROUPS or multiple * model.ch < unet.GROUPS:
+      raise errors.UserError(
+        f'model.ch={model.ch} times {multiple:g} is {multiple * model.ch:g} channels, which norms '
+        f'cut into {unet.GROUPS} groups; give a model.ch of which all are multiples of that.'
+      )
+  if model.label_dropout and data.num_classes == 1:
+    raise errors.UserError(
+      f'model.label_dropout is {model.label_dropout:g}, but with data.num_classes=1 there are no '
+      'labels; give 0.'
+    )
+  if config.optim.loss.endswith('kl') and model.variance != 'learned_range':
+    raise errors.UserError(
+      f'optim.loss is {config.optim.loss}, the bound, which needs model.variance=learned_range, '
+      f'not {model.variance}.'
+    )
+  read_spec(card(config), Tables(model.schedule, model.num_steps), False)
+
+
+def card(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """How samples are made unless told otherwise."""
+  return {name: kind(config.export[name]) for name, kind in CARD.items()}
+
+
+def make(
+  config: ml_collections.ConfigDict, class_counts: Callable[[], Sequence[int]] | None = None
+) -> Diffusion:
+  """Build the algorithm from a config.
+
+  Args:
+    config: complete.
+    class_counts: not looked at.
+
+  Raises:
+    UserError: as `check`.
+  """
+  del class_counts
+  check(config)
+  run, data, model, opt = config.run, config.data, config.model, config.optim
+  classes, unlabelled = data.num_classes, model.label_dropout > 0
+  same = ('ch', 'blocks', 'heads', 'head_dim', 'split_first', 'scale_shift', 'updown', 'dropout')
+  net = unet.UNet(
+    data.resolution, data.channels, classes + unlabelled if classes > 1 else 0,
+    **{name: model[name] for name in same},
+    widths=tuple(model.widths), attention=tuple(model.attention),
+    learned=model.variance == 'learned_range', remat=run.remat,
+    kernels=errors.pick(run.kernels, kernels.KERNELS, 'run.kernels'),
+    dtype=errors.pick(model.dtype, residual_config.DTYPES, 'model.dtype'),
+  )  # fmt: skip
+  for side in {*net.attention, net.resolution >> (len(net.multiples) - 1)}:
+    level = (net.resolution // side).bit_length() - 1
+    if level < len(net.multiples):
+      unet.heads_of(int(net.multiples[level] * net.ch), net.heads, net.head_dim)
+  rate = schedules.learning_rate(
+    opt.lr, opt.schedule, opt.schedule_end or run.steps, opt.schedule_start, opt.warmup
+  )
+  return Diffusion(
+    Teller(net, model.num_steps, model.rescale_steps, unlabelled),
+    Process(Tables(model.schedule, model.num_steps), model.mean, model.variance),
+    importance.SAMPLERS[opt.steps_law](model.num_steps),
+    opt.loss,
+    Player(optim.adamw(rate, opt.b1, opt.b2, opt.eps, opt.weight_decay), dtype=net.dtype),
+    opt.batch_size,
+    residual_config.averaging(opt),
+    opt.ema_start,
+    model.label_dropout,
+    run.microbatches,
+    card(config),
+  )
