@@ -9,9 +9,9 @@
 The bare name is `cifar10`, unconditional, of 52,546,438 parameters. `imagenet64` has 121,063,942,
 `imagenet64_cond` 273,049,350 and classes, `lsun256` (bedrooms) 113,676,678. Their settings are
 those that the authors' code states for its checkpoints; `vlb` on the first two is L_vlb with steps
-drawn by their losses (`cifar10,vlb`), in place of L_hybrid. `scale64` ... `scale192` are the
-networks of the paper's claim about sizes: `imagenet64` of other widths, with a rate that falls with
-the root of the width.
+drawn by their losses (`cifar10,vlb`), in place of L_hybrid. `scale64`, `scale96`, `scale128` and
+`scale192` are the networks of the paper's claim about sizes: `imagenet64` of other widths, with a
+rate that falls with the root of the width.
 
 Published, as we remember the paper: FID 2.90 on CIFAR-10, 2.92 on ImageNet-64 with classes; 2.94
 bits per dimension with L_vlb on CIFAR-10, 3.53 on ImageNet-64. They sample with all 4,000 steps, or

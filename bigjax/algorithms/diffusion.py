@@ -22,7 +22,7 @@ from bigjax.algorithms.base.draws import example_keys, purpose
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.core import errors, parallel, trees
 from bigjax.core.config import WAYS
-from bigjax.core.keys import Key, Keys
+from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH
 from bigjax.models import unet
 from bigjax.nn import kernels, optim, schedules
@@ -354,16 +354,16 @@ BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
 GUIDANCE = Key(1.0, '', most=1000).within
 SHARED = (
   'optim.schedule', 'optim.schedule_start', 'optim.schedule_end', 'optim.warmup', 'optim.eps',
-  'optim.ema_half_life', 'optim.ema_ramp', 'optim.ema_start',
+  'optim.ema_half_life', 'optim.ema_ramp', 'optim.ema_start', 'model.ch', 'model.dtype',
+  'optim.b1', 'optim.b2', 'optim.ema_decay',
 )  # fmt: skip
 # fmt: off
 KEYS: Keys = {
-  'model.ch': Key(128, 'channels, which all layers have a multiple of', least=32, most=4096),
   'model.widths': Key(
     (), 'multiples of ch by resolution, from the largest on; (): the published ones',
     items=(int, float), above=0, most=64,
   ),
-  'model.blocks': Key(2, 'residual blocks at each resolution', least=1, most=64),
+  'model.blocks': Key(2, 'blocks at each resolution', least=1, most=64),
   'model.attention': Key((16, 8), 'resolutions with attention after each block'),
   'model.heads': Key(4, 'heads of attention, where head_dim is 0', least=1, most=1024),
   'model.head_dim': Key(0, 'channels of each head; 0: as many heads as model.heads', most=1024),
@@ -379,7 +379,6 @@ KEYS: Keys = {
     0.0, 'share of labels left out in training, for label_guidance; 0: that is not possible',
     below=1,
   ),
-  'model.dtype': Key('float32', 'of the torso', choices=tuple(residual_config.DTYPES)),
   'model.schedule': Key('linear', 'of the noise', choices=tuple(tables.SCHEDULES)),
   'model.num_steps': Key(1000, 'of the process', least=1, most=100_000),
   'model.rescale_steps': Key(False, f'whether steps are told as if there were {TOLD}'),
@@ -395,11 +394,11 @@ KEYS: Keys = {
     'uniform', 'law of the steps that are trained at: uniform, second_moment (of their losses)',
     choices=tuple(importance.SAMPLERS),
   ),
-  'optim.b1': Key(0.9, "Adam's decay of gradients", below=1),
-  'optim.b2': Key(0.999, "Adam's decay of squared gradients", below=1),
-  'optim.weight_decay': Key(0.0, 'of AdamW'),
-  'optim.ema_decay': Key(0.9999, 'decay of the averaged weights, per step; 0: none', below=1),
-  **{name: residual_config.KEYS[name] for name in SHARED},
+  'optim.weight_decay': Key(0.0, "AdamW's decay of weights, in learning rates"),
+  **with_defaults(
+    {name: residual_config.KEYS[name] for name in SHARED},
+    model__ch=128, model__dtype='float32', optim__b1=0.9, optim__b2=0.999, optim__ema_decay=0.9999,
+  ),
   'export.steps': Key('250', 'calls of the network for a sample'),
   'export.sampler': Key('ancestral', 'of the steps', choices=sampling.SAMPLERS),
   'export.eta': Key(0.0, 'noise of the sampler ddim', most=1),

@@ -153,7 +153,7 @@ SHARED = residual_config.defaults(
   optim__b2=0.99, optim__loss='logistic', optim__spectral_norm='none',
 )
 KEYS: Keys = {
-  'model.blocks': Key(2, 'Transformer blocks at each resolution', least=1, most=64),
+  'model.blocks': Key(2, 'blocks at each resolution', least=1, most=64),
   'model.head_dim': Key(32, "channels of each of attention's heads", least=1, most=4096),
   'model.window': Key(
     0, "a side of attention's windows, in pixels; 0: 8, and 16 from 64 px on", most=256,
