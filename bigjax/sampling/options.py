@@ -2,6 +2,7 @@
 
 import argparse
 import bisect
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +42,10 @@ def check_generator(args: argparse.Namespace) -> None:
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-  """Adds --truncation, and `--sampling NAME=VALUE` for options that only some generators have."""
+  """Adds --truncation, and `--sampling NAME=VALUE` for options that only some generators have.
+
+  Those of diffusion that everybody knows have names of their own.
+  """
   parser.add_argument(
     '--truncation',
     metavar='t[:dialect]',
@@ -55,6 +59,14 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     help='another sampling option of this generator, such as standing_passes=16; a wrong name '
     'lists those that it has',
   )
+  for name, words in (
+    ('steps', 'of a diffusion: calls of the network for a sample: 25, ddim25, logsnr10'),
+    ('sampler', 'of a diffusion: ancestral, ddim, dpm'),
+  ):
+    parser.add_argument(
+      f'--{name}', dest='sampling', action='append', metavar='WORD', help=words,
+      type=functools.partial('{}={}'.format, name),
+    )  # fmt: skip
 
 
 LAYERS = {'coarse': '0-3', 'middle': '4-7', 'fine': '8-'}  # 4 and 8 px, 16 and 32 px, the rest
