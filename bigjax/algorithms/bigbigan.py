@@ -443,7 +443,8 @@ TINY = {
 }
 DIGITS = {
   **SMALL,
-  'run.steps': 2000, 'run.eval_every': 500, 'run.checkpoint_every': 500, 'run.remat': False, 'model.resolution': 0, 'data.num_classes': 1,
+  'run.steps': 2000, 'run.eval_every': 500, 'run.checkpoint_every': 500, 'run.remat': False,
+  'model.resolution': 0, 'data.num_classes': 1,
   'model.ch': 16, 'model.disc_ch': 0, 'model.z_dim': 30, 'model.shared_dim': 16,
   'model.encoder': 'resnet14', 'model.enc_ch': 16, 'model.enc_mlp': 128, 'model.disc_mlp': 128,
   'optim.batch_size': 64, 'optim.d_steps': 2, 'optim.name': 'adam_b1_0', 'optim.gen_lr': 7e-4,

@@ -364,7 +364,9 @@ KEYS: Keys = {
     items=(int, float), above=0, most=64,
   ),
   'model.blocks': Key(2, 'blocks at each resolution', least=1, most=64),
-  'model.attention': Key((16, 8), 'resolutions with attention after each block'),
+  'model.attention': Key(
+    (16, 8), 'resolutions with attention after each block', least=1, most=8192,
+  ),
   'model.heads': Key(4, 'heads of attention, where head_dim is 0', least=1, most=1024),
   'model.head_dim': Key(0, 'channels of each head; 0: as many heads as model.heads', most=1024),
   'model.split_first': Key(
@@ -445,6 +447,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'{len(widths)} widths halve images of {size} px {len(widths) - 1} times, to {least:g} px; '
       'give fewer widths.'
     )
+  sides = [size >> level for level in range(len(widths))]
+  if absent := set(model.attention) - set(sides):
+    raise errors.UserError(
+      f'model.attention has {min(absent)}, but maps are of {", ".join(map(str, sides))} pixels a '
+      'side; give some of these.'
+    )
   for multiple in widths:
     if int(multiple * model.ch) % unet.GROUPS or multiple * model.ch < unet.GROUPS:
       raise errors.UserError(
@@ -494,10 +502,9 @@ def make(
     kernels=errors.pick(run.kernels, kernels.KERNELS, 'run.kernels'),
     dtype=errors.pick(model.dtype, residual_config.DTYPES, 'model.dtype'),
   )  # fmt: skip
-  for side in {*net.attention, net.resolution >> (len(net.multiples) - 1)}:
-    level = (net.resolution // side).bit_length() - 1
-    if level < len(net.multiples):
-      unet.heads_of(int(net.multiples[level] * net.ch), net.heads, net.head_dim)
+  for level, multiple in enumerate(net.multiples):
+    if net.resolution >> level in net.attention or level == len(net.multiples) - 1:
+      unet.heads_of(int(multiple * net.ch), net.heads, net.head_dim)
   rate = schedules.learning_rate(
     opt.lr, opt.schedule, opt.schedule_end or run.steps, opt.schedule_start, opt.warmup
   )

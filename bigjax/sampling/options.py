@@ -2,7 +2,6 @@
 
 import argparse
 import bisect
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -41,6 +40,14 @@ def check_generator(args: argparse.Namespace) -> None:
     )
 
 
+class ByItsName(argparse.Action):
+  """`--NAME WORD` for `--sampling NAME=WORD`."""
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    name = self.option_strings[0].removeprefix('--')
+    namespace.sampling = [*namespace.sampling, f'{name}={values}']
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
   """Adds --truncation, and `--sampling NAME=VALUE` for options that only some generators have.
 
@@ -64,9 +71,8 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     ('sampler', 'of a diffusion: ancestral, ddim, dpm'),
   ):
     parser.add_argument(
-      f'--{name}', dest='sampling', action='append', metavar='WORD', help=words,
-      type=functools.partial('{}={}'.format, name),
-    )  # fmt: skip
+      f'--{name}', dest='sampling', action=ByItsName, default=[], metavar='WORD', help=words
+    )
 
 
 LAYERS = {'coarse': '0-3', 'middle': '4-7', 'fine': '8-'}  # 4 and 8 px, 16 and 32 px, the rest

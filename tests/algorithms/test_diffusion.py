@@ -171,6 +171,7 @@ def test_settings_that_mean_nothing(words, said):
     ({'export__steps': '30'}, 'process of 20'),
     ({'export__eta': 0.5}, 'sampler ddim'),
     ({'model__heads': 3}, 'does not divide'),
+    ({'model__attention': (4, 16)}, 'has 16, but maps are of 8, 4'),
     ({'optim__loss': 'mae'}, 'mae'),
   ],
 )

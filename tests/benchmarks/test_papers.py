@@ -52,6 +52,7 @@ def test_every_config_on_the_digits_has_a_paper_with_a_system(systems):
       assert papers.paper_of(name, config) in papers_of
 
 
+@pytest.mark.slow  # a minute, and more with every system
 def test_every_system_costs_what_biggan_does(systems, unit):
   for of in systems:
     for times in BUDGETS:
