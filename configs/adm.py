@@ -14,7 +14,7 @@ the paper's table.
 Published, with guidance by a classifier, which is not here yet: FID 2.07, 2.97, 4.59 and 7.72 at
 64, 128, 256 and 512 px; without, LSUN bedroom 1.90, cat 5.57, horse 2.57 (1,000 steps).
 
-Hardware: GPUs in the paper. Nothing but `digits` has been run here.
+Hardware: GPUs in the paper. Nothing of it has been run here but `tiny`.
 """
 
 import ml_collections

@@ -17,7 +17,10 @@ Published, as we remember the paper: FID 2.90 on CIFAR-10, 2.92 on ImageNet-64 w
 bits per dimension with L_vlb on CIFAR-10, 3.53 on ImageNet-64. They sample with all 4,000 steps, or
 250, which these configs do.
 
-Hardware: GPUs in the paper, which does not say how many. Nothing but `digits` has been run here.
+Hardware: GPUs in the paper, which does not say how many. `digits` takes half an hour of one busy
+CPU core. Expected (one seed, 450 samples of 25 steps, beside other digits): precision 0.85 (0.91),
+recall 0.77 (0.92), fd450_train_classifier 0.38 (0.24); of 10 steps of DPM-Solver++ agreement is
+0.96, and coverage of the held-out digits 0.67. Nothing of the others has been run here.
 """
 
 import ml_collections

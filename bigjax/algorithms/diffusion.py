@@ -420,9 +420,12 @@ TINY = {
 }
 DIGITS = {
   **SMALL, 'run.remat': False,
+  'run.steps': 2400, 'run.eval_every': 600, 'run.checkpoint_every': 600, 'eval.num_samples': 450,
   'model.ch': 32, 'model.widths': (1, 2), 'model.blocks': 1, 'model.attention': (8,),
-  'optim.batch_size': 64, 'optim.lr': 1e-3, 'optim.ema_decay': 0.99, 'optim.ema_start': 50,
-  'export.steps': '25',
+  'model.num_steps': 1000, 'model.rescale_steps': False,
+  'optim.batch_size': 32, 'optim.lr': 1e-3, 'optim.schedule': 'linear',
+  'optim.schedule_start': 1200, 'optim.warmup': 50, 'optim.ema_decay': 0.99,
+  'optim.ema_start': 50, 'export.steps': '25', 'export.sampler': 'ancestral',
 }
 # fmt: on
 
