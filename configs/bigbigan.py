@@ -35,7 +35,8 @@ BigGAN's `imagenet128` with data.num_classes=1.
 Hardware: TPU v3 pod slices in the paper. By the compiler, `imagenet128` takes 320 ms a step on a
 v3-128. `digits` takes half an hour of one CPU core for 2,000 steps. Expected (one seed): precision
 0.89, coverage 0.90, reconstructions of the right class 0.90; of a probe that knows one label of
-each class 0.65, no more than pixels have. Nothing of the others has been measured here.
+each class 0.65, no more than pixels have; `cifar10` is above the untrained encoder by 2.5 points
+after 1,200 steps, an hour, and not above pixels. Nothing of the others has been measured here.
 """
 
 import ml_collections
