@@ -3,7 +3,7 @@
   bigjax train --config adm --config.data.data_dir=/data/tfds
   bigjax train --config adm:imagenet256 --config.data.data_dir=/data/tfds
   bigjax train --config adm:lsun_cat --config.data.source=folder:/data/lsun/cat
-  bigjax sample --workdir WORKDIR --sampling steps=ddim25 --sampling sampler=ddim
+  bigjax sample --workdir WORKDIR --steps ddim25 --sampler ddim
 
 The bare name is `imagenet128`, of 421,529,606 parameters. `imagenet64` has 295,904,454,
 `imagenet256` 553,838,086, `imagenet256_uncond` (without labels) 552,814,086, `imagenet512`

@@ -4,7 +4,7 @@
   bigjax train --config iddpm:imagenet64_cond --config.data.data_dir=/data/tfds
   bigjax train --config iddpm:lsun256 --config.data.source=folder:/data/lsun/bedroom
   bigjax train --config iddpm:digits
-  bigjax sample --workdir WORKDIR --sampling steps=ddim25 --sampling sampler=ddim
+  bigjax sample --workdir WORKDIR --steps ddim25 --sampler ddim
 
 The bare name is `cifar10`, unconditional, of 52,546,438 parameters. `imagenet64` has 121,063,942,
 `imagenet64_cond` 273,049,350 and classes, `lsun256` (bedrooms) 113,676,678. Their settings are

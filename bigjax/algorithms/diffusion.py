@@ -141,39 +141,37 @@ class Diffusion:
     out = microbatched(say, self.microbatches, {**batch, 'x': x})
     return self.process.losses(self.loss_name, out, x_start, x, t, noise)
 
-  def loss(self, weights: Any, shared: dict, batch: dict) -> tuple[Array, Metrics]:
-    """The loss on one device's examples, weighed by how likely their steps were."""
-    del shared
+  def loss(self, weights: Any, known: dict, batch: dict) -> tuple[Array, Metrics]:
+    """The loss on one device's examples, weighed by how likely their steps were.
+
+    Where something is known of losses, `each` of all examples is among the metrics.
+    """
     terms = self.terms(weights, batch, dropout=True)
     metrics = {f'net_{name}': (batch['weight'] * term).mean() for name, term in terms.items()}
-    each = parallel.gather_examples(terms['loss'])
-    return metrics['net_loss'], {**metrics, 'each': each}
+    each = {'each': parallel.gather_examples(terms['loss'])} if known else {}
+    return metrics['net_loss'], metrics | each
 
   def losses(self, state: State, batch: Batch, stage: Stage) -> dict[str, contract.Loss]:
     del stage
-
-    def of_net(weights, shared, batch):
-      loss, metrics = self.loss(weights, shared, batch)
-      metrics.pop('each')
-      return loss, metrics
-
-    return {'net': self.net.loss(state['players']['net'], of_net, {}, self.examples(state, batch))}
+    examples = self.examples(state, batch)
+    return {'net': self.net.loss(state['players']['net'], self.loss, {}, examples)}
 
   def step(
     self, state: State, batch: Batch, stage: Stage, due: contract.Due = contract.NONE_DUE
   ) -> tuple[State, Metrics]:
     del due
-    examples = self.examples(state, batch)
+    examples, known = self.examples(state, batch), state['aux'].get('known', {})
     net, skipped, finite, metrics = self.net.descend(
-      state['players']['net'], state['aux']['skipped']['net'], self.loss, {}, examples,
+      state['players']['net'], state['aux']['skipped']['net'], self.loss, known, examples,
       'net_grad_norm',
     )  # fmt: skip
     ema = player.averaged(
       state, net['params'], self.ema(state['step'], stage.examples), self.ema_start, finite
     )
-    each, aux = metrics.pop('each'), {}
-    if known := state['aux'].get('known'):
-      aux = {'known': trees.select(finite, self.steps.learn(known, examples['t'], each), known)}
+    aux = {}
+    if known:
+      learnt = self.steps.learn(known, examples['t'], metrics.pop('each'))
+      aux = {'known': trees.select(finite, learnt, known)}
     state, refused = player.advanced(state, {'net': net}, ema, {'net': skipped}, aux)
     return state, metrics | refused
 
@@ -275,12 +273,7 @@ class Walker(contract.PlainGenerator):
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> WalkSpec:
     contract.check_options(given, self.options)
-    for name, kind in CARD.items():  # a card may come from anybody
-      if not isinstance(sampling.get(name), kind):
-        raise errors.UserError(
-          f"the card's sampling.{name} is {ascii(sampling.get(name))[:80]}; expected a "
-          f'{kind.__name__}: export the generator again.'
-        )
+    contract.check_sampling(sampling, CARD)
     given = {**{name: sampling[name] for name in CARD}, **(given or {})}
     return read_spec(given, self.process.tables, self.teller.unlabelled)
 

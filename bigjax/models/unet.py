@@ -7,7 +7,6 @@ the torso are computed in `dtype`, norms and what is made of the step's number i
 is drawn of a key for each example, so that it does not depend on devices.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -109,6 +108,17 @@ def attend(qkv: Array, heads: int, kernels: Kernels, split_first: bool) -> Array
   return out.reshape(b, heads, n, dim).transpose(0, 2, 1, 3).reshape(b, n, -1)
 
 
+def torch_conv(
+  x: Array, features: int, size: int, name: str, resample: str = 'none', **how: Any
+) -> Array:
+  """A convolution of a module that is compact, which begins as torch's does."""
+  init = layers.torch_uniform(size**2 * x.shape[-1])
+  conv = layers.Conv(
+    features, size, resample, initializer=init, bias_initializer=init, name=name, **how
+  )
+  return conv(x)
+
+
 def zero_conv(features: int, size: int, **how: Any) -> layers.Conv:
   """A convolution that begins as 0: the last of every branch."""
   zeros = nn.initializers.zeros
@@ -142,13 +152,6 @@ class UNetParts(nn.Module):
   def multiples(self) -> tuple[float, ...]:
     return self.widths or WIDTHS[self.resolution]
 
-  def conv(self, features: int, size: int, fan_in: int, name: str, resample: str = 'none') -> Any:
-    init = layers.torch_uniform(size**2 * fan_in)
-    return layers.Conv(
-      features, size, resample, kernels=self.kernels, dtype=self.dtype,
-      initializer=init, bias_initializer=init, name=name,
-    )  # fmt: skip
-
   def embedded(self, t: Array, name: str) -> Array:
     """What numbers [B] are to the blocks, [B, 4 ch] float32, by the perceptron of this name."""
     h = layers.TorchDense(4 * self.ch, name=f'{name}_0')(sinusoid(t, self.ch))
@@ -168,7 +171,8 @@ class UNetParts(nn.Module):
   def descend(self, x: Array, emb: Array, keys: Array | None) -> tuple[Array, list[Array]]:
     """(The middle's maps, those of every block before it), of images [B, H, W, C]."""
     first = int(self.multiples[0] * self.ch)
-    h = self.conv(first, 3, x.shape[-1], 'input_blocks_0_0')(x)
+    how = {'kernels': self.kernels, 'dtype': self.dtype}
+    h = torch_conv(x, first, 3, 'input_blocks_0_0', **how)
     maps = [h]
     for level, multiple in enumerate(self.multiples):
       for _ in range(self.blocks):
@@ -295,10 +299,7 @@ class ResBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array, emb: Array, keys: Array | None) -> Array:
     c, f = x.shape[-1], self.features
-    conv = functools.partial(layers.Conv, f, kernels=self.kernels, dtype=self.dtype)
-    torch = lambda size, fan: {
-      name: layers.torch_uniform(size**2 * fan) for name in ('initializer', 'bias_initializer')
-    }
+    how = {'kernels': self.kernels, 'dtype': self.dtype}
     norm = lambda name: GroupNorm(self.dtype, name=name)
 
     h = nn.silu(norm('in_layers_0')(x))
@@ -306,7 +307,7 @@ class ResBlock(nn.Module):
       x, h = mean_pool(x), mean_pool(h)
     up = 'up' if self.resample == 'up' else 'none'
     x = upsample(x) if self.resample == 'up' else x
-    h = conv(3, up, **torch(3, c), name='in_layers_2')(h)
+    h = torch_conv(h, f, 3, 'in_layers_2', up, **how)
 
     width = 2 * f if self.scale_shift else f
     said = layers.TorchDense(width, name='emb_layers_1')(nn.silu(emb))[:, None, None]
@@ -320,9 +321,9 @@ class ResBlock(nn.Module):
       own = trees.stable_hash('/'.join(self.path))
       keys = jax.vmap(lambda key: jax.random.fold_in(key, own))(keys)
       h = h * kept(keys, h.shape[1:], self.dropout).astype(h.dtype)
-    h = zero_conv(f, 3, kernels=self.kernels, dtype=self.dtype, name='out_layers_3')(h)
+    h = zero_conv(f, 3, name='out_layers_3', **how)(h)
     if c != f:
-      x = conv(1, **torch(1, c), name='skip_connection')(x)
+      x = torch_conv(x, f, 1, 'skip_connection', **how)
     return x.astype(self.dtype) + h
 
 
@@ -337,14 +338,11 @@ class AttentionBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     b, h, w, c = x.shape
-    init = layers.torch_uniform(c)
-    qkv = layers.Conv(
-      3 * c, 1, kernels=self.kernels, dtype=self.dtype, initializer=init, bias_initializer=init,
-      name='qkv',
-    )  # fmt: skip
-    tokens = qkv(GroupNorm(self.dtype, name='norm')(x)).reshape(b, h * w, 3 * c)
+    how = {'kernels': self.kernels, 'dtype': self.dtype}
+    qkv = torch_conv(GroupNorm(self.dtype, name='norm')(x), 3 * c, 1, 'qkv', **how)
+    tokens = qkv.reshape(b, h * w, 3 * c)
     out = attend(tokens, self.heads, self.kernels, self.split_first).reshape(b, h, w, c)
-    return x + zero_conv(c, 1, kernels=self.kernels, dtype=self.dtype, name='proj_out')(out)
+    return x + zero_conv(c, 1, name='proj_out', **how)(out)
 
 
 class Downsample(nn.Module):
@@ -370,11 +368,8 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    init = layers.torch_uniform(9 * x.shape[-1])
-    return layers.Conv(
-      self.features, 3, 'up', kernels=self.kernels, dtype=self.dtype, initializer=init,
-      bias_initializer=init, name='conv',
-    )(x)  # fmt: skip
+    how = {'kernels': self.kernels, 'dtype': self.dtype}
+    return torch_conv(x, self.features, 3, 'conv', 'up', **how)
 
 
 class AttentionPool(nn.Module):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_unets import assert_same, nhwc, official, official_classifier, shapes
 
 from bigjax.core import errors, trees
 from bigjax.models import unet
@@ -16,6 +15,7 @@ from bigjax.sampling.importers import openai_diffusion
 
 from counts import num_params
 from golden_files import golden, under
+from golden_unets import assert_same, nhwc, official, official_classifier, shapes
 
 ADM = {'updown': True, 'head_dim': 64, 'attention': (32, 16, 8)}
 

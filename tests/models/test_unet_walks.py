@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_unets import assert_same, nhwc, official, official_classifier
 
 from bigjax.nn.diffusion import sampling
 from bigjax.nn.diffusion.process import Process, per_example
@@ -12,6 +11,7 @@ from bigjax.nn.diffusion.sampling import Walk
 from bigjax.nn.diffusion.tables import Tables
 
 from golden_files import golden
+from golden_unets import assert_same, nhwc, official, official_classifier
 
 STEPS = {'ancestral': '5', 'ddim': 'ddim5'}
 

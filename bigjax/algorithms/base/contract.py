@@ -451,6 +451,23 @@ def check_options(given: Mapping[str, str] | None, known: Iterable[str]) -> None
       )
 
 
+def check_sampling(sampling: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+  """Refuse values of a card's `sampling` that are missing or of another type: it may be anybody's.
+
+  Args:
+    sampling: of the card.
+    kinds: {name: type}.
+  Raises:
+    UserError: names the first.
+  """
+  for name, kind in kinds.items():
+    if not isinstance(sampling.get(name), kind):
+      raise errors.UserError(
+        f"the card's sampling.{name} is {ascii(sampling.get(name))[:80]}; expected a "
+        f'{kind.__name__}: export the generator again.'
+      )
+
+
 def styles_of(generator: Generator, what: str) -> Styles:
   """The parts of a generator with styles.
 

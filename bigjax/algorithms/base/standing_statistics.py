@@ -17,7 +17,7 @@ import numpy as np
 
 from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import Gen
-from bigjax.core import errors, parallel
+from bigjax.core import parallel
 from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
 from bigjax.nn import latents
@@ -85,12 +85,7 @@ class StandingStatistics(contract.OfNetwork):
   ) -> SamplingSpec:
     contract.check_options(given, self.options)
     given = given or {}
-    for name, kind in SAMPLING.items():  # a card may come from anybody
-      if not isinstance(sampling.get(name), kind):
-        raise errors.UserError(
-          f"the card's sampling.{name} is {ascii(sampling.get(name))[:80]}; expected a "
-          f'{kind.__name__}: export the generator again.'
-        )
+    contract.check_sampling(sampling, SAMPLING)
     numbers = {}
     for name in ('standing_passes', 'standing_batch'):
       word = str(given.get(name, sampling[name]))

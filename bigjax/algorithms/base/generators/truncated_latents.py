@@ -11,7 +11,6 @@ import ml_collections
 from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import Gen
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
-from bigjax.core import errors
 from bigjax.nn import latents
 from bigjax.nn.latents import Law, SamplingSpec
 
@@ -56,13 +55,8 @@ class TruncatedLatents(contract.OfNetwork, contract.PlainGenerator):
     self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None
   ) -> TruncationSpec:
     contract.check_options(given, self.options)
-    dialect = sampling.get('dialect')
-    if not isinstance(dialect, str):  # a card may come from anybody
-      raise errors.UserError(
-        f"the card's sampling.dialect is {ascii(dialect)[:80]}; expected a str: export the "
-        'generator again.'
-      )
-    asked = latents.parse((given or {}).get('truncation', 'none'), dialect)
+    contract.check_sampling(sampling, {'dialect': str})
+    asked = latents.parse((given or {}).get('truncation', 'none'), sampling['dialect'])
     latents.check_truncation(asked, self.law.dialects)
     return TruncationSpec(asked.truncation, asked.dialect)
 
