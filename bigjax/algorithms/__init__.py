@@ -1,9 +1,15 @@
-"""One straight-line file per family, with `make(config)` and `make_generator(architecture)`."""
+"""One straight-line file per family, with `make(config)` and `make_generator(architecture)`.
+
+`compositions/` has what is made of several trained networks: `make_generator(architecture)` alone.
+"""
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import Any
 
+from bigjax.algorithms import compositions
+from bigjax.algorithms.base.contract import Generator
 from bigjax.core import errors
 
 
@@ -20,3 +26,14 @@ def family(name: str) -> Any:
       f'expected one of: {", ".join(known)}.'
     )
   return importlib.import_module(f'{__name__}.{name}')
+
+
+def generator_of(card: Mapping[str, Any]) -> Generator:
+  """Return the generator that a card describes: a family's, or one composed of others.
+
+  Raises:
+    UserError: no such algorithm.
+  """
+  name = card['algorithm']
+  module = compositions.find(name) or family(name)
+  return module.make_generator(dict(card['architecture']))

@@ -7,7 +7,7 @@ reading them ends in a generator or in one sentence.
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -124,18 +124,30 @@ def check(card: Any, path: str) -> None:
       f'{path!r} is not a card of format {FORMAT}{why}; export the generator again with this '
       'version of bigjax, or read it with the one that wrote it.'
     )
-  for key, value in card['architecture'].items() if isinstance(card['architecture'], dict) else ():
-    for number in value if isinstance(value, list) else (value,):
-      if isinstance(number, int | float) and ARCHITECTURE.refusal(number):
-        raise errors.UserError(
-          f"{path!r} is no card: its architecture's {ascii(key)[:80]} is {ascii(value)[:80]}; "
-          f'{ARCHITECTURE.refusal(number)}.'
-        )
+  for key, number in numbers_in(card['architecture'], 'architecture'):
+    if ARCHITECTURE.refusal(number):
+      raise errors.UserError(
+        f"{path!r} is no card: its architecture's {ascii(key)[:80]} is {ascii(number)[:80]}; "
+        f'{ARCHITECTURE.refusal(number)}.'
+      )
   for key, (what, holds) in CARD_KEYS.items():
     if not holds(card[key]):
       raise errors.UserError(
         f'{path!r} is no card: its {key!r} is {ascii(card[key])[:80]}, expected {what}.'
       )
+
+
+def numbers_in(value: Any, key: str) -> Iterator[tuple[str, float]]:
+  """Yield the numbers in a value of JSON, however deep, each with the key that it lies under."""
+  waiting = [(key, value)]
+  while waiting:
+    key, value = waiting.pop()
+    if isinstance(value, dict):
+      waiting += value.items()
+    elif isinstance(value, list):
+      waiting += [(key, one) for one in value]
+    elif isinstance(value, int | float):
+      yield key, value
 
 
 def load(path: str) -> tuple[Any, dict[str, Any]]:

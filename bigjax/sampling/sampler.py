@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bigjax.algorithms import family
+from bigjax.algorithms import generator_of
 from bigjax.algorithms.base.contract import Gen, Generator, Spec
 from bigjax.algorithms.base.draws import with_noise_of
 from bigjax.core import errors, parallel
@@ -238,7 +238,7 @@ def shape_of(card: Mapping[str, Any]) -> tuple[int, ...]:
     UserError: there is no such generator.
   """
   with refusing_misfits():
-    return tuple(family(card['algorithm']).make_generator(dict(card['architecture'])).shape)
+    return tuple(generator_of(card).shape)
 
 
 def from_card(
@@ -251,10 +251,9 @@ def from_card(
       not belong together.
   """
   use_compilation_cache()
-  module = family(card['algorithm'])
   mesh = parallel.make_mesh(devices)
   with refusing_misfits():
-    generator = module.make_generator(dict(card['architecture']))
+    generator = generator_of(card)
     with jax.set_mesh(mesh):
       trace(generator, gen, card['sampling'])
   names = len(card['class_names'])

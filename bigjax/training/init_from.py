@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import safetensors.numpy
 
-from bigjax.algorithms import family
+from bigjax.algorithms import generator_of
 from bigjax.core import buckets, checkpoint, errors, files, trees
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.generator_file import is_weight, players_path
@@ -46,7 +46,7 @@ def read(path: str) -> tuple[WeightsByPlayer, list[str]]:
       weights.setdefault(player, {})[leaf] = value
     return weights, card['class_names']
   gen, card = cards.load(path)
-  generator = family(card['algorithm']).make_generator(dict(card['architecture']))
+  generator = generator_of(card)
   params = trees.flat(generator.weights(gen))
   weights = {card['player']: dict(params), 'ema': dict(params)}
   if os.path.isfile(players_path(path)):
