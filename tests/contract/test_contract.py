@@ -6,6 +6,7 @@ all: a new family is found by its config. One compiled step serves all tests of 
 
 import functools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from bigjax.sampling.sampler import from_card
 from bigjax.training.program import make_program
 
 import toys
+
+MANY = 100  # arrays of parameters, with which a second program takes a minute to compile
 
 
 def pair(name):
@@ -263,6 +266,9 @@ def test_two_devices_begin_as_one(name):
 @pytest.mark.parametrize('name', GAMES)
 def test_two_devices_make_the_step_of_one(name):
   _, before, one, metrics = made(name)
+  arrays = sum(len(jax.tree.leaves(player['params'])) for player in before['players'].values())
+  if arrays > MANY and not os.environ.get('BIGJAX_SLOW'):
+    pytest.skip('takes minutes: set BIGJAX_SLOW=1')
   program = make_program(configs.read(f'{name}:tiny'), jax.devices()[:2])
   two, other = stepped(program, before)
   for key, value in metrics.items():
