@@ -63,14 +63,8 @@ def summary(config: ml_collections.ConfigDict, workdir: str) -> dict:
   """The last scores of a run, beside those of real images, and its curve against seconds."""
   del config
   found = files.read_json(os.path.join(workdir, 'summary.json'))
-  clock = files.read_rows(os.path.join(workdir, 'timing.jsonl'))
-  steps, seconds = (np.array([row[name] for row in clock]) for name in ('step', 'seconds'))
-  begins = np.append(False, np.diff(seconds) < 0)  # a session with a clock of its own
-  seconds = seconds + np.cumsum(np.where(begins, np.roll(seconds, 1), 0))
-  rows = [r for r in files.read_rows(os.path.join(workdir, 'metrics.jsonl')) if DISTANCE in r]
-  at = np.interp([row['step'] for row in rows], steps, seconds)
-  curve = [(float(when), row[DISTANCE]) for when, row in zip(at, rows, strict=True)]
-  return found | {'curve': curve, 'seconds': float(seconds[-1])}
+  curve = recipes.curve_of(workdir, DISTANCE)
+  return found | {'curve': curve, 'seconds': curve[-1][0]}
 
 
 def draw(runs: list[dict], path: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from bigjax.core import config as core_config
 from bigjax.core import device, files
@@ -21,7 +22,7 @@ def measured(
   look: Callable[[ml_collections.ConfigDict, str], dict[str, Any]],
   changes: Callable[[str, int], dict[str, Any]] = lambda recipe, steps: {},
   seeds: int = 3,
-  placed: Callable[[str], dict[str, Any]] = lambda path: {'data.data_dir': path},
+  placed: Callable[[str], dict[str, Any]] | None = lambda path: {'data.data_dir': path},
 ) -> tuple[list[dict[str, Any]], str]:
   """Reads the command line, trains what is missing and looks at each run once.
 
@@ -33,12 +34,13 @@ def measured(
     look: (config, workdir of a finished run) -> what is kept of it, JSON-able.
     changes: (recipe, steps) -> config keys that follow from these.
     seeds: of each, by default.
-    placed: where the data lies -> config keys; by default, of a set of TFDS.
+    placed: where the data lies -> config keys; by default, of a set of TFDS; None: it is built in.
   Returns:
     ([what was kept, with 'recipe', 'seed' and 'workdir'], where the picture goes).
   """
   parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-  parser.add_argument('--data_dir', required=True, help='where the data lies')
+  if placed:
+    parser.add_argument('--data_dir', required=True, help='where the data lies')
   parser.add_argument('--steps', type=int, default=steps)
   parser.add_argument('--seeds', type=int, default=seeds)
   parser.add_argument('--only', help='recipes, by commas (default: all)')
@@ -56,7 +58,8 @@ def measured(
       workdir = os.path.join(args.folder, f'{recipe.replace(" ", "_")}_{seed}')
       path = os.path.join(workdir, f'{name}.json')
       if not os.path.exists(path):
-        given = {'seed': seed, 'run.steps': args.steps, **placed(args.data_dir)}
+        given = {'seed': seed, 'run.steps': args.steps}
+        given |= placed(args.data_dir) if placed else {}
         config = core_config.changed(config, given | changes(recipe, args.steps))
         if not loop.train(config, workdir):
           raise SystemExit(1)  # told to end: the next start goes on
@@ -64,6 +67,17 @@ def measured(
       about = {'recipe': recipe, 'seed': seed, 'workdir': workdir}
       runs.append({**files.read_json(path), **about})
   return runs, args.picture
+
+
+def curve_of(workdir: str, score: str) -> list[tuple[float, float]]:
+  """[(seconds of training, compilation included, a score then)] of a run, whatever its sessions."""
+  clock = files.read_rows(os.path.join(workdir, 'timing.jsonl'))
+  steps, seconds = (np.array([row[name] for row in clock]) for name in ('step', 'seconds'))
+  begins = np.append(False, np.diff(seconds) < 0)  # a session with a clock of its own
+  seconds = seconds + np.cumsum(np.where(begins, np.roll(seconds, 1), 0))
+  rows = [r for r in files.read_rows(os.path.join(workdir, 'metrics.jsonl')) if score in r]
+  at = np.interp([row['step'] for row in rows], steps, seconds)
+  return [(float(when), row[score]) for when, row in zip(at, rows, strict=True)]
 
 
 def steps_for(config: ml_collections.ConfigDict, flops: float) -> int:
