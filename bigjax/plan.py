@@ -17,21 +17,23 @@ from bigjax.core import errors, files, ranges
 from bigjax.preflight import tpu_slices
 
 USAGE = """usage: bigjax plan [--config NAME[:variant] | FILE.py[:variant]]
-                   --topology v3-128 [--topology v5p-128 ...]
+                   --topology v3-128 [--topology v5p-128 ...] [--samples 50000]
                    [--json FILE.json] [--png FILE.png] [--config.group.key=value ...]
        bigjax plan --config ... --scale v3-8,v3-32,v3-128 [--per_device 16] [--json ...] [--png ...]
        bigjax plan --config ... --fit v4-8
 
 Compiles the training step for TPU slices that need not exist, on this machine: memory per device,
-FLOPs, estimated time of a step, of the run, and where it goes. --scale compares slices at a fixed
-batch per device and at the configured batch; --fit searches run.microbatches and run.remat until
-the configured batch fits. Each compilation takes minutes. Needs: pip install 'bigjax[plan]'.
+FLOPs, estimated time of a step, of the run, and where it goes; with --samples, also of so many
+samples. --scale compares slices at a fixed batch per device and at the configured batch; --fit
+searches run.microbatches and run.remat until the configured batch fits. Each compilation takes
+minutes. Needs: pip install 'bigjax[plan]'.
 """
 OPTIONS = {
   'topology': 'slices, such as v3-128; separated by commas',
   'scale': 'slices to compare, separated by commas',
   'per_device': 'examples per device for --scale',
   'fit': 'one slice',
+  'samples': 'with --topology: how many samples to plan, too',
   'json': 'where to write everything as JSON',
   'png': 'where to draw it (default: plan.png)',
 }
@@ -98,6 +100,10 @@ def check(given: Mapping[str, Any]) -> None:
     raise errors.UserError(f'--{mode} names no slice; give one such as v3-128.')
   if given['per_device'] is not None:
     ranges.BATCH.read('--per_device=', given['per_device'])
+  if given['samples'] is not None:
+    ranges.IMAGES.read('--samples=', given['samples'])
+    if mode != 'topology':
+      raise errors.UserError(f'--samples goes with --topology, not with --{mode}; leave it out.')
   if given['png']:
     files.ending('--png', given['png'], ('.png', '.pdf', '.svg'))
   errors.need('compiling for TPUs', 'plan', 'libtpu', 'matplotlib')
@@ -113,7 +119,7 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
   import jax
 
   from bigjax import data
-  from bigjax.preflight import plots
+  from bigjax.preflight import plots, sampling_cost
   from bigjax.preflight.plan_search import batch_of, compared, fitted, scaled, watched
   from bigjax.preflight.plan_tables import FORMULA, bars, details, on_the_wire, overview
 
@@ -123,6 +129,7 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
     config.data.num_classes = len(data.load(config.data).class_names)
   configs.check(config)
   jax.config.update('jax_platforms', 'cpu')
+  samples = []
   run, say = watched(), lambda text: print(text, file=sys.stderr, flush=True)
   say(CAVEAT)
   # One of three questions: how it scales, what fits, or what these slices take.
@@ -153,10 +160,15 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
     print(f'\nsmallest of these that it fits: {name}')
     for found in shown:
       print(details(found))
+    for of in slices if given['samples'] else ():
+      samples.append(sampling_cost.plan(config, of, int(given['samples'])))
+      print(f'\n{sampling_cost.in_words(samples[-1])}')
   # Files.
   print(f'\n{CAVEAT}')
   if given['json']:
-    files.write_json(given['json'], {'caveat': CAVEAT, 'mfu': FORMULA, 'plans': shown})
+    files.write_json(
+      given['json'], {'caveat': CAVEAT, 'mfu': FORMULA, 'plans': shown, 'samples': samples}
+    )
   drawn = [found for found in shown if 'parts' in found]
   if drawn:
     plots.bars(given['png'] or 'plan.png', bars(drawn), 'estimated ms per step', CAVEAT)

@@ -67,6 +67,11 @@ class Sampler:
     with jax.set_mesh(self.mesh):
       return self._to_each(gen, *parallel.shard_batch(self.mesh, (z, y)), spec)
 
+  def lower(self, gen: Gen, z: Any, y: Any, spec: Spec) -> jax.stages.Lowered:
+    """The program of `sharded` for these shapes, traced for this mesh, not compiled."""
+    with jax.set_mesh(self.mesh):
+      return self._to_each.lower(gen, z, y, spec)
+
   def latents(self, seed: int, num: int, spec: Spec, start: int = 0) -> np.ndarray:
     """Latents [num, ...] of samples `start` and on of a seed; each follows from its number."""
     key, start = jax.random.key(seed), np.int32(start)

@@ -15,7 +15,7 @@ from bigjax.__main__ import main
 from bigjax.algorithms.base import configs
 from bigjax.core import errors
 from bigjax.core.progress import size
-from bigjax.preflight import plan_search, plan_tables, step_cost, tpu_slices
+from bigjax.preflight import plan_search, plan_tables, sampling_cost, step_cost, tpu_slices
 from bigjax.training import loop, program
 
 from counts import num_params
@@ -36,7 +36,7 @@ def asked(libtpu, tmp_path_factory):
   folder, said = tmp_path_factory.mktemp('plan'), io.StringIO()
   argv = ['plan', '--config', 'digits:tiny', '--config.optim.batch_size=64', '--topology', 'v3-8']
   with contextlib.chdir(folder), contextlib.redirect_stdout(said):
-    assert main([*argv, '--json', 'out.json']) == 0
+    assert main([*argv, '--samples', '1000', '--json', 'out.json']) == 0
   return said.getvalue(), folder
 
 
@@ -67,6 +67,17 @@ def test_a_plan_adds_up(planned):
   assert planned['compute_seconds'] >= least
   assert planned['images_per_second'] == pytest.approx(2 * 64 / planned['step_seconds'])
   assert planned['chip_hours'] == pytest.approx(planned['hours'] * 4)
+
+
+@needs_libtpu
+def test_samples_are_planned_as_well(asked):
+  (found,) = json.loads((asked[1] / 'out.json').read_text())['samples']
+  of, batch = tpu_slices.find('v3-8'), sampling_cost.PER_DEVICE * 8
+  assert found['batch_size'] == batch and found['sampling'] in asked[0]
+  assert found['seconds'] == pytest.approx(found['step_seconds'] * 1000 / batch)
+  floor = found['model_flops'] / of.num_devices / of.generation.device_peak
+  assert 0 < floor < found['step_seconds']
+  assert '1,000 samples' in asked[0]
 
 
 @needs_libtpu
