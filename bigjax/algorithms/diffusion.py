@@ -250,6 +250,37 @@ CARD = {'steps': str, 'sampler': str, 'eta': float}
 
 
 @dataclasses.dataclass(frozen=True)
+class Bound:
+  """The variational bound of images' likelihood, over all steps, as OpenAI's codes have it.
+
+  Each step has noise of its own, and what the network says of x_0 is held in [-1, 1].
+  """
+
+  teller: Teller
+  process: Process
+
+  @property
+  def words(self) -> str:
+    return f'{self.process.num_steps}steps'
+
+  def bits(self, gen: Gen, images: Array, y: Array, keys: Array) -> Array:
+    def add(total, t):
+      draw = lambda key: jax.random.normal(jax.random.fold_in(key, t), images.shape[1:])
+      return total + self.step_bits(gen, images, y, t, jax.vmap(draw)(keys)), None
+
+    prior = self.process.prior_bits(images)
+    return jax.lax.scan(add, prior, jnp.arange(self.process.num_steps))[0]
+
+  def step_bits(self, gen: Gen, images: Array, y: Array, t: Array, noise: Array) -> Array:
+    """The term [B] of kept step t, of images with this noise."""
+    t = jnp.full(images.shape[:1], t)
+    x = self.process.noised(images, t, noise)
+    told = jnp.asarray(self.process.tables.timesteps)[t]
+    p = self.process.reverse(self.teller.say(gen['params'], x, told, y), x, t)
+    return self.process.bits(p, images, x, t)
+
+
+@dataclasses.dataclass(frozen=True)
 class Walker(contract.PlainGenerator):
   """The sampled network: latents are x_T, of whose bits the noise of later steps is drawn."""
 
@@ -288,6 +319,10 @@ class Walker(contract.PlainGenerator):
       unlabelled = lambda x, t: say(x, t, True)
       network = sampling.classifier_free(say, unlabelled, spec.label_guidance)
     return walk.back(network, z, lambda i: walk.noise(keys, i, self.shape))
+
+  @property
+  def likelihood(self) -> Bound:
+    return Bound(self.teller, self.process)
 
   def weights(self, gen: Gen) -> Any:
     return gen['params']

@@ -183,6 +183,9 @@ OF_GENERATOR = {
 PROBES = ('linear_probe', 'knn_probe')
 OF_ENCODER = (*PROBES, 'reconstruction')
 
+# That look at the likelihood it gives real images: of_networks/likelihood_scores.py.
+OF_LIKELIHOOD = ('nll_bpd',)
+
 
 def need_network(metrics: Sequence[str]) -> bool:
   """Whether any of these is computed in the features of a network."""
