@@ -34,7 +34,7 @@ def arguments() -> errors.Arguments:
   parser.add_argument(
     '--reference',
     help='real images: tfds:NAME[/train|/test], folder:PATH, digits, or stats.npz with mu and '
-    "sigma (default: the training images of the run's data)",
+    "sigma, for sfid mu_s and sigma_s (default: the training images of the run's data)",
   )
   parser.add_argument('--data_dir', help="of tfds: sets (default: the run's, or TFDS's own)")
   parser.add_argument(

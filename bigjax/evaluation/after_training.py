@@ -371,7 +371,8 @@ def _run(args: Any) -> None:
   encoders, likelihoods = with_encoder(args, first), with_likelihood(args, first)
   real_images = real_images if compares else None
   # Real images: the reference, and others of the same set, whose scores are the floor.
-  reference = read_statistics(statistics, network.dim) if statistics else None
+  spatial = network.spatial if 'spatial' in keeps else 0
+  reference = read_statistics(statistics, network.dim, spatial) if statistics else None
   if real_images is not None:
     reference = cached_reference(look, real_images, keeps, args.num)
   floor, floor_num, floor_seen = {}, 0, None
