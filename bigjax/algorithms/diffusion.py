@@ -26,7 +26,7 @@ from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH
 from bigjax.models import unet
 from bigjax.nn import kernels, optim, schedules
-from bigjax.nn.diffusion import importance, sampling, tables
+from bigjax.nn.diffusion import importance, likelihood, sampling, tables
 from bigjax.nn.diffusion import process as processes
 from bigjax.nn.diffusion.process import Process
 from bigjax.nn.diffusion.sampling import Walk
@@ -251,10 +251,7 @@ CARD = {'steps': str, 'sampler': str, 'eta': float}
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-  """The variational bound of images' likelihood, over all steps, as OpenAI's codes have it.
-
-  Each step has noise of its own, and what the network says of x_0 is held in [-1, 1].
-  """
+  """The contract.Likelihood of a network and its whole process."""
 
   teller: Teller
   process: Process
@@ -264,20 +261,8 @@ class Bound:
     return f'{self.process.num_steps}steps'
 
   def bits(self, gen: Gen, images: Array, y: Array, keys: Array) -> Array:
-    def add(total, t):
-      draw = lambda key: jax.random.normal(jax.random.fold_in(key, t), images.shape[1:])
-      return total + self.step_bits(gen, images, y, t, jax.vmap(draw)(keys)), None
-
-    prior = self.process.prior_bits(images)
-    return jax.lax.scan(add, prior, jnp.arange(self.process.num_steps))[0]
-
-  def step_bits(self, gen: Gen, images: Array, y: Array, t: Array, noise: Array) -> Array:
-    """The term [B] of kept step t, of images with this noise."""
-    t = jnp.full(images.shape[:1], t)
-    x = self.process.noised(images, t, noise)
-    told = jnp.asarray(self.process.tables.timesteps)[t]
-    p = self.process.reverse(self.teller.say(gen['params'], x, told, y), x, t)
-    return self.process.bits(p, images, x, t)
+    say = lambda x, t: self.teller.say(gen['params'], x, t, y)
+    return likelihood.bits(self.process, say, images, keys)
 
 
 @dataclasses.dataclass(frozen=True)

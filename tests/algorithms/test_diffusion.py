@@ -12,12 +12,8 @@ from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
 from bigjax.core import errors, trees
 from bigjax.nn import optim
-from bigjax.nn.diffusion.process import Process
-from bigjax.nn.diffusion.tables import Tables
 
 from counts import of_players
-from golden_files import golden
-from golden_unets import nhwc, official
 
 COUNTS = {
   'iddpm': 52_546_438, 'iddpm:imagenet64': 121_063_942, 'iddpm:imagenet64_cond': 273_049_350,
@@ -207,22 +203,6 @@ def test_bits_follow_from_image_label_and_key():
   assert np.abs(run(gen, images, y + 1, keys) - bits).min() > 1e-6
   assert np.abs(run(gen, images, y, keys[::-1]) - bits).min() > 1e-4
   assert generator.likelihood.words == '20steps'
-
-
-def test_official_bits_of_whole_images():
-  """improved-diffusion's calc_bpd_loop, over a process of 8 steps kept of 4,000."""
-  arrays = golden('iddpm')
-  net, params, inputs = official('iddpm')
-  bound = diffusion.Bound(
-    diffusion.Teller(net, 4000, True, False), Process(Tables('linear', 4000, '8'))
-  )
-  images, noise = inputs['x_start'], jnp.stack([nhwc(x) for x in arrays['in/bpd_noise']])
-  y = jnp.zeros(len(images), jnp.int32)
-  one = lambda at: bound.step_bits({'params': params}, images, y, *at)
-  terms = jax.jit(lambda noise: jax.lax.map(one, (jnp.arange(7, -1, -1), noise)))(noise)
-  want = arrays['out/bpd_linear_8/total_bpd']
-  total = terms.sum(0) + bound.process.prior_bits(images)
-  np.testing.assert_allclose(total, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize(
