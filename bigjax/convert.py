@@ -1,9 +1,9 @@
-"""Published weights of BigGAN, StyleGAN2 and SN-GAN <-> ours.
+"""Published weights of BigGAN, StyleGAN2, SN-GAN, Improved DDPM and ADM <-> ours.
 
 `bigjax convert` turns a generator (.pth, .bin, .npz or .safetensors of BigGAN-PyTorch, Hugging
-Face's pytorch-pretrained-BigGAN, TF-Hub or SN-GAN's authors, .pkl of StyleGAN2-ADA) into one that
-`bigjax sample` and `--config.init_from` read, or writes a run's networks under the names of
-BigGAN-PyTorch or StyleGAN2-ADA.
+Face's pytorch-pretrained-BigGAN, TF-Hub or SN-GAN's authors, .pkl of StyleGAN2-ADA, .pt of OpenAI's
+diffusions) into one that `bigjax sample` and `--config.init_from` read, or writes a run's networks
+under the names of BigGAN-PyTorch or StyleGAN2-ADA.
 """
 
 import argparse
@@ -14,7 +14,7 @@ GEN_HELP = (
   'a generator of BigGAN-PyTorch (G_ema.pth), of pytorch-pretrained-BigGAN (pytorch_model.bin), '
   "of SN-GAN's authors (ResNetGenerator_450000.npz) or the variables of a TF-Hub module (.npz); "
   '.pth, .bin, .npz or .safetensors; the networks of StyleGAN2-ADA in PyTorch (.pkl), or their '
-  'arrays (.npz)'
+  "arrays (.npz); a network of OpenAI's diffusion codes (64x64_diffusion.pt)"
 )
 
 
@@ -36,6 +36,12 @@ def arguments() -> errors.Arguments:
     "epsilon of the generator's BatchNorms, by default 1e-5 for BigGAN-PyTorch, as its scripts "
     'train with; that of config.json, or 1e-4, for the others',
   )
+  parser.add_argument(
+    '--config',
+    default='',
+    help='with --gen of a diffusion: the config whose network and process it is, such as '
+    'adm:imagenet64 (default: that of the published network it can be)',
+  )
   parser.add_argument('--class_names', default='', help='with --gen: a text file, one per line')
   parser.add_argument('--checkpoint', help='with --workdir: last (default), best or a step')
   parser.add_argument(
@@ -50,7 +56,7 @@ def check(args: argparse.Namespace) -> None:
   Raises:
     UserError: names them.
   """
-  of_gen = ('disc', 'raw_gen', 'bn_eps', 'class_names')
+  of_gen = ('disc', 'raw_gen', 'bn_eps', 'config', 'class_names')
   for name in ('checkpoint',) if args.gen else of_gen:
     if getattr(args, name) not in (None, ''):
       there, here = ('--workdir', '--gen') if args.gen else ('--gen', '--workdir')

@@ -7,7 +7,12 @@ digest, the resizer, the reference's digest, truncation and its dialect, standin
 from typing import Any
 
 from bigjax.core import errors, files, ranges
-from bigjax.evaluation.metrics.registry import METRICS, OF_ENCODER, OF_GENERATOR
+from bigjax.evaluation.metrics.registry import (
+  METRICS,
+  OF_ENCODER,
+  OF_GENERATOR,
+  OF_LIKELIHOOD,
+)
 from bigjax.models.pretrained.published import PUBLISHED
 from bigjax.sampling import options
 
@@ -16,7 +21,7 @@ LABELS = ranges.Range(0, 10**6)  # of a class; 0: all
 MOST_SEEDS = 1000
 KNOWN = (
   f'of {", ".join(METRICS)}; of a generator itself, {", ".join(OF_GENERATOR)}; of its encoder, '
-  f'{", ".join(OF_ENCODER)}'
+  f'{", ".join(OF_ENCODER)}; of the likelihood it gives images, {", ".join(OF_LIKELIHOOD)}'
 )
 
 
@@ -29,7 +34,7 @@ def arguments() -> errors.Arguments:
   parser.add_argument(
     '--reference',
     help='real images: tfds:NAME[/train|/test], folder:PATH, digits, or stats.npz with mu and '
-    "sigma (default: the training images of the run's data)",
+    "sigma, for sfid mu_s and sigma_s (default: the training images of the run's data)",
   )
   parser.add_argument('--data_dir', help="of tfds: sets (default: the run's, or TFDS's own)")
   parser.add_argument(
@@ -80,11 +85,13 @@ def parse(argv: list[str]) -> Any:
   errors.pick(args.features, {**PUBLISHED, 'classifier': None}, '--features')
   args.metrics = [word.strip() for word in args.metrics.split(',') if word.strip()]
   for name in args.metrics:
-    errors.pick(name, {**METRICS, **OF_GENERATOR, **dict.fromkeys(OF_ENCODER)}, '--metrics')
+    others = dict.fromkeys((*OF_ENCODER, *OF_LIKELIHOOD))
+    errors.pick(name, {**METRICS, **OF_GENERATOR, **others}, '--metrics')
   if not args.metrics:
     raise errors.UserError(f'--metrics is empty; give some {KNOWN}.')
   args.of_generator = [name for name in args.metrics if name in OF_GENERATOR]
   args.of_encoder = [name for name in args.metrics if name in OF_ENCODER]
+  args.of_likelihood = [name for name in args.metrics if name in OF_LIKELIHOOD]
   args.metrics = [name for name in args.metrics if name in METRICS]
   options.check_distance(args)
   paths = [name for name in args.of_generator if not OF_GENERATOR[name].separates]

@@ -26,7 +26,7 @@ from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH
 from bigjax.models import unet
 from bigjax.nn import kernels, optim, schedules
-from bigjax.nn.diffusion import importance, sampling, tables
+from bigjax.nn.diffusion import importance, likelihood, sampling, tables
 from bigjax.nn.diffusion import process as processes
 from bigjax.nn.diffusion.process import Process
 from bigjax.nn.diffusion.sampling import Walk
@@ -250,6 +250,22 @@ CARD = {'steps': str, 'sampler': str, 'eta': float}
 
 
 @dataclasses.dataclass(frozen=True)
+class Bound:
+  """The contract.Likelihood of a network and its whole process."""
+
+  teller: Teller
+  process: Process
+
+  @property
+  def words(self) -> str:
+    return f'{self.process.num_steps}steps'
+
+  def bits(self, gen: Gen, images: Array, y: Array, keys: Array) -> Array:
+    say = lambda x, t: self.teller.say(gen['params'], x, t, y)
+    return likelihood.bits(self.process, say, images, keys)
+
+
+@dataclasses.dataclass(frozen=True)
 class Walker(contract.PlainGenerator):
   """The sampled network: latents are x_T, of whose bits the noise of later steps is drawn."""
 
@@ -288,6 +304,10 @@ class Walker(contract.PlainGenerator):
       unlabelled = lambda x, t: say(x, t, True)
       network = sampling.classifier_free(say, unlabelled, spec.label_guidance)
     return walk.back(network, z, lambda i: walk.noise(keys, i, self.shape))
+
+  @property
+  def likelihood(self) -> Bound:
+    return Bound(self.teller, self.process)
 
   def weights(self, gen: Gen) -> Any:
     return gen['params']

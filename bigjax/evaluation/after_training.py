@@ -22,7 +22,7 @@ from bigjax.evaluation.feature_pass import FeaturePass, over_frames
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.metrics.registry import METRICS, OF_GENERATOR
-from bigjax.evaluation.of_networks import encoder_scores, generator_scores
+from bigjax.evaluation.of_networks import encoder_scores, generator_scores, likelihood_scores
 from bigjax.evaluation.of_networks.generator_scores import Measure
 from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, refuse, scored, warn
 from bigjax.evaluation.reference import (
@@ -153,6 +153,7 @@ def of_generators(
   by_class: ByClass | None,
   measure: Measure,
   of_encoder: encoder_scores.Measure,
+  of_likelihood: likelihood_scores.Measure,
   side: int,
 ) -> list[Generated]:
   """Score every generator at every truncation asked for; one of them is in memory at a time.
@@ -172,7 +173,8 @@ def of_generators(
       step = loaded.card.get('step')
       picture = encoder_scores.picture_of(step if many else None, spec if args.sweep else None)
       of_seeds = of_encoder.scored(loaded, spec, args.seeds, picture)
-      for seed, encoded in zip(args.seeds, of_seeds, strict=True):
+      likely = of_likelihood.scored(loaded, args.seeds)
+      for seed, *others in zip(args.seeds, of_seeds, likely, strict=True):
         samples, scores = None, {}
         if samples_needed:
           samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed, side)
@@ -181,7 +183,8 @@ def of_generators(
             warn(samples, reference, args.metrics)
           scores = scored(samples, reference, args.metrics, look.network.name, seed)
         of_it = args.of_generator, loaded, spec, samples, args.num, seed
-        each.append({**scores, **measure.scored(*of_it), **encoded})
+        scores |= measure.scored(*of_it)
+        each.append({k: v for found in (scores, *others) for k, v in found.items()})
         by_seed += [by_class(samples)] if by_class else []
       what = 'exported' if step is None else f'step {step:,}'
       what += f', {spec}' if args.sweep else ''
@@ -304,6 +307,19 @@ def with_encoder(args: Any, loaded: Loaded | None) -> encoder_scores.Measure:
   )
 
 
+def with_likelihood(args: Any, loaded: Loaded | None) -> likelihood_scores.Measure:
+  """What scores of a likelihood are measured with: labelled images of the generator's size.
+
+  Raises:
+    UserError: there are none that serve.
+  """
+  if not args.of_likelihood:
+    return likelihood_scores.of_none()
+  _, splits, _ = find_real(args, loaded.shape, labelled=True)
+  likelihood_scores.refuse_images(args.of_likelihood, splits.get('test'), loaded.num_classes)
+  return likelihood_scores.Measure(args.of_likelihood, splits, args.num, args.batch)
+
+
 def say_warnings(images: ImageSet) -> None:
   """Say what looks wrong in a set of images: scores without it would be of others."""
   for level, sentence in images.findings:
@@ -328,6 +344,7 @@ def _run(args: Any) -> None:
   readers, first, images, size = begin(args)
   generator_scores.refuse(args.of_generator, first)
   encoder_scores.refuse(args.of_encoder, first)
+  likelihood_scores.refuse(args.of_likelihood, first)
   compares = bool(args.metrics or args.by_class)
   found = find_real(args, size) if compares or separates(args) else (None, {}, '')
   real_images, splits, statistics = found
@@ -351,10 +368,11 @@ def _run(args: Any) -> None:
     network = over_frames(network)
   look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
   measure = Measure(distance, args.crop, network, args.batch)
-  encoders = with_encoder(args, first)
+  encoders, likelihoods = with_encoder(args, first), with_likelihood(args, first)
   real_images = real_images if compares else None
   # Real images: the reference, and others of the same set, whose scores are the floor.
-  reference = read_statistics(statistics, network.dim) if statistics else None
+  spatial = network.spatial if 'spatial' in keeps else 0
+  reference = read_statistics(statistics, network.dim, spatial) if statistics else None
   if real_images is not None:
     reference = cached_reference(look, real_images, keeps, args.num)
   floor, floor_num, floor_seen = {}, 0, None
@@ -377,7 +395,8 @@ def _run(args: Any) -> None:
     by_class = ByClass(reference, names, network, counts, per_class, floor_seen)
   if first:
     del first  # which its reader alone shall hold
-    rows = of_generators(args, readers, look, reference, by_class, measure, encoders, size[-3])
+    measures = measure, encoders, likelihoods
+    rows = of_generators(args, readers, look, reference, by_class, *measures, size[-3])
   else:
     rows = of_images(args, images, look, reference, by_class)
   # The records, each with its protocol; pictures and tables.
@@ -387,7 +406,9 @@ def _run(args: Any) -> None:
     about = protocol(
       look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
     )
-    written.append({**record, 'protocol': {**about, **measure.about(), **encoders.about()}})
+    for one in (measure, encoders, likelihoods):
+      about |= one.about()
+    written.append({**record, 'protocol': about})
   write(args.out, written)
   if by_class:
     write(args.out, [record for row in rows for record in row.classes], 'by_class.jsonl')

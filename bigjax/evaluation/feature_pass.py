@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from bigjax.algorithms.base.contract import Spec
-from bigjax.core import parallel
+from bigjax.core import errors, parallel
 from bigjax.core.progress import Progress, out
 from bigjax.evaluation import samples
 from bigjax.evaluation.image_sets import ImageBatch
@@ -24,6 +24,9 @@ class FeaturePass:
   """Extracts features of an image set on all devices and accumulates what FID-like metrics need.
 
   Counts where the time went since the last `restart`.
+
+  Raises:
+    UserError: the network has no features of places, and these are to be kept.
   """
 
   def __init__(
@@ -37,6 +40,14 @@ class FeaturePass:
     self.batch = samples.whole_batches(batch, mesh.size)
     self.restart()
     self._keeps = keeps
+    self._dims = {'features': network.dim}
+    if 'spatial' in keeps:
+      if not network.spatial:
+        raise errors.UserError(
+          f'sfid is in features of places, which the network {network.name!r} has not; give '
+          '--features=inception.'
+        )
+      self._dims['spatial'] = network.spatial
     examples, everywhere = parallel.batched(mesh), parallel.replicated(mesh)
     self._look = jax.jit(
       self._traced,
@@ -53,16 +64,17 @@ class FeaturePass:
     shape = jax.ShapeDtypeStruct
     images, mask = shape((self.batch, *size), np.uint8), shape((self.batch,), np.float32)
     with jax.set_mesh(self.mesh):
-      shift = shape((self.network.dim,), np.float32)
+      shift = {name: shape((dim,), np.float32) for name, dim in self._dims.items()}
       return self._look.lower(self.network.variables, images, mask, shift)
 
   def restart(self) -> None:
     """Count the time from here on."""
     self.seconds = {'making images': 0.0, 'network': 0.0, 'statistics': 0.0}
 
-  def _traced(self, variables: Any, images: Any, mask: Any, shift: Any) -> dict[str, Any]:
+  def _traced(self, variables: Any, images: Any, mask: Any, shifts: Any) -> dict[str, Any]:
     found = self.network.apply(variables, images)
-    seen = {'sums': frechet.batch_sums(found['features'], mask, shift)}
+    sums = {name: frechet.batch_sums(found[name], mask, shift) for name, shift in shifts.items()}
+    seen = {'sums': sums}
     seen |= {name: found[name] for name in ('features', 'logits') if name in self._keeps}
     return seen | ({'images': images} if 'images' in self._keeps else {})
 
@@ -78,7 +90,8 @@ class FeaturePass:
       what: for the progress line.
       kept: bool [total], of which images features and pixels are kept (default: all).
     """
-    moments, shift = frechet.Moments(self.network.dim), np.zeros(self.network.dim, np.float32)
+    moments = {name: frechet.Moments(dim) for name, dim in self._dims.items()}
+    shifts = {name: np.zeros(dim, np.float32) for name, dim in self._dims.items()}
     parts = {name: [] for name in ('features', 'logits', 'images', 'labels')}
     done = 0
     progress = Progress(0, -(-total // self.batch), self.batch, out())
@@ -92,12 +105,13 @@ class FeaturePass:
       mask = (np.arange(self.batch) < num).astype(np.float32)
       with jax.set_mesh(self.mesh):
         placed = parallel.shard_batch(self.mesh, (images, mask))
-        found = jax.device_get(self._look(self._variables, *placed, shift))
+        found = jax.device_get(self._look(self._variables, *placed, shifts))
         if i == 0:  # float32 sums are exact enough only about the mean: once more
-          shift = found['sums'].first / found['sums'].num
-          found = jax.device_get(self._look(self._variables, *placed, shift))
+          shifts = {name: sums.first / sums.num for name, sums in found['sums'].items()}
+          found = jax.device_get(self._look(self._variables, *placed, shifts))
       looked = time.monotonic()
-      moments.add(found.pop('sums'), shift)
+      for name, sums in found.pop('sums').items():
+        moments[name].add(sums, shifts[name])
       rows = slice(num) if kept is None else np.flatnonzero(kept[done : done + num])
       for name, array in found.items():
         parts[name].append(array[:num][rows])
@@ -108,7 +122,7 @@ class FeaturePass:
       self.seconds['statistics'] += time.monotonic() - looked
       progress.update(i + 1, {}) if i else progress.restart(1)
     arrays = {name: np.concatenate(part) for name, part in parts.items() if part}
-    return FeatureStats(done, moments, **arrays)
+    return FeatureStats(done, moments['features'], **arrays, spatial=moments.get('spatial'))
 
   def timed(self, batches: Iterator[ImageBatch]) -> Iterator[ImageBatch]:
     """Yields the same batches, and counts the time that they take to be made."""

@@ -33,7 +33,7 @@ def refuse(metrics: Sequence[str], split: str, num_classes: int) -> None:
       raise errors.UserError(
         f'--metrics={name} compares with real images; give --reference, such as tfds:cifar10/train.'
       )
-    needs = [kept for kept in metric.keeps if kept != 'logits']
+    needs = [kept for kept in metric.keeps if kept not in ('logits', 'spatial')]
     if metric.compares and needs and split == 'stats':
       raise errors.UserError(
         f'--metrics={name} needs the real images themselves, --reference has only their mean and '

@@ -98,7 +98,11 @@ def read_reference(path: str) -> FeatureStats | None:
   arrays = files.read_cache(path)
   if arrays is None or not arrays.keys() >= {'num', 'mean', 'cov'}:
     return None
-  moments = frechet.Moments.of(int(arrays.pop('num')), arrays.pop('mean'), arrays.pop('cov'))
+  num = int(arrays.pop('num'))
+  moments = frechet.Moments.of(num, arrays.pop('mean'), arrays.pop('cov'))
+  if 'spatial_mean' in arrays:
+    of_places = (arrays.pop(f'spatial_{name}') for name in ('mean', 'cov'))
+    arrays['spatial'] = frechet.Moments.of(num, *of_places)
   return FeatureStats(moments.num, moments, **arrays)
 
 
@@ -107,38 +111,57 @@ def write_reference(path: str, seen: FeatureStats) -> None:
   arrays = {name: getattr(seen, name) for name in ('features', 'logits', 'labels')}
   arrays = {name: array for name, array in arrays.items() if array is not None}
   moments = {name: getattr(seen.moments, name) for name in ('num', 'mean', 'cov')}
+  if seen.spatial is not None:
+    arrays |= {f'spatial_{name}': getattr(seen.spatial, name) for name in ('mean', 'cov')}
   files.write_cache(path, {**moments, **arrays}, 'the reference')
 
 
-def read_statistics(path: str, dim: int) -> Reference:
+def read_statistics(path: str, dim: int, spatial: int = 0) -> Reference:
   """Return the reference whose mean and covariance an .npz holds: `mu`, `sigma`, as pytorch-fid's.
 
+  Args:
+    path: of the file.
+    dim: of the features.
+    spatial: features of places, whose `mu_s` and `sigma_s` are read too, as guided-diffusion's
+      files of references have them; 0: none.
   Raises:
     UserError: it does not hold them, or of other features.
   """
+  wanted = {'': dim, **({'_s': spatial} if spatial else {})}
   try:
     with np.load(path) as file:
-      mean, cov = file['mu'], file['sigma']
+      found = {end: (file[f'mu{end}'], file[f'sigma{end}']) for end in wanted}
   except KeyError:
+    names = ' and '.join(f'mu{end}, sigma{end}' for end in wanted)
     raise errors.UserError(
-      f'--reference={path} has no arrays mu and sigma; expected the statistics that pytorch-fid '
-      'writes, or a source of images such as tfds:cifar10/train.'
+      f'--reference={path} has not the arrays {names}; expected the statistics that pytorch-fid '
+      "writes (for sfid, one of guided-diffusion's references), or a source of images such as "
+      'tfds:cifar10/train.'
     ) from None
   except Exception as error:  # zipfile has a dozen ways to say that a file is damaged
     raise errors.UserError(f'--reference={path} cannot be read ({error}).') from None
+  told = hashlib.sha256()
+  for end, (mean, cov) in found.items():
+    found[end] = _gaussian(path, end, mean, cov, wanted[end])
+    told.update(found[end].mean.tobytes() + found[end].cov.tobytes())
+  seen = FeatureStats(0, found[''], spatial=found.get('_s'))
+  return Reference(path, 'stats', told.hexdigest()[:16], seen)
+
+
+def _gaussian(path: str, end: str, mean: np.ndarray, cov: np.ndarray, dim: int) -> frechet.Gaussian:
+  """The arrays mu and sigma with this ending; UserError: they are none of so many features."""
   if mean.shape != (dim,) or cov.shape != (dim, dim):
     raise errors.UserError(
-      f'--reference={path} is of {mean.size} features (mu {list(mean.shape)}, sigma '
-      f'{list(cov.shape)}), the network gives {dim}; give statistics of the same features, mu '
-      f'[{dim}] and sigma [{dim}, {dim}].'
+      f'--reference={path} is of {mean.size} features (mu{end} {list(mean.shape)}, sigma{end} '
+      f'{list(cov.shape)}), the network gives {dim}; give statistics of the same features, mu{end} '
+      f'[{dim}] and sigma{end} [{dim}, {dim}].'
     )
-  for name, array in (('mu', mean), ('sigma', cov)):
+  for name, array in ((f'mu{end}', mean), (f'sigma{end}', cov)):
     what = f'the array {name!r} of {path!r}'
     files.check_array(array, what, least=-MOST_MOMENT, most=MOST_MOMENT)
   mean, cov = mean.astype(np.float64), cov.astype(np.float64)
-  check_covariance(cov, f"the array 'sigma' of {path!r}")
-  digest = hashlib.sha256(mean.tobytes() + cov.tobytes()).hexdigest()[:16]
-  return Reference(path, 'stats', digest, FeatureStats(0, frechet.Gaussian(mean, cov)))
+  check_covariance(cov, f"the array 'sigma{end}' of {path!r}")
+  return frechet.Gaussian(mean, cov)
 
 
 def check_covariance(cov: np.ndarray, what: str) -> None:

@@ -150,6 +150,40 @@ class Sampler:
     """The encoder's features float32 [n, num_features] of the same."""
     return self._in_batches(lambda part: self._features(gen, part), (images,), batch)
 
+  # --- Of generators that say how likely images are (contract.Likelihood)
+
+  @functools.cached_property
+  def _bits(self):
+    def run(gen, images, y, numbers, seed):
+      keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(numbers)
+      of = self.generator.likelihood
+      return of.bits(gen, images.astype(jnp.float32) / 127.5 - 1, y, keys)
+
+    examples, everywhere = parallel.batched(self.mesh), parallel.replicated(self.mesh)
+    given = (None, examples, examples, examples, None)
+    return jax.jit(run, in_shardings=given, out_shardings=everywhere)
+
+  def bits(
+    self,
+    gen: Gen,
+    images: np.ndarray,
+    y: np.ndarray,
+    numbers: np.ndarray,
+    seed: int,
+    batch: int = 64,
+  ) -> np.ndarray:
+    """Bits per dimension, float32 [n], of uint8 images [n, ...] with labels int32 [n].
+
+    Args:
+      gen: the generator.
+      images, y: images and their labels.
+      numbers: int32 [n], of the images: what is drawn for one follows from it and the seed.
+      seed: of what is drawn.
+      batch: images at a time.
+    """
+    run = lambda *part: self._bits(gen, *part, np.uint32(seed))
+    return self._in_batches(run, (images, y, numbers), batch)
+
   # --- Of generators with styles (contract.Styles)
 
   @functools.cached_property

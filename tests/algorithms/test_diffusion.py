@@ -1,5 +1,7 @@
 """The diffusion game: configs' networks, what is trained at which steps, what samples come of."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,6 +138,71 @@ def test_samples_follow_from_latents_and_settings():
   assert (
     str(generator.spec(card, {'label_guidance': '2'})) == '3 steps, ancestral, label guidance 2'
   )
+
+
+# --- Bits per dimension
+
+
+def by_hand(of, images, keys, clip=1.0):
+  """The bound's bits of images where a network says 0 of noise and variance, in float64."""
+  a = np.cumprod(1 - of.betas)
+  before, total = np.append(1.0, a[:-1]), np.zeros(len(images))
+  mean_of = lambda x: x.mean((1, 2, 3)) / np.log(2)
+  kl = lambda gap, p, q: 0.5 * (p / q - 1 - np.log(p / q) + gap**2 / q)  # variances
+  variance = of.betas * (1 - before) / (1 - a)
+  variance[0] = variance[1]
+  for t in range(of.num):
+    noise = [jax.random.normal(jax.random.fold_in(key, t), images.shape[1:]) for key in keys]
+    x = np.sqrt(a[t]) * images + np.sqrt(1 - a[t]) * np.stack(noise)
+    said = np.clip(x / np.sqrt(a[t]), -clip, clip)
+    share = of.betas[t] * np.sqrt(before[t]) / (1 - a[t])
+    rest = (1 - before[t]) * np.sqrt(1 - of.betas[t]) / (1 - a[t]) * x
+    mean, true = share * said + rest, share * images + rest
+    p_variance = np.sqrt(of.betas[t] * variance[t])
+    if t:
+      total += mean_of(kl(true - mean, variance[t], p_variance))
+      continue
+    cdf = lambda z: 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+    low, high = [cdf((images + e - mean) / np.sqrt(p_variance)) for e in (-1 / 255, 1 / 255)]
+    high, low = np.where(images > 0.999, 1, high), np.where(images < -0.999, 0, low)
+    total += mean_of(-np.log(np.maximum(high - low, 1e-12)))
+  return total + mean_of(kl(np.sqrt(a[-1]) * images, 1 - a[-1], 1.0))
+
+
+@functools.cache
+def bits_of():
+  """(The generator's process, bits of images as one program)."""
+  _, generator, _ = walker()
+  return generator.process, jax.jit(generator.likelihood.bits)
+
+
+def some_levels():
+  levels = np.random.RandomState(0).randint(0, 256, (4, 8, 8, 3))
+  levels[0, :2], levels[1, :2] = 0, 255  # the outer bins
+  return levels / 127.5 - 1
+
+
+def test_the_bound_by_hand():
+  """Of a network as it begins, which says 0: every step's term, clipped, and the prior's."""
+  process, run = bits_of()
+  gen = {'params': jax.jit(made().init)(jax.random.key(0))['ema']}
+  images, keys = some_levels(), jax.random.split(jax.random.key(5), 4)
+  found = run(gen, jnp.asarray(images, jnp.float32), jnp.zeros(4, jnp.int32), keys)
+  want = by_hand(process.tables, images, keys)
+  np.testing.assert_allclose(found, want, rtol=1e-4)
+  assert np.abs(by_hand(process.tables, images, keys, clip=9.0) / want - 1).min() > 1e-2
+
+
+def test_bits_follow_from_image_label_and_key():
+  (_, run), (_, generator, gen) = bits_of(), walker()
+  keys, images = jax.random.split(jax.random.key(1), 4), jnp.asarray(some_levels(), jnp.float32)
+  y = jnp.arange(4, dtype=jnp.int32)
+  bits = run(gen, images, y, keys)
+  assert bits.shape == (4,) and np.isfinite(bits).all()
+  np.testing.assert_allclose(run(gen, images[::-1], y[::-1], keys[::-1])[::-1], bits, rtol=1e-5)
+  assert np.abs(run(gen, images, y + 1, keys) - bits).min() > 1e-6
+  assert np.abs(run(gen, images, y, keys[::-1]) - bits).min() > 1e-4
+  assert generator.likelihood.words == '20steps'
 
 
 @pytest.mark.parametrize(

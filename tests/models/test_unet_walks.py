@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.nn.diffusion import sampling
+from bigjax.nn.diffusion import likelihood, sampling
 from bigjax.nn.diffusion.process import Process, per_example
 from bigjax.nn.diffusion.sampling import Walk
 from bigjax.nn.diffusion.tables import Tables
@@ -113,8 +113,9 @@ def test_official_bits_per_dimension():
     told = jnp.asarray(of.tables.timesteps)[t].astype(jnp.float32) * (1000 / 4000)
     p = of.reverse(net.apply({'params': params}, x, told), x, t)
     error = per_example(jnp.square(p.x_start - x_start))
+    network = lambda x, t: net.apply({'params': params}, x, t.astype(jnp.float32) * (1000 / 4000))
     return (
-      of.bits(p, x_start, x, t),
+      likelihood.step_bits(of, network, x_start, t[0], noise),
       error,
       per_example(jnp.square(of.noise_of(x, t, p.x_start) - noise)),
     )

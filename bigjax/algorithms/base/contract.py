@@ -269,11 +269,32 @@ class Encoder(Protocol):
     """Features [B, num_features], float32, of the same images: what a probe looks at."""
 
 
+class Likelihood(Protocol):
+  """How likely a generator holds images to be, exactly or by a bound from below.
+
+  Attributes:
+    words: how it is computed, for a score's name: '1000steps'.
+  """
+
+  words: str
+
+  def bits(self, gen: Gen, images: Array, y: Array, keys: Array) -> Array:
+    """-log2 p(image | y) for each of an image's numbers, or a bound above that, float32 [B].
+
+    Args:
+      gen: the generator.
+      images: 8-bit levels [B, ...], as numbers from -1 to 1.
+      y: labels, int32 [B].
+      keys: of whatever is drawn for an image, [B].
+    """
+
+
 class Generator(Protocol):
   """Everything after training: sample, evaluate, export and plan see only this.
 
-  One with an encoder also has `encoder`, an Encoder, one with styles `styles`, its parts; where
-  these are None or missing, it has none (`encoder_of`, `styles_of`). One whose samples have a noise
+  One with an encoder also has `encoder`, an Encoder, one with styles `styles`, its parts, one that
+  says how likely images are `likelihood`, a Likelihood; where these are None or missing, it has
+  none (`encoder_of`, `styles_of`, `likelihood_of`). One whose samples have a noise
   that follows from their latents also has `with_noise_of(gen, z, y, spec, others)`: samples of z
   with the noise of others, which are latents as well (`draws.with_noise_of`).
 
@@ -500,6 +521,24 @@ def encoder_of(generator: Generator, what: str) -> Encoder:
     raise errors.UserError(
       f'{what} needs a generator that was trained with an encoder, and this one has no encoder: '
       'give another.'
+    )
+  return found
+
+
+def likelihood_of(generator: Generator, what: str) -> Likelihood:
+  """The likelihood that a generator gives images.
+
+  Args:
+    generator: any.
+    what: needs it, as it was asked for: '--metrics=nll_bpd'.
+  Raises:
+    UserError: it gives none.
+  """
+  found = getattr(generator, 'likelihood', None)
+  if found is None:
+    raise errors.UserError(
+      f'{what} needs a generator that says how likely images are, such as a diffusion; this one '
+      'only makes them: give another, or leave it out.'
     )
   return found
 

@@ -33,6 +33,7 @@ class FeatureStats:
   logits: np.ndarray | None = None  # float32 [n, k]
   images: np.ndarray | None = None  # uint8 [n, H, W, C]
   labels: np.ndarray | None = None  # int [n]
+  spatial: 'frechet.Moments | frechet.Gaussian | None' = None  # of features of places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Metric:
   """One entry of --metrics.
 
   Attributes:
-    keeps: of every image, beside moments: 'features', 'logits', 'images', 'labels'.
+    keeps: of every image, beside moments: 'features', 'logits', 'images', 'labels'; 'spatial' are
+      the moments of features of places.
     score: (samples, reference or None, seed) -> {name without its protocol: value}.
     compares: whether it needs a reference.
     sees: whether it is computed in the features of a network.
@@ -68,6 +70,13 @@ def _fid(samples, real, seed):
 
   del seed
   return {'fid': frechet.frechet(samples.moments, real.moments)}
+
+
+def _sfid(samples, real, seed):
+  from bigjax.evaluation.metrics import frechet
+
+  del seed
+  return {'sfid': frechet.frechet(samples.spatial, real.spatial)}
 
 
 def _kid(samples, real, seed):
@@ -141,6 +150,7 @@ def _cas(samples, real, seed):
 
 METRICS = {
   'fid': Metric(_fid),
+  'sfid': Metric(_sfid, keeps=('spatial',)),
   'kid': Metric(_kid, keeps=('features',), spread='KID'),
   'is': Metric(
     _is, keeps=('logits',), compares=False, words='10splits', spread='the Inception Score'
@@ -183,6 +193,9 @@ OF_GENERATOR = {
 PROBES = ('linear_probe', 'knn_probe')
 OF_ENCODER = (*PROBES, 'reconstruction')
 
+# That look at the likelihood it gives real images: of_networks/likelihood_scores.py.
+OF_LIKELIHOOD = ('nll_bpd',)
+
 
 def need_network(metrics: Sequence[str]) -> bool:
   """Whether any of these is computed in the features of a network."""
@@ -223,6 +236,8 @@ def warnings(
   found = []
   if 'fid' in metrics:
     found.append(frechet.warning(samples.num, len(samples.moments.mean)))
+  if 'sfid' in metrics:
+    found.append(frechet.warning(samples.num, len(samples.spatial.mean)))
   if 'intra_fid' in metrics:
     dimensions = samples.features.shape[1]
     found.append(intra_fid.warning(samples.labels, reference.labels, dimensions))

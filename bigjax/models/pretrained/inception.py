@@ -25,6 +25,7 @@ Array = jax.Array
 EXACT = lax.Precision.HIGHEST
 EPSILON = 1e-3  # of BatchNorm
 SIDE = 299  # pixels, of what the network sees
+SPATIAL = 7  # channels of a map of 17x17 that are features of places
 ZEROS = nn.initializers.zeros  # weights come from files
 
 
@@ -127,7 +128,7 @@ class BlockC(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     inner, across, down = self.inner, (1, 7), (7, 1)
-    parts = [
+    parts = [  # the first part is what features of places are of
       ConvNorm(192, (1, 1), name='branch1x1')(x),
       chain(x, 'branch7x7', (inner, (1, 1)), (inner, across), (192, down)),
       chain(
@@ -198,10 +199,12 @@ class Linear(nn.Module):
 
 
 class Inception(nn.Module):
-  """uint8 images [B, H, W, 3] of any size -> {'features': [B, 2048], 'logits': [B, num_logits]}.
+  """uint8 images [B, H, W, 3] of any size -> {'features': [B, 2048], 'logits', 'spatial'}.
 
-  Float32 both. The logits are those that the recipe's reference computes the Inception score of:
-  TensorFlow's code, and torch-fidelity after it, leave out the last bias.
+  Float32 all. The logits [B, num_logits] are those that the recipe's reference computes the
+  Inception score of: TensorFlow's code, and torch-fidelity after it, leave out the last bias.
+  Features of places, 'spatial' [B, 2023], are the first 7 channels of mixed_6/conv of the graph of
+  2015, the 1x1 branch of Mixed_6d after its ReLU: what guided-diffusion's evaluator has sFID in.
   """
 
   resizer: str
@@ -215,6 +218,10 @@ class Inception(nn.Module):
   @property
   def dim(self) -> int:
     return 2048
+
+  @property
+  def spatial(self) -> int:
+    return 17 * 17 * SPATIAL
 
   def prepare(self, images: Array) -> Array:
     """Input of the first convolution: float32 [B, 299, 299, 3]."""
@@ -233,14 +240,17 @@ class Inception(nn.Module):
     for name, pooled in (('5b', 32), ('5c', 64), ('5d', 64)):
       x = BlockA(pooled, self.pool, name=f'Mixed_{name}')(x)  # [B, 35, 35, 256 or 288]
     x = BlockB(name='Mixed_6a')(x)
+    spatial = None
     for name, inner in (('6b', 128), ('6c', 160), ('6d', 160), ('6e', 192)):
       x = BlockC(inner, self.pool, name=f'Mixed_{name}')(x)  # [B, 17, 17, 768]
+      spatial = x[..., :SPATIAL] if name == '6d' else spatial
     x = BlockD(name='Mixed_7a')(x)
     x = BlockE(self.pool, name='Mixed_7b')(x)
     x = BlockE(self.last_pool, name='Mixed_7c')(x)  # [B, 8, 8, 2048]
     features = x.mean((1, 2))
     logits = Linear(self.num_logits, self.bias_of_logits, name='fc')(features)
-    return {'features': features, 'logits': logits}
+    spatial = spatial.reshape(-1, self.spatial)
+    return {'features': features, 'logits': logits, 'spatial': spatial}
 
 
 def _scaled(values: tuple[float, ...]) -> tuple[float, ...]:

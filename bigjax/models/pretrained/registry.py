@@ -44,6 +44,7 @@ class FeatureNetwork:
       have another size or number of channels than the network takes.
     class_names: of the classes that the logits are of, where they are those of a known data set.
     licence: of the weights, where a card has to name it.
+    spatial: features of places, 'spatial' [B, spatial] of what `apply` gives; 0: it has none.
   """
 
   name: str
@@ -55,6 +56,7 @@ class FeatureNetwork:
   apply: Callable[[Any, Array], dict[str, Array]]
   class_names: tuple[str, ...] = ()
   licence: str = ''
+  spatial: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,4 +218,5 @@ def load(name: str, path: str | None = None) -> FeatureNetwork:
     apply=_applied(name, network, module),
     class_names=network.class_names,
     licence=network.weights.licence if network.weights else '',
+    spatial=getattr(module, 'spatial', 0),
   )

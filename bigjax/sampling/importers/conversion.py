@@ -1,4 +1,4 @@
-"""Generators of five other codes read, runs written as BigGAN-PyTorch or StyleGAN2-ADA has them.
+"""Generators of six other codes read, runs written as BigGAN-PyTorch or StyleGAN2-ADA has them.
 
 The layout and the architecture are read off the arrays. Pickles are read by
 models/pretrained/torch_pickle.py and nvidia_pickle.py, which run nothing of them.
@@ -24,6 +24,7 @@ from bigjax.sampling.importers import (
   hugging_face,
   layout,
   nvidia_pickle,
+  openai_diffusion,
   sngan_chainer,
   stylegan2_ada,
   tf_hub,
@@ -140,18 +141,29 @@ def card_of(
   architecture: dict[str, Any],
   own: str,
   sampling: dict[str, Any],
+  player: str = 'gen',
+  num_classes: int | None = None,
 ) -> dict[str, Any]:
-  """The card of a converted generator; `own` names its layout."""
+  """The card of a converted generator.
+
+  Args:
+    args: of the command.
+    algorithm, architecture, sampling: as a run's card has them.
+    own: names its layout.
+    player: that training would begin with.
+    num_classes: by default the architecture's.
+  """
+  num_classes = num_classes or architecture['num_classes']
   return {
     'format': generator_file.FORMAT,
     'bigjax': bigjax.__version__,
     'algorithm': algorithm,
     'architecture': architecture,
-    'class_names': read_class_names(args.class_names, architecture['num_classes']),
+    'class_names': read_class_names(args.class_names, num_classes),
     'class_numbers': generator_file.CLASS_NUMBERS,
     'license': 'that of the weights it was converted from',
     'converted_from': os.path.basename(args.gen) + own,
-    'player': 'gen',
+    'player': player,
     'sampling': sampling,
     'step': 0,
   }
@@ -194,13 +206,40 @@ def bring_in_styles(args: argparse.Namespace, networks: dict[str, nvidia_pickle.
   write(args, gen, card, players, said, notes)
 
 
+def bring_in_diffusion(args: argparse.Namespace, arrays: Arrays) -> None:
+  """The same as `bring_in`, of OpenAI's diffusion codes."""
+  for name, given in (('bn_eps', args.bn_eps), ('disc', args.disc), ('raw_gen', args.raw_gen)):
+    if given not in (None, ''):
+      raise errors.UserError(
+        f'--{name} has no use: a diffusion is one network, without BatchNorm; leave it out.'
+      )
+  gen, architecture, sampling, classes, notes = openai_diffusion.bring_in(arrays, args.config)
+  own = f' ({layout.OPENAI})'
+  card = card_of(args, 'diffusion', architecture, own, sampling, 'net', classes)
+  said = f'{layout.OPENAI}: {openai_diffusion.describe(architecture)}'
+  write(args, gen, card, {}, said, list(notes))
+
+
 def bring_in(args: argparse.Namespace) -> None:
-  """Write an exported generator, and where there is more than that the players, from files."""
+  """Write an exported generator, and where there is more than that the players, from files.
+
+  Raises:
+    UserError: they cannot be read, or do not fit together.
+  """
   if args.gen.endswith('.pkl'):
-    if args.disc or args.raw_gen:
-      raise errors.UserError('a .pkl has all of its networks; leave --disc and --raw_gen out.')
+    if args.disc or args.raw_gen or args.config:
+      raise errors.UserError(
+        'a .pkl has all of its networks; leave --disc, --raw_gen and --config out.'
+      )
     return bring_in_styles(args, read_pickled(args.gen))
   arrays, notes = layout.network(read_arrays(args.gen))
+  if layout.layout(arrays) == layout.OPENAI:
+    return bring_in_diffusion(args, arrays)
+  if args.config:
+    raise errors.UserError(
+      f'--config={args.config} has no use: it is of the weights of a diffusion, and these are of '
+      f'{layout.layout(arrays)}, which say all themselves; leave it out.'
+    )
   if layout.layout(arrays) == layout.NVIDIA:
     others = {'G': args.raw_gen, 'D': args.disc}
     found = {'G_ema': arrays, **{name: read_arrays(at) for name, at in others.items() if at}}

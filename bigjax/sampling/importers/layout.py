@@ -15,6 +15,7 @@ HUGGING_FACE = 'pytorch-pretrained-BigGAN'
 TF_HUB = 'TF-Hub'
 CHAINER = 'SN-GAN in chainer'
 NVIDIA = 'StyleGAN2-ADA'
+OPENAI = "OpenAI's diffusion"
 # A name that every generator (and for the first and the last, discriminator) of the layout has.
 MARKS = {
   TORCH: ('linear.weight',),
@@ -22,6 +23,7 @@ MARKS = {
   TF_HUB: ('Generator/G_Z/G_linear/', 'Generator/GenZ/G_linear/'),
   CHAINER: ('l1/W', 'block1/c1/W'),
   NVIDIA: ('synthesis.b4.const', 'b4.conv.weight'),
+  OPENAI: ('input_blocks.0.0.weight',),
 }
 LAST_EPS = 1e-5  # of BigGAN-PyTorch's last BatchNorm, whatever its BN_eps is
 
@@ -77,8 +79,9 @@ def layout(arrays: Mapping[str, Any]) -> str:
     return TF_HUB
   if any(name in MARKS[CHAINER] for name in arrays):
     return CHAINER
-  if any(name in MARKS[NVIDIA] for name in arrays):
-    return NVIDIA
+  for own in (NVIDIA, OPENAI):
+    if any(name in MARKS[own] for name in arrays):
+      return own
   if any(name.endswith(MARKS[HUGGING_FACE]) for name in arrays):
     return HUGGING_FACE
   if arrays and all(re.search(r'\.(exp_avg|exp_avg_sq|step)$', name) for name in arrays):

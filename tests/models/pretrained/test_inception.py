@@ -64,6 +64,14 @@ def seen(net, into):
   net.register_forward_pre_hook(keep)
 
 
+def places(branch, into):
+  """Keep the first 7 channels of the maps of a torch module, as features of places."""
+  keep = lambda module, args, out: into.update(
+    spatial=out[:, :7].permute(0, 2, 3, 1).flatten(1).numpy()
+  )
+  branch.register_forward_hook(keep)
+
+
 @functools.cache
 def reference_fid():
   """Return torch-fidelity's network: uint8 images -> features, logits with and without bias."""
@@ -75,6 +83,7 @@ def reference_fid():
     net = extractors.FeatureExtractorInceptionV3('any', names, 'any')
   first = {}
   seen(net.Conv2d_1a_3x3, first)
+  places(net.Mixed_6d.branch1x1, first)
 
   def run(images):
     with torch.no_grad():
@@ -96,6 +105,7 @@ def reference_pytorch_fid():
     net, last = theirs.InceptionV3().eval(), theirs.fid_inception_v3().fc
   first = {}
   seen(net.blocks[0][0], first)
+  places(net.blocks[2][6].branch1x1, first)
 
   def run(images):
     with torch.no_grad():
@@ -116,6 +126,7 @@ def reference_torchvision():
   assert all(name.startswith('AuxLogits.') or 'num_batches' in name for name in missing)
   found = {}
   seen(net.Conv2d_1a_3x3, found)
+  places(net.Mixed_6d.branch1x1, found)
   net.fc.register_forward_pre_hook(lambda module, args: found.update(features=args[0].numpy()))
 
   def run(images):
@@ -234,6 +245,29 @@ def test_values_are_as_kept(recipe):
   assert ours['features'].shape == (1, 2048) and ours['features'].dtype == np.float32
   assert ours['logits'].shape == (1, {'torchvision': 1000}.get(recipe, 1008))
   assert agree(ours, golden(), recipe)
+
+
+def test_features_of_places_by_hand():
+  """Of what Mixed_6d is given: its 1x1 branch, BatchNorm and ReLU, the first 7 channels."""
+  module, state = inception.RECIPES['fid'](), weights('fid')
+  variables = torch_layout.from_torch(state, shapes('fid'))
+
+  @jax.jit
+  def look(variables, images):
+    keep = lambda block, _: block.name == 'Mixed_6c'
+    found, kept = module.apply(
+      variables, images, capture_intermediates=keep, mutable=['intermediates']
+    )
+    return found['spatial'], kept['intermediates']['Mixed_6c']['__call__'][0]
+
+  spatial, maps = map(np.asarray, look(variables, pictures(32, 32, num=2)))
+  of = lambda name: state[f'Mixed_6d.branch1x1.{name}'].astype(np.float64)[:7]
+  x = maps.astype(np.float64) @ of('conv.weight')[:, :, 0, 0].T - of('bn.running_mean')
+  x = x / np.sqrt(of('bn.running_var') + 1e-3) * of('bn.weight') + of('bn.bias')
+  assert spatial.shape == (2, 2023) and module.spatial == 2023
+  want = np.maximum(x, 0).reshape(2, -1)
+  assert distance(spatial, want) < 1e-4 and (want == 0).any()
+  assert distance(spatial, x.reshape(2, -1)) > 1e-2  # before the ReLU
 
 
 WRONG = {
