@@ -281,7 +281,7 @@ class Upsampler(Walker):
 
   def provenance(self, gen: Gen, spec: WalkSpec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
     del spec, sampling
-    num = len(gen['label'])
+    num = gen['label'].shape[0]
     return True, f'alone, it enlarges {num:,} images of its last batch of training'
 
 
