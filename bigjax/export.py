@@ -1,8 +1,10 @@
 """The generator for use elsewhere: safetensors or npz with a card, or a StableHLO program.
 
 `bigjax export` writes the generator of a run's checkpoint, or one exported or converted before;
-`bigjax train` writes safetensors when it ends. Tensors are averaged weights with spectral norm
-folded in and BatchNorm's standing statistics at every truncation of `export.truncations`.
+`bigjax train` writes safetensors when it ends; `--cascade BASE STAGE ...` makes one of a generator
+of small images and of others that enlarge them (Ho et al. 2022). Tensors are averaged weights with
+spectral norm folded in and BatchNorm's standing statistics at every truncation of
+`export.truncations`.
 
 The program, of jax.export, makes images where bigjax is not installed: it needs jax and flatbuffers
 alone, on CPU, CUDA or TPU, for batches of any size. Weights, and the statistics of one truncation,
@@ -14,7 +16,7 @@ promises to read such programs for six months only: keep the tensors too.
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bigjax.core import errors
 from bigjax.sampling import options
@@ -23,13 +25,19 @@ FORMATS = ('safetensors', 'npz', 'stablehlo')
 
 
 def places(
-  out: str | None, formats: str | None, workdir: str | None, params: str | None
+  out: str | None,
+  formats: str | None,
+  workdir: str | None,
+  params: str | None,
+  cascade: Sequence[str] = (),
 ) -> dict[str, str]:
   """Return {format: where to write}, from what the command line says.
 
   Raises:
     UserError: there is no such format, or the name of --out ends otherwise.
   """
+  if cascade and not out:
+    raise errors.UserError('--cascade makes a new generator: say with --out where it is to lie.')
   base, dot = os.path.splitext(out or params or os.path.join(workdir or '', 'export', 'generator.'))
   known = dot[1:] in FORMATS
   asked = (formats or (dot[1:] if out and known else FORMATS[0])).split(',')
@@ -41,16 +49,25 @@ def places(
   if out and not known:
     base = out
   found = {name: f'{base}.{name}' for name in asked}
-  if params and os.path.abspath(params) in map(os.path.abspath, found.values()):
-    raise errors.UserError(
-      f'--params={params} is that file already; give another --format or --out.'
-    )
+  for path in [params] if params else cascade:
+    if os.path.abspath(path) in map(os.path.abspath, found.values()):
+      option = '--params=' if params else '--cascade '
+      raise errors.UserError(
+        f'{option}{path} is that file already; give another --format or --out.'
+      )
   return found
 
 
 def arguments() -> errors.Arguments:
   parser = errors.Arguments(prog='bigjax export', description=__doc__.splitlines()[0])
-  options.add_generator(parser)
+  options.add_generator(parser).add_argument(
+    '--cascade',
+    nargs='+',
+    default=[],
+    metavar='GENERATOR',
+    help='workdirs or exported files: a generator, then those that enlarge its samples, in order; '
+    '--sampling then sets what the cascade does unless told otherwise, 1.augmentation=100',
+  )
   parser.add_argument(
     '--format', help=f'{", ".join(FORMATS)}, or several with commas (default: safetensors)'
   )
@@ -75,11 +92,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
   args = arguments().parse_args(argv)
   options.check_generator(args)
   options.parse_sampling(args.sampling)
-  paths = places(args.out, args.format, args.workdir, args.params)
+  paths = places(args.out, args.format, args.workdir, args.params, args.cascade)
   if 'stablehlo' in paths:
     errors.need('--format=stablehlo', 'export', 'flatbuffers')
-  elif args.truncation or args.sampling or args.labels:
-    raise errors.UserError('--truncation, --sampling and --labels are for --format=stablehlo.')
+  elif args.labels or ((args.truncation or args.sampling) and not args.cascade):
+    raise errors.UserError(
+      '--truncation, --sampling and --labels are for --format=stablehlo (the first two for '
+      '--cascade, too).'
+    )
   return args
 
 
@@ -97,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
   from bigjax.core import buckets
 
   with buckets.copied(args.workdir) as args.workdir:
-    write(args, places(args.out, args.format, args.workdir, args.params))
+    write(args, places(args.out, args.format, args.workdir, args.params, args.cascade))
 
 
 def write(args: argparse.Namespace, paths: Mapping[str, str]) -> None:
@@ -105,11 +125,13 @@ def write(args: argparse.Namespace, paths: Mapping[str, str]) -> None:
   import jax
 
   from bigjax.sampling import generator_file as cards
-  from bigjax.sampling.loaded import of_options
+  from bigjax.sampling.loaded import of_cascade, of_options
   from bigjax.sampling.stablehlo import write_program
 
-  loaded = of_options(args)
-  spec = loaded.spec(args.truncation, **options.parse_sampling(args.sampling))
+  given = options.parse_sampling(args.sampling)
+  truncation = {'truncation': args.truncation} if args.truncation else {}
+  loaded = of_cascade(args.cascade, given | truncation) if args.cascade else of_options(args)
+  spec = loaded.spec(args.truncation, **given)
   try:
     for name, path in paths.items():
       os.makedirs(os.path.dirname(path) or '.', exist_ok=True)

@@ -1,8 +1,10 @@
 """Denoising diffusion: Improved DDPM (Nichol & Dhariwal 2021) and ADM (Dhariwal & Nichol 2021).
 
 One player, a U-Net that is told noisy images and how noisy they are. A sample is a walk from noise
-to an image, with a call of the network at each of the steps that are kept. Samplers and guidance
-are settings of sampling, not of training.
+to an image (`base/generators/walker.py`). Samplers and guidance are settings of sampling, not of
+training. With `model.upsampling` the network is also given the image itself, made smaller, and
+learns to enlarge such (ADM's upsamplers; the stages of Ho et al. 2022, "Cascaded Diffusion Models",
+of which `compositions/cascade.py` makes one generator).
 
 Ours: steps, noise and dropout are drawn for each example, whatever the devices; labels may be left
 out in training (`model.label_dropout`), for classifier-free guidance, which is in neither paper.
@@ -16,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, draws, player, residual_config
+from bigjax.algorithms.base import configs, contract, player, residual_config
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import example_keys, purpose
+from bigjax.algorithms.base.generators import walker
+from bigjax.algorithms.base.generators.walker import TOLD, Teller
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.core import errors, parallel, trees
 from bigjax.core.config import WAYS
@@ -26,56 +30,15 @@ from bigjax.core.keys import Key, Keys, with_defaults
 from bigjax.core.ranges import BATCH
 from bigjax.models import unet
 from bigjax.nn import kernels, optim, schedules
-from bigjax.nn.diffusion import importance, likelihood, sampling, tables
+from bigjax.nn.diffusion import conditioning as conditionings
+from bigjax.nn.diffusion import importance, sampling, tables
 from bigjax.nn.diffusion import process as processes
 from bigjax.nn.diffusion.process import Process
-from bigjax.nn.diffusion.sampling import Walk
 from bigjax.nn.diffusion.tables import Tables
 from bigjax.nn.microbatches import microbatched
 from bigjax.nn.schedules import Decay
 
 Array = jax.Array
-TOLD = 1000  # steps that a network is told as if there were so many, with model.rescale_steps
-
-
-@dataclasses.dataclass(frozen=True)
-class Teller:
-  """A network, and how it is told of steps and labels.
-
-  Attributes:
-    net: its table of labels has one more, for no label, with `unlabelled`.
-    num_steps: of the process.
-    rescale: whether steps are told as of TOLD.
-    unlabelled: whether it knows images without labels.
-  """
-
-  net: unet.UNet
-  num_steps: int
-  rescale: bool
-  unlabelled: bool
-
-  @property
-  def num_classes(self) -> int:
-    return max(self.net.num_classes - self.unlabelled, 1)
-
-  def say(
-    self, weights: Any, x: Array, t: Array, y: Array, keys: Array | None = None, none: Any = False
-  ) -> Array:
-    """What the network says of x at steps t [B] of the whole process.
-
-    Args:
-      weights: of the network.
-      x, t: noisy images and their steps.
-      y: labels [B], or weights over classes [B, classes].
-      keys: of dropout.
-      none: whether, or [B] of which examples, the label is left out.
-    """
-    told = t.astype(jnp.float32) * (TOLD / self.num_steps) if self.rescale else t
-    if self.unlabelled:
-      y = y if y.ndim == 2 else jax.nn.one_hot(y, self.num_classes)
-      none = jnp.broadcast_to(jnp.asarray(none), t.shape).astype(y.dtype)[:, None]
-      y = jnp.concatenate([y * (1 - none), none], -1)
-    return self.net.apply({'params': weights}, x, told, y, keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +55,7 @@ class Diffusion:
   ema_start: int = 0
   label_dropout: float = 0.0
   microbatches: int = 1
+  conditioning: conditionings.Conditioning = conditionings.NOTHING  # of what it enlarges
   card: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)  # how it is sampled
 
   periods = {}  # noqa: RUF012 - a constant, not a field
@@ -108,11 +72,11 @@ class Diffusion:
     net = self.teller.net
     x = jnp.zeros((1, net.resolution, net.resolution, net.channels), jnp.float32)
     t = jnp.zeros((1,), jnp.int32)
-    params = net.init(key_net, x, t, t)['params']
+    params = net.init(key_net, x, t, t, **self.conditioning.blank(1, net.channels))['params']
     net = self.net.init(player.replace(params, given.get('net', {})))
     ema = player.replace(net['params'], given.get('ema', {}))
-    known = self.steps.start()
-    return player.initial_state(key_state, {'net': net}, ema, {'known': known} if known else {})
+    aux = known_of(self.steps.start(), self.conditioning.start(self.batch, x.shape[-1]))
+    return player.initial_state(key_state, {'net': net}, ema, aux)
 
   def examples(self, state: State, batch: Batch) -> dict[str, Array]:
     """A step's images with a step of the process, noise, and keys for each, [B, ...]."""
@@ -126,6 +90,7 @@ class Diffusion:
     drawn = {
       't': t, 'weight': weights, 'noise': noise, 'keys': purpose(keys, 'dropout'),
       'none': jax.vmap(drop)(purpose(keys, 'label')),
+      **self.conditioning.draw(purpose(keys, 'low'), to_float(images)),
     }  # fmt: skip
     return {'image': images, 'label': labels, **parallel.shard_examples(drawn)}
 
@@ -136,7 +101,10 @@ class Diffusion:
 
     def say(part):
       keys = part['keys'] if dropout else None
-      return self.teller.say(weights, part['x'], part['t'], part['label'], keys, part['none'])
+      given = {name: part[name] for name in self.conditioning.names}
+      return self.teller.say(
+        weights, part['x'], part['t'], part['label'], keys, part['none'], **given
+      )
 
     out = microbatched(say, self.microbatches, {**batch, 'x': x})
     return self.process.losses(self.loss_name, out, x_start, x, t, noise)
@@ -168,10 +136,10 @@ class Diffusion:
     ema = player.averaged(
       state, net['params'], self.ema(state['step'], stage.examples), self.ema_start, finite
     )
-    aux = {}
     if known:
       learnt = self.steps.learn(known, examples['t'], metrics.pop('each'))
-      aux = {'known': trees.select(finite, learnt, known)}
+      known = trees.select(finite, learnt, known)
+    aux = known_of(known, self.conditioning.bank(to_float(examples['image']), examples['label']))
     state, refused = player.advanced(state, {'net': net}, ema, {'net': skipped}, aux)
     return state, metrics | refused
 
@@ -193,178 +161,30 @@ class Diffusion:
 
   def generator(self, state: State, stage: Stage) -> Gen:
     del stage
-    return {'params': parallel.all_gather_weights(state['ema'])}
+    bank = state['aux'].get('bank', {})
+    return parallel.all_gather_weights({'params': state['ema'], **bank})
 
   def architecture(self, stage: Stage) -> dict[str, Any]:
     del stage
-    net, of = self.teller.net, self.process.tables
-    return {
-      **{name: getattr(net, name) for name in NET_FIELDS},
-      'widths': list(net.multiples), 'attention': list(net.attention),
-      'schedule': of.schedule, 'num_steps': of.num, 'mean': self.process.mean,
-      'variance': self.process.variance, 'rescale_steps': self.teller.rescale,
-      'unlabelled': self.teller.unlabelled,
-    }  # fmt: skip
+    return walker.card(self.teller, self.process, self.conditioning)
 
   def sampling(self) -> dict[str, Any]:
     return dict(self.card)
 
 
-# --- After training
+def known_of(known: dict[str, Array], bank: dict[str, Array]) -> dict[str, Any]:
+  """What training needs beside its player: losses of steps, and images to be enlarged, if any."""
+  return {name: part for name, part in (('known', known), ('bank', bank)) if part}
 
 
-@dataclasses.dataclass(frozen=True)
-class WalkSpec:
-  """Sampling settings: which steps are kept, how they are walked, and towards what.
-
-  Attributes:
-    steps: as `tables.kept_steps` reads them.
-    sampler: one of sampling.SAMPLERS.
-    eta: of DDIM, its share of ancestral noise.
-    label_guidance: scale of classifier-free guidance; 1: none.
-  """
-
-  steps: str
-  sampler: str
-  eta: float = 0.0
-  label_guidance: float = 1.0
-
-  def __str__(self) -> str:
-    words = f'{self.steps} steps, {self.sampler}'
-    words += f', eta {self.eta:g}' if self.eta else ''
-    return words + (f', label guidance {self.label_guidance:g}' if self.label_guidance != 1 else '')
-
-  def described(self) -> dict[str, Any]:
-    return dataclasses.asdict(self)
-
-
-jax.tree_util.register_static(WalkSpec)
-
-OPTIONS = {
-  'steps': 'calls of the network: 25, 10,15,20 (of equal parts), ddim25, logsnr25',
-  'sampler': f'of the steps: {", ".join(sampling.SAMPLERS)} (DPM-Solver++, with logsnr10 and such)',
-  'eta': 'noise of ddim, 0 to 1; 1: as much as ancestral',
-  'label_guidance': 'scale of classifier-free guidance, of a network trained with label_dropout',
-}
-CARD = {'steps': str, 'sampler': str, 'eta': float}
-
-
-@dataclasses.dataclass(frozen=True)
-class Bound:
-  """The contract.Likelihood of a network and its whole process."""
-
-  teller: Teller
-  process: Process
-
-  @property
-  def words(self) -> str:
-    return f'{self.process.num_steps}steps'
-
-  def bits(self, gen: Gen, images: Array, y: Array, keys: Array) -> Array:
-    say = lambda x, t: self.teller.say(gen['params'], x, t, y)
-    return likelihood.bits(self.process, say, images, keys)
-
-
-@dataclasses.dataclass(frozen=True)
-class Walker(contract.PlainGenerator):
-  """The sampled network: latents are x_T, of whose bits the noise of later steps is drawn."""
-
-  teller: Teller
-  process: Process  # of all steps
-
-  options = OPTIONS
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    net = self.teller.net
-    return net.resolution, net.resolution, net.channels
-
-  @property
-  def latent_shape(self) -> tuple[int, ...]:
-    return self.shape
-
-  @property
-  def num_classes(self) -> int:
-    return self.teller.num_classes
-
-  def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> WalkSpec:
-    contract.check_options(given, self.options)
-    contract.check_sampling(sampling, CARD)
-    given = {**{name: sampling[name] for name in CARD}, **(given or {})}
-    return read_spec(given, self.process.tables, self.teller.unlabelled)
-
-  def generate(self, gen: Gen, z: Array, y: Array, spec: WalkSpec) -> Array:
-    of = dataclasses.replace(self.process.tables, steps=spec.steps)
-    walk = Walk(dataclasses.replace(self.process, tables=of), spec.sampler, spec.eta)
-    keys = draws.keys_of(z)
-    say = lambda x, t, none=False: self.teller.say(gen['params'], x, t, y, None, none)
-    if spec.label_guidance == 1:
-      network = say
-    else:
-      unlabelled = lambda x, t: say(x, t, True)
-      network = sampling.classifier_free(say, unlabelled, spec.label_guidance)
-    return walk.back(network, z, lambda i: walk.noise(keys, i, self.shape))
-
-  @property
-  def likelihood(self) -> Bound:
-    return Bound(self.teller, self.process)
-
-  def weights(self, gen: Gen) -> Any:
-    return gen['params']
-
-
-def read_spec(given: Mapping[str, Any], of: Tables, unlabelled: bool) -> WalkSpec:
-  """Settings from words, or a card's values.
-
-  Args:
-    given: {option: value}.
-    of: the tables of the whole process.
-    unlabelled: whether the network knows images without labels.
-  Raises:
-    UserError: a value means nothing.
-  """
-  sampler, steps = str(given['sampler']), str(given['steps'])
-  if sampler not in sampling.SAMPLERS:
-    raise errors.UserError(
-      f'there is no sampler {sampler!r}{errors.did_you_mean(sampler, sampling.SAMPLERS)}; give '
-      f'{", ".join(sampling.SAMPLERS)}.'
-    )
-  _ = dataclasses.replace(of, steps=steps).timesteps  # refuses what means nothing
-  if not steps:
-    raise errors.UserError('steps are empty; give how many, such as 25.')
-  eta = KEYS['export.eta'].within.read('eta=', str(given['eta']))
-  scale = GUIDANCE.read('label_guidance=', str(given.get('label_guidance', 1.0)))
-  if eta and sampler != 'ddim':
-    raise errors.UserError(f'eta={eta:g} is of the sampler ddim, not of {sampler}; leave it out.')
-  if scale != 1 and not unlabelled:
-    raise errors.UserError(
-      'label_guidance needs a network that was trained without labels, too '
-      '(model.label_dropout=0.1), and this one was not.'
-    )
-  return WalkSpec(steps, sampler, eta, scale)
-
-
-NET_FIELDS = (
-  'resolution', 'channels', 'num_classes', 'ch', 'blocks', 'heads', 'head_dim', 'split_first',
-  'scale_shift', 'updown', 'learned',
-)  # fmt: skip
-
-
-def make_generator(architecture: dict[str, Any]) -> Walker:
+def make_generator(architecture: dict[str, Any]) -> walker.Walker:
   """Build the sampled network from a card's `architecture`."""
-  fields = dict(architecture)
-  of = Tables(fields.pop('schedule'), fields.pop('num_steps'))
-  process = Process(of, fields.pop('mean'), fields.pop('variance'))
-  rescale, unlabelled = fields.pop('rescale_steps'), fields.pop('unlabelled')
-  lists = {name: tuple(fields.pop(name)) for name in ('widths', 'attention')}
-  net = unet.UNet(**fields, **lists)
-  return Walker(Teller(net, of.num, rescale, unlabelled), process)
+  return walker.make(architecture)
 
 
 # --- Configs
 
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
-GUIDANCE = Key(1.0, '', most=1000).within
 SHARED = (
   'optim.schedule', 'optim.schedule_start', 'optim.schedule_end', 'optim.warmup', 'optim.eps',
   'optim.ema_half_life', 'optim.ema_ramp', 'optim.ema_start', 'model.ch', 'model.dtype',
@@ -399,6 +219,17 @@ KEYS: Keys = {
   'model.rescale_steps': Key(False, f'whether steps are told as if there were {TOLD}'),
   'model.mean': Key('epsilon', "what the network's output is", choices=processes.MEANS),
   'model.variance': Key('learned_range', 'of a step back', choices=processes.VARIANCES),
+  'model.upsampling': Key(
+    1, 'times a side that it enlarges images, as a stage of a cascade; 1: it makes them of noise',
+    since=1, least=1, most=64,
+  ),
+  'model.augmentation': Key(
+    'none', 'of the images that it learns to enlarge: none, gaussian (noise of a level that the '
+    'network is told), blur (of half of them)', since=1, choices=conditionings.AUGMENTATIONS,
+  ),
+  'model.augmentation_most': Key(
+    0, 'the highest level of gaussian: steps of the process; 0: all of them', since=1, most=100_000,
+  ),
   'optim.batch_size': Key(128, 'examples of a step, over all devices', least=1, most=BATCH.most),
   'optim.lr': Key(1e-4, 'learning rate', most=1000),
   'optim.loss': Key(
@@ -480,17 +311,37 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'model.label_dropout is {model.label_dropout:g}, but with data.num_classes=1 there are no '
       'labels; give 0.'
     )
+  if size % model.upsampling:
+    raise errors.UserError(
+      f'model.upsampling={model.upsampling} does not divide data.resolution={size}; give a '
+      'divisor, or 1 for a network that enlarges nothing.'
+    )
+  if model.augmentation != 'none' and model.upsampling == 1:
+    raise errors.UserError(
+      f'model.augmentation={model.augmentation} is of images that are enlarged, and with '
+      'model.upsampling=1 there are none; give none.'
+    )
+  if model.augmentation_most and model.augmentation != 'gaussian':
+    raise errors.UserError(
+      f'model.augmentation_most={model.augmentation_most} is of model.augmentation=gaussian, not '
+      f'of {model.augmentation}; give 0.'
+    )
+  if model.augmentation_most > model.num_steps:
+    raise errors.UserError(
+      f'model.augmentation_most={model.augmentation_most:,} is more than the '
+      f'{model.num_steps:,} steps of the process (model.num_steps); give fewer, or 0 for all.'
+    )
   if config.optim.loss.endswith('kl') and model.variance != 'learned_range':
     raise errors.UserError(
       f'optim.loss is {config.optim.loss}, the bound, which needs model.variance=learned_range, '
       f'not {model.variance}.'
     )
-  read_spec(card(config), Tables(model.schedule, model.num_steps), False)
+  walker.read_spec(card(config), Tables(model.schedule, model.num_steps), False)
 
 
 def card(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """How samples are made unless told otherwise."""
-  return {name: kind(config.export[name]) for name, kind in CARD.items()}
+  return {name: kind(config.export[name]) for name, kind in walker.CARD.items()}
 
 
 def make(
@@ -509,12 +360,16 @@ def make(
   check(config)
   run, data, model, opt = config.run, config.data, config.model, config.optim
   classes, unlabelled = data.num_classes, model.label_dropout > 0
+  of = Tables(model.schedule, model.num_steps)
+  low = data.resolution // model.upsampling if model.upsampling > 1 else 0
+  conditioning = conditionings.make(low, model.augmentation, of, model.augmentation_most)
   same = ('ch', 'blocks', 'heads', 'head_dim', 'split_first', 'scale_shift', 'updown', 'dropout')
   net = unet.UNet(
     data.resolution, data.channels, classes + unlabelled if classes > 1 else 0,
     **{name: model[name] for name in same},
     widths=tuple(model.widths), attention=tuple(model.attention),
     learned=model.variance == 'learned_range', remat=run.remat,
+    low_resolution=low, augmented=conditioning.levels > 0,
     kernels=errors.pick(run.kernels, kernels.KERNELS, 'run.kernels'),
     dtype=errors.pick(model.dtype, residual_config.DTYPES, 'model.dtype'),
   )  # fmt: skip
@@ -526,7 +381,7 @@ def make(
   )
   return Diffusion(
     Teller(net, model.num_steps, model.rescale_steps, unlabelled),
-    Process(Tables(model.schedule, model.num_steps), model.mean, model.variance),
+    Process(of, model.mean, model.variance),
     importance.SAMPLERS[opt.steps_law](model.num_steps),
     opt.loss,
     Player(optim.adamw(rate, opt.b1, opt.b2, opt.eps, opt.weight_decay), dtype=net.dtype),
@@ -535,5 +390,6 @@ def make(
     opt.ema_start,
     model.label_dropout,
     run.microbatches,
+    conditioning,
     card(config),
   )

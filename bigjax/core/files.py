@@ -163,7 +163,7 @@ def check_weights(
   Args:
     arrays: by name.
     path: of their file.
-    infinite: names of those that may hold infinities.
+    infinite: last names of those that may hold infinities.
   Raises:
     UserError: names the first.
   """
@@ -171,7 +171,7 @@ def check_weights(
     what = f'the array {name[:80]!r} of {path!r}'
     if array.dtype.kind == 'V' and array.dtype.name == 'bfloat16':
       array = array.astype(np.float32)
-    if name in infinite:
+    if name.rpartition('/')[2] in infinite:
       array = np.nan_to_num(array, nan=np.nan, posinf=0.0)
     if array.size:
       check_array(array, what, 'fiub', least=0 if VARIANCE.search(name) else -math.inf)

@@ -5,13 +5,14 @@ import dataclasses
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from bigjax.algorithms.base.contract import Spec, encoder_of, styles_of
+from bigjax.algorithms.compositions import cascade
 from bigjax.core import buckets, errors, paths, ranges, trees
 from bigjax.core.ranges import whole
 from bigjax.sampling import generator_file as cards
@@ -247,6 +248,24 @@ def of_workdir(workdir: str, which: str) -> Loaded:
     UserError: it is no workdir, or has no such checkpoint.
   """
   return Loaded(*from_card(*cards.load_workdir(workdir, which)))
+
+
+def of_cascade(given: Sequence[str], options: Mapping[str, str]) -> Loaded:
+  """The cascade of a base and of generators that enlarge, each a workdir or an exported file.
+
+  Args:
+    given: where they lie.
+    options: {sampling option: word} that are meant unless told otherwise.
+  Raises:
+    UserError: one cannot be read, or they do not fit together.
+  """
+  parts = []
+  for path in given:
+    one = load(path)
+    if not os.path.isfile(paths.expanded(path)):  # a workdir's has nothing measured
+      one.stored = one.sampler.prepare_all(one.stored, one.card['sampling'])
+    parts.append((one.stored, one.card))
+  return Loaded(*from_card(*cascade.compose(parts, options, given)))
 
 
 def of_options(args: argparse.Namespace) -> Loaded:

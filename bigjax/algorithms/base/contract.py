@@ -289,14 +289,70 @@ class Likelihood(Protocol):
     """
 
 
+class Enlarger(Protocol):
+  """A generator that makes images of smaller ones: a stage of a cascade. Its latents are N(0, I).
+
+  Noise of small images has levels, 0 of which is none; what the others are is the family's.
+
+  Attributes:
+    low_shape: of the small images, (h, w, C).
+  """
+
+  low_shape: tuple[int, ...]
+
+  def enlarge(
+    self,
+    gen: Gen,
+    low: Array,
+    z: Array,
+    y: Array,
+    spec: Spec,
+    others: Array | None = None,
+    noisy: bool = False,
+    left: int = 0,
+  ) -> Array:
+    """Samples [B, ...] of small images [B, h, w, C] in [-1, 1].
+
+    Args:
+      gen, z, y, spec: as of `generate`.
+      low: small images.
+      others: latents whose noise it is; None: z.
+      noisy: whether `low` has the noise of `level_of(spec)` already; else it is added.
+      left: see `Unfinished`.
+    """
+
+  def enlarging(self, gen: Gen) -> Gen:
+    """What of `gen` enlarging needs."""
+
+  def takes_unfinished(self, generator: 'Generator') -> bool:
+    """Whether what another generator leaves unfinished has the noise that this one knows."""
+
+  def level_of(self, spec: Spec) -> int:
+    """The level of the noise of small images in its settings."""
+
+  def at_level(self, spec: Spec, level: int) -> Spec:
+    """Settings with another one."""
+
+
+class Unfinished(Protocol):
+  """What a Generator also has whose samples are made by taking noise away."""
+
+  def reachable(self, spec: Spec, level: int) -> int:
+    """The level nearest to this one at which it can stop, 0 for 0 alone."""
+
+  def unfinished(self, gen: Gen, z: Array, y: Array, spec: Spec, others: Array, left: int) -> Array:
+    """`with_noise_of` the others, with the noise of a level that is reachable left in it."""
+
+
 class Generator(Protocol):
   """Everything after training: sample, evaluate, export and plan see only this.
 
   One with an encoder also has `encoder`, an Encoder, one with styles `styles`, its parts, one that
-  says how likely images are `likelihood`, a Likelihood; where these are None or missing, it has
-  none (`encoder_of`, `styles_of`, `likelihood_of`). One whose samples have a noise
-  that follows from their latents also has `with_noise_of(gen, z, y, spec, others)`: samples of z
-  with the noise of others, which are latents as well (`draws.with_noise_of`).
+  says how likely images are `likelihood`, a Likelihood, one that enlarges images `enlarger`, an
+  Enlarger; where these are None or missing, it has none (`encoder_of`, `styles_of`,
+  `likelihood_of`, `enlarger_of`). One whose samples have a noise that follows from their latents
+  also has `with_noise_of(gen, z, y, spec, others)`: samples of z with the noise of others, which
+  are latents as well (`draws.with_noise_of`).
 
   Attributes:
     shape: of a sample, (H, W, C) or (T, H, W, C).
@@ -424,6 +480,7 @@ class PlainGenerator:
   options = {}  # noqa: RUF012 - constants, not fields
   inputs = {}  # noqa: RUF012
   styles = None
+  enlarger = None
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> NoChoice:
     del sampling
@@ -539,6 +596,24 @@ def likelihood_of(generator: Generator, what: str) -> Likelihood:
     raise errors.UserError(
       f'{what} needs a generator that says how likely images are, such as a diffusion; this one '
       'only makes them: give another, or leave it out.'
+    )
+  return found
+
+
+def enlarger_of(generator: Generator, what: str) -> Enlarger:
+  """The part of a generator that enlarges images.
+
+  Args:
+    generator: any.
+    what: needs it, as it was asked for.
+  Raises:
+    UserError: it has none.
+  """
+  found = getattr(generator, 'enlarger', None)
+  if found is None:
+    raise errors.UserError(
+      f'{what} needs a generator that enlarges images, and this one makes them of latents alone: '
+      'give one that was trained with model.upsampling.'
     )
   return found
 
