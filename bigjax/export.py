@@ -78,8 +78,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
   paths = places(args.out, args.format, args.workdir, args.params)
   if 'stablehlo' in paths:
     errors.need('--format=stablehlo', 'export', 'flatbuffers')
-  elif args.truncation or args.sampling or args.labels:
-    raise errors.UserError('--truncation, --sampling and --labels are for --format=stablehlo.')
+    return args
+  asked = set(options.parse_sampling(args.sampling)) - ({'guidance'} if args.classifier else set())
+  if args.truncation or args.labels or asked:
+    raise errors.UserError(
+      '--truncation, --sampling and --labels are for --format=stablehlo; of all these, a file of '
+      'tensors has the --guidance of its --classifier alone.'
+    )
   return args
 
 

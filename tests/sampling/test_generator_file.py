@@ -196,7 +196,9 @@ def test_weights_that_are_no_networks_are_refused_by_name(tmp_path, kind, name, 
   assert name in message and f'g.{kind}' in message and said in message
 
 
-@pytest.mark.parametrize('value', [-1, 2**31, 2**63, 10**30, float('nan'), float('inf'), [8, -1], {'ch': -1}])
+@pytest.mark.parametrize(
+  'value', [-1, 2**31, 2**63, 10**30, float('nan'), float('inf'), [8, -1], {'ch': -1}]
+)
 def test_numbers_of_a_card_have_a_range(tmp_path, value):
   write(tmp_path, json=json.dumps({**CARD, 'architecture': {'ch': value}}).encode())
   assert "'ch'" in refusal(cards.load, tmp_path / 'g.safetensors')

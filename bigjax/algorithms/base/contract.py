@@ -22,7 +22,7 @@ exported and kept in checkpoints is one tree, too, which only its Generator look
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -269,11 +269,62 @@ class Encoder(Protocol):
     """Features [B, num_features], float32, of the same images: what a probe looks at."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Noising:
+  """The process that makes images noisy, along which a network was trained.
+
+  Attributes:
+    schedule: of the noise, by its name.
+    num_steps: from images to noise, whose numbers a network is told; 0 has the least noise.
+  """
+
+  schedule: str
+  num_steps: int
+
+  def __str__(self) -> str:
+    return f'{self.schedule}, {self.num_steps:,} steps'
+
+
+# (noisy images [B, H, W, C], their steps [B] of the whole process) -> a gradient [B, H, W, C].
+Gradient = Callable[[Array, Array], Array]
+
+
+class Classifier(Protocol):
+  """Tells classes of noisy images: what a walk from noise to an image is guided by.
+
+  Attributes:
+    shape: of images, (H, W, C).
+    num_classes: that it tells.
+    noising: of the images that it was trained with.
+  """
+
+  shape: tuple[int, ...]
+  num_classes: int
+  noising: Noising
+
+  def log_probabilities(self, gen: Gen, x: Array, t: Array) -> Array:
+    """log p(y | x_t), float32 [B, classes], of noisy images [B, H, W, C] at steps t [B]."""
+
+
+class Steerable(Protocol):
+  """A walk from noise to an image, of which each step can be moved; it needs no preparing.
+
+  Attributes:
+    noising: what it walks back.
+  """
+
+  noising: Noising
+
+  def steered(self, gen: Gen, z: Array, y: Array, spec: Spec, gradient: Gradient | None) -> Array:
+    """Samples as of `Generator.generate`, moved at every step by a gradient; None: by none."""
+
+
 class Generator(Protocol):
   """Everything after training: sample, evaluate, export and plan see only this.
 
-  One with an encoder also has `encoder`, an Encoder, one with styles `styles`, its parts; where
-  these are None or missing, it has none (`encoder_of`, `styles_of`). One whose samples have a noise
+  One with an encoder also has `encoder`, an Encoder, one with styles `styles`, its parts; one that
+  tells classes of noisy images has `classifier`, and one whose walk can be moved `steerable`; where
+  these are None or missing, it has none (`encoder_of` and the like). One whose samples have a noise
   that follows from their latents also has `with_noise_of(gen, z, y, spec, others)`: samples of z
   with the noise of others, which are latents as well (`draws.with_noise_of`).
 
@@ -436,6 +487,9 @@ class PlainGenerator:
     return NORMAL_RECIPE.format(shape=tuple(self.latent_shape))
 
 
+GUIDANCE = 'guidance'  # the sampling option of what a classifier guides
+
+
 def check_options(given: Mapping[str, str] | None, known: Iterable[str]) -> None:
   """Refuse sampling options that a generator does not understand.
 
@@ -444,6 +498,11 @@ def check_options(given: Mapping[str, str] | None, known: Iterable[str]) -> None
   """
   known = list(known)
   for name in given or {}:
+    if name == GUIDANCE and name not in known:
+      raise errors.UserError(
+        f'this generator has no sampling option {name!r}, which is how strongly a classifier '
+        'guides it: give one with --classifier, in Python classifier=.'
+      )
     if name not in known:
       raise errors.UserError(
         f'this generator has no sampling option {name!r}{errors.did_you_mean(name, known)}; '
@@ -500,6 +559,42 @@ def encoder_of(generator: Generator, what: str) -> Encoder:
     raise errors.UserError(
       f'{what} needs a generator that was trained with an encoder, and this one has no encoder: '
       'give another.'
+    )
+  return found
+
+
+def classifier_of(generator: Generator, what: str) -> Classifier:
+  """What tells classes of noisy images.
+
+  Args:
+    generator: any.
+    what: needs it, as it was asked for: '--classifier'.
+  Raises:
+    UserError: it has none.
+  """
+  found = getattr(generator, 'classifier', None)
+  if found is None:
+    raise errors.UserError(
+      f'{what} needs a classifier of noisy images, and this is a generator without one: give a run '
+      'of such a classifier, or what was exported of it.'
+    )
+  return found
+
+
+def steerable_of(generator: Generator, what: str) -> Steerable:
+  """The walk of a generator that can be moved at each step.
+
+  Args:
+    generator: any.
+    what: needs it, as it was asked for: '--classifier'.
+  Raises:
+    UserError: it has none.
+  """
+  found = getattr(generator, 'steerable', None)
+  if found is None:
+    raise errors.UserError(
+      f'{what} needs a generator that walks from noise to an image and can be steered on its way, '
+      'such as a diffusion; this one cannot: give another.'
     )
   return found
 
