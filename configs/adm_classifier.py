@@ -7,8 +7,8 @@
 
 The bare name is `imagenet128`, of 42,568,040 parameters. `imagenet64` has 65,438,568, `imagenet256`
 54,096,360, `imagenet512` 54,448,360. Each is trained along the process of the diffusion of the same
-name in `adm`: `digits` and `tiny` fit `adm:digits` and `adm:tiny`, `imagenet64,digits` those of
-`iddpm`, whose noise is `cosine`, too. Networks, optimizer, batch and steps are those that the
+name in `adm`; `digits` is of `adm:digits`, `imagenet64,digits` of `iddpm:digits`, whose noise is
+`cosine`, too. Networks, optimizer, batch and steps are those that the
 authors' code states, which it trains in float32; their crops are random ones of 80 % of an image at
 least, ours of the longer side. `export.guidance` is the scale that they sample with: of
 `imagenet128` with 250 steps (with 25 of DDIM, 1), of `imagenet256` with labels (of

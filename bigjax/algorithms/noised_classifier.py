@@ -260,7 +260,7 @@ TINY = {
   'data.resolution': 8,
   'model.ch': 32, 'model.widths': (1, 1), 'model.blocks': 1, 'model.attention': (4,),
   'model.schedule': 'cosine', 'model.num_steps': 20, 'optim.batch_size': 8, 'optim.ema_start': 0,
-  'export.steps': '3',
+  'export.steps': '3', 'export.guidance': 1.0,
 }
 DIGITS = {
   **noising_config.SMALL, 'run.remat': False,
@@ -269,7 +269,7 @@ DIGITS = {
   'model.ch': 32, 'model.widths': (1, 2), 'model.blocks': 1, 'model.attention': (8,),
   'model.num_steps': 1000,
   'optim.batch_size': 32, 'optim.lr': 1e-3, 'optim.schedule': 'linear', 'optim.ema_start': 0,
-  'export.steps': '25',
+  'export.steps': '25', 'export.guidance': 1.0,
 }
 # fmt: on
 

@@ -80,8 +80,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   model, size = config.model, config.data.resolution
   if Tables(model.schedule, model.num_steps).betas.max() >= 1:
     raise errors.UserError(
-      f'the {model.schedule} noise of {model.num_steps} steps leaves nothing of an image before its '
-      'last; give more model.num_steps, or model.schedule=cosine.'
+      f'the last of {model.num_steps} steps of {model.schedule} noise leaves nothing of an image; '
+      'give more model.num_steps, or model.schedule=cosine.'
     )
   if not model.widths and size not in unet.WIDTHS:
     raise errors.UserError(
