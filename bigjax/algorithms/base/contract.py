@@ -40,6 +40,7 @@ Due = frozenset[str]
 Given = Mapping[str, Mapping[str, Array]]
 NOTHING: Given = {}
 NONE_DUE: Due = frozenset()
+GUIDANCE = 'guidance'  # the sampling option of what a classifier guides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -485,9 +486,6 @@ class PlainGenerator:
   def recipe(self, spec: NoChoice) -> str | None:
     del spec
     return NORMAL_RECIPE.format(shape=tuple(self.latent_shape))
-
-
-GUIDANCE = 'guidance'  # the sampling option of what a classifier guides
 
 
 def check_options(given: Mapping[str, str] | None, known: Iterable[str]) -> None:

@@ -59,7 +59,7 @@ def compose(
     'algorithm': 'guided',
     'architecture': parts,
     'class_names': names,
-    'sampling': {**card['sampling'], GUIDANCE: scale},
+    'sampling': {**card['sampling'], GUIDANCE: float(scale)},
   }
 
 
