@@ -95,10 +95,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
   paths = places(args.out, args.format, args.workdir, args.params, args.cascade)
   if 'stablehlo' in paths:
     errors.need('--format=stablehlo', 'export', 'flatbuffers')
-  elif args.labels or ((args.truncation or args.sampling) and not args.cascade):
+    return args
+  asked = set(options.parse_sampling(args.sampling)) - ({'guidance'} if args.classifier else set())
+  if args.labels or ((args.truncation or asked) and not args.cascade):
     raise errors.UserError(
-      '--truncation, --sampling and --labels are for --format=stablehlo (the first two for '
-      '--cascade, too).'
+      '--truncation, --sampling and --labels are for --format=stablehlo; of all these, a file of '
+      'tensors has the --guidance of its --classifier, and --cascade the first two.'
     )
   return args
 

@@ -13,8 +13,8 @@ The bare name is `imagenet128`, of 421,529,606 parameters. `imagenet64` has 295,
 those that the authors' code states; batches, steps, rates and dropout as we remember the paper's
 table, but for the upsamplers' batch and steps, which are a guess.
 
-Published, with guidance by a classifier, which is not here yet: FID 2.07, 2.97, 4.59 and 7.72 at
-64, 128, 256 and 512 px; without, LSUN bedroom 1.90, cat 5.57, horse 2.57 (1,000 steps).
+Published, with guidance by a classifier (`adm_classifier`): FID 2.07, 2.97, 4.59 and 7.72 at 64,
+128, 256 and 512 px; without, LSUN bedroom 1.90, cat 5.57, horse 2.57 (1,000 steps).
 
 Hardware: GPUs in the paper. Nothing of it has been run here but `tiny`.
 """

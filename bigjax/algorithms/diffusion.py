@@ -23,15 +23,14 @@ from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import example_keys, purpose
 from bigjax.algorithms.base.generators import walker
 from bigjax.algorithms.base.generators.walker import TOLD, Teller
+from bigjax.algorithms.base.noising import config as noising_config
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.core import errors, parallel, trees
-from bigjax.core.config import WAYS
 from bigjax.core.keys import Key, Keys, with_defaults
-from bigjax.core.ranges import BATCH
 from bigjax.models import unet
-from bigjax.nn import kernels, optim, schedules
+from bigjax.nn import optim, schedules
 from bigjax.nn.diffusion import conditioning as conditionings
-from bigjax.nn.diffusion import importance, sampling, tables
+from bigjax.nn.diffusion import importance, sampling
 from bigjax.nn.diffusion import process as processes
 from bigjax.nn.diffusion.process import Process
 from bigjax.nn.diffusion.tables import Tables
@@ -151,9 +150,8 @@ class Diffusion:
     found = {}
     for name, of in (('train', batch), ('held_out', held_out)):
       examples = self.examples(apart, of)
-      num = len(examples['t'])
-      t = (jnp.arange(num) * self.process.num_steps + self.process.num_steps // 2) // num
-      examples |= {'t': t.astype(jnp.int32), 'none': jnp.zeros_like(examples['none'])}
+      t = jnp.asarray(self.process.tables.evenly(len(examples['t'])))
+      examples |= {'t': t, 'none': jnp.zeros_like(examples['none'])}
       mean = lambda weights, _, examples: self.terms(weights, examples, False)['loss'].mean()
       found[f'{name}_loss'] = parallel.over_batch(mean)(weights, {}, examples)
     players = parallel.all_gather_weights(state['players'])
@@ -185,37 +183,14 @@ def make_generator(architecture: dict[str, Any]) -> walker.Walker:
 # --- Configs
 
 BATCH_KEY = 'optim.batch_size'  # what `plan --scale` sets
-SHARED = (
-  'optim.schedule', 'optim.schedule_start', 'optim.schedule_end', 'optim.warmup', 'optim.eps',
-  'optim.ema_half_life', 'optim.ema_ramp', 'optim.ema_start', 'model.ch', 'model.dtype',
-  'optim.b1', 'optim.b2', 'optim.ema_decay',
-)  # fmt: skip
 # fmt: off
 KEYS: Keys = {
-  'model.widths': Key(
-    (), 'multiples of ch by resolution, from the largest on; (): the published ones',
-    items=(int, float), above=0, most=64,
-  ),
-  'model.blocks': Key(2, 'blocks at each resolution', least=1, most=64),
-  'model.attention': Key(
-    (16, 8), 'resolutions with attention after each block', least=1, most=8192,
-  ),
-  'model.heads': Key(4, 'heads of attention, where head_dim is 0', least=1, most=1024),
-  'model.head_dim': Key(0, 'channels of each head; 0: as many heads as model.heads', most=1024),
-  'model.split_first': Key(
-    False, 'whether attention cuts into queries, keys and values before it cuts into heads',
-  ),
-  'model.scale_shift': Key(
-    True, 'whether the step scales and shifts normalised maps; False: it is added before',
-  ),
-  'model.updown': Key(False, "whether residual blocks change the resolution, as BigGAN's"),
+  **with_defaults(noising_config.KEYS, optim__ema_decay=0.9999),
   'model.dropout': Key(0.0, 'in residual blocks', below=1),
   'model.label_dropout': Key(
     0.0, 'share of labels left out in training, for label_guidance; 0: that is not possible',
     below=1,
   ),
-  'model.schedule': Key('linear', 'of the noise', choices=tuple(tables.SCHEDULES)),
-  'model.num_steps': Key(1000, 'of the process', least=1, most=100_000),
   'model.rescale_steps': Key(False, f'whether steps are told as if there were {TOLD}'),
   'model.mean': Key('epsilon', "what the network's output is", choices=processes.MEANS),
   'model.variance': Key('learned_range', 'of a step back', choices=processes.VARIANCES),
@@ -230,8 +205,6 @@ KEYS: Keys = {
   'model.augmentation_most': Key(
     0, 'the highest level of gaussian: steps of the process; 0: all of them', since=1, most=100_000,
   ),
-  'optim.batch_size': Key(128, 'examples of a step, over all devices', least=1, most=BATCH.most),
-  'optim.lr': Key(1e-4, 'learning rate', most=1000),
   'optim.loss': Key(
     'rescaled_mse', 'mse (with a learned variance its bound is added), rescaled_mse (L_hybrid), '
     'kl (L_vlb), rescaled_kl', choices=processes.LOSSES,
@@ -240,27 +213,16 @@ KEYS: Keys = {
     'uniform', 'law of the steps that are trained at: uniform, second_moment (of their losses)',
     choices=tuple(importance.SAMPLERS),
   ),
-  'optim.weight_decay': Key(0.0, "AdamW's decay of weights, in learning rates"),
-  **with_defaults(
-    {name: residual_config.KEYS[name] for name in SHARED},
-    model__ch=128, model__dtype='float32', optim__b1=0.9, optim__b2=0.999, optim__ema_decay=0.9999,
-  ),
-  'export.steps': Key('250', 'calls of the network for a sample'),
   'export.sampler': Key('ancestral', 'of the steps', choices=sampling.SAMPLERS),
   'export.eta': Key(0.0, 'noise of the sampler ddim', most=1),
-  **WAYS,
 }
-SMALL = {
-  'model.head_dim': 0, 'model.heads': 2, 'model.dtype': 'float32', 'model.dropout': 0.0,
-  'optim.ema_half_life': 0.0, 'optim.ema_ramp': 0.0, 'optim.schedule': 'constant',
-  'optim.schedule_start': 0, 'optim.schedule_end': 0, 'optim.warmup': 0, 'run.microbatches': 1,
-}
+SMALL = {**noising_config.SMALL, 'model.dropout': 0.0}
 TINY = {
   **SMALL,
   'data.resolution': 8,
   'model.ch': 32, 'model.widths': (1, 1), 'model.blocks': 1, 'model.attention': (4,),
-  'model.num_steps': 20, 'optim.batch_size': 8, 'optim.ema_start': 0, 'optim.ema_decay': 0.5,
-  'export.steps': '3',
+  'model.schedule': 'cosine', 'model.num_steps': 20, 'optim.batch_size': 8, 'optim.ema_start': 0,
+  'optim.ema_decay': 0.5, 'export.steps': '3',
 }
 DIGITS = {
   **SMALL, 'run.remat': False,
@@ -281,40 +243,17 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: a key is missing or unknown, or values do not fit together.
   """
   configs.check(config)
-  data, model, size = config.data, config.model, config.data.resolution
-  if not model.widths and size not in unet.WIDTHS:
-    raise errors.UserError(
-      f'data.resolution is {size}; there are published widths for '
-      f'{", ".join(map(str, sorted(unet.WIDTHS)))}: give one of these, or model.widths.'
-    )
-  widths = tuple(model.widths) or unet.WIDTHS[size]
-  least = size / 2 ** (len(widths) - 1)
-  if least != int(least):
-    raise errors.UserError(
-      f'{len(widths)} widths halve images of {size} px {len(widths) - 1} times, to {least:g} px; '
-      'give fewer widths.'
-    )
-  sides = [size >> level for level in range(len(widths))]
-  if absent := set(model.attention) - set(sides):
-    raise errors.UserError(
-      f'model.attention has {min(absent)}, but maps are of {", ".join(map(str, sides))} pixels a '
-      'side; give some of these.'
-    )
-  for multiple in widths:
-    if int(multiple * model.ch) % unet.GROUPS or multiple * model.ch < unet.GROUPS:
-      raise errors.UserError(
-        f'model.ch={model.ch} times {multiple:g} is {multiple * model.ch:g} channels, which norms '
-        f'cut into {unet.GROUPS} groups; give a model.ch of which all are multiples of that.'
-      )
+  noising_config.check(config)
+  data, model = config.data, config.model
   if model.label_dropout and data.num_classes == 1:
     raise errors.UserError(
       f'model.label_dropout is {model.label_dropout:g}, but with data.num_classes=1 there are no '
       'labels; give 0.'
     )
-  if size % model.upsampling:
+  if data.resolution % model.upsampling:
     raise errors.UserError(
-      f'model.upsampling={model.upsampling} does not divide data.resolution={size}; give a '
-      'divisor, or 1 for a network that enlarges nothing.'
+      f'model.upsampling={model.upsampling} does not divide data.resolution='
+      f'{data.resolution}; give a divisor, or 1 for a network that enlarges nothing.'
     )
   if model.augmentation != 'none' and model.upsampling == 1:
     raise errors.UserError(
@@ -363,19 +302,11 @@ def make(
   of = Tables(model.schedule, model.num_steps)
   low = data.resolution // model.upsampling if model.upsampling > 1 else 0
   conditioning = conditionings.make(low, model.augmentation, of, model.augmentation_most)
-  same = ('ch', 'blocks', 'heads', 'head_dim', 'split_first', 'scale_shift', 'updown', 'dropout')
   net = unet.UNet(
     data.resolution, data.channels, classes + unlabelled if classes > 1 else 0,
-    **{name: model[name] for name in same},
-    widths=tuple(model.widths), attention=tuple(model.attention),
-    learned=model.variance == 'learned_range', remat=run.remat,
-    low_resolution=low, augmented=conditioning.levels > 0,
-    kernels=errors.pick(run.kernels, kernels.KERNELS, 'run.kernels'),
-    dtype=errors.pick(model.dtype, residual_config.DTYPES, 'model.dtype'),
+    dropout=model.dropout, learned=model.variance == 'learned_range', low_resolution=low,
+    augmented=conditioning.levels > 0, **noising_config.fields(config),
   )  # fmt: skip
-  for level, multiple in enumerate(net.multiples):
-    if net.resolution >> level in net.attention or level == len(net.multiples) - 1:
-      unet.heads_of(int(multiple * net.ch), net.heads, net.head_dim)
   rate = schedules.learning_rate(
     opt.lr, opt.schedule, opt.schedule_end or run.steps, opt.schedule_start, opt.warmup
   )

@@ -244,10 +244,10 @@ def begin(
     return [], None, images, images.size
   if args.workdir:
     which = checkpoints_of(args.workdir, args.checkpoint or 'last')
-    readers = [functools.partial(of_workdir, args.workdir, one) for one in which]
+    readers = [functools.partial(of_workdir, args.workdir, one, args.classifier) for one in which]
     shapes = [shape_of(generator_file.card_of(args.workdir, one)) for one in which]
   else:
-    readers, shapes = [functools.partial(load, args.params)], []
+    readers, shapes = [functools.partial(load, args.params, classifier=args.classifier)], []
   first = readers[0]()
   specs(args, first)  # refuses what means nothing, before anything is read or computed
   return [lambda: first, *readers[1:]], first, None, max([first.shape, *shapes])

@@ -95,8 +95,9 @@ def kernel_grad(x: Array, kernel: Array, dy: Array, stride: int, padding: Any) -
   def of_part(x, dy):
     return jax.linear_transpose(lambda k: conv(x, k, stride, padding), kernel)(dy)[0]
 
-  num, positions = len(x), stride * dy.shape[1] * dy.shape[2]
-  if device.device_kind() != 'cpu' or min(kernel.shape[-2:]) <= FEW:
+  num, positions = x.shape[0], stride * dy.shape[1] * dy.shape[2]
+  is_symbolic = not isinstance(num, int)  # of a program that wants the gradient of x alone
+  if device.device_kind() != 'cpu' or min(kernel.shape[-2:]) <= FEW or is_symbolic:
     return of_part(x, dy)
   fits = (n for n in range(1, num) if num % n == 0 and num // n * positions <= CHUNK)
   chunks = next(fits, num)

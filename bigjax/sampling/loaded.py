@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from bigjax.algorithms.base.contract import Spec, encoder_of, styles_of
+from bigjax.algorithms.base.contract import GUIDANCE, Spec, encoder_of, styles_of
+from bigjax.algorithms.base.noising.config import GUIDANCE as GUIDANCE_SCALE
 from bigjax.algorithms.compositions import cascade
+from bigjax.algorithms.compositions import guided as guidance
 from bigjax.core import buckets, errors, paths, ranges, trees
 from bigjax.core.ranges import whole
 from bigjax.sampling import generator_file as cards
+from bigjax.sampling import options
 from bigjax.sampling.image_files import BATCH
-from bigjax.sampling.sampler import Sampler, from_card
+from bigjax.sampling.sampler import Sampler, from_card, refusing_misfits
 
 Labels = int | str | Sequence[int | str] | np.ndarray | None
 
@@ -225,8 +228,24 @@ def say(text: str) -> None:
   print(text, file=sys.stderr)
 
 
-def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
+def load(
+  path: str | os.PathLike, which: str = 'last', classifier: str | os.PathLike | None = None
+) -> Loaded:
   """Load a generator from a workdir (checkpoint `which`) or an exported .safetensors or .npz file.
+
+  Args:
+    path: of the generator.
+    which: of a workdir's checkpoints.
+    classifier: a workdir or file of what guides it (the option `guidance` says how strongly); None:
+      nothing.
+  Raises:
+    UserError: it is neither, or cannot be read.
+  """
+  return guided(read(path, which), classifier)
+
+
+def read(path: str | os.PathLike, which: str = 'last') -> tuple[Any, dict[str, Any]]:
+  """(gen, card) of a workdir or file, as `load` takes them.
 
   Raises:
     UserError: it is neither, or cannot be read.
@@ -235,19 +254,38 @@ def load(path: str | os.PathLike, which: str = 'last') -> Loaded:
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
   try:
     folder = os.path.isdir(path) or buckets.is_url(path)
-    read = cards.load_workdir(buckets.local(path), str(which)) if folder else cards.load(path)
+    return cards.load_workdir(buckets.local(path), str(which)) if folder else cards.load(path)
   finally:
     logging.set_verbosity(verbosity)
-  return Loaded(*from_card(*read))
 
 
-def of_workdir(workdir: str, which: str) -> Loaded:
-  """The generator of a checkpoint in a workdir on this machine.
+def guided(
+  generator: tuple[Any, dict[str, Any]],
+  classifier: str | os.PathLike | None,
+  scale: float | None = None,
+) -> Loaded:
+  """A generator, as it is or guided by a classifier.
+
+  Args:
+    generator: (gen, card).
+    classifier: a workdir or file; None: none.
+    scale: what the card then says of the guidance; None: what the classifier's does.
+  Raises:
+    UserError: the classifier cannot be read, or one does not fit the other.
+  """
+  if classifier is not None:
+    with refusing_misfits():
+      generator = guidance.compose(generator, read(classifier), scale)
+  return Loaded(*from_card(*generator))
+
+
+def of_workdir(workdir: str, which: str, classifier: str | None = None) -> Loaded:
+  """The generator of a checkpoint in a workdir on this machine, guided as of `load`.
 
   Raises:
-    UserError: it is no workdir, or has no such checkpoint.
+    UserError: it is no workdir, or has no such checkpoint, or what guides it does not fit.
   """
-  return Loaded(*from_card(*cards.load_workdir(workdir, which)))
+  return guided(cards.load_workdir(workdir, which), classifier)
 
 
 def of_cascade(given: Sequence[str], options: Mapping[str, str]) -> Loaded:
@@ -269,14 +307,20 @@ def of_cascade(given: Sequence[str], options: Mapping[str, str]) -> Loaded:
 
 
 def of_options(args: argparse.Namespace) -> Loaded:
-  """The generator that --workdir and --checkpoint, or --params, name.
+  """The generator that --workdir and --checkpoint, or --params, name, with its --classifier.
 
   Raises:
-    UserError: there is none.
+    UserError: there is none, or they do not fit together.
   """
+  classifier, scale = getattr(args, 'classifier', None), None  # which not all verbs have
+  if classifier is not None:
+    scale = options.parse_sampling(args.sampling).get(GUIDANCE)
+    scale = scale and GUIDANCE_SCALE.read(f'--{GUIDANCE}=', scale)
   if args.workdir:
-    return of_workdir(args.workdir, args.checkpoint or 'last')
-  return Loaded(*from_card(*cards.load(args.params)))
+    generator = cards.load_workdir(args.workdir, args.checkpoint or 'last')
+  else:
+    generator = cards.load(args.params)
+  return guided(generator, classifier, scale)
 
 
 def find_class(word: str, class_names: Sequence[str]) -> int:

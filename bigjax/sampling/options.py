@@ -29,11 +29,15 @@ def add_generator(parser: argparse.ArgumentParser, several: bool = False) -> Any
 
 
 def check_generator(args: argparse.Namespace) -> None:
-  """Refuses a checkpoint of what has none.
+  """Refuses a checkpoint of what has none, and a classifier beside no generator.
 
   Raises:
     UserError: says so.
   """
+  if getattr(args, 'classifier', None) and not (args.workdir or args.params):
+    raise errors.UserError(
+      f'--classifier={args.classifier} guides a generator: give one with --workdir or --params.'
+    )
   if args.checkpoint and not args.workdir:
     raise errors.UserError(
       f'--checkpoint {args.checkpoint} is one of a --workdir; without a --workdir, leave it out.'
@@ -51,8 +55,13 @@ class ByItsName(argparse.Action):
 def add_sampling(parser: argparse.ArgumentParser) -> None:
   """Adds --truncation, and `--sampling NAME=VALUE` for options that only some generators have.
 
-  Those of diffusion that everybody knows have names of their own.
+  Those of diffusion that everybody knows have names of their own, and what guides it is given here.
   """
+  parser.add_argument(
+    '--classifier',
+    help='of a diffusion: the workdir, or the exported file, of a classifier of noisy images that '
+    'guides it (see --guidance)',
+  )
   parser.add_argument(
     '--truncation',
     metavar='t[:dialect]',
@@ -69,6 +78,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
   for name, words in (
     ('steps', 'of a diffusion: calls of the network for a sample: 25, ddim25, logsnr10'),
     ('sampler', 'of a diffusion: ancestral, ddim, dpm'),
+    ('guidance', 'of what a --classifier guides: the scale of its gradient, 0 for none'),
   ):
     parser.add_argument(
       f'--{name}', dest='sampling', action=ByItsName, default=[], metavar='WORD', help=words

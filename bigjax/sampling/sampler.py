@@ -310,6 +310,10 @@ def trace(generator: Generator, gen: Gen, sampling: Mapping[str, Any]) -> None:
   if encoder is not None:
     images = jax.ShapeDtypeStruct((1, *encoder.shape), jnp.float32)
     jax.eval_shape(encoder.encode, gen, images)
+  classifier = getattr(generator, 'classifier', None)
+  if classifier is not None:
+    images = jax.ShapeDtypeStruct((1, *classifier.shape), jnp.float32)
+    jax.eval_shape(classifier.log_probabilities, gen, images, jax.ShapeDtypeStruct((1,), jnp.int32))
   ready = lambda spec: generator.provenance(gen, spec, sampling)[0]
   spec = generator.spec(sampling)
   if not ready(spec):

@@ -207,7 +207,10 @@ def vital_signs_figure(
      lambda axis: _lines(axis, rows, metrics.LOSS.among(known))),
     ("share of images a discriminator's sign gets right",
      'held_out far below train: it knows its training images by heart',
-     metrics.ACCURACY.among(known), lambda axis: _shares(axis, rows)),
+     metrics.ACCURACY.among(known), lambda axis: _shares(axis, rows, metrics.ACCURACY)),
+    ('share of images whose class a classifier tells', 'held_out should be near train',
+     metrics.CLASS_ACCURACY.among(known),
+     lambda axis: _shares(axis, rows, metrics.CLASS_ACCURACY)),
     ('strength of the augmentation', 'p grows while r_t is above its target',
      metrics.AUGMENT.among(known), lambda axis: _lines(axis, rows, metrics.AUGMENT.among(known))),
     ("each resolution's share of the output",
@@ -250,8 +253,8 @@ def vital_signs_figure(
   return figure
 
 
-def _shares(axis: 'Axes', rows: Rows) -> None:
-  _lines(axis, rows, metrics.ACCURACY.among(names(rows)))
+def _shares(axis: 'Axes', rows: Rows, which: metrics.Metric) -> None:
+  _lines(axis, rows, which.among(names(rows)))
   axis.set_ylim(-0.03, 1.03)
 
 

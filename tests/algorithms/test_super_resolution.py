@@ -15,12 +15,13 @@ from bigjax.algorithms.base.generators import walker
 from bigjax.core import config as core_config
 from bigjax.core import errors, trees
 from bigjax.nn.diffusion import conditioning as conditionings
+from bigjax.nn.diffusion.process import Process
 from bigjax.nn.diffusion.tables import Tables
 from bigjax.nn.resizing import resize
 
 import plain_unets
 from golden_files import golden
-from golden_unets import SETTINGS, assert_same, official
+from golden_unets import assert_same, official
 
 TABLES = Tables('cosine', 20)
 
@@ -290,15 +291,9 @@ def test_the_official_network_through_a_card():
   """What the generator's network says of x_t, of a step and of the small image."""
   arrays = golden('adm_superres')
   net, params, inputs = official('adm_superres')
-  fields = {name: getattr(net, name) for name in walker.NET_FIELDS}
-  settings = SETTINGS['adm_superres']
-  generator = walker.make(
-    {
-      **fields, 'widths': settings['widths'], 'attention': settings['attention'],
-      'schedule': 'linear', 'num_steps': 1000, 'mean': 'epsilon', 'variance': 'learned_range',
-      'rescale_steps': False, 'unlabelled': False, 'low_resolution': 8,
-    }
-  )  # fmt: skip
+  tables = Tables('linear', 1000)
+  teller, small = walker.Teller(net, 1000, False, False), conditionings.Small(8)
+  generator = walker.make(walker.card(teller, Process(tables), small))
   assert isinstance(generator, walker.Upsampler) and not generator.conditioning.levels
   y = jnp.zeros(len(inputs['x_t']), jnp.int32)
   given = generator.conditioning.given(keys_for(len(y)), inputs['low_res'], 0)

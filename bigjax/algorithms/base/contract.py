@@ -22,7 +22,7 @@ exported and kept in checkpoints is one tree, too, which only its Generator look
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -40,6 +40,7 @@ Due = frozenset[str]
 Given = Mapping[str, Mapping[str, Array]]
 NOTHING: Given = {}
 NONE_DUE: Due = frozenset()
+GUIDANCE = 'guidance'  # the sampling option of what a classifier guides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,15 +345,65 @@ class Unfinished(Protocol):
     """`with_noise_of` the others, with the noise of a level that is reachable left in it."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Noising:
+  """The process that makes images noisy, along which a network was trained.
+
+  Attributes:
+    schedule: of the noise, by its name.
+    num_steps: from images to noise, whose numbers a network is told; 0 has the least noise.
+  """
+
+  schedule: str
+  num_steps: int
+
+  def __str__(self) -> str:
+    return f'{self.schedule}, {self.num_steps:,} steps'
+
+
+# (noisy images [B, H, W, C], their steps [B] of the whole process) -> a gradient [B, H, W, C].
+Gradient = Callable[[Array, Array], Array]
+
+
+class Classifier(Protocol):
+  """Tells classes of noisy images: what a walk from noise to an image is guided by.
+
+  Attributes:
+    shape: of images, (H, W, C).
+    num_classes: that it tells.
+    noising: of the images that it was trained with.
+  """
+
+  shape: tuple[int, ...]
+  num_classes: int
+  noising: Noising
+
+  def log_probabilities(self, gen: Gen, x: Array, t: Array) -> Array:
+    """log p(y | x_t), float32 [B, classes], of noisy images [B, H, W, C] at steps t [B]."""
+
+
+class Steerable(Protocol):
+  """A walk from noise to an image, of which each step can be moved; it needs no preparing.
+
+  Attributes:
+    noising: what it walks back.
+  """
+
+  noising: Noising
+
+  def steered(self, gen: Gen, z: Array, y: Array, spec: Spec, gradient: Gradient | None) -> Array:
+    """Samples as of `Generator.generate`, moved at every step by a gradient; None: by none."""
+
+
 class Generator(Protocol):
   """Everything after training: sample, evaluate, export and plan see only this.
 
-  One with an encoder also has `encoder`, an Encoder, one with styles `styles`, its parts, one that
-  says how likely images are `likelihood`, a Likelihood, one that enlarges images `enlarger`, an
-  Enlarger; where these are None or missing, it has none (`encoder_of`, `styles_of`,
-  `likelihood_of`, `enlarger_of`). One whose samples have a noise that follows from their latents
-  also has `with_noise_of(gen, z, y, spec, others)`: samples of z with the noise of others, which
-  are latents as well (`draws.with_noise_of`).
+  Some also have parts, which are None or missing where there are none: `encoder`, an Encoder,
+  `styles`, a Styles, `likelihood`, a Likelihood, `enlarger`, an Enlarger, `classifier`, a
+  Classifier, `steerable`, a Steerable (`encoder_of` and the like refuse those without). One whose
+  samples have a noise that follows from their latents also has `with_noise_of(gen, z, y, spec,
+  others)`: samples of z with the noise of others, which are latents as well
+  (`draws.with_noise_of`).
 
   Attributes:
     shape: of a sample, (H, W, C) or (T, H, W, C).
@@ -522,6 +573,11 @@ def check_options(given: Mapping[str, str] | None, known: Iterable[str]) -> None
   """
   known = list(known)
   for name in given or {}:
+    if name == GUIDANCE and name not in known:
+      raise errors.UserError(
+        f'this generator has no sampling option {name!r}, which is how strongly a classifier '
+        'guides it: give one with --classifier, in Python classifier=.'
+      )
     if name not in known:
       raise errors.UserError(
         f'this generator has no sampling option {name!r}{errors.did_you_mean(name, known)}; '
@@ -614,6 +670,42 @@ def enlarger_of(generator: Generator, what: str) -> Enlarger:
     raise errors.UserError(
       f'{what} needs a generator that enlarges images, and this one makes them of latents alone: '
       'give one that was trained with model.upsampling.'
+    )
+  return found
+
+
+def classifier_of(generator: Generator, what: str) -> Classifier:
+  """What tells classes of noisy images.
+
+  Args:
+    generator: any.
+    what: needs it, as it was asked for: '--classifier'.
+  Raises:
+    UserError: it has none.
+  """
+  found = getattr(generator, 'classifier', None)
+  if found is None:
+    raise errors.UserError(
+      f'{what} needs a classifier of noisy images, and this is a generator without one: give a run '
+      'of such a classifier, or what was exported of it.'
+    )
+  return found
+
+
+def steerable_of(generator: Generator, what: str) -> Steerable:
+  """The walk of a generator that can be moved at each step.
+
+  Args:
+    generator: any.
+    what: needs it, as it was asked for: '--classifier'.
+  Raises:
+    UserError: it has none.
+  """
+  found = getattr(generator, 'steerable', None)
+  if found is None:
+    raise errors.UserError(
+      f'{what} needs a generator that walks from noise to an image and can be steered on its way, '
+      'such as a diffusion; this one cannot: give another.'
     )
   return found
 

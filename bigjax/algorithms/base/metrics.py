@@ -40,6 +40,10 @@ PROBE_ACCURACY = Metric(
   'probe_accuracy_*', 'the same between two steps: of train, held_out and fake images',
   'held_out near train',
 )  # fmt: skip
+CLASS_ACCURACY = Metric(
+  '*_accuracy', 'share of images whose class a classifier tells: of a step, of train and held_out',
+  'held_out near train',
+)  # fmt: skip
 SKIPPED = Metric('skipped', 'updates refused in a row, for numbers that are not finite', '0')
 REFUSED = Metric('refused', 'updates refused since the run began', 'does not grow')
 SIGMA = Metric(
@@ -79,9 +83,9 @@ NORM_RATIO = Metric(
 )  # fmt: skip
 
 METRICS = (
-  LOSS, GRAD_NORM, ACCURACY, PROBE_ACCURACY, SKIPPED, REFUSED, SIGMA, SIGMA_MAX, WEIGHT_NORM,
-  BATCH_STD, BATCH_LABEL_SHARE, AUGMENT, RGB_SHARE, SAMPLES_MOVED,
-  LATENT_COSINE, NORM_RATIO,
+  LOSS, GRAD_NORM, ACCURACY, PROBE_ACCURACY, CLASS_ACCURACY, SKIPPED, REFUSED, SIGMA, SIGMA_MAX,
+  WEIGHT_NORM, BATCH_STD, BATCH_LABEL_SHARE, AUGMENT, RGB_SHARE, SAMPLES_MOVED, LATENT_COSINE,
+  NORM_RATIO,
 )  # fmt: skip
 
 

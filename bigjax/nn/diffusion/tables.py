@@ -127,6 +127,11 @@ class Tables:
     num = len(kept_steps(self.num, self.steps.removeprefix(LOG_SNR)))
     return evenly_in(half_log_snr(np.cumprod(1 - self._whole)), num)
 
+  def evenly(self, num: int) -> np.ndarray:
+    """Numbers of kept steps, int32 [num], spread evenly over them: what a probe looks at."""
+    steps = len(self.timesteps)
+    return ((np.arange(num) * steps + steps // 2) // num).astype(np.int32)
+
   @property
   def _whole(self) -> np.ndarray:
     return errors.pick(self.schedule, SCHEDULES, 'the noise schedule')(self.num)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from bigjax.algorithms.base import contract, draws
 from bigjax.algorithms.base.contract import Gen
+from bigjax.algorithms.base.noising import config as noising_config
 from bigjax.algorithms.base.player import to_float
 from bigjax.core import errors, ranges
 from bigjax.models import unet
@@ -119,7 +120,6 @@ OPTIONS = {
 }
 CARD = {'steps': str, 'sampler': str, 'eta': float}
 ETA = ranges.Range(0, 1, whole=False)
-GUIDANCE = ranges.Range(0, 1000, whole=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +181,7 @@ class Walker(contract.PlainGenerator):
     keys: Array,
     given: Mapping[str, Array] | None = None,
     left: int = 0,
+    gradient: contract.Gradient | None = None,
   ) -> Array:
     """The end of a walk.
 
@@ -189,6 +190,7 @@ class Walker(contract.PlainGenerator):
       keys: [B], of the noise of its steps.
       given: what the network is given besides.
       left: level of the noise that is left in it, one that is `reachable`.
+      gradient: moves every step; None: none.
     """
     of, given = self.kept(spec), given or {}
     stop = int((of.timesteps < left).sum())
@@ -199,11 +201,26 @@ class Walker(contract.PlainGenerator):
     else:
       unlabelled = lambda x, t: say(x, t, True)
       network = sampling.classifier_free(say, unlabelled, spec.label_guidance)
-    return walk.back(network, z, lambda i: walk.noise(keys, i, self.shape), stop=stop)
+    return walk.back(network, z, lambda i: walk.noise(keys, i, self.shape), gradient, stop)
 
   def kept(self, spec: WalkSpec) -> Tables:
     """The tables of the steps that are kept."""
     return dataclasses.replace(self.process.tables, steps=spec.steps)
+
+  # --- Of guidance by a classifier (contract.Steerable)
+
+  @property
+  def steerable(self) -> contract.Steerable | None:
+    return self
+
+  @property
+  def noising(self) -> contract.Noising:
+    return contract.Noising(self.process.tables.schedule, self.process.tables.num)
+
+  def steered(
+    self, gen: Gen, z: Array, y: Array, spec: WalkSpec, gradient: contract.Gradient | None
+  ) -> Array:
+    return self.walked(gen, z, y, spec, draws.keys_of(z), gradient=gradient)
 
   # --- Of cascades: samples with some noise left in them (contract.Unfinished). Level s is the
   # noise of step s - 1, as conditioning.Noised has it; level 0 is none.
@@ -234,7 +251,8 @@ class Upsampler(Walker):
   """
 
   conditioning: conditionings.Small
-  likelihood = None  # of images alone, it has none
+  likelihood = None  # these are of images alone, and it has none
+  steerable = None
 
   @property
   def options(self) -> Mapping[str, str]:
@@ -316,17 +334,15 @@ def read_spec(given: Mapping[str, Any], of: Tables, unlabelled: bool) -> WalkSpe
   Raises:
     UserError: a value means nothing.
   """
-  sampler, steps = str(given['sampler']), str(given['steps'])
+  sampler = str(given['sampler'])
   if sampler not in sampling.SAMPLERS:
     raise errors.UserError(
       f'there is no sampler {sampler!r}{errors.did_you_mean(sampler, sampling.SAMPLERS)}; give '
       f'{", ".join(sampling.SAMPLERS)}.'
     )
-  _ = dataclasses.replace(of, steps=steps).timesteps  # refuses what means nothing
-  if not steps:
-    raise errors.UserError('steps are empty; give how many, such as 25.')
+  steps = noising_config.read_steps(of, str(given['steps']))
   eta = ETA.read('eta=', str(given['eta']))
-  scale = GUIDANCE.read('label_guidance=', str(given.get('label_guidance', 1.0)))
+  scale = noising_config.GUIDANCE.read('label_guidance=', str(given.get('label_guidance', 1.0)))
   if eta and sampler != 'ddim':
     raise errors.UserError(f'eta={eta:g} is of the sampler ddim, not of {sampler}; leave it out.')
   if scale != 1 and not unlabelled:
@@ -337,22 +353,13 @@ def read_spec(given: Mapping[str, Any], of: Tables, unlabelled: bool) -> WalkSpe
   return WalkSpec(steps, sampler, eta, scale)
 
 
-NET_FIELDS = (
-  'resolution', 'channels', 'num_classes', 'ch', 'blocks', 'heads', 'head_dim', 'split_first',
-  'scale_shift', 'updown', 'learned',
-)  # fmt: skip
-
-
 def card(
   teller: Teller, process: Process, conditioning: conditionings.Conditioning
 ) -> dict[str, Any]:
   """The values of a card's `architecture`, from which `make` builds the sampled network."""
-  net, of = teller.net, process.tables
   return {
-    **{name: getattr(net, name) for name in NET_FIELDS},
-    'widths': list(net.multiples), 'attention': list(net.attention),
-    'schedule': of.schedule, 'num_steps': of.num, 'mean': process.mean,
-    'variance': process.variance, 'rescale_steps': teller.rescale,
+    **noising_config.architecture(teller.net, process.tables), 'learned': teller.net.learned,
+    'mean': process.mean, 'variance': process.variance, 'rescale_steps': teller.rescale,
     'unlabelled': teller.unlabelled, **conditioning.card(),
   }  # fmt: skip
 

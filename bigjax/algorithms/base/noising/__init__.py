@@ -1,0 +1,1 @@
+"""What games share whose networks are told noisy images, and how noisy they are."""
