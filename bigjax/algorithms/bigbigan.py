@@ -30,6 +30,7 @@ from bigjax.algorithms.base import (
 )
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import example_keys
+from bigjax.algorithms.base.parts import Encoder
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors, parallel, trees
@@ -330,13 +331,13 @@ class Bidirectional(StandingStatistics):
     return {name: gen[name] for name in ('params', 'enc_stats')}
 
   @property
-  def encoder(self) -> contract.Encoder:
+  def encoder(self) -> Encoder:
     return OfImages(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class OfImages:
-  """The encoder of a Bidirectional; see contract.Encoder."""
+  """The encoder of a Bidirectional; see parts.Encoder."""
 
   both: Bidirectional
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, player, style_config, truncation
+from bigjax.algorithms.base import configs, contract, parts, player, style_config, truncation
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
 from bigjax.algorithms.base.player import Player, to_float
@@ -255,7 +255,7 @@ class MultiScale(truncation.WithStyles):
     return truncation.INPUTS if self.styles else {}
 
   @property
-  def styles(self) -> contract.Styles | None:
+  def styles(self) -> parts.Styles | None:
     return self if isinstance(self.net, msggan.StyleGenerator) else None
 
   @property

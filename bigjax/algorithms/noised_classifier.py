@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, draws, player, residual_config
+from bigjax.algorithms.base import configs, contract, draws, parts, player, residual_config
 from bigjax.algorithms.base.contract import GUIDANCE, Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import example_keys, purpose
 from bigjax.algorithms.base.noising import config as noising_config
@@ -39,7 +39,7 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Teller:
-  """The network and the process of its noisy images: a contract.Classifier, of weights alone."""
+  """The network and the process of its noisy images: a parts.Classifier, of weights alone."""
 
   net: unet.Classifier
   tables: Tables
@@ -53,8 +53,8 @@ class Teller:
     return self.net.num_classes
 
   @property
-  def noising(self) -> contract.Noising:
-    return contract.Noising(self.tables.schedule, self.tables.num)
+  def noising(self) -> parts.Noising:
+    return parts.Noising(self.tables.schedule, self.tables.num)
 
   def log_probabilities(self, gen: Gen, x: Array, t: Array) -> Array:
     return jax.nn.log_softmax(self.net.apply({'params': gen}, x, t))
@@ -201,18 +201,18 @@ class NormalWalker(contract.PlainGenerator):
     return StepsSpec(noising_config.read_steps(self.tables, steps))
 
   @property
-  def steerable(self) -> contract.Steerable:
+  def steerable(self) -> parts.Steerable:
     return self
 
   @property
-  def noising(self) -> contract.Noising:
-    return contract.Noising(self.tables.schedule, self.tables.num)
+  def noising(self) -> parts.Noising:
+    return parts.Noising(self.tables.schedule, self.tables.num)
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: StepsSpec) -> Array:
     return self.steered(gen, z, y, spec, None)
 
   def steered(
-    self, gen: Gen, z: Array, y: Array, spec: StepsSpec, gradient: contract.Gradient | None
+    self, gen: Gen, z: Array, y: Array, spec: StepsSpec, gradient: parts.Gradient | None
   ) -> Array:
     del gen, y
     whole = Process(self.tables, variance='fixed_small')

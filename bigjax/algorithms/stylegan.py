@@ -19,7 +19,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, growing, player, style_config, truncation
+from bigjax.algorithms.base import (
+  configs,
+  contract,
+  growing,
+  parts,
+  player,
+  style_config,
+  truncation,
+)
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
 from bigjax.algorithms.base.growing import GrowingStage
@@ -256,7 +264,7 @@ class Styled(truncation.WithStyles):
     return truncation.INPUTS if self.net.styled else {}
 
   @property
-  def styles(self) -> contract.Styles | None:
+  def styles(self) -> parts.Styles | None:
     return self if self.net.styled else None
 
   @property

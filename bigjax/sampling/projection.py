@@ -3,7 +3,7 @@
 Adam moves one w, which all layers are given, and the noise of the layers, from the mean w on. To w
 a noise is added that fades away, so that it wanders at first; the noise maps are held back from
 carrying the image's own structure, by a penalty on what neighbours in them have in common. Of any
-generator with styles (contract.Styles), by any distance of images. As in the authors' code, and not
+generator with styles (parts.Styles), by any distance of images. As in the authors' code, and not
 in their text, halved noise maps are means that are not scaled up again.
 """
 
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.algorithms.base.contract import styles_of
+from bigjax.algorithms.base.parts import styles_of
 from bigjax.core import parallel
 from bigjax.core.progress import PATIENCE, Progress
 from bigjax.models.pretrained.taps import ImageDistance

@@ -125,7 +125,7 @@ class Sampler:
         out.append(np.asarray(run(*part).addressable_data(0)))
     return np.concatenate(out)[:num]
 
-  # --- Of generators with an encoder (contract.Encoder)
+  # --- Of generators with an encoder (parts.Encoder)
 
   def _look(self, see: Callable[[Gen, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
     def run(gen, images):
@@ -150,7 +150,7 @@ class Sampler:
     """The encoder's features float32 [n, num_features] of the same."""
     return self._in_batches(lambda part: self._features(gen, part), (images,), batch)
 
-  # --- Of generators that say how likely images are (contract.Likelihood)
+  # --- Of generators that say how likely images are (parts.Likelihood)
 
   @functools.cached_property
   def _bits(self):
@@ -184,7 +184,7 @@ class Sampler:
     run = lambda *part: self._bits(gen, *part, np.uint32(seed))
     return self._in_batches(run, (images, y, numbers), batch)
 
-  # --- Of generators with styles (contract.Styles)
+  # --- Of generators with styles (parts.Styles)
 
   @functools.cached_property
   def _map(self):

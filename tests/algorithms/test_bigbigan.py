@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from bigjax.algorithms import bigbigan
-from bigjax.algorithms.base import configs, contract
+from bigjax.algorithms.base import configs, contract, parts
 from bigjax.algorithms.base.contract import Stage
 from bigjax.algorithms.base.player import Player
 from bigjax.core import errors, trees
@@ -372,7 +372,7 @@ def test_images_do_not_depend_on_labels_and_preparing_keeps_the_encoder():
     np.testing.assert_array_equal(both.generate(gen, z, y, spec), 3)
   assert set(both.bare(gen)) == {'params', 'enc_stats'}
   images = both.generate(gen, z, jnp.zeros(2), spec)
-  encoder = contract.encoder_of(both, 'this')
+  encoder = parts.encoder_of(both, 'this')
   assert encoder.shape == (SIDE, SIDE, 1) == both.shape
   np.testing.assert_array_equal(encoder.encode(gen, images), 12)
   assert trees.flat(both.weights(gen)).keys() == {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bigjax.algorithms import noised_classifier
-from bigjax.algorithms.base import configs, contract
+from bigjax.algorithms.base import configs, parts
 from bigjax.algorithms.base.metrics import ACCURACY, CLASS_ACCURACY
 from bigjax.core import config as core_config
 from bigjax.core import errors
@@ -166,4 +166,4 @@ def test_what_shows_it_is_a_walk_to_normal_images():
   # P(|x| < 1) of a normal number is 0.683.
   np.testing.assert_allclose((np.abs(images) < 1).mean(), 0.683, atol=0.03)
   generator, _ = shown()
-  assert contract.classifier_of(generator, 'a test').noising == contract.Noising('cosine', 20)
+  assert parts.classifier_of(generator, 'a test').noising == parts.Noising('cosine', 20)

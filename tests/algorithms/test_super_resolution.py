@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bigjax.algorithms import diffusion
-from bigjax.algorithms.base import configs, contract, draws
+from bigjax.algorithms.base import configs, draws, parts
 from bigjax.algorithms.base.generators import walker
 from bigjax.core import config as core_config
 from bigjax.core import errors, trees
@@ -282,9 +282,9 @@ def test_levels_that_there_are_not(name):
 
 def test_what_makes_images_of_latents_alone_enlarges_nothing():
   with pytest.raises(errors.UserError, match=r'b\.npz needs a generator that enlarges'):
-    contract.enlarger_of(plain_unets.base(), 'b.npz')
+    parts.enlarger_of(plain_unets.base(), 'b.npz')
   generator = plain_unets.upsampler()
-  assert contract.enlarger_of(generator, '') is generator
+  assert parts.enlarger_of(generator, '') is generator
 
 
 def test_the_official_network_through_a_card():

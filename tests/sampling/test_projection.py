@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigjax.algorithms.base import configs, contract
+from bigjax.algorithms.base import configs, parts
 from bigjax.core import errors
 from bigjax.models.pretrained import taps
 from bigjax.sampling import photos, projection, projection_report
@@ -218,4 +218,4 @@ def test_only_who_has_styles_says_so(name):
   program = make_program(configs.read(f'{name},tiny' if ':' in name else f'{name}:tiny'))
   generator = program.sampler(program.stage(0)).generator
   with pytest.raises(errors.UserError, match='--mixing needs a generator with styles'):
-    contract.styles_of(generator, '--mixing')
+    parts.styles_of(generator, '--mixing')

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.algorithms.base import contract, draws
+from bigjax.algorithms.base import contract, draws, parts
 from bigjax.algorithms.base.contract import Gen
 from bigjax.core import errors, parallel, trees
 from bigjax.core.ranges import COUNT, Range
@@ -170,14 +170,14 @@ def stored_noise(maps: Mapping[str, Any], resolution: int) -> tuple[Array, ...]:
 
 
 class WithStyles(contract.OfNetwork, contract.PlainGenerator):
-  """A generator that is contract.Styles itself; gen is {params, w_avg} at least.
+  """A generator that is parts.Styles itself; gen is {params, w_avg} at least.
 
   A family adds `net`, `gains` (of its equalised learning rate), `num_layers`, `map`, `noise` and
   `synthesize`.
   """
 
   @property
-  def styles(self) -> contract.Styles | None:
+  def styles(self) -> parts.Styles | None:
     return self
 
   def layers(self, gen: Gen, w: Array, spec: StyleSpec) -> Array:

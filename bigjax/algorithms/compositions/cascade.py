@@ -1,7 +1,7 @@
 """Cascades (Ho et al. 2022, "Cascaded Diffusion Models"): a base's samples, enlarged in stages.
 
 The base is any generator whose samples fit, a GAN as well; the stages after it are enlargers
-(`contract.Enlarger`), trained apart. A sample's latents are those of all stages in a row, the
+(`parts.Enlarger`), trained apart. A sample's latents are those of all stages in a row, the
 base's first: with the same seed the base alone makes the images that are enlarged. All stages are
 given the same label. Stages are numbered from 0, as are their arrays, `0/` and on.
 
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.algorithms import generator_of
-from bigjax.algorithms.base import contract, draws
+from bigjax.algorithms.base import contract, draws, parts
 from bigjax.algorithms.base.contract import Gen, Generator, Spec
 from bigjax.core import errors, trees
 
@@ -222,7 +222,7 @@ def check(stages: Sequence[Generator], names: Sequence[str], classes: Sequence[A
       f'a cascade is a base and at least one generator that enlarges; {names[0]} is alone.'
     )
   for i in range(1, len(stages)):
-    before, low = tuple(stages[i - 1].shape), contract.enlarger_of(stages[i], names[i]).low_shape
+    before, low = tuple(stages[i - 1].shape), parts.enlarger_of(stages[i], names[i]).low_shape
     if before != tuple(low):
       raise errors.UserError(
         f'{names[i - 1]} makes samples {list(before)}, and {names[i]} enlarges {list(low)}; give '

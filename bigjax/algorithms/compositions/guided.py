@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bigjax.algorithms import generator_of
-from bigjax.algorithms.base import contract
+from bigjax.algorithms.base import contract, parts
 from bigjax.algorithms.base.contract import GUIDANCE, Gen
 from bigjax.algorithms.base.noising.guided import Guided
 from bigjax.core import errors
@@ -43,11 +43,11 @@ def compose(
     UserError: one of them is not that, or they do not fit together.
   """
   (gen, card), (weights, of_classifier) = generator, classifier
-  parts = {
+  cards = {
     name: {key: one[key] for key in PART}
     for name, one in (('generator', card), ('classifier', of_classifier))
   }
-  made = make_generator(parts)
+  made = make_generator(cards)
   contract.check_sampling(of_classifier['sampling'], {GUIDANCE: float})
   scale = of_classifier['sampling'][GUIDANCE] if scale is None else scale
   names = of_classifier['class_names']
@@ -57,7 +57,7 @@ def compose(
   return {'generator': gen, 'classifier': weights}, {
     **card,
     'algorithm': 'guided',
-    'architecture': parts,
+    'architecture': cards,
     'class_names': names,
     'sampling': {**card['sampling'], GUIDANCE: float(scale)},
   }
@@ -86,15 +86,13 @@ def make_generator(architecture: Mapping[str, Any]) -> GuidedGenerator:
     UserError: they do not fit together.
   """
   walker = generator_of(architecture['generator'])
-  steerable = contract.steerable_of(walker, ASKED)
-  tells = contract.classifier_of(generator_of(architecture['classifier']), ASKED)
+  steerable = parts.steerable_of(walker, ASKED)
+  tells = parts.classifier_of(generator_of(architecture['classifier']), ASKED)
   check(walker, steerable, tells)
   return GuidedGenerator(walker, tells)
 
 
-def check(
-  walker: contract.Generator, steerable: contract.Steerable, tells: contract.Classifier
-) -> None:
+def check(walker: contract.Generator, steerable: parts.Steerable, tells: parts.Classifier) -> None:
   """Refuse a classifier of other images, classes or noise than the walk's.
 
   Raises:

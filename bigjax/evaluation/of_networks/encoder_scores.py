@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from bigjax import data
-from bigjax.algorithms.base.contract import Spec, encoder_of
+from bigjax.algorithms.base.contract import Spec
+from bigjax.algorithms.base.parts import encoder_of
 from bigjax.core import errors
 from bigjax.core.progress import Progress, out, say
 from bigjax.evaluation.image_sets import ImageSet

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.algorithms.base.contract import Spec, styles_of
+from bigjax.algorithms.base.contract import Spec
 from bigjax.algorithms.base.draws import with_noise_of
+from bigjax.algorithms.base.parts import styles_of
 from bigjax.core import errors, parallel
 from bigjax.core.progress import counted
 from bigjax.evaluation.metrics import path_length, registry, separability

@@ -12,7 +12,7 @@ import pytest
 from jax import export
 
 from bigjax.algorithms import biggan, diffusion, generator_of, noised_classifier
-from bigjax.algorithms.base import configs, contract
+from bigjax.algorithms.base import configs, contract, parts
 from bigjax.algorithms.base.noising.guided import Guided, GuidedSpec
 from bigjax.algorithms.compositions import guided
 from bigjax.core import config as core_config
@@ -38,7 +38,7 @@ class LinearTells:
 
   shape = SHAPE
   num_classes: int = 3
-  noising = contract.Noising('cosine', 20)
+  noising = parts.Noising('cosine', 20)
 
   def log_probabilities(self, gen, x, t):
     del t

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.algorithms.base import contract, draws
+from bigjax.algorithms.base import contract, draws, parts
 from bigjax.algorithms.base.contract import Gen
 from bigjax.algorithms.base.noising import config as noising_config
 from bigjax.algorithms.base.player import to_float
@@ -124,7 +124,7 @@ ETA = ranges.Range(0, 1, whole=False)
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-  """The contract.Likelihood of a network and its whole process."""
+  """The parts.Likelihood of a network and its whole process."""
 
   teller: Teller
   process: Process
@@ -181,7 +181,7 @@ class Walker(contract.PlainGenerator):
     keys: Array,
     given: Mapping[str, Array] | None = None,
     left: int = 0,
-    gradient: contract.Gradient | None = None,
+    gradient: parts.Gradient | None = None,
   ) -> Array:
     """The end of a walk.
 
@@ -207,22 +207,22 @@ class Walker(contract.PlainGenerator):
     """The tables of the steps that are kept."""
     return dataclasses.replace(self.process.tables, steps=spec.steps)
 
-  # --- Of guidance by a classifier (contract.Steerable)
+  # --- Of guidance by a classifier (parts.Steerable)
 
   @property
-  def steerable(self) -> contract.Steerable | None:
+  def steerable(self) -> parts.Steerable | None:
     return self
 
   @property
-  def noising(self) -> contract.Noising:
-    return contract.Noising(self.process.tables.schedule, self.process.tables.num)
+  def noising(self) -> parts.Noising:
+    return parts.Noising(self.process.tables.schedule, self.process.tables.num)
 
   def steered(
-    self, gen: Gen, z: Array, y: Array, spec: WalkSpec, gradient: contract.Gradient | None
+    self, gen: Gen, z: Array, y: Array, spec: WalkSpec, gradient: parts.Gradient | None
   ) -> Array:
     return self.walked(gen, z, y, spec, draws.keys_of(z), gradient=gradient)
 
-  # --- Of cascades: samples with some noise left in them (contract.Unfinished). Level s is the
+  # --- Of cascades: samples with some noise left in them (parts.Unfinished). Level s is the
   # noise of step s - 1, as conditioning.Noised has it; level 0 is none.
 
   def reachable(self, spec: WalkSpec, level: int) -> int:
@@ -244,7 +244,7 @@ class Walker(contract.PlainGenerator):
 
 @dataclasses.dataclass(frozen=True)
 class Upsampler(Walker):
-  """A sampled network that enlarges images; a contract.Enlarger itself.
+  """A sampled network that enlarges images; a parts.Enlarger itself.
 
   gen has, besides the weights, a bank of images to be enlarged where none are given: `low`, uint8
   [N, h, w, C], and their `label`.

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.algorithms.base import contract
+from bigjax.algorithms.base import contract, parts
 from bigjax.algorithms.base.contract import GUIDANCE, Gen, Spec
 from bigjax.algorithms.base.noising import config
 from bigjax.nn.diffusion import sampling
@@ -58,7 +58,7 @@ jax.tree_util.register_pytree_node(GuidedSpec, _parts, _whole)
 
 @dataclasses.dataclass(frozen=True)
 class Guided(contract.PlainGenerator):
-  """A walk that a classifier guides; a contract.Classifier itself, of the same tree.
+  """A walk that a classifier guides; a parts.Classifier itself, of the same tree.
 
   A subclass says which part of the tree is whose.
 
@@ -68,7 +68,7 @@ class Guided(contract.PlainGenerator):
   """
 
   walker: contract.Generator
-  tells: contract.Classifier
+  tells: parts.Classifier
 
   inputs = {GUIDANCE: WORDS}  # noqa: RUF012 - a constant, not a field
 
@@ -119,11 +119,11 @@ class Guided(contract.PlainGenerator):
   # --- As a classifier
 
   @property
-  def classifier(self) -> contract.Classifier:
+  def classifier(self) -> parts.Classifier:
     return self
 
   @property
-  def noising(self) -> contract.Noising:
+  def noising(self) -> parts.Noising:
     return self.tells.noising
 
   def log_probabilities(self, gen: Gen, x: Array, t: Array) -> Array:
