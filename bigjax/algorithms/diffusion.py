@@ -138,7 +138,10 @@ class Diffusion:
     if known:
       learnt = self.steps.learn(known, examples['t'], metrics.pop('each'))
       known = trees.select(finite, learnt, known)
-    aux = known_of(known, self.conditioning.bank(to_float(examples['image']), examples['label']))
+    bank = self.conditioning.keep(
+      state['aux'].get('bank', {}), to_float(examples['image']), examples['label']
+    )
+    aux = known_of(known, bank)
     state, refused = player.advanced(state, {'net': net}, ema, {'net': skipped}, aux)
     return state, metrics | refused
 

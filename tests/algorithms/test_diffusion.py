@@ -20,7 +20,7 @@ COUNTS = {
   'iddpm:lsun256': 113_676_678, 'iddpm:cifar10,vlb': 52_546_438, 'iddpm:scale128': 121_063_942,
   'adm': 421_529_606, 'adm:imagenet64': 295_904_454, 'adm:imagenet256': 553_838_086,
   'adm:imagenet256_uncond': 552_814_086, 'adm:imagenet512': 558_997_638,
-  'adm:lsun_cat': 552_814_086,
+  'adm:lsun_cat': 552_814_086, 'adm:upsample64_256': 311_795_910,
 }  # fmt: skip
 
 

@@ -182,6 +182,7 @@ def test_the_loss_is_of_what_the_network_was_given():
 
 
 def test_a_step_keeps_the_small_images_of_its_batch():
+  """Before those of earlier batches, as many as there is room for."""
   game, state, batch = summing()
   stage = game.stages(1)[0][1]
   after, metrics = jax.jit(lambda state, batch: game.step(state, batch, stage))(state, batch)
@@ -191,8 +192,13 @@ def test_a_step_keeps_the_small_images_of_its_batch():
   gen = game.generator(after, stage)
   assert set(gen) == {'params', 'low', 'label'}
   want = batch['image'][0].reshape(-1, 4, 2, 4, 2, 3).mean((2, 4))
-  assert np.abs(np.asarray(gen['low'], float) - want).max() <= 0.5001
-  np.testing.assert_array_equal(gen['label'], batch['label'][0])
+  assert np.abs(np.asarray(gen['low'][:8], float) - want).max() <= 0.5001
+  np.testing.assert_array_equal(gen['label'][:8], batch['label'][0])
+  assert len(gen['low']) == conditionings.BANK and (gen['low'][8:] == 128).all()
+  later = game.conditioning.keep(after['aux']['bank'], jnp.ones((252, 8, 8, 3)), jnp.zeros(252))
+  assert (later['low'][:252] == 255).all()
+  np.testing.assert_array_equal(later['low'][252:], gen['low'][:4])
+  assert len(game.conditioning.start(300, 3)['label']) == 300
 
 
 def test_the_generator_of_a_run_alone():
@@ -207,7 +213,7 @@ def test_the_generator_of_a_run_alone():
   images = jax.eval_shape(make, gen, z, jnp.zeros(2, jnp.int32))
   assert images.shape == (2, 8, 8, 3) and generator.low_shape == (4, 4, 3)
   ready, words = generator.provenance(gen, spec, game.sampling())
-  assert ready and '8 images of its last batch' in words
+  assert ready and '256 images of its last batches' in words
   assert set(generator.enlarging(gen)) == {'params'} and generator.weights(gen) is gen['params']
 
 

@@ -20,6 +20,7 @@ Array = jax.Array
 Given = dict[str, Array]  # what a network is given besides: `low` [B, h, w, C], `level` [B]
 
 AUGMENTATIONS = ('none', 'gaussian', 'blur')
+BANK = 256  # images that are kept at least: of most classes, where there are tens
 
 
 def shrink(images: Array, side: int) -> Array:
@@ -64,14 +65,17 @@ class Nothing:
     return {}
 
   def start(self, num: int, channels: int) -> dict[str, Array]:
-    """`bank` of as many images, before there are any."""
+    """A bank of small images, to have something to enlarge, before there are any.
+
+    It holds BANK of them, or the `num` of a batch, if these are more.
+    """
     del num, channels
     return {}
 
-  def bank(self, images: Array, labels: Array) -> dict[str, Array]:
-    """What is kept of a batch, to have something to enlarge: uint8 and int32 arrays."""
+  def keep(self, bank: dict[str, Array], images: Array, labels: Array) -> dict[str, Array]:
+    """The bank, uint8 and int32 arrays, with a batch in place of the oldest images."""
     del images, labels
-    return {}
+    return bank
 
   def card(self) -> dict[str, Any]:
     return {}
@@ -112,12 +116,15 @@ class Small:
     return {'low': low}
 
   def start(self, num: int, channels: int) -> dict[str, Array]:
-    shape = num, self.resolution, self.resolution, channels
-    return {'low': jnp.full(shape, 128, jnp.uint8), 'label': jnp.zeros((num,), jnp.int32)}
+    size = max(num, BANK)
+    shape = size, self.resolution, self.resolution, channels
+    return {'low': jnp.full(shape, 128, jnp.uint8), 'label': jnp.zeros((size,), jnp.int32)}
 
-  def bank(self, images: Array, labels: Array) -> dict[str, Array]:
+  def keep(self, bank: dict[str, Array], images: Array, labels: Array) -> dict[str, Array]:
     low = jnp.round((shrink(images, self.resolution) + 1) * 127.5).clip(0, 255)
-    return {'low': low.astype(jnp.uint8), 'label': labels.astype(jnp.int32)}
+    new = {'low': low.astype(jnp.uint8), 'label': labels.astype(jnp.int32)}
+    size = len(bank['label'])
+    return {name: jnp.concatenate([new[name], bank[name]])[:size] for name in new}
 
   def card(self) -> dict[str, Any]:
     return {'low_resolution': self.resolution, 'augmentation': 'none'}

@@ -2,7 +2,7 @@
 
 Latents are x_T; whatever else is drawn for a sample is drawn of their bits. An `Upsampler` enlarges
 images that it is given (Dhariwal & Nichol 2021; Ho et al. 2022). Alone, it enlarges those that its
-training kept of its last batch, so that whatever samples a generator samples it, too.
+training kept of its last batches, so that whatever samples a generator samples it, too.
 """
 
 import dataclasses
@@ -321,7 +321,7 @@ class Upsampler(Walker):
   def provenance(self, gen: Gen, spec: WalkSpec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
     del spec, sampling
     num = gen['label'].shape[0]
-    return True, f'alone, it enlarges {num:,} images of its last batch of training'
+    return True, f'alone, it enlarges {num:,} images of its last batches of training'
 
 
 def read_spec(given: Mapping[str, Any], of: Tables, unlabelled: bool) -> WalkSpec:
