@@ -38,7 +38,6 @@ def arguments() -> errors.Arguments:
   )
   parser.add_argument(
     '--config',
-    default='',
     help='with --gen of a diffusion: the config whose network and process it is, such as '
     'adm:imagenet64 (default: that of the published network it can be)',
   )
@@ -61,6 +60,10 @@ def check(args: argparse.Namespace) -> None:
     if getattr(args, name) not in (None, ''):
       there, here = ('--workdir', '--gen') if args.gen else ('--gen', '--workdir')
       raise errors.UserError(f'--{name} goes with {there}, not with {here}; leave it out.')
+  if args.config == '':
+    raise errors.UserError(
+      '--config is empty; give a config, such as adm:imagenet64, or leave it out.'
+    )
   if args.gen and not args.out.endswith('.safetensors'):
     raise errors.UserError(f'--out={args.out}: give a name that ends in .safetensors.')
   if args.workdir:

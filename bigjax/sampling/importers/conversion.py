@@ -213,7 +213,7 @@ def bring_in_diffusion(args: argparse.Namespace, arrays: Arrays) -> None:
       raise errors.UserError(
         f'--{name} has no use: a diffusion is one network, without BatchNorm; leave it out.'
       )
-  gen, architecture, sampling, classes, notes = openai_diffusion.bring_in(arrays, args.config)
+  gen, architecture, sampling, classes, notes = openai_diffusion.bring_in(arrays, args.config or '')
   own = f' ({layout.OPENAI})'
   card = card_of(args, 'diffusion', architecture, own, sampling, 'net', classes)
   said = f'{layout.OPENAI}: {openai_diffusion.describe(architecture)}'
