@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from bigjax.algorithms import compositions
-from bigjax.algorithms.base.contract import Generator
 from bigjax.core import errors
 
 
@@ -28,8 +27,8 @@ def family(name: str) -> Any:
   return importlib.import_module(f'{__name__}.{name}')
 
 
-def generator_of(card: Mapping[str, Any]) -> Generator:
-  """Return the generator that a card describes: a family's, or one composed of others.
+def generator_of(card: Mapping[str, Any]) -> Any:  # its type would bring JAX with it
+  """Return the contract.Generator that a card describes: a family's, or one composed of others.
 
   Raises:
     UserError: no such algorithm.
