@@ -264,12 +264,12 @@ TINY = {
 }
 DIGITS = {
   **noising_config.SMALL, 'run.remat': False,
-  'run.steps': 1200, 'run.eval_every': 300, 'run.checkpoint_every': 300, 'run.best': 'agreement',
-  'eval.num_samples': 450,
+  'run.steps': 1200, 'run.eval_every': 600, 'run.checkpoint_every': 600, 'run.best': 'agreement',
+  'eval.num_samples': 100,
   'model.ch': 32, 'model.widths': (1, 2), 'model.blocks': 1, 'model.attention': (8,),
   'model.num_steps': 1000,
   'optim.batch_size': 32, 'optim.lr': 1e-3, 'optim.schedule': 'linear', 'optim.ema_start': 0,
-  'export.steps': '25', 'export.guidance': 1.0,
+  'export.steps': '10', 'export.guidance': 1.0,
 }
 # fmt: on
 
