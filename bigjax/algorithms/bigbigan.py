@@ -30,7 +30,7 @@ from bigjax.algorithms.base import (
 )
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import example_keys
-from bigjax.algorithms.base.parts import Encoder
+from bigjax.algorithms.base.generators.parts import Encoder
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.standing_statistics import StandingStatistics
 from bigjax.core import errors, parallel, trees

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, parts, player, style_config, truncation
+from bigjax.algorithms.base import configs, contract, player, style_config, truncation
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
+from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.player import Player, to_float
 from bigjax.algorithms.base.residual_config import averaging
 from bigjax.core import errors, parallel

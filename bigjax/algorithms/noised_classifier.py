@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.algorithms.base import configs, contract, draws, parts, player, residual_config
+from bigjax.algorithms.base import configs, contract, draws, player, residual_config
 from bigjax.algorithms.base.contract import GUIDANCE, Batch, Gen, Metrics, Stage, State
 from bigjax.algorithms.base.draws import example_keys, purpose
+from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.noising import config as noising_config
 from bigjax.algorithms.base.noising.guided import Guided
 from bigjax.algorithms.base.player import Player, to_float

@@ -12,8 +12,8 @@ import numpy as np
 from absl import logging
 
 from bigjax.algorithms.base.contract import GUIDANCE, Spec
+from bigjax.algorithms.base.generators.parts import encoder_of, styles_of
 from bigjax.algorithms.base.noising.config import GUIDANCE as GUIDANCE_SCALE
-from bigjax.algorithms.base.parts import encoder_of, styles_of
 from bigjax.algorithms.compositions import cascade
 from bigjax.algorithms.compositions import guided as guidance
 from bigjax.core import buckets, errors, paths, ranges, trees

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from bigjax.algorithms.base.contract import Spec
-from bigjax.algorithms.base.parts import styles_of
+from bigjax.algorithms.base.generators.parts import styles_of
 from bigjax.core import ranges
 from bigjax.sampling import options
 from bigjax.sampling.image_files import Wanted, check_grid, ready

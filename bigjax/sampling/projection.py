@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.algorithms.base.parts import styles_of
+from bigjax.algorithms.base.generators.parts import styles_of
 from bigjax.core import parallel
 from bigjax.core.progress import PATIENCE, Progress
 from bigjax.models.pretrained.taps import ImageDistance

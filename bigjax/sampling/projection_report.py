@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bigjax.algorithms.base.parts import styles_of
+from bigjax.algorithms.base.generators.parts import styles_of
 from bigjax.core import buckets, errors, files, plotting
 from bigjax.models.pretrained import taps
 from bigjax.sampling import image_files, lettering, photos

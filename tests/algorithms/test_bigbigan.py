@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from bigjax.algorithms import bigbigan
-from bigjax.algorithms.base import configs, contract, parts
+from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.contract import Stage
+from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.player import Player
 from bigjax.core import errors, trees
 from bigjax.models import bigbigan as models

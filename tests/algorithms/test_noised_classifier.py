@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bigjax.algorithms import noised_classifier
-from bigjax.algorithms.base import configs, parts
+from bigjax.algorithms.base import configs
+from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.metrics import ACCURACY, CLASS_ACCURACY
 from bigjax.core import config as core_config
 from bigjax.core import errors

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bigjax.algorithms import diffusion
-from bigjax.algorithms.base import configs, draws, parts
-from bigjax.algorithms.base.generators import walker
+from bigjax.algorithms.base import configs, draws
+from bigjax.algorithms.base.generators import parts, walker
 from bigjax.core import config as core_config
 from bigjax.core import errors, trees
 from bigjax.nn.diffusion import conditioning as conditionings

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigjax.algorithms.base import configs, parts
+from bigjax.algorithms.base import configs
+from bigjax.algorithms.base.generators import parts
 from bigjax.core import errors
 from bigjax.models.pretrained import taps
 from bigjax.sampling import photos, projection, projection_report

@@ -229,7 +229,7 @@ class Spec(Protocol):
 class Generator(Protocol):
   """Everything after training: sample, evaluate, export and plan see only this.
 
-  Some also have parts, such as an encoder (`parts.py`). One whose samples have a noise that follows
+  Some also have parts, such as an encoder (`generators/parts.py`). One whose samples have a noise that follows
   from their latents also has `with_noise_of(gen, z, y, spec, others)`: samples of z with the noise
   of others, which are latents as well (`draws.with_noise_of`).
 

@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.algorithms.base import contract, draws, parts
+from bigjax.algorithms.base import contract, draws
 from bigjax.algorithms.base.contract import Gen
+from bigjax.algorithms.base.generators import parts
 from bigjax.core import errors, parallel, trees
 from bigjax.core.ranges import COUNT, Range
 from bigjax.models import stylegan2

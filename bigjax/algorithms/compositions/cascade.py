@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.algorithms import generator_of
-from bigjax.algorithms.base import contract, draws, parts
+from bigjax.algorithms.base import contract, draws
 from bigjax.algorithms.base.contract import Gen, Generator, Spec
+from bigjax.algorithms.base.generators import parts
 from bigjax.core import errors, trees
 
 Array = jax.Array

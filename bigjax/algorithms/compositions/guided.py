@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bigjax.algorithms import generator_of
-from bigjax.algorithms.base import contract, parts
+from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import GUIDANCE, Gen
+from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.noising.guided import Guided
 from bigjax.core import errors
 

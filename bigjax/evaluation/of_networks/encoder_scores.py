@@ -15,7 +15,7 @@ import numpy as np
 
 from bigjax import data
 from bigjax.algorithms.base.contract import Spec
-from bigjax.algorithms.base.parts import encoder_of
+from bigjax.algorithms.base.generators.parts import encoder_of
 from bigjax.core import errors
 from bigjax.core.progress import Progress, out, say
 from bigjax.evaluation.image_sets import ImageSet

@@ -14,7 +14,7 @@ import numpy as np
 
 from bigjax.algorithms.base.contract import Spec
 from bigjax.algorithms.base.draws import with_noise_of
-from bigjax.algorithms.base.parts import styles_of
+from bigjax.algorithms.base.generators.parts import styles_of
 from bigjax.core import errors, parallel
 from bigjax.core.progress import counted
 from bigjax.evaluation.metrics import path_length, registry, separability

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bigjax import data
-from bigjax.algorithms.base.parts import likelihood_of
+from bigjax.algorithms.base.generators.parts import likelihood_of
 from bigjax.core import errors
 from bigjax.core.progress import Progress, out
 from bigjax.evaluation.image_sets import ImageSet

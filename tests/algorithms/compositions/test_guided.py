@@ -12,7 +12,8 @@ import pytest
 from jax import export
 
 from bigjax.algorithms import biggan, diffusion, generator_of, noised_classifier
-from bigjax.algorithms.base import configs, contract, parts
+from bigjax.algorithms.base import configs, contract
+from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.noising.guided import Guided, GuidedSpec
 from bigjax.algorithms.compositions import guided
 from bigjax.core import config as core_config

@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.algorithms.base import contract, draws, parts
+from bigjax.algorithms.base import contract, draws
 from bigjax.algorithms.base.contract import Gen
+from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.noising import config as noising_config
 from bigjax.algorithms.base.player import to_float
 from bigjax.core import errors, ranges

@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.algorithms.base import contract, parts
+from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import GUIDANCE, Gen, Spec
+from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.noising import config
 from bigjax.nn.diffusion import sampling
 
