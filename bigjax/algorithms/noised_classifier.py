@@ -228,7 +228,7 @@ class NormalWalker(contract.PlainGenerator):
 class Shown(Guided):
   """What the classifier draws, guiding a NormalWalker; gen is its own, {params}."""
 
-  def parts(self, gen: Gen) -> tuple[Gen, Gen]:
+  def split(self, gen: Gen) -> tuple[Gen, Gen]:
     return {}, gen['params']
 
   def weights(self, gen: Gen) -> Any:

@@ -229,9 +229,9 @@ class Spec(Protocol):
 class Generator(Protocol):
   """Everything after training: sample, evaluate, export and plan see only this.
 
-  Some also have parts, such as an encoder (`generators/parts.py`). One whose samples have a noise that follows
-  from their latents also has `with_noise_of(gen, z, y, spec, others)`: samples of z with the noise
-  of others, which are latents as well (`draws.with_noise_of`).
+  Some also have parts, such as an encoder (`generators/parts.py`). One whose samples have a noise
+  that follows from their latents also has `with_noise_of(gen, z, y, spec, others)`: samples of z
+  with the noise of others, which are latents as well (`draws.with_noise_of`).
 
   Attributes:
     shape: of a sample, (H, W, C) or (T, H, W, C).

@@ -24,7 +24,7 @@ Card = dict[str, Any]
 class GuidedGenerator(Guided):
   """The generator of this composition; gen is {generator, classifier}."""
 
-  def parts(self, gen: Gen) -> tuple[Gen, Gen]:
+  def split(self, gen: Gen) -> tuple[Gen, Gen]:
     return gen['generator'], gen['classifier']
 
   def weights(self, gen: Gen) -> Any:

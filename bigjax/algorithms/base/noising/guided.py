@@ -73,7 +73,7 @@ class Guided(contract.PlainGenerator):
 
   inputs = {GUIDANCE: WORDS}  # noqa: RUF012 - a constant, not a field
 
-  def parts(self, gen: Gen) -> tuple[Gen, Gen]:
+  def split(self, gen: Gen) -> tuple[Gen, Gen]:
     """(The walker's part of the tree, the classifier's)."""
     raise NotImplementedError
 
@@ -105,7 +105,7 @@ class Guided(contract.PlainGenerator):
     return self.walker.latents(key, num, spec.walk, start)
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: GuidedSpec) -> Array:
-    of_walk, of_classifier = self.parts(gen)
+    of_walk, of_classifier = self.split(gen)
     # A walk without labels is given none of them: they are the classifier's alone.
     label = y if self.walker.num_classes > 1 else jnp.zeros(z.shape[:1], jnp.int32)
     if spec.is_off:
@@ -128,4 +128,4 @@ class Guided(contract.PlainGenerator):
     return self.tells.noising
 
   def log_probabilities(self, gen: Gen, x: Array, t: Array) -> Array:
-    return self.tells.log_probabilities(self.parts(gen)[1], x, t)
+    return self.tells.log_probabilities(self.split(gen)[1], x, t)
