@@ -2,8 +2,8 @@
 
   nice -n 15 python benchmarks/diffusion_digits.py      # an hour and a half of a CPU core
 
-The walk is papers.py's own run of `iddpm`, at four times BigGAN's compute. `adm_classifier:digits`
-guides it. The cascade is `cdm:digits` at 8 px and a network that enlarges its samples to 16 px,
+The walk is papers.py's own run of `iddpm`, at four times BigGAN's compute. `adm_classifier:digits`,
+of a cosine as the walk's, guides it. The cascade is `cdm:digits` at 8 px and a network that enlarges its samples to 16 px,
 beside the same samples enlarged bilinearly. Scores are those of papers_scores.py, of one set of
 samples for each half of the held-out digits. An interrupted run goes on, a finished one is read.
 Bits per dimension are `bigjax evaluate --workdir WALK --metrics nll_bpd`.
@@ -35,7 +35,7 @@ SCALES = (0, 1, 2, 4)
 LEVELS = (0, 100, 300)  # of the noise that the cascade's small images get
 SCORES = ('agreement', 'precision', 'coverage', 'fd_held_out_classifier')
 TRAINED = {  # what is trained beside the walk
-  'classifier': ('adm_classifier:digits', {}),
+  'classifier': ('adm_classifier:digits', {'model.schedule': 'cosine'}),  # the walk's
   'small': ('cdm:digits', {'data.resolution': 8, 'run.steps': 2000}),
   'larger': ('cdm:sr32_64,digits', {'run.steps': 1200, 'optim.schedule_start': 600}),
 }
