@@ -3,10 +3,11 @@
   nice -n 15 python benchmarks/diffusion_digits.py      # an hour and a half of a CPU core
 
 The walk is papers.py's own run of `iddpm`, at four times BigGAN's compute. `adm_classifier:digits`,
-of a cosine as the walk's, guides it. The cascade is `cdm:digits` at 8 px and a network that enlarges its samples to 16 px,
-beside the same samples enlarged bilinearly. Scores are those of papers_scores.py, of one set of
-samples for each half of the held-out digits. An interrupted run goes on, a finished one is read.
-Bits per dimension are `bigjax evaluate --workdir WALK --metrics nll_bpd`.
+of a cosine as the walk's, guides it. The cascade is `cdm:digits` at 8 px and a network that
+enlarges its samples to 16 px, beside the same samples enlarged bilinearly. Scores are those of
+papers_scores.py, of one set of samples for each half of the held-out digits. An interrupted run
+goes on, a finished one is read. Bits per dimension are `bigjax evaluate --workdir WALK
+--metrics nll_bpd`.
 """
 
 import argparse
