@@ -23,13 +23,13 @@ from bigjax.algorithms.base import (
   configs,
   contract,
   growing,
-  parts,
   player,
   style_config,
   truncation,
 )
 from bigjax.algorithms.base.contract import Batch, Gen, Metrics, State
 from bigjax.algorithms.base.draws import LabelLaw, example_keys, label_law, purpose
+from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.growing import GrowingStage
 from bigjax.algorithms.base.player import Player
 from bigjax.algorithms.base.truncation import StyleSpec
