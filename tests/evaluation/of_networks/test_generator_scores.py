@@ -167,7 +167,9 @@ def test_separability_of_a_generator():
 
 
 def test_by_the_verb(bigjax, tmp_path, monkeypatch):
-  monkeypatch.setattr(after_training, 'load', lambda path: linear_styles.loaded(devices=8))
+  monkeypatch.setattr(
+    after_training, 'load', lambda path, classifier: linear_styles.loaded(devices=8)
+  )
   words = ['evaluate', '--params=x.npz', f'--out={tmp_path}', '--num=64', '--batch=32']
   status, out, err = bigjax(
     *words, '--metrics=ppl_w_full,ppl_z_end', '--distance=pixels', '--seeds=0,1'

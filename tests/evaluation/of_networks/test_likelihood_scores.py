@@ -110,7 +110,7 @@ def test_refusals():
 
 
 def test_by_the_verb(bigjax, tmp_path, monkeypatch):
-  monkeypatch.setattr(after_training, 'load', lambda path: loaded(devices=8, gen=1.0))
+  monkeypatch.setattr(after_training, 'load', lambda path, classifier: loaded(devices=8, gen=1.0))
   words = ['evaluate', '--params=x.npz', f'--out={tmp_path}', '--num=40', '--batch=16']
   words += ['--metrics=nll_bpd']
   status, out, err = bigjax(*words, '--reference=digits', '--seeds=0,1')
