@@ -9,12 +9,13 @@ import numpy as np
 import openai_unets
 import pytest
 
-from bigjax import convert, export
+from bigjax import convert
 from bigjax.algorithms.base import contract
+from bigjax.algorithms.compositions import guided
 from bigjax.core import errors, trees
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.importers import openai_diffusion
-from bigjax.sampling.loaded import load
+from bigjax.sampling.loaded import load, of_cascade
 
 import weight_files
 from golden_files import golden, under
@@ -288,16 +289,16 @@ def test_their_files_are_as_a_run_exports_them(others, name, algorithm):
 
 def test_a_guided_diffusion_and_what_enlarges_its_samples(files, others, tmp_path):
   """All three of their files in one generator, which takes every scale of guidance."""
-  guided, both = tmp_path / 'guided.safetensors', tmp_path / 'both.safetensors'
+  path = str(tmp_path / 'guided.safetensors')
   classifier, upsampler = (str(others[name][2]) for name in ('classifier', 'upsampler'))
-  export.main(['--params', str(files[2]), '--classifier', classifier, '--out', str(guided)])
-  assert json.loads(guided.with_suffix('.json').read_text())['sampling']['guidance'] == 2
-  export.main(['--cascade', str(guided), upsampler, '--out', str(both)])
-  loaded = load(str(both))
+  gen, card = guided.compose(cards.load(str(files[2])), cards.load(classifier))
+  assert card['sampling']['guidance'] == 2
+  cards.save(path, gen, card)
+  loaded = of_cascade([path, upsampler], {})
   images = loaded(['a', 'c'], num=2)
   assert images.shape == (2, 16, 16, 3) and images.std() > 10
   other = loaded(['a', 'c'], num=2, guidance=900)
-  assert np.abs(images.astype(int) - other).max() > 3
+  assert np.abs(images.astype(int) - other).max() > 3  # of the same program
 
 
 def test_alone_there_is_nothing_to_enlarge(others):
