@@ -14,7 +14,8 @@ GEN_HELP = (
   'a generator of BigGAN-PyTorch (G_ema.pth), of pytorch-pretrained-BigGAN (pytorch_model.bin), '
   "of SN-GAN's authors (ResNetGenerator_450000.npz) or the variables of a TF-Hub module (.npz); "
   '.pth, .bin, .npz or .safetensors; the networks of StyleGAN2-ADA in PyTorch (.pkl), or their '
-  "arrays (.npz); a network of OpenAI's diffusion codes (64x64_diffusion.pt)"
+  "arrays (.npz); a network of OpenAI's diffusion codes: a diffusion (64x64_diffusion.pt), one "
+  'that enlarges (64_256_upsampler.pt), a classifier that guides (64x64_classifier.pt)'
 )
 
 
@@ -38,7 +39,7 @@ def arguments() -> errors.Arguments:
   )
   parser.add_argument(
     '--config',
-    help='with --gen of a diffusion: the config whose network and process it is, such as '
+    help="with --gen of OpenAI's: the config whose network and process it is, such as "
     'adm:imagenet64 (default: that of the published network it can be)',
   )
   parser.add_argument('--class_names', default='', help='with --gen: a text file, one per line')

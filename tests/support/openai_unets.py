@@ -1,7 +1,7 @@
 """State dicts of OpenAI's diffusion codes, as their constructors name and shape them.
 
-Written from the constructors of guided-diffusion's and improved-diffusion's UNetModel, with their
-arguments and nothing of ours.
+Written from the constructors of guided-diffusion's and improved-diffusion's UNetModel, and of the
+former's EncoderUNetModel, with their arguments and nothing of ours.
 """
 
 import numpy as np
@@ -82,6 +82,31 @@ def state_shapes(
   layer('out.0', ch)
   layer('out.2', out_channels, first, 3, 3)
   return found
+
+
+def classifier_shapes(
+  image_size,
+  model_channels,
+  num_res_blocks,
+  channel_mult,
+  attention_ds,
+  out_channels=1000,
+  in_channels=3,
+  scale_shift=True,
+  resblock_updown=True,
+):
+  """{name: shape} of a classifier with attention's pool."""
+  found = state_shapes(
+    model_channels, num_res_blocks, channel_mult, attention_ds, in_channels=in_channels,
+    scale_shift=scale_shift, resblock_updown=resblock_updown,
+  )  # fmt: skip
+  half = {name: at for name, at in found.items() if not name.startswith(('output_blocks.', 'out.'))}
+  ch, side = int(channel_mult[-1] * model_channels), image_size >> (len(channel_mult) - 1)
+  half['out.0.weight'] = half['out.0.bias'] = (ch,)
+  half['out.2.positional_embedding'] = (ch, side**2 + 1)
+  for name, outs in (('qkv_proj', 3 * ch), ('c_proj', out_channels)):
+    half[f'out.2.{name}.weight'], half[f'out.2.{name}.bias'] = (outs, ch, 1), (outs,)
+  return half
 
 
 def drawn(shapes, seed=0):

@@ -211,13 +211,16 @@ def bring_in_diffusion(args: argparse.Namespace, arrays: Arrays) -> None:
   for name, given in (('bn_eps', args.bn_eps), ('disc', args.disc), ('raw_gen', args.raw_gen)):
     if given not in (None, ''):
       raise errors.UserError(
-        f'--{name} has no use: a diffusion is one network, without BatchNorm; leave it out.'
+        f'--{name} has no use: a file of {layout.OPENAI} is one network, without BatchNorm; leave '
+        'it out.'
       )
-  gen, architecture, sampling, classes, notes = openai_diffusion.bring_in(arrays, args.config or '')
-  own = f' ({layout.OPENAI})'
-  card = card_of(args, 'diffusion', architecture, own, sampling, 'net', classes)
-  said = f'{layout.OPENAI}: {openai_diffusion.describe(architecture)}'
-  write(args, gen, card, {}, said, list(notes))
+  network = openai_diffusion.bring_in(arrays, args.config or '')
+  card = card_of(
+    args, network.algorithm, network.architecture, f' ({layout.OPENAI})', network.sampling,
+    network.player, network.num_classes,
+  )  # fmt: skip
+  said = f'{layout.OPENAI}: {openai_diffusion.describe(network)}'
+  write(args, network.gen, card, {}, said, network.notes)
 
 
 def bring_in(args: argparse.Namespace) -> None:

@@ -1,31 +1,27 @@
 """Arrays of OpenAI's diffusion codes <-> ours, by rename and transpose.
 
-openai/improved-diffusion and openai/guided-diffusion, the networks of models/unet.py. Kernels of
-1-d convolutions, in their attention, are ours of one pixel.
+openai/improved-diffusion and openai/guided-diffusion, the networks of models/unet.py: diffusions,
+those that enlarge images, and classifiers of noisy ones. Kernels of 1-d convolutions, in their
+attention, are ours of one pixel.
 
-Their files hold arrays and nothing else. Widths, blocks, places of attention, classes and whether
-the variance is learned follow from names and shapes; heads, the images' size and the process do
-not. So a config says whose they are: one that is given, or that of the published network of this
-structure.
+Their files hold arrays and nothing else. What follows from names and shapes is in
+`openai_structures.py`; heads, the images' size and the process do not. So a config says whose they
+are: one that is given, or that of the published network of this structure.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigjax.algorithms import diffusion
+from bigjax.algorithms import diffusion, noised_classifier
 from bigjax.algorithms.base import configs, contract
 from bigjax.core import errors, trees
+from bigjax.sampling.importers import openai_structures
+from bigjax.sampling.importers.openai_structures import Arrays, Structure
 
-Arrays = Mapping[str, np.ndarray]
-# Whose networks the authors published.
-PUBLISHED = (
-  'iddpm:cifar10', 'iddpm:imagenet64', 'iddpm:imagenet64_cond', 'iddpm:lsun256', 'adm:imagenet64',
-  'adm:imagenet128', 'adm:imagenet256', 'adm:imagenet256_uncond', 'adm:imagenet512',
-  'adm:lsun_bedroom', 'adm:lsun_cat', 'adm:lsun_horse',
-)  # fmt: skip
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
 ONE_DIMENSIONAL = ('qkv', 'proj_out', 'qkv_proj', 'c_proj')
 
@@ -104,109 +100,71 @@ def params_in(arrays: Arrays, shapes: dict, what: str) -> dict:
 
 # --- Whose arrays they are
 
-_UP = re.compile(r'output_blocks\.\d{1,4}\.[12]\.(conv|in_layers\.0)\.weight$')
-_OUTPUT = re.compile(r'output_blocks\.(\d{1,4})\.')
 
+class Kind(NamedTuple):
+  """A kind of network that the authors published.
 
-class Structure(NamedTuple):
-  """What names and shapes tell of a network; the words are those of sentences."""
-
-  ch: int
-  channels: int  # of images
-  classes: int  # 0: no labels
-  widths: tuple[int, ...]  # channels by resolution, from the largest on
-  blocks: int
-  attention: tuple[int, ...]  # levels, of which the largest resolution is 0
-  learned_variance: bool
-  scale_shift: bool
-  updown: bool
-
-
-def structure(arrays: Arrays) -> Structure:
-  """What the arrays of a network tell of it.
-
-  Raises:
-    UserError: they are those of another kind of network, or of none.
+  Attributes:
+    words: what one is.
+    game: its family.
+    seen: (arrays) -> what they tell of it.
+    ours: (network of ours) -> the same.
+    published: whose networks there are.
   """
-  if not any(name.startswith('output_blocks.') for name in arrays):
-    raise errors.UserError(
-      'these are the weights of a classifier of noisy images (64x64_classifier.pt?), or of half a '
-      'network: they make no images; give those of a diffusion, such as 64x64_diffusion.pt.'
-    )
-  shape = lambda name, rank: _shape(arrays, name, rank)
-  (_, ch), (_, channels, *_) = shape('time_embed.0.weight', 2), shape('input_blocks.0.0.weight', 4)
-  out = shape('out.2.weight', 4)[0]
-  if channels not in (1, 3):
-    raise errors.UserError(
-      f'this network takes {channels} channels: it enlarges images, which it is given beside the '
-      'noisy ones, and makes none by itself; give a diffusion without another before it.'
-    )
-  ups = [_UP.match(name) for name in arrays]
-  ups = [match[1] for match in ups if match]  # what doubles maps
-  num = 1 + max((int(match[1]) for match in map(_OUTPUT.match, arrays) if match), default=0)
-  levels, blocks = len(ups) + 1, num // (len(ups) + 1) - 1
-  first = [1 + level * (blocks + 1) for level in range(levels)]  # block of each resolution
-  widths = tuple(shape(f'input_blocks.{i}.0.out_layers.3.weight', 4)[0] for i in first)
-  said = shape(f'input_blocks.{first[0]}.0.emb_layers.1.weight', 2)[0]
-  return Structure(
-    ch,
-    channels,
-    shape('label_emb.weight', 2)[0] if 'label_emb.weight' in arrays else 0,
-    widths,
-    blocks,
-    tuple(level for level, i in enumerate(first) if f'input_blocks.{i}.1.qkv.weight' in arrays),
-    out == 2 * channels,
-    said == 2 * widths[0],
-    'in_layers.0' in ups,
-  )
+
+  words: str
+  game: ModuleType
+  seen: Callable[[Arrays], Structure]
+  ours: Callable[[Any], Structure]
+  published: tuple[str, ...]
+
+  @property
+  def algorithm(self) -> str:
+    return self.game.__name__.rpartition('.')[2]
 
 
-def _shape(arrays: Arrays, name: str, rank: int) -> tuple[int, ...]:
-  if name not in arrays:
-    raise errors.UserError(
-      f"{name!r} is missing in the weights, and every network of OpenAI's diffusion codes has it."
-    )
-  if arrays[name].ndim != rank:
-    raise errors.UserError(
-      f'{name!r} has shape {list(arrays[name].shape)}; expected an array of rank {rank}.'
-    )
-  return arrays[name].shape
+DIFFUSION = Kind(
+  'a diffusion', diffusion, openai_structures.whole, openai_structures.whole_of,
+  (
+    'iddpm:cifar10', 'iddpm:imagenet64', 'iddpm:imagenet64_cond', 'iddpm:lsun256', 'adm:imagenet64',
+    'adm:imagenet128', 'adm:imagenet256', 'adm:imagenet256_uncond', 'adm:imagenet512',
+    'adm:lsun_bedroom', 'adm:lsun_cat', 'adm:lsun_horse', 'adm:upsample64_256',
+    'adm:upsample128_512',
+  ),
+)  # fmt: skip
+CLASSIFIER = Kind(
+  'a classifier of noisy images', noised_classifier, openai_structures.half,
+  openai_structures.half_of,
+  (
+    'adm_classifier:imagenet64', 'adm_classifier:imagenet128', 'adm_classifier:imagenet256',
+    'adm_classifier:imagenet512',
+  ),
+)  # fmt: skip
 
 
-def _game(given: str) -> diffusion.Diffusion:
+def kind_of(arrays: Arrays) -> Kind:
+  return CLASSIFIER if openai_structures.is_half(arrays) else DIFFUSION
+
+
+def game_of(given: str, kind: Kind) -> Any:
+  """The game of a config; UserError: it is of another kind of network."""
   config = configs.read(given)
-  if config.algorithm != 'diffusion':
+  if config.algorithm != kind.algorithm:
     raise errors.UserError(
-      f'--config={given} trains {config.algorithm!r}, and these are the weights of a diffusion: '
-      f'give one of {", ".join(PUBLISHED)}, or a file with the settings of their network.'
+      f'--config={given} trains {config.algorithm!r}, and these are the weights of {kind.words}: '
+      f'give one of {", ".join(kind.published)}, or a file with the settings of their network.'
     )
-  return diffusion.make(config)
+  return kind.game.make(config)
 
 
-def _structure_of(net: Any) -> Structure:
-  """Of a network of ours."""
-  levels = range(len(net.multiples))
-  return Structure(
-    net.ch,
-    net.channels,
-    net.num_classes if net.num_classes > 1 else 0,
-    tuple(int(multiple * net.ch) for multiple in net.multiples),
-    net.blocks,
-    tuple(level for level in levels if net.resolution >> level in net.attention),
-    net.learned,
-    net.scale_shift,
-    net.updown,
-  )
-
-
-def found(seen: Structure) -> tuple[str, list[str]]:
+def found(seen: Structure, kind: Kind) -> tuple[str, list[str]]:
   """(The published network's config that has this structure, notes).
 
   Raises:
     UserError: none has it, or some that differ in what the arrays do not tell.
   """
-  games = {name: _game(name) for name in PUBLISHED}
-  names = [name for name, game in games.items() if _structure_of(game.teller.net) == seen]
+  games = {name: game_of(name, kind) for name in kind.published}
+  names = [name for name, game in games.items() if kind.ours(game.teller.net) == seen]
   cards = [_architecture(games[name]) for name in names]
   if not names or cards.count(cards[0]) < len(cards):
     raise errors.UserError(
@@ -226,14 +184,32 @@ def _said(seen: Structure) -> str:
   return ', '.join(words)
 
 
-def _architecture(game: diffusion.Diffusion) -> dict[str, Any]:
+def _architecture(game: Any) -> dict[str, Any]:
   return game.architecture(game.stages(1)[0][1])
 
 
-def bring_in(
-  arrays: Arrays, given: str
-) -> tuple[Any, dict[str, Any], dict[str, Any], int, Sequence[str]]:
-  """(gen as it is sampled, the card's architecture and sampling, classes, notes).
+class Network(NamedTuple):
+  """A network that was read.
+
+  Attributes:
+    algorithm, player: as a run's card has them.
+    gen: as it is sampled.
+    architecture, sampling: of its card.
+    num_classes: that it knows, 1 for none.
+    notes: sentences for people.
+  """
+
+  algorithm: str
+  player: str
+  gen: dict[str, Any]
+  architecture: dict[str, Any]
+  sampling: dict[str, Any]
+  num_classes: int
+  notes: list[str]
+
+
+def bring_in(arrays: Arrays, given: str) -> Network:
+  """Their network as ours.
 
   Args:
     arrays: of the network, by their names.
@@ -241,26 +217,43 @@ def bring_in(
   Raises:
     UserError: the arrays are another network's, or their config cannot be told.
   """
-  seen = structure(arrays)
-  name, notes = (given, []) if given else found(seen)
-  game = _game(name)
-  for what, theirs, ours in zip(
-    Structure._fields, seen, _structure_of(game.teller.net), strict=True
-  ):
-    if theirs != ours:
+  kind = kind_of(arrays)
+  seen = kind.seen(arrays)
+  name, notes = (given, []) if given else found(seen, kind)
+  game = game_of(name, kind)
+  ours = kind.ours(game.teller.net)
+  for what, theirs, own in zip(seen._fields, seen, ours, strict=True):
+    if theirs != own:
       raise errors.UserError(
-        f'the weights are of a network with {what.replace("_", " ")} {theirs}, {name} has {ours}; '
+        f'the weights are of a network with {what.replace("_", " ")} {theirs}, {name} has {own}; '
         'give --config that of their network.'
       )
   params = params_in(arrays, contract.state_shapes(game)['ema'], name)
   architecture = _architecture(game)
-  return {'params': params}, architecture, game.sampling(), game.teller.num_classes, notes
+  return Network(
+    kind.algorithm, game.sampled, {'params': params}, architecture, game.sampling(),
+    game.teller.num_classes, notes + uses(kind, architecture),
+  )  # fmt: skip
 
 
-def describe(architecture: Mapping[str, Any]) -> str:
-  """An architecture in a few words."""
+def uses(kind: Kind, architecture: Mapping[str, Any]) -> list[str]:
+  """What can be done with a network that makes no images by itself."""
+  if kind is CLASSIFIER:
+    return ['it guides a diffusion: give it as --classifier of bigjax sample, evaluate or export']
+  if 'low_resolution' not in architecture:
+    return []
+  return [
+    f'it enlarges images of {architecture["low_resolution"]} px, and is sampled after a generator '
+    'of such: bigjax export --cascade'
+  ]
+
+
+def describe(network: Network) -> str:
+  """A network in a few words."""
+  of = network.architecture
+  low = of.get('low_resolution')
+  size = f'{low} to {of["resolution"]}' if low else of['resolution']
   return (
-    f'diffusion, {architecture["resolution"]} px, ch {architecture["ch"]}, '
-    f'{max(architecture["num_classes"], 1)} classes, {architecture["schedule"]} schedule of '
-    f'{architecture["num_steps"]:,} steps'
+    f'{network.algorithm}, {size} px, ch {of["ch"]}, {network.num_classes} classes, '
+    f'{of["schedule"]} schedule of {of["num_steps"]:,} steps'
   )

@@ -248,7 +248,7 @@ class Upsampler(Walker):
   """A sampled network that enlarges images; a parts.Enlarger itself.
 
   gen has, besides the weights, a bank of images to be enlarged where none are given: `low`, uint8
-  [N, h, w, C], and their `label`.
+  [N, h, w, C], and their `label`. Without one (it was trained elsewhere) it is a stage of cascades.
   """
 
   conditioning: conditionings.Small
@@ -283,7 +283,12 @@ class Upsampler(Walker):
     return self.enlarge(gen, low, z, y, spec, others, left=left)
 
   def picked(self, gen: Gen, y: Array, keys: Array) -> Array:
-    """An image of the bank for each sample, [B, h, w, C], of its label where there are any."""
+    """An image of the bank for each sample, [B, h, w, C], of its label where there are any.
+
+    Raises:
+      UserError: there is no bank.
+    """
+    self.need_bank(gen)
     label = gen['label']
     share = y[:, label] if y.ndim == 2 else (y[:, None] == label[None]).astype(jnp.float32)
     share = jnp.where(share.sum(1, keepdims=True) > 0, share, 1)
@@ -321,8 +326,24 @@ class Upsampler(Walker):
 
   def provenance(self, gen: Gen, spec: WalkSpec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
     del spec, sampling
+    if 'label' not in gen:
+      return False, ''  # `prepare` then says why
     num = gen['label'].shape[0]
     return True, f'alone, it enlarges {num:,} images of its last batches of training'
+
+  def prepare(self, gen: Gen, key: Array, spec: WalkSpec) -> Gen:
+    """As it is; UserError: there is nothing that it can enlarge alone."""
+    del key, spec
+    self.need_bank(gen)
+    return gen
+
+  def need_bank(self, gen: Gen) -> None:
+    if 'label' not in gen:
+      side = self.conditioning.resolution
+      raise errors.UserError(
+        f'this generator enlarges images of {side} px and has none of its own to enlarge, so it is '
+        'not sampled alone; put it after a generator of such: bigjax export --cascade BASE THIS.'
+      )
 
 
 def read_spec(given: Mapping[str, Any], of: Tables, unlabelled: bool) -> WalkSpec:

@@ -15,6 +15,7 @@ from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import GUIDANCE, Gen, Spec
 from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.noising import config
+from bigjax.algorithms.base.parts import Classifier, Noising
 from bigjax.nn.diffusion import sampling
 
 Array = jax.Array
@@ -69,7 +70,7 @@ class Guided(contract.PlainGenerator):
   """
 
   walker: contract.Generator
-  tells: parts.Classifier
+  tells: Classifier
 
   inputs = {GUIDANCE: WORDS}  # noqa: RUF012 - a constant, not a field
 
@@ -120,11 +121,11 @@ class Guided(contract.PlainGenerator):
   # --- As a classifier
 
   @property
-  def classifier(self) -> parts.Classifier:
+  def classifier(self) -> Classifier:
     return self
 
   @property
-  def noising(self) -> parts.Noising:
+  def noising(self) -> Noising:
     return self.tells.noising
 
   def log_probabilities(self, gen: Gen, x: Array, t: Array) -> Array:
