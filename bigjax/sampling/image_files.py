@@ -62,21 +62,26 @@ def ready(images: np.ndarray, labels: np.ndarray | None, columns: int) -> Wanted
 def told(starts: Sequence[int], num: int, batch: int) -> Iterator[int]:
   """Yield the starts, and say now and then how many images are done and how long the rest takes.
 
-  The first batch, which compiles, is left out of the rate.
+  The first batch, which compiles, is left out of the rate. Within a batch that takes long, as a
+  walk of many steps does, it is said how long it has taken, and usually takes.
   """
   line, terminal = progress.Progress(0, 0, 0, sys.stderr), sys.stderr.isatty()
   left_out = num - sum(min(batch, num - start) for start in starts)
-  done, began, said = left_out, 0.0, 0.0
+  done, began, said, usual = left_out, 0.0, 0.0, None
   for i, start in enumerate(starts):
-    yield start
+    what = f'{done:,} of {num:,} images, the next' if i else 'making the first images'
+    with progress.ticking(what, usual):
+      yield start
     now, made = time.monotonic(), min(batch, num - start)
     done += made
     if not i:
       began = said = now
       left_out = done
-    elif now - said > (0.5 if terminal else 10) and done < num:
-      said, rate = now, (done - left_out) / (now - began)
-      left = progress.duration((num - done) / rate)
+      continue
+    rate = (done - left_out) / (now - began)
+    usual = batch / rate
+    if now - said > (0.5 if terminal else 10) and done < num:
+      said, left = now, progress.duration((num - done) / rate)
       line.say(f'{done:,} of {num:,} images, {rate:,.0f} per second, {left} left', temporary=True)
   if terminal and said > began:
     line.say('', temporary=True)

@@ -1,5 +1,6 @@
 """Images from a checkpoint and from an exported generator; what is said, and what is refused."""
 
+import contextlib
 import copy
 import io
 import json
@@ -450,7 +451,17 @@ def test_progress_says_what_is_left(monkeypatch, terminal):
   err.isatty = lambda: terminal
   monkeypatch.setattr(image_files.time, 'monotonic', lambda: next(clock))
   monkeypatch.setattr(image_files.sys, 'stderr', err)
+  batches = []
+
+  @contextlib.contextmanager
+  def ticking(what, usual):
+    batches.append((what, usual))
+    yield
+
+  monkeypatch.setattr(image_files.progress, 'ticking', ticking)
   assert list(image_files.told(range(0, 1000, 100), 1000, 100)) == list(range(0, 1000, 100))
+  assert batches[0] == ('making the first images', None)  # nobody knows how long
+  assert batches[-1] == ('900 of 1,000 images, the next', 4.0)
   said = err.getvalue()
   assert '400 of 1,000 images, 25 per second, 24s left' in said
   assert ('200 of 1,000 images, 25 per second, 32s left' in said) == terminal

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 
 from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import GUIDANCE, Gen, Spec
-from bigjax.algorithms.base.generators import parts
+from bigjax.algorithms.base.generators.parts import Classifier, Noising
 from bigjax.algorithms.base.noising import config
-from bigjax.algorithms.base.parts import Classifier, Noising
 from bigjax.nn.diffusion import sampling
 
 Array = jax.Array
