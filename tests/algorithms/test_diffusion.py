@@ -17,11 +17,11 @@ from counts import of_players
 
 COUNTS = {
   'iddpm': 52_546_438, 'iddpm:imagenet64': 121_063_942, 'iddpm:imagenet64_cond': 273_049_350,
-  'iddpm:lsun256': 113_676_678, 'iddpm:cifar10,vlb': 52_546_438, 'iddpm:scale128': 121_063_942,
-  'adm': 421_529_606, 'adm:imagenet64': 295_904_454, 'adm:imagenet256': 553_838_086,
-  'adm:imagenet256_uncond': 552_814_086, 'adm:imagenet512': 558_997_638,
-  'adm:lsun_cat': 552_814_086, 'adm:upsample64_256': 311_795_910,
+  'iddpm:lsun256': 113_676_678, 'adm': 421_529_606, 'adm:imagenet64': 295_904_454,
+  'adm:imagenet256': 553_838_086, 'adm:imagenet256_uncond': 552_814_086,
+  'adm:imagenet512': 558_997_638, 'adm:upsample64_256': 311_795_910,
 }  # fmt: skip
+SAME = (('iddpm:cifar10,vlb', 'iddpm'), ('iddpm:scale128', 'iddpm:imagenet64'))
 
 
 def made(name='iddpm:tiny', **keys):
@@ -32,6 +32,12 @@ def made(name='iddpm:tiny', **keys):
 @pytest.mark.parametrize('name', COUNTS)
 def test_configs_have_the_published_numbers_of_parameters(name):
   assert of_players(made(name), ('net',)) == (COUNTS[name],)
+
+
+@pytest.mark.parametrize(('name', 'other'), SAME)
+def test_other_recipes_of_the_same_network(name, other):
+  assert made(name).teller.net == made(other).teller.net
+  assert made(name) != made(other)
 
 
 def batch_for(game, seed=0):
