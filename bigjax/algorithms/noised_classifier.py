@@ -210,17 +210,26 @@ class NormalWalker(contract.PlainGenerator):
     return parts.Noising(self.tables.schedule, self.tables.num)
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: StepsSpec) -> Array:
-    return self.steered(gen, z, y, spec, None)
+    return self.with_noise_of(gen, z, y, spec, z)
+
+  def with_noise_of(self, gen: Gen, z: Array, y: Array, spec: StepsSpec, others: Array) -> Array:
+    return self.steered(gen, z, y, spec, None, others)
 
   def steered(
-    self, gen: Gen, z: Array, y: Array, spec: StepsSpec, gradient: parts.Gradient | None
+    self,
+    gen: Gen,
+    z: Array,
+    y: Array,
+    spec: StepsSpec,
+    gradient: parts.Gradient | None,
+    others: Array,
   ) -> Array:
     del gen, y
-    whole = Process(self.tables, variance='fixed_small')
+    whole = Process(self.tables, variance='fixed_large')  # beta is that of a step back to N(0, I)
     kept = dataclasses.replace(self.tables, steps=spec.steps)
     walk = Walk(dataclasses.replace(whole, tables=kept), clip=False)
     network = lambda x, t: whole.at(self.tables.sqrt_one_minus, t, x) * x
-    keys = draws.keys_of(z)
+    keys = draws.keys_of(others)
     return walk.back(network, z, lambda i: walk.noise(keys, i, self.shape), gradient).clip(-1, 1)
 
 

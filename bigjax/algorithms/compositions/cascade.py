@@ -23,6 +23,7 @@ from bigjax.algorithms import generator_of
 from bigjax.algorithms.base import contract, draws
 from bigjax.algorithms.base.contract import Gen, Generator, Spec
 from bigjax.algorithms.base.generators import parts
+from bigjax.algorithms.compositions import check_names, origins
 from bigjax.core import errors, trees
 
 Array = jax.Array
@@ -208,13 +209,15 @@ class Cascade(contract.PlainGenerator):
     return self.stages[-1].weights(gen[str(len(self.stages) - 1)])
 
 
-def check(stages: Sequence[Generator], names: Sequence[str], classes: Sequence[Any]) -> None:
+def check(
+  stages: Sequence[Generator], names: Sequence[str], classes: Sequence[Sequence[str]] = ()
+) -> None:
   """Refuse stages that do not fit together.
 
   Args:
     stages: a base and enlargers.
     names: what the user calls each.
-    classes: names of each one's classes.
+    classes: names of each one's classes, where they are known.
   Raises:
     UserError: says which, and why.
   """
@@ -234,13 +237,8 @@ def check(stages: Sequence[Generator], names: Sequence[str], classes: Sequence[A
         f'{names[0]} knows {stages[0].num_classes} classes, {names[i]} {stages[i].num_classes}; '
         'give stages that were trained with the same ones.'
       )
-    if list(classes[i]) != list(classes[0]):
-      pairs = enumerate(zip(classes[0], classes[i], strict=False))
-      at = next((k for k, (one, other) in pairs if one != other), 0)
-      raise errors.UserError(
-        f'class {at} is {classes[0][at]!r} in {names[0]} and {classes[i][at]!r} in {names[i]}; '
-        'give stages that were trained with the same classes.'
-      )
+    if classes:
+      check_names(classes[0], classes[i], (names[0], names[i]))
 
 
 def compose(
@@ -270,6 +268,7 @@ def compose(
     'architecture': {
       'stages': [{key: card[key] for key in ('algorithm', 'architecture')} for card in cards]
     },
+    'parts': origins(cards),
     'sampling': {
       'stages': [card['sampling'] for card in cards], 'options': dict(options or {}),
     },
@@ -281,5 +280,5 @@ def compose(
 def make_generator(architecture: Mapping[str, Any]) -> Cascade:
   """Build a cascade from a card's `architecture`."""
   stages = tuple(generator_of(card) for card in architecture['stages'])
-  check(stages, [f'stage {i}' for i in range(len(stages))], [[]] * len(stages))
+  check(stages, [f'stage {i}' for i in range(len(stages))])
   return Cascade(stages)

@@ -13,6 +13,7 @@ from bigjax.algorithms.base import contract
 from bigjax.algorithms.base.contract import GUIDANCE, Gen
 from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.noising.guided import Guided
+from bigjax.algorithms.compositions import check_names, origins
 from bigjax.core import errors
 
 ASKED = '--classifier'
@@ -53,31 +54,16 @@ def compose(
   scale = of_classifier['sampling'][GUIDANCE] if scale is None else scale
   names = of_classifier['class_names']
   if made.walker.num_classes > 1:
-    check_names(card['class_names'], names)
+    check_names(card['class_names'], names, ('the generator', f'its {ASKED}'))
     names = card['class_names']
   return {'generator': gen, 'classifier': weights}, {
     **card,
     'algorithm': 'guided',
     'architecture': cards,
+    'parts': origins([card, of_classifier]),
     'class_names': names,
     'sampling': {**card['sampling'], GUIDANCE: float(scale)},
   }
-
-
-def check_names(ours: list[str], theirs: list[str]) -> None:
-  """Refuse classes that are not the same ones; numbers are no names.
-
-  Raises:
-    UserError: names the first that differ.
-  """
-  numbers = [str(i) for i in range(len(ours))]
-  if ours == theirs or numbers in (ours, theirs):
-    return
-  at = next(i for i, name in enumerate(ours) if name != theirs[i])
-  raise errors.UserError(
-    f'class {at} of the generator is {ours[at]!r}, of the classifier {theirs[at]!r}; give a '
-    f'{ASKED} of the same classes in the same order.'
-  )
 
 
 def make_generator(architecture: Mapping[str, Any]) -> GuidedGenerator:

@@ -262,6 +262,14 @@ def test_stages_that_do_not_fit(stages, said):
     cascade.check(stages, ['a', 'b'], classes)
 
 
+def test_a_level_that_was_never_learnt():
+  upsampler = plain_unets.upsampler(4)
+  spec = spec_of(made()).parts[1]
+  known = upsampler.conditioning.levels
+  with pytest.raises(errors.UserError, match=f'knows {known} at most'):
+    upsampler.at_level(spec, known + 1)
+
+
 def test_stages_of_other_classes():
   stages = [plain_unets.base(4), plain_unets.upsampler(4)]
   with pytest.raises(errors.UserError, match="class 1 is 'cat' in a and 'dog' in b"):

@@ -50,7 +50,7 @@ class LinearTells:
 
 
 class Toy(Guided):
-  def parts(self, gen):
+  def split(self, gen):
     return {}, gen
 
 
@@ -74,7 +74,7 @@ def test_every_step_moves_by_the_variance_times_the_gradient(monkeypatch):
   added = 0.0
   for t in reversed(range(5)):
     shrink = of.posterior_coef1[t] * np.sqrt(of.alpha_bar[t]) + of.posterior_coef2[t]
-    added = shrink * added + np.exp(of.posterior_log_variance[t])
+    added = shrink * added + (of.betas[t] if t else of.posterior_variance[1])
   w = np.asarray(LinearTells().weights())[:, [2, 0]].T.reshape(2, *SHAPE)
   np.testing.assert_allclose(found, 0.01 * added * w, rtol=1e-4, atol=1e-6)
   # weights over classes mix the gradients
@@ -83,6 +83,18 @@ def test_every_step_moves_by_the_variance_times_the_gradient(monkeypatch):
   mixed = TOY.generate(LinearTells().weights(), z, y, TOY.spec(CARD))
   of_both = np.asarray(LinearTells().weights())[:, :2].mean(1).reshape(SHAPE)
   np.testing.assert_allclose(mixed[0], 0.01 * added * of_both, rtol=1e-4, atol=1e-6)
+
+
+def test_the_noise_of_other_latents():
+  spec, weights, y = TOY.spec(CARD), LinearTells().weights(), jnp.array([0, 1])
+  z, others = (0.01 * TOY.latents(jax.random.key(seed), 2, spec) for seed in (3, 4))
+  own = TOY.generate(weights, z, y, spec)
+  np.testing.assert_array_equal(TOY.with_noise_of(weights, z, y, spec, z), own)
+  moved = TOY.with_noise_of(weights, z, y, spec, others)
+  assert np.abs(moved - own).max() > 0.01
+  off = TOY.spec(CARD, {'guidance': '0'})
+  walked = WALKER.with_noise_of({}, z, y, off.walk, others)
+  np.testing.assert_array_equal(TOY.with_noise_of(weights, z, y, off, others), walked)
 
 
 def test_a_scale_of_0_is_no_other_program_and_any_other_is_a_number():
@@ -109,7 +121,7 @@ def test_labels_go_to_both_or_to_the_classifier_alone():
     def __init__(self, num_classes):
       self.num_classes, self.steerable = num_classes, self
 
-    def steered(self, gen, z, y, spec, gradient):
+    def steered(self, gen, z, y, spec, gradient, others):
       seen.append(np.asarray(y).tolist())
       return gradient(z, jnp.zeros(z.shape[:1], jnp.int32))
 
@@ -282,8 +294,11 @@ def test_classes_are_the_same_ones_where_they_have_names():
   names = lambda card, *names: {**card, 'class_names': [*names, *'34567890']}
   card = tiny('adm', diffusion)[1]
   classifier = tiny('adm_classifier', noised_classifier)[1]
-  refused("class 0 .* 'cat', of the classifier 'dog'", names(card, 'cat', 'dog'),
-          names(classifier, 'dog', 'cat'))  # fmt: skip
+  cats, dogs = names(card, 'cat', 'dog'), names(classifier, 'dog', 'cat')
+  refused("class 0 is 'cat' in the generator and 'dog' in its --classifier", cats, dogs)
   for ours in (card, names(card, 'cat', 'dog')):
     _, said = guided.compose(({}, ours), ({}, classifier))
     assert said['class_names'] == ours['class_names']
+  licences = [{**one, 'license': text} for one, text in ((card, 'theirs'), (classifier, 'ours'))]
+  _, said = guided.compose(*(({}, one) for one in licences))
+  assert [part['license'] for part in said['parts']] == ['theirs', 'ours']

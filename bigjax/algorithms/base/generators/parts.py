@@ -182,8 +182,10 @@ class Steerable(Protocol):
 
   noising: Noising
 
-  def steered(self, gen: Gen, z: Array, y: Array, spec: Spec, gradient: Gradient | None) -> Array:
-    """Samples as of `Generator.generate`, moved at every step by a gradient; None: by none."""
+  def steered(
+    self, gen: Gen, z: Array, y: Array, spec: Spec, gradient: Gradient | None, others: Array
+  ) -> Array:
+    """Samples of z with the noise of other latents, moved at every step by a gradient, or none."""
 
 
 LACKING = {  # a part: what is needed, and what the generator at hand does instead
@@ -195,8 +197,8 @@ LACKING = {  # a part: what is needed, and what the generator at hand does inste
     'a generator that was trained with an encoder, and this one has no encoder: give another.'
   ),
   'likelihood': (
-    'a generator that says how likely images are, such as a diffusion; this one only makes them: '
-    'give another, or leave it out.'
+    'a generator that says how likely images are, as a diffusion does that makes them of noise '
+    'alone, by nothing guided; this one does not: give another, or leave it out.'
   ),
   'enlarger': (
     'a generator that enlarges images, and this one makes them of latents alone: give one that was '
@@ -208,7 +210,8 @@ LACKING = {  # a part: what is needed, and what the generator at hand does inste
   ),
   'steerable': (
     'a generator that walks from noise to an image and can be steered on its way, such as a '
-    'diffusion; this one cannot: give another.'
+    'diffusion that nothing guides yet; this one cannot: give another; of a cascade, guide the '
+    'base before you put it together.'
   ),
 }
 

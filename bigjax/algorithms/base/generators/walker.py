@@ -219,9 +219,15 @@ class Walker(contract.PlainGenerator):
     return parts.Noising(self.process.tables.schedule, self.process.tables.num)
 
   def steered(
-    self, gen: Gen, z: Array, y: Array, spec: WalkSpec, gradient: parts.Gradient | None
+    self,
+    gen: Gen,
+    z: Array,
+    y: Array,
+    spec: WalkSpec,
+    gradient: parts.Gradient | None,
+    others: Array,
   ) -> Array:
-    return self.walked(gen, z, y, spec, draws.keys_of(z), gradient=gradient)
+    return self.walked(gen, z, y, spec, draws.keys_of(others), gradient=gradient)
 
   # --- Of cascades: samples with some noise left in them (parts.Unfinished). Level s is the
   # noise of step s - 1, as conditioning.Noised has it; level 0 is none.
@@ -322,6 +328,12 @@ class Upsampler(Walker):
     return spec.augmentation
 
   def at_level(self, spec: WalkSpec, level: int) -> WalkSpec:
+    if level > self.conditioning.levels:
+      raise errors.UserError(
+        f'noise of level {level} is what is left at the step nearest to the augmentation that was '
+        f'asked for, and what enlarges knows {self.conditioning.levels} at most; give less, or '
+        'more steps before it.'
+      )
     return dataclasses.replace(spec, augmentation=level)
 
   def provenance(self, gen: Gen, spec: WalkSpec, sampling: Mapping[str, Any]) -> tuple[bool, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigjax.algorithms.base import contract
+from bigjax.algorithms.base import contract, draws
 from bigjax.algorithms.base.contract import GUIDANCE, Gen, Spec
 from bigjax.algorithms.base.generators.parts import Classifier, Noising
 from bigjax.algorithms.base.noising import config
@@ -105,14 +105,17 @@ class Guided(contract.PlainGenerator):
     return self.walker.latents(key, num, spec.walk, start)
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: GuidedSpec) -> Array:
+    return self.with_noise_of(gen, z, y, spec, z)
+
+  def with_noise_of(self, gen: Gen, z: Array, y: Array, spec: GuidedSpec, others: Array) -> Array:
     of_walk, of_classifier = self.split(gen)
     # A walk without labels is given none of them: they are the classifier's alone.
     label = y if self.walker.num_classes > 1 else jnp.zeros(z.shape[:1], jnp.int32)
     if spec.is_off:
-      return self.walker.generate(of_walk, z, label, spec.walk)
+      return draws.with_noise_of(self.walker, of_walk, z, label, spec.walk, others)
     log_p = lambda x, t: self.tells.log_probabilities(of_classifier, x, t)
     gradient = sampling.guidance(log_p, y, spec.guidance)
-    return self.walker.steerable.steered(of_walk, z, label, spec.walk, gradient)
+    return self.walker.steerable.steered(of_walk, z, label, spec.walk, gradient, others)
 
   def recipe(self, spec: GuidedSpec) -> str | None:
     return self.walker.recipe(spec.walk)
