@@ -141,9 +141,10 @@ def main() -> None:
   figure, axes = plotting.figure(len(ways), 'Diffusion on the digits, a row each')
   for axis, (name, rows) in zip(axes, ways.items(), strict=True):
     sheet = np.concatenate([draw(np.arange(SHOWN), 0) for draw in rows.values()])
-    axis.imshow(image_files.grid(sheet, SHOWN), cmap='gray')
-    side = sheet.shape[1]
-    axis.set_yticks([side * (i + 0.5) for i in range(len(rows))], list(rows), fontsize=6)
+    grid = image_files.grid(sheet, SHOWN)
+    axis.imshow(grid, cmap='gray')
+    height = len(grid) / len(rows)
+    axis.set_yticks([height * (i + 0.5) for i in range(len(rows))], list(rows), fontsize=6)
     axis.set(title=name, xticks=[])
   plotting.save(figure, args.picture)
 
