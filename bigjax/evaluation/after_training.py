@@ -198,15 +198,26 @@ def separates(args: Any) -> bool:
   return any(OF_GENERATOR[name].separates for name in args.of_generator)
 
 
+def reads_labels(args: Any) -> bool:
+  """Whether a score looks at the labels of real images; for others there may be none."""
+  return args.by_class or any('labels' in METRICS[name].keeps for name in args.metrics)
+
+
 def specs(args: Any, loaded: Loaded) -> list[Spec]:
   """The sampling settings asked for: one, or one per truncation of a sweep.
 
   Raises:
-    UserError: they mean nothing for this generator.
+    UserError: they mean nothing for this generator, or have no truncation to sweep over.
   """
   truncations = args.sweep.split(',') if args.sweep else [args.truncation]
   given = options.parse_sampling(args.sampling)
-  return [loaded.spec(text and text.strip(), **given) for text in truncations]
+  found = [loaded.spec(text and text.strip(), **given) for text in truncations]
+  if args.sweep and any(at(spec) is None for spec in found):
+    raise errors.UserError(
+      f'--sweep={args.sweep} draws scores over the truncation of a generator, and this one has '
+      f"none as a whole ('{found[0]}'); leave --sweep out and score one --truncation at a time."
+    )
+  return found
 
 
 def of_images(
@@ -276,8 +287,8 @@ def find_real(
     return None, {}, given
   source, split = image_sets.split_of(given) if given is not None else (known['source'], 'train')
   same = source == known.get('source')
-  if labelled:
-    known.pop('num_classes', None)
+  if labelled and known.get('num_classes') == 1:  # another number may decide the images, too
+    del known['num_classes']
   data_dir = args.data_dir or (known.get('data_dir') if same else '') or ''
   splits = image_sets.open_source(source, size, data_dir, known if same else {})
   say_warnings(splits[split])
@@ -346,7 +357,9 @@ def _run(args: Any) -> None:
   encoder_scores.refuse(args.of_encoder, first)
   likelihood_scores.refuse(args.of_likelihood, first)
   compares = bool(args.metrics or args.by_class)
-  found = find_real(args, size) if compares or separates(args) else (None, {}, '')
+  found = (None, {}, '')
+  if compares or separates(args):
+    found = find_real(args, size, bool(first) and first.num_classes > 1 and reads_labels(args))
   real_images, splits, statistics = found
   split = real_images.split if real_images else 'stats' if statistics else ''
   num_classes = first.num_classes if first else images.num_classes
