@@ -34,7 +34,7 @@ from bigjax.evaluation.reference import (
 )
 from bigjax.models.pretrained import taps
 from bigjax.sampling import generator_file, options
-from bigjax.sampling.loaded import Loaded, load, of_workdir
+from bigjax.sampling.loaded import Loaded, generator_digest, load, of_workdir
 from bigjax.sampling.sampler import shape_of
 
 
@@ -47,6 +47,7 @@ class Generated:
   spec: Spec | None
   card: Mapping[str, Any]
   scores: Mapping[str, Mapping[str, Any]]
+  digest: str | None = None  # of the generator and of all that it is made of
   classes: Sequence[Record] = ()  # of --by_class
 
 
@@ -166,6 +167,7 @@ def of_generators(
   while readers:
     loaded = None  # gone before the next one is read
     loaded = readers.pop(0)()
+    digest = digest_of(loaded)
     for spec in specs(args, loaded):
       if prepared:
         loaded.prepare(spec, anew=True)
@@ -189,8 +191,17 @@ def of_generators(
       what = 'exported' if step is None else f'step {step:,}'
       what += f', {spec}' if args.sweep else ''
       classes = by_class.records(what, by_seed) if by_class else ()
-      found.append(Generated(what, step, spec, loaded.card, over_seeds(each), classes))
+      found.append(Generated(what, step, spec, loaded.card, over_seeds(each), digest, classes))
   return found
+
+
+def digest_of(loaded: Loaded) -> str:
+  """Digest of all weights, also those of what guides; not of statistics: these are measured anew.
+
+  A run's checkpoint and its export have the same, and so have a composition's parts and its file.
+  """
+  bare = loaded.sampler.generator.bare(loaded.stored)
+  return generator_digest(dataclasses.replace(loaded, stored=bare))
 
 
 def separates(args: Any) -> bool:
@@ -236,7 +247,7 @@ def of_images(
   each = [scored(samples, reference, args.metrics, look.network.name, args.seeds[0])]
   what = os.path.basename(os.path.normpath(images.name))
   classes = by_class.records(what, [by_class(samples)]) if by_class else ()
-  return [Generated(what, None, None, {}, over_seeds(each), classes)]
+  return [Generated(what, None, None, {}, over_seeds(each), classes=classes)]
 
 
 def begin(
@@ -419,6 +430,7 @@ def _run(args: Any) -> None:
     about = protocol(
       look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
     )
+    about['generator_digest'] = row.digest
     for one in (measure, encoders, likelihoods):
       about |= one.about()
     written.append({**record, 'protocol': about})
