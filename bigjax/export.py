@@ -30,14 +30,17 @@ def places(
   workdir: str | None,
   params: str | None,
   cascade: Sequence[str] = (),
+  classifier: str | None = None,
 ) -> dict[str, str]:
   """Return {format: where to write}, from what the command line says.
 
   Raises:
-    UserError: there is no such format, or the name of --out ends otherwise.
+    UserError: there is no such format, the name of --out ends otherwise or is that of a part, or
+      there is none for a generator made of several.
   """
-  if cascade and not out:
-    raise errors.UserError('--cascade makes a new generator: say with --out where it is to lie.')
+  if (cascade or classifier) and not out:
+    option = '--cascade' if cascade else f'--classifier={classifier}'
+    raise errors.UserError(f'{option} makes a new generator: say with --out where it is to lie.')
   base, dot = os.path.splitext(out or params or os.path.join(workdir or '', 'export', 'generator.'))
   known = dot[1:] in FORMATS
   asked = (formats or (dot[1:] if out and known else FORMATS[0])).split(',')
@@ -49,13 +52,18 @@ def places(
   if out and not known:
     base = out
   found = {name: f'{base}.{name}' for name in asked}
-  for path in [params] if params else cascade:
-    if os.path.abspath(path) in map(os.path.abspath, found.values()):
-      option = '--params=' if params else '--cascade '
+  given = [('--params=', params), *(('--cascade ', path) for path in cascade)]
+  for option, path in [*given, ('--classifier=', classifier)]:
+    if path and os.path.abspath(path) in map(os.path.abspath, found.values()):
       raise errors.UserError(
         f'{option}{path} is that file already; give another --format or --out.'
       )
   return found
+
+
+def places_of(args: argparse.Namespace) -> dict[str, str]:
+  """`places` of what the options say."""
+  return places(args.out, args.format, args.workdir, args.params, args.cascade, args.classifier)
 
 
 def arguments() -> errors.Arguments:
@@ -78,7 +86,9 @@ def arguments() -> errors.Arguments:
     help='what a stablehlo program takes: class numbers (default), or weights over the classes',
   )
   parser.add_argument(
-    '--out', help='the file (default: generator.FORMAT in WORKDIR/export, or beside --params)'
+    '--out',
+    help='the file (default: generator.FORMAT in WORKDIR/export, or beside --params; a --cascade '
+    'and what a --classifier guides have none)',
   )
   return parser
 
@@ -92,7 +102,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
   args = arguments().parse_args(argv)
   options.check_generator(args)
   options.parse_sampling(args.sampling)
-  paths = places(args.out, args.format, args.workdir, args.params, args.cascade)
+  paths = places_of(args)
   if 'stablehlo' in paths:
     errors.need('--format=stablehlo', 'export', 'flatbuffers')
     return args
@@ -119,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
   from bigjax.core import buckets
 
   with buckets.copied(args.workdir) as args.workdir:
-    write(args, places(args.out, args.format, args.workdir, args.params, args.cascade))
+    write(args, places_of(args))
 
 
 def write(args: argparse.Namespace, paths: Mapping[str, str]) -> None:

@@ -34,7 +34,7 @@ from bigjax.evaluation.reference import (
 )
 from bigjax.models.pretrained import taps
 from bigjax.sampling import generator_file, options
-from bigjax.sampling.loaded import Loaded, load, of_workdir
+from bigjax.sampling.loaded import Loaded, generator_digest, load, of_workdir
 from bigjax.sampling.sampler import shape_of
 
 
@@ -47,6 +47,7 @@ class Generated:
   spec: Spec | None
   card: Mapping[str, Any]
   scores: Mapping[str, Mapping[str, Any]]
+  digest: str | None = None  # of the generator and of all that it is made of
   classes: Sequence[Record] = ()  # of --by_class
 
 
@@ -166,6 +167,7 @@ def of_generators(
   while readers:
     loaded = None  # gone before the next one is read
     loaded = readers.pop(0)()
+    digest = digest_of(loaded)
     for spec in specs(args, loaded):
       if prepared:
         loaded.prepare(spec, anew=True)
@@ -189,8 +191,17 @@ def of_generators(
       what = 'exported' if step is None else f'step {step:,}'
       what += f', {spec}' if args.sweep else ''
       classes = by_class.records(what, by_seed) if by_class else ()
-      found.append(Generated(what, step, spec, loaded.card, over_seeds(each), classes))
+      found.append(Generated(what, step, spec, loaded.card, over_seeds(each), digest, classes))
   return found
+
+
+def digest_of(loaded: Loaded) -> str:
+  """Digest of all weights, also those of what guides; not of statistics: these are measured anew.
+
+  A run's checkpoint and its export have the same, and so have a composition's parts and its file.
+  """
+  bare = loaded.sampler.generator.bare(loaded.stored)
+  return generator_digest(dataclasses.replace(loaded, stored=bare))
 
 
 def separates(args: Any) -> bool:
@@ -198,15 +209,26 @@ def separates(args: Any) -> bool:
   return any(OF_GENERATOR[name].separates for name in args.of_generator)
 
 
+def reads_labels(args: Any) -> bool:
+  """Whether a score looks at the labels of real images; for others there may be none."""
+  return args.by_class or any('labels' in METRICS[name].keeps for name in args.metrics)
+
+
 def specs(args: Any, loaded: Loaded) -> list[Spec]:
   """The sampling settings asked for: one, or one per truncation of a sweep.
 
   Raises:
-    UserError: they mean nothing for this generator.
+    UserError: they mean nothing for this generator, or have no truncation to sweep over.
   """
   truncations = args.sweep.split(',') if args.sweep else [args.truncation]
   given = options.parse_sampling(args.sampling)
-  return [loaded.spec(text and text.strip(), **given) for text in truncations]
+  found = [loaded.spec(text and text.strip(), **given) for text in truncations]
+  if args.sweep and any(at(spec) is None for spec in found):
+    raise errors.UserError(
+      f'--sweep={args.sweep} draws scores over the truncation of a generator, and this one has '
+      f"none as a whole ('{found[0]}'); leave --sweep out and score one --truncation at a time."
+    )
+  return found
 
 
 def of_images(
@@ -225,7 +247,7 @@ def of_images(
   each = [scored(samples, reference, args.metrics, look.network.name, args.seeds[0])]
   what = os.path.basename(os.path.normpath(images.name))
   classes = by_class.records(what, [by_class(samples)]) if by_class else ()
-  return [Generated(what, None, None, {}, over_seeds(each), classes)]
+  return [Generated(what, None, None, {}, over_seeds(each), classes=classes)]
 
 
 def begin(
@@ -276,8 +298,8 @@ def find_real(
     return None, {}, given
   source, split = image_sets.split_of(given) if given is not None else (known['source'], 'train')
   same = source == known.get('source')
-  if labelled:
-    known.pop('num_classes', None)
+  if labelled and known.get('num_classes') == 1:  # another number may decide the images, too
+    del known['num_classes']
   data_dir = args.data_dir or (known.get('data_dir') if same else '') or ''
   splits = image_sets.open_source(source, size, data_dir, known if same else {})
   say_warnings(splits[split])
@@ -346,7 +368,9 @@ def _run(args: Any) -> None:
   encoder_scores.refuse(args.of_encoder, first)
   likelihood_scores.refuse(args.of_likelihood, first)
   compares = bool(args.metrics or args.by_class)
-  found = find_real(args, size) if compares or separates(args) else (None, {}, '')
+  found = (None, {}, '')
+  if compares or separates(args):
+    found = find_real(args, size, bool(first) and first.num_classes > 1 and reads_labels(args))
   real_images, splits, statistics = found
   split = real_images.split if real_images else 'stats' if statistics else ''
   num_classes = first.num_classes if first else images.num_classes
@@ -406,6 +430,7 @@ def _run(args: Any) -> None:
     about = protocol(
       look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
     )
+    about['generator_digest'] = row.digest
     for one in (measure, encoders, likelihoods):
       about |= one.about()
     written.append({**record, 'protocol': about})

@@ -11,12 +11,14 @@ from PIL import Image
 
 from bigjax.core import errors, parallel
 from bigjax.evaluation import feature_pass, image_sets, protocol
+from bigjax.evaluation.after_training import digest_of
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.quick import classifier
 from bigjax.evaluation.reference import read_statistics
 from bigjax.models.pretrained import registry as networks
 from bigjax.preflight import tpu_slices
 from bigjax.sampling import generator_file as cards
+from bigjax.sampling.loaded import load
 from bigjax.sampling.sampler import from_card
 
 import tpu_hlo
@@ -66,7 +68,7 @@ def test_names_carry_the_protocol(short, metric, num, network, want):
   )
 
 
-def test_scores_of_a_run(workdir, bigjax, tmp_path):
+def test_scores_of_a_run(workdir, params, bigjax, tmp_path):
   words = ('evaluate', '--workdir', workdir, '--features', 'classifier', '--num', 60)
   words += ('--metrics', 'fid,is,pr,dc,kid,intra_fid', '--seeds', '0,1', '--batch', 32)
   status, out, err = bigjax(*words, '--checkpoints', 'all', '--out', tmp_path / 'a')
@@ -90,6 +92,8 @@ def test_scores_of_a_run(workdir, bigjax, tmp_path):
   assert protocol['reference'] == 'digits/train' and protocol['reference_num'] == 1347
   assert protocol['network'] == 'classifier' and len(protocol['network_digest']) == 16
   assert (protocol['num'], protocol['seeds'], protocol['step']) == (60, [0, 1], 4)
+  assert protocol['generator_digest'] == digest_of(load(params))  # which has statistics in it
+  assert protocol['generator_digest'] != first['protocol']['generator_digest']
   assert protocol['sampling'] == {
     'truncation': 'none', 'dialect': 'resample', 'standing_passes': 2, 'standing_batch': 16,
   }  # fmt: skip

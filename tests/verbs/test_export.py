@@ -236,6 +236,9 @@ def test_where_it_is_written(out, formats, workdir, params, found):
     (['--format', 'npz', '--labels', 'weights'], ['are for --format=stablehlo']),
     (['--format', 'stablehlo', '--truncation', '-1'], ['truncation -1']),
     (['--format', 'stablehlo', '--checkpoint', '2'], ['--checkpoint']),
+    (['--classifier', 'c.npz'], ['--classifier=c.npz makes a new generator', '--out']),
+    (['--classifier', 'c.npz', '--format', 'npz'], ['--classifier=c.npz makes', '--out']),
+    (['--classifier', 'c.npz', '--out', './c.npz'], ['--classifier=c.npz is that file already']),
   ],
 )
 def test_an_export_that_makes_no_sense(bigjax, params, tmp_path, monkeypatch, argv, words):
@@ -245,6 +248,11 @@ def test_an_export_that_makes_no_sense(bigjax, params, tmp_path, monkeypatch, ar
   assert err.startswith('bigjax: ') and err.count('\n') == 1
   assert all(word in err for word in words), err
   assert not list(tmp_path.iterdir())
+
+
+def test_what_is_guided_does_not_take_the_place_of_the_runs_own_export(bigjax, tmp_path):
+  status, _, err = bigjax('export', '--workdir', tmp_path, '--classifier', 'c.npz')
+  assert status == 2 and 'makes a new generator: say with --out' in err and err.count('\n') == 1
 
 
 def test_a_workdir_that_is_none(bigjax, tmp_path):

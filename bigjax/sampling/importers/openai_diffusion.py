@@ -18,6 +18,7 @@ import numpy as np
 
 from bigjax.algorithms import diffusion, noised_classifier
 from bigjax.algorithms.base import configs, contract
+from bigjax.core import config as core_config
 from bigjax.core import errors, trees
 from bigjax.sampling.importers import openai_structures
 from bigjax.sampling.importers.openai_structures import Arrays, Structure
@@ -146,14 +147,24 @@ def kind_of(arrays: Arrays) -> Kind:
   return CLASSIFIER if openai_structures.is_half(arrays) else DIFFUSION
 
 
-def game_of(given: str, kind: Kind) -> Any:
-  """The game of a config; UserError: it is of another kind of network."""
+def game_of(given: str, kind: Kind, classes: int = 0) -> Any:
+  """The game of a config.
+
+  Args:
+    given: the config.
+    kind: of the network that it must be of.
+    classes: that the arrays know, 0 for none; taken where the config leaves it to the data.
+  Raises:
+    UserError: it is of another kind of network.
+  """
   config = configs.read(given)
   if config.algorithm != kind.algorithm:
     raise errors.UserError(
       f'--config={given} trains {config.algorithm!r}, and these are the weights of {kind.words}: '
       f'give one of {", ".join(kind.published)}, or a file with the settings of their network.'
     )
+  if config.data.num_classes is None:
+    config = core_config.changed(config, {'data.num_classes': classes or 1})
   return kind.game.make(config)
 
 
@@ -220,7 +231,7 @@ def bring_in(arrays: Arrays, given: str) -> Network:
   kind = kind_of(arrays)
   seen = kind.seen(arrays)
   name, notes = (given, []) if given else found(seen, kind)
-  game = game_of(name, kind)
+  game = game_of(name, kind, seen.classes)
   ours = kind.ours(game.teller.net)
   for what, theirs, own in zip(seen._fields, seen, ours, strict=True):
     if theirs != own:

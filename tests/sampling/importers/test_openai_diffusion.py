@@ -139,6 +139,16 @@ def test_a_small_network_by_its_file(files):
   assert np.abs(say(0) - say(1)).max() > 1e-3  # labels are known
 
 
+@pytest.mark.parametrize('classes', [10, None])
+def test_classes_that_a_config_leaves_open_are_those_of_the_arrays(tmp_path, classes):
+  (tmp_path / 'mine.py').write_text(SETTINGS.replace(", 'num_classes': 10", ''))
+  shapes = openai_unets.state_shapes(**{**TINY, 'num_classes': classes})
+  network = openai_diffusion.bring_in(
+    openai_unets.without_numbers(shapes), str(tmp_path / 'mine.py')
+  )
+  assert network.num_classes == (classes or 1)
+
+
 OFFICIAL = """
 def get_config():
   return {
@@ -264,6 +274,12 @@ def others(tmp_path_factory):
     convert.main(list(map(str, words)))
     found[name] = arrays, config, out
   return found
+
+
+def test_a_classifiers_classes_may_be_left_open(tmp_path):
+  (tmp_path / 'mine.py').write_text(OF_CLASSIFIER.replace(", 'num_classes': 10", ''))
+  arrays = openai_unets.without_numbers(openai_unets.classifier_shapes(**CLASSIFIER))
+  assert openai_diffusion.bring_in(arrays, str(tmp_path / 'mine.py')).num_classes == 10
 
 
 @pytest.mark.parametrize(
