@@ -143,7 +143,7 @@ def main() -> None:
     sheet = np.concatenate([draw(np.arange(SHOWN), 0) for draw in rows.values()])
     grid = image_files.grid(sheet, SHOWN)
     axis.imshow(grid, cmap='gray')
-    height = len(grid) / len(rows)
+    height = grid.height / len(rows)
     axis.set_yticks([height * (i + 0.5) for i in range(len(rows))], list(rows), fontsize=6)
     axis.set(title=name, xticks=[])
   plotting.save(figure, args.picture)
