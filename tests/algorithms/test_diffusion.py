@@ -80,6 +80,7 @@ def test_the_loss_is_that_of_its_steps_and_noise():
   assert len(set(np.asarray(drawn['t']))) > 3 and (drawn['weight'] == 1).all()
 
 
+@pytest.mark.slow  # another step to compile
 def test_steps_drawn_by_their_losses():
   """What is known of the losses is part of the state, and weighs them once all steps were seen."""
   game = made(
