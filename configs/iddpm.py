@@ -20,7 +20,8 @@ bits per dimension with L_vlb on CIFAR-10, 3.53 on ImageNet-64. They sample with
 Hardware: GPUs in the paper, which does not say how many. `digits` takes half an hour of one busy
 CPU core. Expected (one seed, 450 samples of 25 steps, beside other digits): precision 0.85 (0.91),
 recall 0.77 (0.92), fd450_train_classifier 0.38 (0.24); of 10 steps of DPM-Solver++ agreement is
-0.96, and coverage of the held-out digits 0.67. Nothing of the others has been run here.
+0.96, and coverage of the held-out digits 0.67. docs/papers.md has it with fewer
+steps. Nothing of the others has been run here.
 """
 
 import ml_collections
