@@ -248,6 +248,12 @@ def seconds(workdir: str, steps: int) -> float | None:
   return round(sum(ends) * steps / rows[-1]['step'], 1)
 
 
+def drawn_by(gen: loaded.Loaded) -> Callable[[np.ndarray, int], np.ndarray]:
+  """What makes samples of (labels, seed): as many, where the generator knows no labels."""
+  known = gen.num_classes > 1
+  return lambda labels, seed: gen(labels if known else np.zeros_like(labels), seed=seed)
+
+
 def row_of(run: Run, folder: str, referee: Referee) -> Row | None:
   """Trains and scores a run; None where it was told to end. A failure is a row, too."""
   workdir = os.path.join(folder, run.name)
@@ -268,12 +274,12 @@ def row_of(run: Run, folder: str, referee: Referee) -> Row | None:
     if path is None:
       return None
     gen = loaded.load(path)
-    scores = referee.samples(lambda labels, seed: gen(labels, seed=seed))
-    row |= {name: round(value, 4) for name, value in scores.items()}
-    row['conditional'] = gen.sampler.generator.num_classes > 1
+    draw = drawn_by(gen)
+    row |= {name: round(value, 4) for name, value in referee.samples(draw).items()}
+    row['conditional'] = gen.num_classes > 1
     row['seconds'] = seconds(workdir, run.steps)
     if run.seed == 0:
-      row['strip'] = encoded(gen(np.repeat(np.arange(gen.num_classes), SHOWN), seed=0))
+      row['strip'] = encoded(draw(np.repeat(np.unique(referee.train[1]), SHOWN), 0))
   except Exception as error:  # whatever it is, the other systems go on
     row['failed'] = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
   return row
