@@ -28,7 +28,7 @@ from bigjax.evaluation.metrics import registry
 from bigjax.evaluation.reference import open_network
 from bigjax.models.pretrained import download
 from bigjax.models.pretrained.registry import NETWORKS
-from bigjax.preflight import plan_search, tpu_slices
+from bigjax.preflight import plan_search, step_cost, tpu_slices
 from bigjax.training import history as histories
 from bigjax.training import holder
 from bigjax.training.program import Program
@@ -287,10 +287,7 @@ def hbm(config: ml_collections.ConfigDict, topology: str) -> list[Finding]:
     found = plan_search.watched()(config, tpu_slices.find(topology))
   except errors.UserError as error:
     return [('fail', str(error))]
-  words = (
-    f'{topology}: {size(found["peak_bytes"])} of {size(found["usable_bytes"])} per device, by the '
-    'TPU compiler'
-  )
+  words = f'{topology}: {step_cost.memory_in_words(found)}, by the TPU compiler'
   if not found['fits']:
     return [('fail', f'{words}: bigjax plan --fit {topology} proposes settings that fit')]
   return [('ok', f'{words}; {found["step_seconds"]:.3f} s per step by its estimate')]

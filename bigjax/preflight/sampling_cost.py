@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bigjax.core import parallel, progress
+from bigjax.core import parallel
 from bigjax.preflight import flops, step_cost, tpu_slices
 from bigjax.training.program import make_program
 
@@ -61,9 +61,7 @@ def plan(
 
 def in_words(found: dict[str, Any]) -> str:
   """A plan of samples, in a line."""
-  need = (
-    f'{progress.size(found["peak_bytes"])} of {progress.size(found["usable_bytes"])} per device'
-  )
+  need = step_cost.memory_in_words(found)
   about = f'{found["slice"]}: {found["samples"]:,} samples, {found["sampling"]}'
   short = lambda x: f'{x:,.0f}' if x >= 100 else f'{x:.3g}'
   each = f'{short(found["model_flops"] / found["batch_size"] / 1e9)} GFLOP each'

@@ -191,11 +191,16 @@ def plan(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, A
   return found | ({'programs': programs} if len(programs) > 1 else {})
 
 
-def in_words(found: dict[str, Any]) -> str:
-  """What one program needs, in a line."""
-  need = (
+def memory_in_words(found: Mapping[str, Any]) -> str:
+  """How much of a device's memory a program needs."""
+  return (
     f'{progress.size(found["peak_bytes"])} of {progress.size(found["usable_bytes"])} per device'
   )
+
+
+def in_words(found: dict[str, Any]) -> str:
+  """What one program needs, in a line."""
+  need = memory_in_words(found)
   return f'{need}, {1000 * found["step_seconds"]:.1f} ms' if found['fits'] else f'{need}: too much'
 
 

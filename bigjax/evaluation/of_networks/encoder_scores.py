@@ -20,6 +20,7 @@ from bigjax.core import errors
 from bigjax.core.progress import Progress, out, say
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import probes, registry
+from bigjax.evaluation.of_networks import refusals
 from bigjax.models.pretrained.registry import FeatureNetwork
 from bigjax.sampling import image_files
 from bigjax.sampling.loaded import Loaded
@@ -38,14 +39,8 @@ def refuse(metrics: Sequence[str], loaded: Loaded | None) -> None:
   Raises:
     UserError: names the first.
   """
-  for name in metrics:
-    if loaded is None:
-      raise errors.UserError(
-        f'--metrics={name} is a score of an encoder, not of images: give --workdir or --params.'
-      )
-    encoder_of(loaded.sampler.generator, f'--metrics={name}')
-    if len(loaded.shape) == 4:
-      raise errors.UserError(f'--metrics={name} is for images; this generator makes clips.')
+  need = lambda generator, name: encoder_of(generator, f'--metrics={name}')
+  refusals.refuse(metrics, loaded, 'a score of an encoder', need)
 
 
 def refuse_images(

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.algorithms.base.contract import Spec
+from bigjax.algorithms.base.contract import Generator, Spec
 from bigjax.algorithms.base.draws import with_noise_of
 from bigjax.algorithms.base.generators.parts import styles_of
 from bigjax.core import errors, parallel
 from bigjax.core.progress import counted
 from bigjax.evaluation.metrics import path_length, registry, separability
 from bigjax.evaluation.metrics.registry import OF_GENERATOR, FeatureStats, OfGenerator
+from bigjax.evaluation.of_networks import refusals
 from bigjax.evaluation.samples import whole_batches
 from bigjax.models.pretrained.registry import FeatureNetwork
 from bigjax.models.pretrained.taps import ImageDistance
@@ -36,15 +37,12 @@ def refuse(metrics: Sequence[str], loaded: Loaded | None) -> None:
   Raises:
     UserError: names the first.
   """
-  for name in metrics:
-    if loaded is None:
-      raise errors.UserError(
-        f'--metrics={name} is a score of a generator, not of images: give --workdir or --params.'
-      )
+
+  def need(generator: Generator, name: str) -> None:
     if OF_GENERATOR[name].space == 'w':
-      styles_of(loaded.sampler.generator, f'--metrics={name}')
-    if len(loaded.shape) == 4:
-      raise errors.UserError(f'--metrics={name} is for images; this generator makes clips.')
+      styles_of(generator, f'--metrics={name}')
+
+  refusals.refuse(metrics, loaded, 'a score of a generator', need)
 
 
 def refuse_network(metrics: Sequence[str], network: FeatureNetwork) -> None:

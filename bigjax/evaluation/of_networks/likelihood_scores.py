@@ -19,7 +19,7 @@ from bigjax.core import errors
 from bigjax.core.progress import Progress, out
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import registry
-from bigjax.evaluation.of_networks import pixel_histogram
+from bigjax.evaluation.of_networks import pixel_histogram, refusals
 from bigjax.evaluation.reference import chosen
 from bigjax.sampling.loaded import Loaded
 
@@ -36,15 +36,8 @@ def refuse(metrics: Sequence[str], loaded: Loaded | None) -> None:
   Raises:
     UserError: names the first.
   """
-  for name in metrics:
-    if loaded is None:
-      raise errors.UserError(
-        f'--metrics={name} is of the likelihood that a generator gives images, not of images: give '
-        '--workdir or --params.'
-      )
-    likelihood_of(loaded.sampler.generator, f'--metrics={name}')
-    if len(loaded.shape) == 4:
-      raise errors.UserError(f'--metrics={name} is for images; this generator makes clips.')
+  need = lambda generator, name: likelihood_of(generator, f'--metrics={name}')
+  refusals.refuse(metrics, loaded, 'of the likelihood that a generator gives images', need)
 
 
 def refuse_images(metrics: Sequence[str], test: ImageSet | None, num_classes: int) -> None:

@@ -4,6 +4,7 @@ The gradient of log p(y | x_t) at x_t, times a scale, moves every step. A scale 
 and no other program than that of the walk alone; any other is a number that a program takes.
 """
 
+import abc
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -58,7 +59,7 @@ jax.tree_util.register_pytree_node(GuidedSpec, _parts, _whole)
 
 
 @dataclasses.dataclass(frozen=True)
-class Guided(contract.PlainGenerator):
+class Guided(contract.PlainGenerator, abc.ABC):
   """A walk that a classifier guides; a parts.Classifier itself, of the same tree.
 
   A subclass says which part of the tree is whose.
@@ -73,9 +74,9 @@ class Guided(contract.PlainGenerator):
 
   inputs = {GUIDANCE: WORDS}  # noqa: RUF012 - a constant, not a field
 
+  @abc.abstractmethod
   def split(self, gen: Gen) -> tuple[Gen, Gen]:
     """(The walker's part of the tree, the classifier's)."""
-    raise NotImplementedError
 
   @property
   def shape(self) -> tuple[int, ...]:
