@@ -1,8 +1,8 @@
 """Parts that some generators have, beside what the contract asks of all.
 
 A generator has a part as an attribute of its name, which is None or missing where it has none:
-`styles`, `encoder`, `likelihood`, `enlarger`, `classifier`, `steerable`. Whoever needs one asks by
-`encoder_of` and the like, which refuse a generator without it in a sentence.
+`styles`, `encoder`, `likelihood`, `enlarger`, `classifier`, `steerable`, `predictor`. Whoever needs
+one asks by `encoder_of` and the like, which refuse a generator without it in a sentence.
 """
 
 import dataclasses
@@ -188,6 +188,22 @@ class Steerable(Protocol):
     """Samples of z with the noise of other latents, moved at every step by a gradient, or none."""
 
 
+class Predictor(Protocol):
+  """A generator that goes on with clips whose first frames it is given.
+
+  Its samples [T, H, W, C] begin with frames that its training kept of real clips; here they are the
+  caller's.
+
+  Attributes:
+    num_given: frames that it is given, at least 1 and fewer than T.
+  """
+
+  num_given: int
+
+  def predict(self, gen: Gen, frames: Array, z: Array, y: Array, spec: Spec) -> Array:
+    """The T - num_given frames that follow [B, num_given, H, W, C], both in [-1, 1]."""
+
+
 LACKING = {  # a part: what is needed, and what the generator at hand does instead
   'styles': (
     'a generator with styles, which maps z to a w that every layer is given; this one makes images '
@@ -212,6 +228,10 @@ LACKING = {  # a part: what is needed, and what the generator at hand does inste
     'a generator that walks from noise to an image and can be steered on its way, such as a '
     'diffusion that nothing guides yet; this one cannot: give another; of a cascade, guide the '
     'base before you put it together.'
+  ),
+  'predictor': (
+    'a generator that goes on with the first frames of a clip, and this one does not: give one '
+    'that was trained to predict frames.'
   ),
 }
 
@@ -257,3 +277,7 @@ def classifier_of(generator: Generator, what: str) -> Classifier:
 
 def steerable_of(generator: Generator, what: str) -> Steerable:
   return part_of(generator, 'steerable', what)
+
+
+def predictor_of(generator: Generator, what: str) -> Predictor:
+  return part_of(generator, 'predictor', what)
