@@ -324,9 +324,6 @@ class Bidirectional(StandingStatistics):
     variables = {**variables, 'params': variables['params']['gen']}
     return self.net.apply(variables, z, jnp.zeros_like(z[:, 0], jnp.int32), **how)
 
-  def prepare(self, gen: Gen, key: Array, spec: Any) -> Gen:
-    return {**super().prepare(gen, key, spec), 'enc_stats': gen['enc_stats']}
-
   def bare(self, gen: Gen) -> Gen:
     return {name: gen[name] for name in ('params', 'enc_stats')}
 

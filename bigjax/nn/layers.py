@@ -164,10 +164,13 @@ class Moments(nn.Module):
 
   In training the moments are those of the global batch, or of each group of `group` examples, and
   are sown into the collection `moments` for whoever accumulates standing statistics. Otherwise they
-  are read from the collection `stats`: there are no running averages.
+  are read from the collection `stats`: there are no running averages. With `frames`, B counts the
+  frames of clips, so many side by side, and those that are first, second and so on in their clips
+  have moments of their own.
   """
 
   group: int | None = None
+  frames: int = 0
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
@@ -176,15 +179,26 @@ class Moments(nn.Module):
       if not self.has_variable('stats', 'mean'):
         raise ValueError('sampling needs standing statistics: prepare the generator first.')
       both = [self.get_variable('stats', name) for name in ('mean', 'var')]
-      return jnp.stack(both)[None]
+      return self.of_frames(jnp.stack(both, -2)[None], x)
     x = trees.at_least_float32(x)
     per_example = jnp.stack([x.mean((1, 2)), jnp.square(x).mean((1, 2))], 1)  # [B, 2, C]
-    mean, square = jnp.moveaxis(parallel.group_mean(per_example, self.group), 1, 0)
+    if self.frames:
+      per_example = per_example.reshape(-1, self.frames, *per_example.shape[1:])
+    of_groups = parallel.group_mean(per_example, self.group)
+    mean, square = jnp.moveaxis(of_groups, -2, 0)
     var = jnp.maximum(square - jnp.square(mean), 0)
     keep_last = {'init_fn': lambda: None, 'reduce_fn': lambda _, new: new}
     self.sow('moments', 'mean', mean.mean(0), **keep_last)
     self.sow('moments', 'var', var.mean(0), **keep_last)
-    return checkpoint_name(jnp.stack([mean, var], 1), 'moments')
+    moments = checkpoint_name(jnp.stack([mean, var], -2), 'moments')
+    return self.of_frames(moments, x)
+
+  def of_frames(self, moments: Array, x: Array) -> Array:
+    """Moments [1 or clips, frames, 2, C] as those of each frame [B, 2, C]; others as they are."""
+    if not self.frames:
+      return moments
+    of_clips = (x.shape[0] // self.frames, *moments.shape[1:])
+    return jnp.broadcast_to(moments, of_clips).reshape(x.shape[0], *moments.shape[2:])
 
 
 MIXING = (Moments,)  # layers in which examples of a batch see each other
@@ -207,9 +221,10 @@ class BatchNorm(nn.Module):
   group: int | None = None
   eps: float = 1e-4
   dtype: Any = jnp.float32
+  frames: int = 0  # see Moments
 
   def setup(self):
-    self.norm = Moments(self.group)
+    self.norm = Moments(self.group, self.frames)
     self.gain = self.param('gain', nn.initializers.ones, (self.features,), jnp.float32)
     self.bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
 
@@ -235,9 +250,10 @@ class ConditionalBatchNorm(nn.Module):
   eps: float = 1e-4
   dtype: Any = jnp.float32
   initializer: Initializer = orthogonal
+  frames: int = 0  # see Moments
 
   def setup(self):
-    self.norm = Moments(self.group)
+    self.norm = Moments(self.group, self.frames)
     if self.num_classes is None:
       linear = functools.partial(
         Dense, use_bias=False, dtype=self.dtype, initializer=self.initializer
@@ -377,9 +393,12 @@ class ImageOutput(nn.Module):
   kernels: Kernels = FAST
   dtype: Any = jnp.float32
   initializer: Initializer = orthogonal
+  frames: int = 0  # see Moments
 
   def setup(self):
-    self.bn = BatchNorm(self.in_features, self.bn_group, self.bn_eps, self.dtype)
+    self.bn = BatchNorm(
+      self.in_features, self.bn_group, self.bn_eps, self.dtype, frames=self.frames
+    )
     self.conv = Conv(
       self.filters, kernels=self.kernels, dtype=self.dtype, initializer=self.initializer
     )

@@ -71,7 +71,8 @@ class GenBlock(nn.Module):
   """Residual block of a generator that doubles the resolution (BigGAN's Fig. 15b).
 
   `initializer` is of the 3x3 convolutions, `initializer_sc` of the shortcut; without `bias1`, the
-  first convolution has none. Where the norms take no condition, c is None.
+  first convolution has none. Where the norms take no condition, c is None. Without `up`, the
+  resolution stays, and the shortcut is x itself where the width stays, too.
   """
 
   in_features: int
@@ -83,13 +84,18 @@ class GenBlock(nn.Module):
   initializer: Initializer = orthogonal
   initializer_sc: Initializer = orthogonal
   bias1: bool = True
+  up: bool = True
 
   def setup(self):
     self.bn1, self.bn2 = self.norm(self.in_features), self.norm(self.features)
+    resample = 'up' if self.up else 'none'
     conv = functools.partial(Conv, self.features, kernels=self.kernels, dtype=self.dtype)
-    self.conv1 = conv(resample='up', use_bias=self.bias1, initializer=self.initializer)
+    self.conv1 = conv(resample=resample, use_bias=self.bias1, initializer=self.initializer)
     self.conv2 = conv(initializer=self.initializer)
-    self.conv_sc = conv(size=1, resample='up', initializer=self.initializer_sc)
+    if self.up or self.in_features != self.features:
+      self.conv_sc = conv(size=1, resample=resample, initializer=self.initializer_sc)
+    else:
+      self.conv_sc = lambda x: x
 
   def first(self, x: Array, *c_and_moments: Array) -> Array:
     return self.conv1(nn.relu(self.bn1(x, *c_and_moments)))

@@ -101,9 +101,9 @@ class StandingStatistics(contract.OfNetwork):
   def latents(self, key: Array, num: int, spec: SamplingSpec, start: Array | int = 0) -> Array:
     return self.law.draw(contract.sample_keys(key, num, start), self.net.z_dim, spec)
 
-  def given(self, z: Array, spec: SamplingSpec) -> dict[str, Any]:
-    """What the network is given of latents besides them, by the names of its arguments."""
-    del z, spec
+  def given(self, gen: Gen, z: Array, y: Array, spec: SamplingSpec) -> dict[str, Any]:
+    """What the network is given besides latents and labels, by the names of its arguments."""
+    del gen, z, y, spec
     return {}
 
   def made(self, variables: dict[str, Any], z: Array, y: Array, **how: Any) -> Any:
@@ -119,30 +119,31 @@ class StandingStatistics(contract.OfNetwork):
     return {'params': gen['params'], 'stats': stats}
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: SamplingSpec) -> Array:
-    return self.made(self.variables(gen, spec), z, y, train=False, **self.given(z, spec))
+    return self.made(self.variables(gen, spec), z, y, train=False, **self.given(gen, z, y, spec))
 
-  def moments(self, params: Any, key: Array, spec: SamplingSpec) -> dict[str, Any]:
-    """BatchNorm's moments over one batch of `spec.standing_batch` fresh samples."""
+  def moments(self, gen: Gen, key: Array, spec: SamplingSpec) -> dict[str, Any]:
+    """BatchNorm's moments over one batch of `spec.standing_batch` fresh samples of a bare gen."""
     key_z, key_y = jax.random.split(key)
     z = self.latents(key_z, spec.standing_batch, spec)
     y = jax.random.randint(key_y, (spec.standing_batch,), 0, self.net.num_classes)
     z, y = parallel.shard_examples((z, y))
-    how = {'train': True, 'mutable': ['moments'], **self.given(z, spec)}
-    return self.made({'params': params}, z, y, **how)[1]['moments']
+    how = {'train': True, 'mutable': ['moments'], **self.given(gen, z, y, spec)}
+    return self.made({'params': gen['params']}, z, y, **how)[1]['moments']
 
   @functools.partial(jax.jit, static_argnums=0)
   def add_pass(
-    self, total: dict[str, Any], params: Any, key: Array, spec: SamplingSpec
+    self, total: dict[str, Any], gen: Gen, key: Array, spec: SamplingSpec
   ) -> dict[str, Any]:
     """`total` plus one more pass: chained, so that passes never run side by side."""
-    return jax.tree.map(jnp.add, total, self.moments(params, key, spec))
+    return jax.tree.map(jnp.add, total, self.moments(gen, key, spec))
 
   def prepare(self, gen: Gen, key: Array, spec: SamplingSpec) -> Gen:
     """Average BatchNorm's moments over the passes; a knot measured again replaces the old one."""
-    shapes = jax.eval_shape(self.moments, gen['params'], key, spec)
+    bare = self.bare(gen)
+    shapes = jax.eval_shape(self.moments, bare, key, spec)
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     for key_pass in jax.random.split(key, spec.standing_passes):
-      total = self.add_pass(total, gen['params'], key_pass, spec)
+      total = self.add_pass(total, bare, key_pass, spec)
     stats = jax.tree.map(lambda s: s[None] / spec.standing_passes, total)  # [1, C]
     knots = jnp.full((1,), spec.truncation, jnp.float32)
     if 'knots' in gen:
@@ -153,7 +154,7 @@ class StandingStatistics(contract.OfNetwork):
       knots = jnp.concatenate([gen['knots'][others], knots])
     order = jnp.argsort(knots)
     return {
-      'params': gen['params'],
+      **bare,
       'knots': knots[order],
       'stats': jax.tree.map(lambda s: s[order], stats),
     }

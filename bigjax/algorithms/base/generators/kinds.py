@@ -90,12 +90,14 @@ class NoisyStatistics(StandingStatistics):
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> NoisySpec:
     return NoisySpec(**vars(super().spec(sampling, given)), noise=draws.read_noise(given))
 
-  def given(self, z: Array, spec: NoisySpec) -> dict[str, Any]:
+  def given(self, gen: Gen, z: Array, y: Array, spec: NoisySpec) -> dict[str, Any]:
+    del gen, y
     keys = draws.noise_keys(spec.noise, z)
     return {'noise': () if keys is None else fastgan.noise_maps(self.net, keys)}
 
   def with_noise_of(self, gen: Gen, z: Array, y: Array, spec: NoisySpec, others: Array) -> Array:
-    return self.made(self.variables(gen, spec), z, y, train=False, **self.given(others, spec))
+    given = self.given(gen, others, y, spec)
+    return self.made(self.variables(gen, spec), z, y, train=False, **given)
 
   def provenance(self, gen: Gen, spec: NoisySpec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
     return super().provenance(gen if spec.noise == 'random' else self.bare(gen), spec, sampling)
