@@ -81,7 +81,8 @@ class DVDGAN:
 
   def init(self, key: Array, given: contract.Given = contract.NOTHING) -> State:
     key_gen, key_disc, key_state = jax.random.split(key, 3)
-    net = self.gen_net.clone(bn_group=None, microbatches=1)  # two examples need not divide
+    # Two examples need not divide, and all frames have the same weights.
+    net = self.gen_net.clone(bn_group=None, microbatches=1, frames=1)
     z, y = jnp.zeros((2, net.z_dim), jnp.float32), jnp.zeros((2,), jnp.int32)
     clips, keys = jnp.zeros((2, *self.clip), jnp.float32), jax.random.split(key, 2)
     gen = net.init(key_gen, z, y, train=True, given=self.first(clips))['params']

@@ -31,7 +31,7 @@ Step = Callable[[Array, Sequence[Array]], Array]  # (h, what gates make of x) ->
 
 @dataclasses.dataclass(frozen=True)
 class Halves:
-  """A 3x3 convolution of [h; x] in two parts: `of_x` has the bias, and `of_h` is added to it."""
+  """A convolution of [h; x] in two parts: `of_x` has the bias, and `of_h` is added to it."""
 
   kernel: Array
   bias: Array
@@ -49,17 +49,18 @@ class Halves:
 
 
 class Gate(nn.Module):
-  """The parameters of a 3x3 convolution of [h; x], with `hidden` and `inputs` channels."""
+  """The parameters of a convolution of [h; x], with `hidden` and `inputs` channels."""
 
   hidden: int
   inputs: int
   features: int
   kernels: Kernels = FAST
+  size: int = 3
   initializer: Initializer = orthogonal
 
   @nn.compact
   def __call__(self) -> Halves:
-    shape = (3, 3, self.hidden + self.inputs, self.features)
+    shape = (self.size, self.size, self.hidden + self.inputs, self.features)
     kernel = self.param('kernel', self.initializer, shape, jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
     return Halves(kernel, bias, self.hidden, self.kernels.conv)
@@ -93,6 +94,7 @@ class ConvGRU(nn.Module):
   Attributes:
     features: C.
     frames: T.
+    size: of the gates' kernels.
     activation: of c; the paper's is ReLU.
   """
 
@@ -101,12 +103,14 @@ class ConvGRU(nn.Module):
   recompute: bool = False
   kernels: Kernels = FAST
   dtype: Any = jnp.float32
+  size: int = 3
   activation: Callable[[Array], Array] = nn.relu
 
   @nn.compact
   def __call__(self, h: Array, x: Array) -> Array:
     h, x = h.astype(self.dtype), x.astype(self.dtype)
-    gate = functools.partial(Gate, h.shape[-1], x.shape[-1], self.features, self.kernels)
+    of_gate = h.shape[-1], x.shape[-1], self.features, self.kernels, self.size
+    gate = functools.partial(Gate, *of_gate)
     reset, update, candidate = (gate(name=name)() for name in ('reset', 'update', 'candidate'))
 
     def step(h, parts):
