@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax.core import trees
+from bigjax.core import parallel, trees
 from bigjax.nn.kernels import FAST, Kernels
 from bigjax.nn.layers import Initializer, orthogonal
 from bigjax.nn.microbatches import scan
@@ -84,7 +84,7 @@ def unroll(step: Step, h: Array, parts: Sequence[Array], frames: int, recompute:
     h = step(h, parts)
     return h, h
 
-  _, every = scan(one, h, later)
+  _, every = scan(one, parallel.to_varying(h), later)
   return jnp.moveaxis(every, 0, 1)
 
 
