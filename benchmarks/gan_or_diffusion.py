@@ -1,12 +1,12 @@
-"""A GAN and a diffusion: scores against seconds of training, and against what an image costs.
+"""A GAN and a diffusion: scores against FLOPs of training, and against what an image costs.
 
-  nice -n 15 python benchmarks/gan_or_diffusion.py                # digits: an hour of a CPU core
+  nice -n 15 python benchmarks/gan_or_diffusion.py          # digits: half an hour of a CPU core
   python benchmarks/gan_or_diffusion.py --set cifar10 --data_dir /data/tfds
 
 The claim that it is about is that of ADM's abstract: diffusion comes near BigGAN-deep with 25 calls
 of its network. BigGAN is the set's own config for a laptop, the diffusion `iddpm:digits` on the
-same images; each has as many steps as take a core half an hour. Scores are in the features of the
-evaluators' classifier. Every way of sampling is scored on the same number of samples of all
+same images; their steps are such that each takes a core about as long. Scores are in the features
+of the evaluators' classifier. Every way of sampling is scored on the same number of samples of all
 classes; what an image costs is told in FLOPs, which are the same everywhere, and in seconds here,
 the least of three batches. Prints a table, draws one picture. An interrupted run goes on, a
 finished one is read.
@@ -28,9 +28,9 @@ import recipes
 from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
-from bigjax.core import plotting
+from bigjax.core import files, plotting
 from bigjax.evaluation import quick
-from bigjax.preflight import flops
+from bigjax.preflight import flops, step_cost
 from bigjax.sampling import image_files, loaded
 
 DISTANCE = 'fd_held_out_classifier'
@@ -48,7 +48,7 @@ SHARED = {
   'run.keep': 1, 'run.keep_every': 0, 'run.best': '', 'eval.name': 'classifier',
   'eval.num_samples': 450,
 }  # fmt: skip
-# What each set trains: {system: (config, keys)}, how many of whose steps take half an hour.
+# What each set trains: {system: (config, keys)}; so many steps of each take about as long.
 SETS = {
   'digits': {'gan': ('digits', {}), 'diffusion': ('iddpm:digits', {})},
   'cifar10': {
@@ -105,7 +105,7 @@ def cost_of(gen: loaded.Loaded, options: dict[str, str], labels: np.ndarray) -> 
 
 
 def look(config: ml_collections.ConfigDict, workdir: str, system: str) -> dict[str, Any]:
-  """Scores and cost of every way to sample a finished run, and its curve against seconds."""
+  """Scores and cost of every way to sample a finished run."""
   gen = loaded.load(os.path.join(workdir, 'export', 'generator.safetensors'))
   source = data.load(config.data)
   score, floor = quick.load('classifier', source.train, source.held_out)
@@ -115,8 +115,15 @@ def look(config: ml_collections.ConfigDict, workdir: str, system: str) -> dict[s
     images = gen(labels, seed=1, batch=BATCH, **options)
     found = score((images, labels))
     ways[words] = {name: found[name] for name in SCORES} | cost_of(gen, options, labels)
-  kept = {'real': {name: floor[name] for name in SCORES}, 'ways': ways}
-  return kept | {'curve': recipes.curve_of(workdir, DISTANCE)}
+  return {'real': {name: floor[name] for name in SCORES}, 'ways': ways}
+
+
+def curve(run: dict[str, Any], of: str) -> list[tuple[float, float]]:
+  """[(FLOPs of training, a distance then)] of a finished run."""
+  rows = files.read_rows(os.path.join(run['workdir'], 'metrics.jsonl'))
+  cost = step_cost.run_flops(config_of(run['recipe'], of))
+  total = np.cumsum([0, *map(cost, range(rows[-1]['step']))])
+  return [(float(total[row['step']]), row[DISTANCE]) for row in rows if DISTANCE in row]
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -132,12 +139,12 @@ def table(runs: list[dict[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
-def draw(runs: list[dict[str, Any]], title: str, path: str) -> None:
+def draw(runs: list[dict[str, Any]], of: str, path: str) -> None:
   """Draws distances against training and against an image's cost, and samples."""
-  figure, axes = plotting.figure(2 + len(runs), title)
+  figure, axes = plotting.figure(2 + len(runs), f'A GAN and a diffusion on {of}')
   for run, panel in zip(runs, axes[2:], strict=True):
-    seconds, distances = zip(*run['curve'], strict=True)
-    axes[0].plot([s / 60 for s in seconds], distances, marker='.', label=run['recipe'])
+    flops, distances = zip(*curve(run, of), strict=True)
+    axes[0].plot([f / 1e12 for f in flops], distances, marker='.', label=run['recipe'])
     by_sampler = {}
     for words, way in run['ways'].items():
       by_sampler.setdefault(words.partition(', ')[0], []).append(way)
@@ -151,7 +158,7 @@ def draw(runs: list[dict[str, Any]], title: str, path: str) -> None:
     panel.imshow(image_files.grid(rows, SHOWN), cmap='gray')
     panel.set(title=f'{run["recipe"]}: ' + ', '.join(map(named, options)), xticks=[], yticks=[])
     panel.title.set_fontsize(7)
-  for axis, what in zip(axes, ('minutes of training', 'ms an image'), strict=False):
+  for axis, what in zip(axes, ('TFLOP of training', 'ms an image'), strict=False):
     axis.axhline(runs[0]['real'][DISTANCE], color='k', linestyle=':', label='real images')
     axis.set(xlabel=what, ylabel="Frechet distance, the classifier's features")
     plotting.log_scale(axis)
@@ -181,7 +188,7 @@ def main() -> None:
     by_workdir, functools.partial(length, of=of), seeds=1, **built_in,
   )  # fmt: skip
   print(table(runs))
-  draw(runs, f'A GAN and a diffusion on {of}', picture)
+  draw(runs, of, picture)
 
 
 if __name__ == '__main__':
