@@ -18,9 +18,9 @@ from bigjax.sampling.options import FILMS
 RATE = 8.0  # frames per second where nothing says how many
 COLOURS = 256  # of a GIF
 H264 = (  # hardly any loss, and what the colours mean written down, so that players agree
-  '-f', 'mp4', '-c:v', 'libx264', '-pix_fmt', 'yuv420p', '-crf', '12', '-preset', 'slow', '-vf', 'scale=out_color_matrix=bt709:out_range=tv',
-  '-colorspace', 'bt709', '-color_primaries', 'bt709', '-color_trc', 'bt709', '-color_range', 'tv',
-  '-movflags', '+faststart',
+  '-f', 'mp4', '-c:v', 'libx264', '-pix_fmt', 'yuv420p', '-crf', '12', '-preset', 'slow',
+  '-movflags', '+faststart', '-vf', 'scale=out_color_matrix=bt709:out_range=tv,setparams='
+  'range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709',
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from bigjax.sampling import lettering
 
 MIN_SIDE = 48  # pixels of an image in a grid
 MOST_PIXELS = 2**29  # of a grid, or of all pictures of a film
-FILM_SIDE = 240  # pixels of a film's shorter side, at least
+FILM_SIDE = 240  # pixels of a film's longer side, at least
 MOST_FILM_SIDE = 16_000  # WebP ends at 16,383, and there are letters beside a grid
 GIVEN = (230, 159, 0)  # the colour around frames that a generator was given
 
@@ -144,7 +144,7 @@ def strips(
 
 def _side(rows: int, columns: int) -> int:
   """Pixels of an image in a film of so many."""
-  return max(MIN_SIDE, -(-FILM_SIDE // min(rows, columns)))
+  return max(MIN_SIDE, -(-FILM_SIDE // max(rows, columns)))
 
 
 def film(

@@ -85,7 +85,7 @@ def run(loaded: Any, args: argparse.Namespace, spec: Spec) -> str:
   made = np.concatenate([truth[:, :given], rest], axis=1)
   words = [f'step {loaded.card["step"]}'] if 'step' in loaded.card else []
   frames = f'frame{"s" if given > 1 else ""}'
-  words += [str(spec), f'seed {args.seed}', f'{given} {frames} given']
+  words += [str(spec), f'seed {args.seed}', f'{given} {frames} given, in colour']
   caption = ', '.join(filter(None, words))
   os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
   if still:
