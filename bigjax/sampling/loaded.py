@@ -171,10 +171,7 @@ class Loaded:
 
     Args:
       frames: first frames.
-      labels: of the clips, as of a call; by default all are of the first class.
-      seed: of the latents.
-      batch: clips made at a time.
-      options: sampling options of this generator, by name.
+      labels, seed, batch, options: as of a call; by default all clips are of the first class.
     Raises:
       UserError: it does not go on with clips, or the frames are of another shape or type.
     """
