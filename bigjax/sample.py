@@ -1,4 +1,4 @@
-"""Images from a trained generator: grids, seeds, paths, mixed styles, sweeps, neighbours.
+"""Images and clips of a trained generator: grids, paths, mixed styles, sweeps, predictions.
 
   from bigjax import sample
   gen = sample.load('runs/digits')
@@ -61,7 +61,9 @@ def arguments() -> errors.Arguments:
   parser.add_argument(
     '--out',
     default='samples.png',
-    help='x.png (a grid), x.npz (arrays) or a folder (a PNG each; the same command again resumes)',
+    help='x.png (a grid), x.npz (arrays) or a folder (a PNG each; the same command again resumes); '
+    'of clips x.webp, x.gif or x.mp4 (a grid that moves), x.png (a strip of frames each), or a '
+    'folder (a WebP each)',
   )
   parser.add_argument(
     '--layout',
@@ -99,6 +101,14 @@ def arguments() -> errors.Arguments:
   ranges.add_option(
     parser, '--nearest', ranges.Range(1, 1000), 'how many --neighbours of each sample', 5
   )
+  parser.add_argument(
+    '--predict',
+    nargs='?',
+    const='',
+    metavar='SOURCE',
+    help='go on with the first frames of --num held-out clips (by default 8) of SOURCE, and draw '
+    'the truth beside that; without SOURCE, of what was trained on',
+  )
   return parser
 
 
@@ -111,7 +121,9 @@ def check(args: argparse.Namespace) -> None:
   options.check_generator(args)
   options.parse_sampling(args.sampling)
   pictures = [
-    n for n in ('sweep', 'interpolate', 'mixing', 'neighbours') if getattr(args, n) is not None
+    name
+    for name in ('sweep', 'interpolate', 'mixing', 'neighbours', 'predict')
+    if getattr(args, name) is not None
   ]
   if len(pictures) > 1:
     raise errors.UserError(
@@ -122,16 +134,26 @@ def check(args: argparse.Namespace) -> None:
     raise errors.UserError(
       f'--seeds already says how many images there are; leave out --{others[0]}.'
     )
+  if args.predict is not None and (args.seeds or args.classes != 'all'):
+    raise errors.UserError(
+      f'--predict takes the classes of the clips, and --seed: leave out '
+      f'--{"seeds" if args.seeds else "classes"}.'
+    )
   if args.mixing is not None:
     options.parse_layers(args.mixing)
   if args.seeds:
     options.parse_seeds(args.seeds)
-  kind = files.ending('--out', args.out, ('.png', '.npz'), folder=True)
+  kind = files.ending('--out', args.out, ('.png', '.npz', *options.FILMS), folder=True)
   if args.layout != 'bigjax' and kind != '.npz':
     raise errors.UserError(f'--layout={args.layout} is for an .npz file, not --out={args.out}.')
-  drawn = [name for name in pictures if name in ('mixing', 'neighbours')]
-  if drawn and kind != '.png':
-    raise errors.UserError(f'--{drawn[0]} draws a picture; give an --out ending in .png.')
+  drawn = [name for name in pictures if name in ('mixing', 'neighbours', 'predict')]
+  endings = ('.png', *(options.FILMS if args.predict is not None else ()))
+  if drawn and kind not in endings:
+    raise errors.UserError(
+      f'--{drawn[0]} draws a picture; give an --out ending in {" or ".join(endings)}.'
+    )
+  if kind == '.mp4':
+    errors.need(f'--out={args.out}', 'video', 'imageio_ffmpeg')
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -163,7 +185,13 @@ def run(args: argparse.Namespace) -> None:
   args.workdir = args.workdir and buckets.local(args.workdir)
   loaded = of_options(args)
   labels = parse_classes(args.classes, loaded.class_names)
+  pictures.check(args, loaded.shape)
   try:
+    if args.predict is not None:
+      from bigjax.evaluation.of_networks import predictions
+
+      print(predictions.run(loaded, args, pictures.spec_of(loaded, args, args.truncation)))
+      return
     if args.neighbours is not None:
       print(neighbours(args, loaded, labels))
       return
@@ -188,7 +216,7 @@ def neighbours(args: argparse.Namespace, loaded: Any, labels: Any) -> str:
   import numpy as np
 
   from bigjax.evaluation import nearest_neighbours
-  from bigjax.sampling import image_files, pictures
+  from bigjax.sampling import grids, pictures
 
   source = nearest_neighbours.reference(
     args.neighbours or loaded.card.get('data', ''), args.data_dir, loaded.shape, args.workdir
@@ -196,7 +224,7 @@ def neighbours(args: argparse.Namespace, loaded: Any, labels: Any) -> str:
   if args.num is None and len(labels) > SHOWN:
     labels = labels[np.arange(SHOWN) * len(labels) // SHOWN]
   wanted = pictures.plain(loaded, args, labels, args.num or SHOWN)
-  image_files.check_grid(wanted.num * (args.nearest + 1), args.nearest + 1, loaded.shape)
+  grids.check_grid(wanted.num * (args.nearest + 1), args.nearest + 1, loaded.shape)
   starts = range(0, wanted.num, args.batch)
   images = np.concatenate([wanted.make(start) for start in starts])
   names = [loaded.class_names[label] for label in wanted.labels]

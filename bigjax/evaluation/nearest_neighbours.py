@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from bigjax import data
-from bigjax.core import errors, files, progress
+from bigjax.core import errors, progress
 from bigjax.evaluation import image_sets
 from bigjax.evaluation.metrics.distances import squared_distances
 from bigjax.evaluation.quick import classifier
@@ -104,14 +104,7 @@ def reference(
       'the card does not say what this generator was trained on; name it, as in '
       '--neighbours tfds:cifar10.'
     )
-  known = {}
-  if workdir:
-    run = files.read_json(os.path.join(workdir, 'config.json'))
-    known = {key.removeprefix('data.'): v for key, v in run.items() if key.startswith('data.')}
-    known = known if known['source'] == name else {}
-  data_dir = data_dir or known.get('data_dir') or ''
-  config = image_sets.config_of(name, shape, data_dir, known, held_out=1e-9)
-  source = data.load(config)
+  source = image_sets.as_of_run(name, shape, data_dir, workdir, held_out=1e-9)
   if source.num_train < 2:
     raise errors.UserError(f'{name!r} has one training image only; neighbours need two at least.')
   return source

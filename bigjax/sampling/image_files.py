@@ -1,4 +1,4 @@
-"""Images into files as they are made: a grid, arrays, or a folder of PNGs, whole or not at all."""
+"""Samples into files as they are made: a picture, a film, arrays, a folder; whole or not at all."""
 
 import contextlib
 import dataclasses
@@ -14,11 +14,10 @@ import numpy as np
 from PIL import Image
 
 from bigjax.core import errors, files, progress
-from bigjax.sampling import lettering
+from bigjax.sampling import clip_files, grids, options
 
 BATCH = 64  # images made at a time, unless told
-MIN_SIDE = 48  # pixels of an image in a grid
-MOST_PIXELS = 2**29  # of a grid
+ENDINGS = ('.png', '.npz', *options.FILMS)
 Make = Callable[[int], np.ndarray]  # start -> the images from there on, one batch of them
 
 
@@ -33,6 +32,7 @@ class Wanted:
     columns: of a grid.
     seeds: of the images in turn, again and again, where each has its own; else None.
     rows, heads, caption: names in a grid; see lettering.labelled.
+    rate: frames per second of clips; 0 of still images.
   """
 
   num: int
@@ -43,6 +43,7 @@ class Wanted:
   rows: Sequence[str] = ()
   heads: Sequence[str] = ()
   caption: str = ''
+  rate: float = 0.0
 
   def seed(self, i: int) -> int:
     """Of image i, where each has its own."""
@@ -51,7 +52,8 @@ class Wanted:
   def name(self, i: int) -> str:
     """Of image i's file in a folder."""
     first = f'{i:06d}' if self.seeds is None else f'seed{self.seed(i):04d}'
-    return first + ('' if self.labels is None else f'_class{self.labels[i]}') + '.png'
+    label = '' if self.labels is None else f'_class{self.labels[i]}'
+    return first + label + ('.webp' if self.rate else '.png')
 
 
 def ready(images: np.ndarray, labels: np.ndarray | None, columns: int) -> Wanted:
@@ -109,17 +111,21 @@ def write_npz(
         np.lib.format.write_array(file, array, allow_pickle=False)
 
 
-def save_png(image: np.ndarray, path: str) -> None:
-  """Write one uint8 image [H, W, C], or the frames [T, H, W, C] of a clip, whole or not at all."""
+def save_one(image: np.ndarray, rate: float, path: str) -> None:
+  """Write a uint8 image [H, W, C] as PNG, or a clip [T, H, W, C] as a film, whole or not at all."""
+  pictures = [
+    Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
+    for frame in image.reshape(-1, *image.shape[-3:])
+  ]
   if image.ndim == 4:
-    image = np.concatenate(list(image), axis=1)  # side by side
-  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    clip_files.save(pictures, rate, path)
+    return
   with files.whole(path) as file:
-    picture.save(file, format='png')
+    pictures[0].save(file, format='png')
 
 
 def write_folder(wanted: Wanted, batch: int, out: str, ask: Mapping[str, Any]) -> int:
-  """Write a PNG per image, those that are missing; return how many were there already.
+  """Write a PNG per image, or a WebP per clip, that is missing; return how many were there already.
 
   Args:
     wanted: the images.
@@ -141,7 +147,7 @@ def write_folder(wanted: Wanted, batch: int, out: str, ask: Mapping[str, Any]) -
           f'--out={out} holds samples of another {" and ".join(other)} (samples.json says which); '
           'give another folder, or remove it.'
         )
-  elif any(name.endswith('.png') for name in present):
+  elif any(name.endswith(('.png', '.webp')) for name in present):
     raise errors.UserError(
       f'--out={out} holds pictures that are not samples of ours; give another folder.'
     )
@@ -151,12 +157,12 @@ def write_folder(wanted: Wanted, batch: int, out: str, ask: Mapping[str, Any]) -
   for start in told(starts, wanted.num, batch):
     for i, image in enumerate(wanted.make(start), start):
       if missing[i]:
-        save_png(image, os.path.join(out, wanted.name(i)))
+        save_one(image, wanted.rate, os.path.join(out, wanted.name(i)))
   return wanted.num - int(missing.sum())
 
 
 def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, Any]) -> str:
-  """Write a grid (.png), arrays (.npz) or one PNG per image (a folder); return what was written.
+  """Write a picture, a film, arrays (.npz) or a file each (a folder); return what was written.
 
   Args:
     wanted: the images.
@@ -166,19 +172,23 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
       Dhariwal & Nichol 2021 reads (arr_0: uint8 [n, H, W, 3], arr_1: the labels).
     ask: see write_folder.
   """
-  num, kind = wanted.num, files.ending('--out', out, ('.png', '.npz'), folder=True)
+  num, kind = wanted.num, files.ending('--out', out, ENDINGS, folder=True)
   if not kind:
     before = write_folder(wanted, batch, out, ask)
-    return f'{out.rstrip("/")}/: {num} PNGs' + (
-      f', {before} of which were there already' if before else ''
-    )
+    what = 'films, .webp' if wanted.rate else 'PNGs'
+    already = f', {before} of which were there already' if before else ''
+    return f'{out.rstrip("/")}/: {num} {what}{already}'
   os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
   made = (wanted.make(start) for start in told(range(0, num, batch), num, batch))
-  if kind == '.png':
-    images = np.concatenate(list(made))
-    size, names = (-(-num // wanted.columns), wanted.columns), (wanted.rows, wanted.heads)
-    lettering.labelled(grid(images, wanted.columns), *size, *names, wanted.caption).save(out)
-    return f'{out}: {num} images, {wanted.columns} in a row'
+  if kind != '.npz':
+    images, words = np.concatenate(list(made)), (wanted.rows, wanted.heads, wanted.caption)
+    if kind == '.png':
+      grids.sheet(images, wanted.columns, *words).save(out)
+      what = f'clips, a row each, {images.shape[1]} frames' if wanted.rate else 'images'
+      return f'{out}: {num} {what}' + ('' if wanted.rate else f', {wanted.columns} in a row')
+    clip_files.save(grids.film(images, wanted.columns, *words), wanted.rate, out)
+    times = f'{images.shape[1]} frames, {wanted.rate:g} per second'
+    return f'{out}: {num} clips, {wanted.columns} in a row, {times}'
   first = next(made)
   adm = layout == 'adm'
   shape = (num, *first.shape[1:-1], 3 if adm else first.shape[-1])
@@ -191,41 +201,4 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
   if wanted.seeds is not None and not adm:
     others['seeds'] = np.fromiter(map(wanted.seed, range(num)), np.int64)
   write_npz(out, 'arr_0' if adm else 'images', shape, parts, **others)
-  return f'{out}: {num} images, uint8 {shape}'
-
-
-def check_grid(num: int, columns: int, shape: tuple[int, ...]) -> None:
-  """Refuse a grid that is no picture any more, before its images are made.
-
-  Args:
-    num: of images.
-    columns: of the grid.
-    shape: of an image, or of a clip, whose frames lie side by side.
-  Raises:
-    UserError: it has more than MOST_PIXELS.
-  """
-  h, w = shape[-3], shape[-2] * (shape[0] if len(shape) == 4 else 1)
-  if -(-num // columns) * columns * h * w * max(1, MIN_SIDE // h) ** 2 > MOST_PIXELS:
-    raise errors.UserError(
-      f'{num:,} images of {w}x{h} are too many for one picture; ask for fewer with --num or '
-      '--classes, or give an --out ending in .npz, or a folder.'
-    )
-
-
-def grid(images: np.ndarray, columns: int, min_side: int = MIN_SIDE) -> Image.Image:
-  """Return uint8 images [n, H, W, C] as one picture, row by row, enlarged to `min_side`."""
-  if images.ndim == 5:  # the frames of a clip side by side
-    columns *= images.shape[1]
-    images = images.reshape(-1, *images.shape[2:])
-  num, h, w, c = images.shape
-  rows = -(-num // columns)
-  gap = max(1, h // 16)
-  sheet = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, c), 255, np.uint8)
-  for i, image in enumerate(images):
-    top, left = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
-    sheet[top : top + h, left : left + w] = image
-  picture = Image.fromarray(sheet[..., 0] if c == 1 else sheet)
-  enlarge = -(-min_side // h)
-  return picture.resize(
-    (picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST
-  )
+  return f'{out}: {num} {"clips" if wanted.rate else "images"}, uint8 {shape}'

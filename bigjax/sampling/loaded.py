@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from bigjax.algorithms.base.contract import GUIDANCE, Spec
-from bigjax.algorithms.base.generators.parts import encoder_of, styles_of
+from bigjax.algorithms.base.generators.parts import encoder_of, predictor_of, styles_of
 from bigjax.algorithms.base.noising.config import GUIDANCE as GUIDANCE_SCALE
 from bigjax.algorithms.compositions import cascade
 from bigjax.algorithms.compositions import guided as guidance
@@ -70,7 +70,7 @@ class Loaded:
     batch: int = BATCH,
     **options: Any,
   ) -> np.ndarray:
-    """Images, uint8 [n, H, W, C]: those of `bigjax sample` for the same latents and classes.
+    """Images, uint8 [n, H, W, C], or clips, [n, T, H, W, C]: those of `bigjax sample`.
 
     Args:
       labels: the class of each image, by number (its place in `class_names`) or, as text, by what
@@ -133,7 +133,7 @@ class Loaded:
       self.gen = self._measured[spec] = self.sampler.prepare(bare, 0, spec)
 
   def images(self, z: np.ndarray, y: np.ndarray, spec: Spec, batch: int = BATCH) -> np.ndarray:
-    """uint8 images [n, H, W, C]; call `prepare(spec)` first."""
+    """uint8 images [n, H, W, C] or clips [n, T, H, W, C]; call `prepare(spec)` first."""
     return self.sampler.images(self.gen, z, y, spec, batch)
 
   def encode(self, images: np.ndarray, batch: int = BATCH) -> np.ndarray:
@@ -169,6 +169,25 @@ class Loaded:
     self.prepare(spec)
     return self.images(z, y, spec, batch)
 
+  def predict(
+    self, frames: np.ndarray, labels: Labels = 0, seed: int = 0, batch: int = BATCH, **options: Any
+  ) -> np.ndarray:
+    """Clips uint8 [n, T, H, W, C] that begin with frames uint8 [n, num_given, H, W, C].
+
+    Args:
+      frames: first frames.
+      labels, seed, batch, options: as of a call; by default all clips are of the first class.
+    Raises:
+      UserError: it does not go on with clips, or the frames are of another shape or type.
+    """
+    given = predictor_of(self.sampler.generator, 'predict').num_given
+    frames, spec = self._fitting(frames, (given, *self.shape[1:]), 'predict'), self.spec(**options)
+    y = read_labels(labels, self.class_names, len(frames))
+    z = self.sampler.latents(whole('seed', seed, ranges.SEED), len(frames), spec)
+    self.prepare(spec)
+    rest = self.sampler.predicted(self.gen, frames, z, y, spec, batch)
+    return np.concatenate([frames, rest], axis=1)
+
   @property
   def encoder_shape(self) -> tuple[int, ...]:
     """(H, W, C) of the images that the encoder takes; UserError: there is none."""
@@ -180,7 +199,11 @@ class Loaded:
     Raises:
       UserError: there is no encoder, or they are of another shape or type.
     """
-    shape, images = tuple(encoder_of(self.sampler.generator, what).shape), np.asarray(images)
+    return self._fitting(images, tuple(encoder_of(self.sampler.generator, what).shape), what)
+
+  def _fitting(self, images: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """uint8 images [n, *shape], as `what` needs them; UserError: they are others."""
+    images = np.asarray(images)
     if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
       raise errors.UserError(
         f'{what} was given images {images.dtype} {list(images.shape)}; give uint8 '

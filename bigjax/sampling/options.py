@@ -9,6 +9,8 @@ from typing import Any
 from bigjax.core import errors, ranges
 from bigjax.models.pretrained.published import DISTANCES
 
+FILMS = ('.webp', '.gif', '.mp4')  # endings of files in which clips move
+
 
 def add_generator(parser: argparse.ArgumentParser, several: bool = False) -> Any:
   """Adds --workdir and --params, of which one must be given, and --checkpoint.

@@ -7,9 +7,9 @@ import numpy as np
 
 from bigjax.algorithms.base.contract import Spec
 from bigjax.algorithms.base.generators.parts import styles_of
-from bigjax.core import ranges
-from bigjax.sampling import options
-from bigjax.sampling.image_files import Wanted, check_grid, ready
+from bigjax.core import errors, files, ranges
+from bigjax.sampling import clip_files, grids, image_files, options
+from bigjax.sampling.image_files import Wanted, ready
 from bigjax.sampling.interpolation import interpolation, mixed
 from bigjax.sampling.loaded import Loaded
 
@@ -35,6 +35,28 @@ def swept(loaded: Loaded, args: argparse.Namespace) -> list[tuple[str, Spec]]:
   return [(f'{name}={value}', spec(value)) for value in values.split(',')]
 
 
+def check(args: argparse.Namespace, shape: tuple[int, ...]) -> None:
+  """Refuse films of still images, and what is of still images where a generator makes clips.
+
+  Raises:
+    UserError: says so.
+  """
+  ending = files.ending('--out', args.out, image_files.ENDINGS, folder=True)
+  clip_files.check(args.out, ending, shape)
+  still = {'--neighbours': args.neighbours is not None, '--layout=adm': args.layout == 'adm'}
+  for option, given in still.items():
+    if given and len(shape) == 4:
+      raise errors.UserError(
+        f'{option} is for still images, and this generator makes clips: leave it out.'
+      )
+
+
+def check_grid(num: int, columns: int, loaded: Loaded, out: str) -> None:
+  """grids.check_grid, of what is drawn into a file of that name."""
+  film = out.lower().endswith(options.FILMS)
+  grids.check_grid(num, columns, loaded.shape, film)
+
+
 def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int) -> Wanted:
   """Return samples class by class; those of an ADM file are in random order."""
   spec = spec_of(loaded, args, args.truncation)
@@ -44,8 +66,8 @@ def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int
   columns = -(-num // len(labels))
   if seeds and len(labels) == 1:
     columns = min(len(seeds), 10)
-  if args.out.endswith('.png'):
-    check_grid(num, columns, loaded.shape)
+  if args.out.lower().endswith(('.png', *options.FILMS)):
+    check_grid(num, columns, loaded, args.out)
   loaded.prepare(spec, args.recalibrate)
   if seeds:
     y = np.repeat(labels, len(seeds))
@@ -65,7 +87,7 @@ def sweep(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wante
   specs = [spec for _, spec in swept(loaded, args)]
   seeds = options.parse_seeds(args.seeds) if args.seeds else None
   columns = len(seeds) if seeds else args.num or max(10, len(labels))
-  check_grid(columns * len(specs), columns, loaded.shape)
+  check_grid(columns * len(specs), columns, loaded, args.out)
   y = labels[np.arange(columns) % len(labels)]
   rows = []
   for spec in specs:
@@ -85,7 +107,7 @@ def interpolate(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) ->
   if args.interpolate == 'w':
     styles_of(loaded.sampler.generator, '--interpolate=w')
   columns = max(-(-(args.num or 10 * len(labels)) // len(labels)), 3)
-  check_grid(columns * len(labels), columns, loaded.shape)
+  check_grid(columns * len(labels), columns, loaded, args.out)
   loaded.prepare(spec, args.recalibrate)
   return ready(
     interpolation(loaded, args.interpolate, labels, columns, args.seed, spec), None, columns
@@ -97,7 +119,7 @@ def mixing(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Want
   layers = styles_of(loaded.sampler.generator, '--mixing').num_layers
   theirs = options.parse_layers(args.mixing, layers)
   spec, num = spec_of(loaded, args, args.truncation), args.num or MIXED
-  check_grid((num + 1) ** 2, num + 1, loaded.shape)
+  check_grid((num + 1) ** 2, num + 1, loaded, args.out)
   loaded.prepare(spec, args.recalibrate)
   of_rows, of_columns = (labels[(np.arange(num) + i) % len(labels)] for i in (0, num))
   images = mixed(loaded, theirs, of_rows, of_columns, args.seed, spec)
@@ -137,4 +159,6 @@ def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.n
   if len(set(labels.tolist())) == 1 and args.sweep and of(labels[0]):
     words.append(f'class {of(labels[0])}')
   rows = rows if any(rows) else ()
-  return dataclasses.replace(wanted, rows=rows, heads=heads, caption=', '.join(words))
+  rate = clip_files.frame_rate(loaded.card) if len(loaded.shape) == 4 else 0.0
+  caption = ', '.join(words)
+  return dataclasses.replace(wanted, rows=rows, heads=heads, caption=caption, rate=rate)

@@ -14,7 +14,7 @@ import numpy as np
 from bigjax.algorithms.base.generators.parts import styles_of
 from bigjax.core import buckets, errors, files, plotting
 from bigjax.models.pretrained import taps
-from bigjax.sampling import image_files, lettering, photos
+from bigjax.sampling import grids, lettering, photos
 from bigjax.sampling.loaded import Loaded, of_options, parse_classes
 from bigjax.sampling.projection import VERB, Projected, Projector
 
@@ -31,7 +31,7 @@ def told_apart(generated: np.ndarray, real: np.ndarray) -> float:
 def draw_strip(path: str, found: Projected, names: Sequence[str], caption: str) -> None:
   """Draw a row for each image: target, start, result; of the first hundred."""
   rows = np.stack([found.targets, found.starts, found.results], 1)[:MOST_ROWS]
-  sheet = image_files.grid(rows.reshape(-1, *rows.shape[2:]), len(HEADS))
+  sheet = grids.grid(rows.reshape(-1, *rows.shape[2:]), len(HEADS))
   names = names[: len(rows)]
   lettering.labelled(sheet, len(rows), len(HEADS), names, HEADS, caption).save(path, format='png')
 

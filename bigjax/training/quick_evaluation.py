@@ -18,7 +18,7 @@ from bigjax.evaluation import quick, samples
 from bigjax.evaluation.during_training import Off, Scoring
 from bigjax.evaluation.metrics import by_class
 from bigjax.evaluation.samples import BATCH, SEED
-from bigjax.sampling import image_files, lettering
+from bigjax.sampling import clip_files, grids, lettering
 from bigjax.training.program import Program
 
 
@@ -101,18 +101,27 @@ class Evaluation:
     scorer.begin(batches, step)
 
   def _draw(self, sampler: Any, gen: Any, spec: Any, workdir: str, step: int) -> None:
-    """Draw a row per class, of at most ten, with their names."""
+    """Draw a row per class, of at most ten, with their names; of clips, a film and some strips."""
     columns, rows = self._config.grid_columns, min(max(self._num_classes, 1), 10)
     shown = np.repeat(np.arange(rows, dtype=np.int32), columns)
     cells = sampler.images(gen, sampler.latents(SEED, len(shown), spec), shown, spec)
     if jax.process_index() == 0:
       names = [] if self._num_classes <= 1 else self._source.class_names[:rows]
-      grid = image_files.grid(cells, columns)
       caption = f'step {step}, {spec}, seed {SEED}'
-      picture = lettering.labelled(grid, rows, columns, names, caption=caption)
+      path = os.path.join(workdir, 'samples', f'{step:08d}.png')
+      if cells.ndim == 5:
+        rate = getattr(self._source, 'frame_rate', 0) or clip_files.RATE
+        film = grids.film(cells, columns, names, caption=caption)
+        clip_files.save(film, rate, path.removesuffix('.png') + '.webp')
+        each = max(1, columns // rows)  # of a class: about as many strips as columns
+        cells = cells.reshape(rows, columns, *cells.shape[1:])[:, :each]
+        cells = cells.reshape(-1, *cells.shape[2:])
+        picture = grids.strips(cells, np.repeat(names, each).tolist(), caption)
+      else:
+        grid = grids.grid(cells, columns)
+        picture = lettering.labelled(grid, rows, columns, names, caption=caption)
       where = PngImagePlugin.PngInfo()
       where.add_text('grid', picture.info['grid'])
-      path = os.path.join(workdir, 'samples', f'{step:08d}.png')
       with files.whole(path) as file:
         picture.save(file, format='png', pnginfo=where)
 

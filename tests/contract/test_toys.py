@@ -12,13 +12,17 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
-from bigjax import sample
+from bigjax import data, sample
 from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, files, trees
 from bigjax.evaluation import after_training
+from bigjax.evaluation.of_networks import predictions
+from bigjax.evaluation.samples import SEED
 from bigjax.models.pretrained import registry
-from bigjax.training import batches, loop, ready
+from bigjax.sampling import grids
+from bigjax.training import batches, loop, quick_evaluation, ready
 from bigjax.training.program import Program, make_program
 
 import toys
@@ -207,6 +211,12 @@ def test_other_frozen_weights_are_refused(run, tmp_path, monkeypatch):
     loop.train(config_of(name, run__steps=5), str(other), jax.devices()[:2])
 
 
+def frames_of(path):
+  """What a film shows, uint8 [T, H, W, 3]."""
+  with Image.open(path) as film:
+    return np.stack([np.asarray(one.convert('RGB')) for one in ImageSequence.Iterator(film)])
+
+
 def test_samples_of_both(run, bigjax, tmp_path):
   name, workdir = run
   gen = sample.load(f'{workdir}/export/generator.safetensors')
@@ -226,6 +236,100 @@ def test_samples_of_both(run, bigjax, tmp_path):
   status, *_ = bigjax('sample', '--workdir', workdir, '--num', 3, '--out', tmp_path / 'x.npz')
   with np.load(tmp_path / 'x.npz') as file:
     assert status == 0 and file['images'].shape == (3, *gen.shape)
+
+
+@pytest.mark.parametrize('run', ['toy_video'], indirect=True)
+def test_clips_are_strips_and_films(run, bigjax, tmp_path):
+  """In training, and as `bigjax sample` writes them: what a file holds are the clips of Python."""
+  _name, workdir = run
+  gen = sample.load(workdir)
+  clips = gen(num=10)  # two of each class, as in the grid of a run with two columns
+  names = [f'class {i}' for i in range(5)]
+  words = f'{tmp_path}/x.webp: 10 clips, 2 in a row, 3 frames, 8 per second'
+  for ending in ('webp', 'gif'):
+    out = tmp_path / f'x.{ending}'
+    status, said, err = bigjax('sample', '--workdir', workdir, '--num', 10, '--out', out)
+    assert status == 0 and said.strip() == words.replace('webp', ending), err
+    film = grids.film(clips, 2, names, caption='step 4, as trained, seed 0')
+    found = frames_of(out)
+    assert len(found) == 3
+    for ours, theirs in zip(film, found, strict=True):
+      np.testing.assert_array_equal(np.asarray(ours), theirs)
+  found = frames_of(f'{workdir}/samples/00000004.webp')
+  in_training = gen(labels=np.arange(5).repeat(2), seed=SEED)
+  film = grids.film(in_training, 2, names, caption=f'step 4, as trained, seed {SEED}')
+  for ours, theirs in zip(film, found, strict=True):  # on other devices
+    assert np.abs(np.asarray(ours).astype(int) - theirs).max() <= 1
+  strips, rows = quick_evaluation.grid_at(workdir, 4)
+  assert rows == 5  # one of each class: as many as columns, but all classes
+  pixels = np.asarray(strips)[::6, ::6]  # rows three pixels apart, frames one
+  frame = pixels[3 + 4 * 11 :, 1 + 9 :][:8, :8]  # the second one of the last class
+  assert np.abs(frame[..., :1].astype(int) - in_training[8, 1]).max() <= 1
+  assert 'samples_moved' in quick_evaluation.moved(workdir, 4, 2)
+
+
+@pytest.mark.parametrize('run', ['toy_video'], indirect=True)
+def test_clips_in_other_files(run, bigjax, tmp_path):
+  _name, workdir = run
+  ask = ('sample', '--workdir', workdir, '--num', 10, '--out')
+  clips = sample.load(workdir)(num=10)
+  for _ in range(2):  # the second finds all of them there
+    status, said, _ = bigjax(*ask, tmp_path / 'folder')
+    assert status == 0 and '10 films, .webp' in said
+  assert '10 of which were there already' in said
+  found = sorted((tmp_path / 'folder').glob('*.webp'))
+  assert [path.name for path in found][:3] == [
+    f'{i:06d}_class{label}.webp' for i, label in enumerate((0, 0, 1))
+  ]
+  for path, clip in zip(found, clips, strict=True):
+    np.testing.assert_array_equal(frames_of(path)[..., :1], clip)
+  status, said, _ = bigjax(*ask, tmp_path / 'x.npz')
+  assert status == 0 and 'x.npz: 10 clips, uint8 (10, 3, 8, 8, 1)' in said
+  np.testing.assert_array_equal(np.load(tmp_path / 'x.npz')['images'], clips)
+  status, said, _ = bigjax(*ask, tmp_path / 'i.webp', '--interpolate', 'both')
+  assert status == 0 and '15 clips, 3 in a row' in said
+  for words in (['--layout', 'adm', '--out', tmp_path / 'y.npz'], ['--neighbours']):
+    status, _, err = bigjax('sample', '--workdir', workdir, *words)
+    assert status == 2 and 'is for still images, and this generator makes clips' in err
+
+
+@pytest.mark.parametrize('run', ['toy_video'], indirect=True)
+def test_predictions_stand_beside_the_truth(run, bigjax, tmp_path):
+  """The toy moves the last given frame to the left and inverts odd classes; clips move right."""
+  _name, workdir = run
+  gen = sample.load(workdir)
+  truth, y, names = predictions.held_out(gen, 'synthetic:80', None, workdir, 5)
+  assert sorted(y) == [0, 1, 2, 3, 4] and names == [f'class {label}' for label in y]
+  source, _ = data.load(config_of('toy_video').data).held_out()
+  assert {clip.tobytes() for clip in truth} <= {clip.tobytes() for clip in source}
+  moved = np.roll(truth[:, 1], -1, axis=2)
+  expected = np.where(y[:, None, None, None] % 2, 255 - moved, moved)
+  made = gen.predict(truth[:, :2], y)
+  np.testing.assert_array_equal(made, np.concatenate([truth[:, :2], expected[:, None]], axis=1))
+  ask = ('sample', '--workdir', workdir, '--predict', '--num', 5, '--out')
+  words = 'step 4, as trained, seed 0, 2 frames given, in colour'
+  status, said, err = bigjax(*ask, tmp_path / 'x.png')
+  assert status == 0 and '5 held-out clips of synthetic:80, 1 of 3 predicted' in said, err
+  picture = np.asarray(Image.open(tmp_path / 'x.png'))
+  np.testing.assert_array_equal(picture, predictions.strips(truth, made, 2, names, words))
+  status, _, err = bigjax(*ask, tmp_path / 'x.webp')
+  assert status == 0, err
+  film = predictions.film(truth, made, 2, words)
+  np.testing.assert_array_equal(frames_of(tmp_path / 'x.webp'), np.stack(film))
+  status, _, err = bigjax('sample', '--workdir', workdir, '--predict', 'synthetic:90')
+  assert status == 2 and 'it has 5, synthetic:90 has 10' in err
+  with pytest.raises(errors.UserError, match=r'give uint8 \[images, 2, 8, 8, 1\]'):
+    gen.predict(truth, y)
+
+
+@pytest.mark.parametrize('run', ['toy_denoiser'], indirect=True)
+def test_still_images_are_no_films(run, bigjax, tmp_path):
+  _name, workdir = run
+  for ending in ('webp', 'gif'):
+    status, _, err = bigjax('sample', '--workdir', workdir, '--out', tmp_path / f'x.{ending}')
+    assert status == 2 and f'x.{ending} is a film, and this generator makes still images' in err
+  status, _, err = bigjax('sample', '--workdir', workdir, '--predict', '--out', tmp_path / 'x.png')
+  assert status == 2 and '--predict needs a generator that goes on with the first frames' in err
 
 
 def test_an_encoder_is_part_of_what_is_exported(run):

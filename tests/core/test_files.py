@@ -12,7 +12,7 @@ import pytest
 
 from bigjax.core import errors, files, progress
 from bigjax.core.progress import Progress
-from bigjax.sampling import image_files
+from bigjax.sampling import grids
 from bigjax.training import logs
 
 
@@ -94,7 +94,7 @@ def test_write_json_whole_or_not_at_all(tmp_path):
 )
 def test_grid_is_pixel_exact(side, channels, mode, gap, enlarge):
   images = np.random.RandomState(0).randint(0, 255, (5, side, side, channels), np.uint8)
-  picture = image_files.grid(images, columns=2)
+  picture = grids.grid(images, columns=2)
   assert picture.mode == mode
   pixels = np.array(picture).reshape(picture.height, picture.width, channels)
   small = pixels[::enlarge, ::enlarge]

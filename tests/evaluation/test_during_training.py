@@ -14,7 +14,7 @@ from bigjax.algorithms.base import configs
 from bigjax.core import errors
 from bigjax.evaluation import during_training, protocol, samples
 from bigjax.evaluation.quick import classifier
-from bigjax.sampling import image_files, loaded
+from bigjax.sampling import grids, loaded
 from bigjax.training import logs, loop, quick_evaluation
 
 pytestmark = pytest.mark.usefixtures('no_pictures', 'shared_programs')
@@ -89,7 +89,7 @@ def test_checkpoints_of_a_growing_run_are_networks_of_their_own_size(bigjax, tmp
   columns = config.eval.grid_columns
   images = loaded.load(folder, '1')(np.arange(10).repeat(columns), seed=samples.SEED)
   grid, _ = quick_evaluation.grid_at(str(folder), 1)
-  np.testing.assert_array_equal(grid, image_files.grid(images, columns))
+  np.testing.assert_array_equal(grid, grids.grid(images, columns))
   # Scores of both are of 8 px, against the same images, whoever computes them.
   status, _, err = bigjax(
     'evaluate', '--workdir', folder, '--checkpoints', 'all', '--features', 'classifier', '--num',

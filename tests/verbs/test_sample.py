@@ -18,6 +18,7 @@ from bigjax.core import errors, trees
 from bigjax.nn import latents as laws
 from bigjax.sampling import (
   generator_file,
+  grids,
   image_files,
   interpolation,
   lettering,
@@ -189,7 +190,7 @@ def test_class_grid_as_png_and_folder(bigjax, params, loaded, tmp_path):
   images = plain(loaded, [7, 7, 7, 3, 3, 3], seed=4)[:5]
   with Image.open(tmp_path / 'new' / 'x.png') as picture:
     words = {'rows': ['7', '3'], 'caption': 'step 4, untruncated, seed 4'}
-    expected = lettering.labelled(image_files.grid(images, 3), 2, 3, **words)
+    expected = lettering.labelled(grids.grid(images, 3), 2, 3, **words)
     expected = np.asarray(expected).astype(int)
     np.testing.assert_allclose(np.asarray(picture).astype(int), expected, atol=1)
   names = sorted(os.listdir(tmp_path / 'folder'))

@@ -22,7 +22,7 @@ from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import probes, registry
 from bigjax.evaluation.of_networks import refusals
 from bigjax.models.pretrained.registry import FeatureNetwork
-from bigjax.sampling import image_files
+from bigjax.sampling import grids
 from bigjax.sampling.loaded import Loaded
 
 SHOWN = 24  # images in the picture of reconstructions, at most
@@ -212,7 +212,7 @@ class Measure:
         rows.extend(part)
     path = os.path.join(self.folder, picture)
     os.makedirs(self.folder, exist_ok=True)
-    image_files.grid(np.stack(rows), columns).save(path)
+    grids.grid(np.stack(rows), columns).save(path)
     say(f'{path}: real images, and below each what the generator makes of its latents')
 
 

@@ -2,7 +2,7 @@
 
 Clips [T, H, W, C]; the same clips at half their size as a further input; a generator that returns
 both; two critics, of which one sees features of a frozen network; a penalty that is due every two
-steps; an encoder; a running mean of scores in `aux`.
+steps; an encoder; a running mean of scores in `aux`; what goes on with clips.
 """
 
 import dataclasses
@@ -224,6 +224,10 @@ class Generator(contract.PlainGenerator):
   def encoder(self):
     return Encoder(self.net, self.shape)
 
+  @property
+  def predictor(self):
+    return Predictor(self.net.frames)
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
@@ -240,6 +244,22 @@ class Encoder:
     return self.net.apply({'params': gen}, images, method=Net.encode)
 
   features = encode
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+  """Moves the last frame that it is given to the left, a pixel a frame; odd classes' negative.
+
+  Synthetic clips move to the right: so predictions are known, and are not the truth.
+  """
+
+  frames: int
+  num_given = 2
+
+  def predict(self, gen, frames, z, y, spec):
+    sign = jnp.where(y % 2 == 1, -1.0, 1.0)[:, None, None, None]
+    times = range(1, self.frames - self.num_given + 1)
+    return jnp.stack([sign * jnp.roll(frames[:, -1], -t, axis=2) for t in times], axis=1)
 
 
 def make(config, class_counts=None) -> VideoGame:
