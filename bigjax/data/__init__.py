@@ -109,7 +109,8 @@ class Source:
     even: the source before `data.imbalance`, where that is on; else None.
     small: small copies of the training images; None where these are in memory as they are, or are
       others at every visit.
-    frame_rate: frames per second of its clips as they are delivered; 0 for still images.
+    frame_rate: frames per second of its clips as they are delivered, after `data.frame_stride`; 0
+      for still images, and where nothing says it.
   """
 
   num_train: int
