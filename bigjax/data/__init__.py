@@ -109,7 +109,8 @@ class Source:
     even: the source before `data.imbalance`, where that is on; else None.
     small: small copies of the training images; None where these are in memory as they are, or are
       others at every visit.
-    frame_rate: frames per second of its clips as they are delivered; 0 for still images.
+    frame_rate: frames per second of its clips as they are delivered, after `data.frame_stride`; 0
+      for still images, and where nothing says it.
   """
 
   num_train: int
@@ -308,11 +309,11 @@ def labelled(images: Callable[..., Labelled], most: int) -> Labelled:
   return some, one_label(labels)
 
 
-def small_images(sizes: np.ndarray, resolution: int) -> Finding:
-  """Return the finding about images of these heights and widths, int [n, 2]."""
+def small_images(sizes: np.ndarray, resolution: int, what: str = 'images') -> Finding:
+  """Return the finding about images of these heights and widths, int [n, 2]; `what` they are."""
   shorter = sizes.min(1)
   at = int(shorter.argmin())
-  smallest = f'the smallest of {len(sizes):,} images looked at is {sizes[at, 1]}x{sizes[at, 0]}'
+  smallest = f'the smallest of {len(sizes):,} {what} looked at is {sizes[at, 1]}x{sizes[at, 0]}'
   fewer = int((shorter < resolution).sum())
   if fewer:
     return 'warning', (

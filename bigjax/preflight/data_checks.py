@@ -19,6 +19,7 @@ from bigjax.training.program import make_program
 
 SHOWN = 40  # images on the contact sheet
 CELL = 96  # pixels of each, at least
+STRIP = 4  # frames of a clip that are shown
 UNEVEN = 20  # times as many images in the largest class as in the smallest
 
 
@@ -148,30 +149,35 @@ def of_batch(num_train: int | None, stage: Stage, num_devices: int) -> Finding:
 
 
 def draw_sheet(source: data.Source, config: ml_collections.ConfigDict, path: str) -> None:
-  """Draw the first training images of a run, as the networks will see them, with their labels."""
+  """Draw the first training images of a run, as the networks will see them, with their labels.
+
+  Of a clip, STRIP of its frames side by side.
+  """
   num = min(SHOWN, source.num_train)
   stream = data.stream(source, config.seed, 0, (1, num), np.arange(num), config.data.flip)
   batch = next(stream)
   cells = [enlarged(image) for image in batch['image'][0]]
-  side, strip = cells[0].width, 16
-  columns = max(1, min(num, 1280 // (side + 4)))
+  (width, height), line = cells[0].size, 16
+  columns = max(1, min(num, 1280 // (width + 4)))
   rows = -(-num // columns)
-  sheet = Image.new('RGB', (columns * (side + 4) + 4, rows * (side + strip + 4) + 4), 'white')
+  sheet = Image.new('RGB', (columns * (width + 4) + 4, rows * (height + line + 4) + 4), 'white')
   draw = ImageDraw.Draw(sheet)
   for i, (cell, label) in enumerate(zip(cells, batch['label'][0], strict=True)):
-    left, top = 4 + i % columns * (side + 4), 4 + i // columns * (side + strip + 4)
+    left, top = 4 + i % columns * (width + 4), 4 + i // columns * (height + line + 4)
     sheet.paste(cell, (left, top))
-    name = lettering.fitting(str(source.class_names[label]), side)
-    lettering.write(draw, left, top + side + 1, name, 'black')
+    name = lettering.fitting(str(source.class_names[label]), width)
+    lettering.write(draw, left, top + height + 1, name, 'black')
   sheet.save(path)
 
 
 def enlarged(image: np.ndarray) -> Image.Image:
   """uint8 [H, W, 1 or 3] as a colour picture of at least CELL pixels, in whole multiples.
 
-  Of a clip [T, H, W, 1 or 3], its frame in the middle.
+  Of a clip [T, H, W, 1 or 3], STRIP frames from its first to its last, or all, side by side.
   """
-  image = image[len(image) // 2] if image.ndim == 4 else image
+  if image.ndim == 4:
+    shown = np.linspace(0, len(image) - 1, min(STRIP, len(image))).round().astype(int)
+    image = np.concatenate(image[shown], axis=1)
   picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
-  times = -(-CELL // picture.width)
+  times = -(-CELL // picture.height)
   return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)

@@ -1,12 +1,12 @@
-"""Films into files: animated WebP (lossless) and GIF by Pillow, MP4 by ffmpeg; whole or not at all.
+"""Films into files: animated WebP (lossless) and GIF by Pillow, MP4 by PyAV; whole or not at all.
 
 A film is a sequence of pictures of one size that are shown for equal times, again and again.
 """
 
 import itertools
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,8 @@ from bigjax.sampling.options import FILMS
 
 RATE = 8.0  # frames per second where nothing says how many
 COLOURS = 256  # of a GIF
-H264 = (  # hardly any loss, and what the colours mean written down, so that players agree
-  '-f', 'mp4', '-c:v', 'libx264', '-pix_fmt', 'yuv420p', '-crf', '12', '-preset', 'slow',
-  '-movflags', '+faststart', '-vf', 'scale=out_color_matrix=bt709:out_range=tv,setparams='
-  'range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709',
-)  # fmt: skip
+H264 = {'crf': '12', 'preset': 'slow'}  # hardly any loss
+FAST_START = {'movflags': '+faststart'}  # so that it plays while it loads
 
 
 def check(out: str, ending: str, shape: tuple[int, ...]) -> None:
@@ -59,7 +56,7 @@ def save(pictures: Sequence[Image.Image], rate: float, path: str) -> None:
     rate: frames per second.
     path: ends in one of FILMS; its folder is there.
   Raises:
-    UserError: ffmpeg is not installed, or does not write it.
+    UserError: PyAV is not installed.
   """
   ending = os.path.splitext(path)[1].lower()
   {'.webp': _save_webp, '.gif': _save_gif, '.mp4': _save_mp4}[ending](pictures, rate, path)
@@ -103,24 +100,26 @@ def indexed(pictures: Sequence[Image.Image]) -> list[Image.Image]:
 
 
 def _save_mp4(pictures: Sequence[Image.Image], rate: float, path: str) -> None:
-  """H.264 halves its colours along both sides, which therefore are even: edges are repeated.
-
-  The program is run without imageio-ffmpeg's own function, which forks in Python beside JAX's
-  threads.
-  """
-  errors.need(path, 'video', 'imageio_ffmpeg')
-  import imageio_ffmpeg
+  """H.264 halves its colours along both sides, which therefore are even: edges are repeated."""
+  errors.need(path, 'video', 'av')
+  import av
+  from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
   width, height = pictures[0].size
   padding = ((0, height % 2), (0, width % 2), (0, 0))
-  size = f'{width + width % 2}x{height + height % 2}'
-  frames = (np.pad(np.asarray(one.convert('RGB')), padding, mode='edge') for one in pictures)
-  with files.whole(path) as file:
-    given = ('-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', size, '-r', f'{rate:.6f}', '-i', '-')
-    out = os.path.abspath(file.name)  # a name with a colon would be a protocol
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-v', 'error', *given, *H264, out]
-    data = b''.join(frame.tobytes() for frame in frames)
-    done = subprocess.run(command, input=data, capture_output=True, check=False)
-    if done.returncode:
-      said = ' '.join(done.stderr.decode(errors='replace').split())
-      raise errors.UserError(f'{path} cannot be written: ffmpeg says {said[-300:]!r}.')
+  with files.whole(path) as file, av.open(file.name, 'w', format='mp4', options=FAST_START) as out:
+    stream = out.add_stream('libx264', Fraction(rate).limit_denominator(1000), options=H264)
+    stream.width, stream.height = width + width % 2, height + height % 2
+    stream.pix_fmt = 'yuv420p'
+    # What the colours mean is written down, so that players agree.
+    about = stream.codec_context
+    about.color_range, about.colorspace = ColorRange.MPEG, Colorspace.ITU709
+    about.color_primaries, about.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    for picture in pictures:
+      pixels = np.pad(np.asarray(picture.convert('RGB')), padding, mode='edge')
+      frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
+      frame = frame.reformat(
+        format='yuv420p', dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+      )
+      out.mux(stream.encode(frame))
+    out.mux(stream.encode())

@@ -14,24 +14,30 @@ import numpy as np
 
 from bigjax.core import errors, files, progress
 
-Read = Callable[[Any, Any], tuple[Any, Any]]  # (tf, scalar int64) -> (encoded image, int64 label)
+# (tf, scalar int64) -> (encoded image, or all of a video's; int64 label)
+Read = Callable[[Any, Any], tuple[Any, Any]]
 HEADER, FOOTER = 12, 4  # bytes around a TFRecord's data: length and its checksum, checksum
 SMALL_READ = 2**12  # bytes per read at least: what is read beyond a small record is for nothing
 REMOTE_READ = 2**18  # where every read is a request
 
 
-def open_split(tf: Any, builder: Any, split: str) -> Read:
+def open_split(tf: Any, builder: Any, split: str, video: str = '') -> Read:
   """Return the function that reads one example of a split by its number.
 
+  Args:
+    tf: the TensorFlow module.
+    builder, split: of the set.
+    video: where the frames of a video lie in a record, to read those, encoded [T], in place of an
+      encoded image; '' for that.
   Raises:
     UserError: a file is missing, cut, outside the set's folder, or without random access.
   """
   refuse_outside(str(builder.data_path), builder.info.splits[split].filepaths)
   kind = builder.info.file_format.value
   if kind == 'array_record':
-    return _from_array_records(builder, split)
+    return _from_array_records(builder, split, video)
   if kind == 'tfrecord':
-    return _from_tfrecords(tf, builder, split)
+    return _from_tfrecords(tf, builder, split, video)
   raise errors.UserError(
     f'{builder.info.full_name} is stored as {kind}; bigjax reads array_record and tfrecord: '
     'prepare it again with one of them (file_format=).'
@@ -53,11 +59,16 @@ def refuse_outside(folder: str, paths: Iterable[Any]) -> None:
       )
 
 
-def _from_array_records(builder: Any, split: str) -> Read:
+def _from_array_records(builder: Any, split: str, video: str) -> Read:
   import tensorflow_datasets as tfds
 
+  how = (
+    {'deserialize_method': tfds.decode.DeserializeMethod.RAW_BYTES}
+    if video
+    else {'decoders': {'image': tfds.decode.SkipDecoding()}}
+  )
   try:
-    rows = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+    rows = builder.as_data_source(split, **how)
   except (OSError, RuntimeError, ValueError) as error:  # as it is raised where a shard is missing
     raise errors.UserError(
       f'{builder.info.full_name}, split {split!r}, cannot be read: {" ".join(str(error).split())}; '
@@ -83,7 +94,21 @@ def _from_array_records(builder: Any, split: str) -> Read:
     encoded, label = tf.numpy_function(fetch, [index], [tf.string, tf.int64], stateful=False)
     return tf.ensure_shape(encoded, []), tf.ensure_shape(label, [])
 
-  return read
+  def read_video(tf, index):
+    whole = lambda index: rows[int(index)]
+    record = tf.numpy_function(whole, [index], tf.string, stateful=False)
+    return _video_in(tf, builder, tf.ensure_shape(record, []), video)
+
+  return read_video if video else read
+
+
+def _video_in(tf: Any, builder: Any, record: Any, video: str) -> tuple[Any, Any]:
+  """The encoded frames [T] and the label of a record, an example of TensorFlow's; 0 without one."""
+  wanted = {video: tf.io.VarLenFeature(tf.string)}
+  if hasattr(dict(builder.info.features.items()).get('label'), 'names'):
+    wanted['label'] = tf.io.FixedLenFeature([], tf.int64)
+  found = tf.io.parse_single_example(record, wanted)
+  return found[video].values, found.get('label', tf.constant(0, tf.int64))
 
 
 def _num_records(path: str) -> int:
@@ -97,7 +122,7 @@ def _num_records(path: str) -> int:
     return 0
 
 
-def _from_tfrecords(tf: Any, builder: Any, split: str) -> Read:
+def _from_tfrecords(tf: Any, builder: Any, split: str, video: str) -> Read:
   import tensorflow_datasets as tfds
 
   info = builder.info.splits[split]
@@ -105,9 +130,10 @@ def _from_tfrecords(tf: Any, builder: Any, split: str) -> Read:
   known = cached('tfrecord', fingerprint(paths), lambda: index(paths, info.shard_lengths))
   least = REMOTE_READ if any(map(_remote, paths)) else SMALL_READ
   buffer = max(least, sum(map(_size, paths)) // max(len(known['offsets']), 1))  # a record's size
-  names = {'image', 'label'} & set(builder.info.features)
-  wanted = tfds.decode.PartialDecoding(dict.fromkeys(names, True))
-  features = wanted.extract_features(builder.info.features)
+  if not video:
+    names = {'image', 'label'} & set(builder.info.features)
+    wanted = tfds.decode.PartialDecoding(dict.fromkeys(names, True))
+    features = wanted.extract_features(builder.info.features)
 
   def read(tf, index):
     with tf.init_scope():
@@ -123,6 +149,8 @@ def _from_tfrecords(tf: Any, builder: Any, split: str) -> Read:
     record = tf.raw_ops.TakeDataset(input_dataset=record, count=1, **one)
     # Not within a dataset that ignores errors: over a file that is gone, that one never ends.
     (record,) = tf.raw_ops.DatasetToSingleElement(dataset=record, **one)
+    if video:
+      return _video_in(tf, builder, record, video)
     example = features.deserialize_example(record, decoders={'image': tfds.decode.SkipDecoding()})
     return example['image'], example.get('label', tf.constant(0, tf.int64))
 

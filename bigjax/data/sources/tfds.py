@@ -3,7 +3,7 @@
 With `data.num_classes=1` no label is asked for, or looked at. They are read where they have been
 prepared (`config.data_dir`, else TFDS's own folder); nothing is downloaded here. Small ones are
 decoded once and held in memory, others at every visit, by random access to ArrayRecord or TFRecord
-files.
+files. With `data.frames`, clips of a set's videos (`reading.record_clips`).
 """
 
 import functools
@@ -18,12 +18,13 @@ from absl import logging
 
 from bigjax import data
 from bigjax.core import errors
-from bigjax.data.reading import photo_files, tfrecord
+from bigjax.data.reading import photo_files, record_clips, tfrecord
 
 HELD_OUT = ('test', 'validation')  # splits, in the order in which one is looked for
 MOST_MIB = 512  # of a set that is held in memory, as pixels
 LOOKED_AT = 64  # images, for their sizes
 SPLITS = True  # data.split means something here
+CLIPS = True  # and so does data.frames
 
 
 def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
@@ -54,7 +55,8 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
   # Which splits: the one that is trained on, and the first other one with labels.
   counts = {split: info.num_examples for split, info in builder.info.splits.items()}
   blind, seen = config.num_classes == 1, config.get('split', '') or 'train'
-  able = lambda split: blind or labelled(tf, builder, split)
+  video = record_clips.find(builder, config) if config.frames else ''
+  able = lambda split: blind or labelled(tf, builder, split, video)
   unseen = next((s for s in HELD_OUT if s in counts and s != seen and able(s)), None)
   for split in filter(None, (seen, unseen)):
     if not counts[split]:
@@ -64,19 +66,32 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
       f'{config.source!r} has no labels in its split {seen!r}; give data.num_classes=1, which asks '
       'for none, or a split with labels.'
     )
+
+  def opened(split):
+    """(Lookup of a split, its images or the videos that are long enough, findings of others)."""
+    read, place = tfrecord.open_split(tf, builder, split, video), tfrecord.place_of(builder, split)
+    if not video:
+      lookup = data.from_pictures(upright(read, blind), config, place)
+      return lookup, np.arange(counts[split]), []
+    nums = record_clips.lengths(tf, builder, split, video)
+    return record_clips.lookup(upright(read, blind), config, place), *record_clips.long_enough(
+      nums, config, place
+    )
+
   # How an image is looked up, tried on some of them.
-  picture = upright(tfrecord.open_split(tf, builder, seen), blind)
-  lookup = data.from_pictures(picture, config, tfrecord.place_of(builder, seen))
-  everything = np.arange(counts[seen])
-  looked_at = data.survey(picture, data.subset(counts[seen], LOOKED_AT), 'looking at images')
-  if len(looked_at) < min(counts[seen], LOOKED_AT):
-    data.read(lookup, data.subset(counts[seen], LOOKED_AT))  # says which
+  lookup, everything, found = opened(seen)
+  picture = pictures(tf, builder, seen, video, blind)
+  some = everything[data.subset(len(everything), LOOKED_AT)]
+  looked_at = data.survey(picture, some, 'looking at images')
+  if len(looked_at) < len(some):
+    data.read(lookup, some)  # says which
   common = {
     'class_names': data.ALL if blind else tuple(builder.info.features['label'].names),
     'license': f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
-    'digest': contents(tf, builder, seen, blind),
-    'held_out_digest': contents(tf, builder, unseen or seen, blind),
+    'digest': contents(tf, builder, seen, video, blind),
+    'held_out_digest': contents(tf, builder, unseen or seen, video, blind),
     'findings': (
+      *found,
       data.small_images(looked_at[:, 1:3], config.resolution),
       *photo_files.greyed(looked_at[:, 4].astype(bool), config.channels),
     ),
@@ -86,26 +101,27 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
   def labels():
     if blind:
       return np.zeros(len(everything), np.int32)
-    read = lambda: {'labels': data.read_labels(picture, everything, lookup.name_of)}
-    return tfrecord.cached('labels', tfrecord.files_of(builder, seen), read)['labels']
+    whole = np.arange(counts[seen])
+    read = lambda: {'labels': data.read_labels(picture, whole, lookup.name_of)}
+    return tfrecord.cached('labels', tfrecord.files_of(builder, seen), read)['labels'][everything]
 
   # What is held out: that split, or a share of each class.
   if unseen:
-    other = upright(tfrecord.open_split(tf, builder, unseen), blind)
-    other = data.from_pictures(other, config, tfrecord.place_of(builder, unseen))
-    train, held_out = (lookup, everything), (other, np.arange(counts[unseen]))
+    other, of_other, lost = opened(unseen)
+    common['findings'] = (*lost, *common['findings'])
+    train, held_out = (lookup, everything), (other, of_other)
   else:
     mask = data.held_out_mask(labels(), config.held_out)
     train, held_out = (lookup, everything[~mask]), (lookup, everything[mask])
   # In memory where it is small.
   num = len(train[1]) + len(held_out[1])
   small = num * config.resolution**2 * config.channels <= MOST_MIB * 2**20
-  if small and config.crop == 'center':
+  if small and not video and config.crop == 'center':
     return data.in_memory(data.read(*train), data.read(*held_out), **common)
   return data.by_number(
     train,
     held_out,
-    labels=lambda: labels()[train[1]],
+    labels=lambda: labels()[np.searchsorted(everything, train[1])],
     labels_known=blind,
     **common,
   )
@@ -225,17 +241,37 @@ def check(builder: Any, config: ml_collections.ConfigDict) -> None:
   """
   features = dict(builder.info.features.items())
   image, label = features.get('image'), features.get('label')
+  if config.frames:
+    record_clips.find(builder, config)
+    if config.num_classes != 1 and not hasattr(label, 'names'):
+      raise errors.UserError(
+        f"{config.source!r} has {', '.join(sorted(features))}; expected a class 'label', or "
+        'data.num_classes=1, which asks for none.'
+      )
+    return refuse_no_split(builder, config)
+  clips = image is None and record_clips.videos(builder.info.features)
+  hint = ', or data.frames=16 for clips of its videos' if clips else ''
   if image is None or (config.num_classes != 1 and not hasattr(label, 'names')):
     found = ', '.join(sorted(features))
     raise errors.UserError(
       f"{config.source!r} has {found}; expected an 'image' and a class 'label'"
-      f'{"" if image is None else ", or data.num_classes=1, which asks for none"}.'
+      f'{"" if image is None else ", or data.num_classes=1, which asks for none"}'
+      f'{hint}.'
     )
   if image.np_dtype != np.uint8 or len(image.shape) != 3 or image.shape[-1] not in (1, 3):
     raise errors.UserError(
       f'{config.source!r} has images of {np.dtype(image.np_dtype)} and shape {image.shape}; '
       'expected uint8 with 1 or 3 channels.'
     )
+  return refuse_no_split(builder, config)
+
+
+def refuse_no_split(builder: Any, config: ml_collections.ConfigDict) -> None:
+  """Refuse a set that lacks the split to train on.
+
+  Raises:
+    UserError: says which splits it has.
+  """
   wanted = config.get('split', '') or 'train'
   if wanted not in builder.info.splits:
     raise errors.UserError(
@@ -244,29 +280,37 @@ def check(builder: Any, config: ml_collections.ConfigDict) -> None:
     )
 
 
-def labelled(tf: Any, builder: Any, split: str) -> bool:
+def labelled(tf: Any, builder: Any, split: str, video: str = '') -> bool:
   """Return whether the images of a split have labels: those of a challenge's test set are -1."""
   num = builder.info.splits[split].num_examples
   if not num:
     return True  # which is refused
-  picture = upright(tfrecord.open_split(tf, builder, split))
+  picture = pictures(tf, builder, split, video)
   return (
     data.read_labels(picture, data.subset(num, 8), tfrecord.place_of(builder, split)).min() >= 0
   )
 
 
-def contents(tf: Any, builder: Any, split: str, blind: bool) -> str:
+def contents(tf: Any, builder: Any, split: str, video: str, blind: bool) -> str:
   """A digest of a split's images and labels: the same in whichever files and wherever they lie."""
 
   def read():
-    picture = upright(tfrecord.open_split(tf, builder, split), blind)
+    picture = pictures(tf, builder, split, video, blind, whole=True)
     num = builder.info.splits[split].num_examples
     return {
       'digest': np.array(data.pictures_digest(picture, num, tfrecord.place_of(builder, split)))
     }
 
-  what = 'pixels' if blind else 'contents'
+  what = ('pixels' if blind else 'contents') + video.replace('/', '-')
   return str(tfrecord.cached(what, tfrecord.files_of(builder, split), read)['digest'])
+
+
+def pictures(
+  tf: Any, builder: Any, split: str, video: str, blind: bool = False, whole: bool = False
+) -> data.Picture:
+  """The pictures of a split; of videos the first frame, or the `whole` of each as one text."""
+  read = tfrecord.open_split(tf, builder, split, video)
+  return upright(record_clips.as_picture(read, whole) if video else read, blind)
 
 
 def upright(read: tfrecord.Read, blind: bool = False) -> data.Picture:
