@@ -18,7 +18,7 @@ from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
 from bigjax.evaluation import class_scores, image_sets, patch_scores, plots
 from bigjax.evaluation.class_scores import ByClass, Record
-from bigjax.evaluation.feature_pass import FeaturePass, over_frames
+from bigjax.evaluation.feature_pass import FeaturePass, fitted
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.metrics.registry import METRICS, OF_GENERATOR
@@ -388,8 +388,7 @@ def _run(args: Any) -> None:
   generator_scores.refuse_network(args.of_generator, network)
   paths = any(not OF_GENERATOR[name].separates for name in args.of_generator)
   distance = taps.image_distance(args.distance, args.distance_weights) if paths else None
-  if len(size) == 4:
-    network = over_frames(network)
+  network = fitted(network, size)
   look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
   measure = Measure(distance, args.crop, network, args.batch)
   encoders, likelihoods = with_encoder(args, first), with_likelihood(args, first)

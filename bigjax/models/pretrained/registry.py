@@ -45,6 +45,7 @@ class FeatureNetwork:
     class_names: of the classes that the logits are of, where they are those of a known data set.
     licence: of the weights, where a card has to name it.
     spatial: features of places, 'spatial' [B, spatial] of what `apply` gives; 0: it has none.
+    clips: whether it takes clips [B, T, H, W, 1 or 3] in the place of images.
   """
 
   name: str
@@ -57,6 +58,7 @@ class FeatureNetwork:
   class_names: tuple[str, ...] = ()
   licence: str = ''
   spatial: int = 0
+  clips: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
