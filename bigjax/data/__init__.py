@@ -79,7 +79,7 @@ MOST_GIB = 4  # of a set held in memory (twice while it is streamed: NumPy's and
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A labelled set of images with random access, split into train and held-out.
+  """A labelled set of images, or of clips, with random access, split into train and held-out.
 
   Labels are int32 [n], or [n, m] padded with -1 where an image may have several, as in JFT:
   `stream` then draws one of them, uniformly, whenever it visits the image. Every image has one at
@@ -90,8 +90,8 @@ class Source:
     class_names: one name per class.
     license: of the images, for the card of a generator trained on them.
     lookup: (tf, int64 indices [n] of training images, int64 chance [n] or None) -> (uint8
-      [n, H, W, C], labels), traced by tf.data. `chance` is what a random crop is drawn from; None
-      is the centre.
+      [n, H, W, C], or clips [n, T, H, W, C], labels), traced by tf.data. `chance` is what a random
+      crop, and which frames of a video are a clip, are drawn from; None is the centre of both.
     at_once: whether a lookup costs so little that a whole step's goes in one call; where it is
       False, images are looked up one by one, in parallel.
     labels: () -> the labels of all training images.
@@ -109,6 +109,7 @@ class Source:
     even: the source before `data.imbalance`, where that is on; else None.
     small: small copies of the training images; None where these are in memory as they are, or are
       others at every visit.
+    frame_rate: frames per second of its clips as they are delivered; 0 for still images.
   """
 
   num_train: int
@@ -129,6 +130,7 @@ class Source:
   size: int = 0
   even: 'Source | None' = None
   small: SmallCopies | None = None
+  frame_rate: float = 0.0
 
   def reference(self, most: int | None = None) -> Labelled:
     """As `train`, for scores to learn from and compare with: the images before `data.imbalance`.
@@ -180,7 +182,7 @@ def load(config: ml_collections.ConfigDict) -> Source:
   refuse_one_label(source, config)
   source = limit(source, config)
   small = None
-  if not source.at_once and config.crop == 'center':
+  if not (source.at_once or config.frames) and config.crop == 'center':
     small = SmallCopies(source.num_train, config.resolution, config.channels)
   return dataclasses.replace(source, name=config.source, size=config.resolution, small=small)
 
@@ -306,11 +308,11 @@ def labelled(images: Callable[..., Labelled], most: int) -> Labelled:
   return some, one_label(labels)
 
 
-def small_images(sizes: np.ndarray, resolution: int) -> Finding:
-  """Return the finding about images of these heights and widths, int [n, 2]."""
+def small_images(sizes: np.ndarray, resolution: int, what: str = 'images') -> Finding:
+  """Return the finding about images of these heights and widths, int [n, 2]; `what` they are."""
   shorter = sizes.min(1)
   at = int(shorter.argmin())
-  smallest = f'the smallest of {len(sizes):,} images looked at is {sizes[at, 1]}x{sizes[at, 0]}'
+  smallest = f'the smallest of {len(sizes):,} {what} looked at is {sizes[at, 1]}x{sizes[at, 0]}'
   fewer = int((shorter < resolution).sum())
   if fewer:
     return 'warning', (
@@ -320,16 +322,18 @@ def small_images(sizes: np.ndarray, resolution: int) -> Finding:
 
 
 def check_memory(num: int, config: ml_collections.ConfigDict) -> None:
-  """Refuse to hold more images than fit in memory.
+  """Refuse to hold more images or clips than fit in memory.
 
   Raises:
-    UserError: `num` images of the config's size exceed MOST_GIB.
+    UserError: `num` of the config's size exceed MOST_GIB.
   """
   gib = num * config.resolution**2 * config.channels * max(config.frames, 1) / 2**30
   if gib > MOST_GIB:
+    what = f'clips of {config.frames} frames' if config.frames else 'images'
+    fewer = ', resolution or number of frames' if config.frames else ' or resolution'
     raise errors.UserError(
-      f'{config.source!r} has {num:,} images, {gib:.1f} GiB at this data.resolution, but is held '
-      f'in memory, at most {MOST_GIB} GiB; use a smaller set or resolution.'
+      f'{config.source!r} has {num:,} {what}, {gib:.1f} GiB at this data.resolution, but is held '
+      f'in memory, at most {MOST_GIB} GiB; use a smaller set{fewer}.'
     )
 
 
@@ -359,8 +363,11 @@ def in_memory(
   digest: str = '',
   held_out_digest: str = '',
   findings: tuple[Finding, ...] = (),
+  frame_rate: float = 0.0,
 ) -> Source:
   """Return a source over arrays: uint8 [n, H, W, C], and int32 [n] or [n, m] padded with -1.
+
+  Or clips, uint8 [n, T, H, W, C], and their frame rate.
 
   Digests that are not given are those of the arrays.
 
@@ -408,6 +415,7 @@ def in_memory(
     digest=digest or _digest(*train),
     held_out_digest=held_out_digest or _digest(*held_out),
     findings=findings,
+    frame_rate=frame_rate,
   )
 
 
@@ -428,12 +436,14 @@ def by_number(
   digest: str,
   held_out_digest: str,
   findings: tuple[Finding, ...] = (),
+  frame_rate: float = 0.0,
 ) -> Source:
   """Return a source that reads an image at every visit.
 
   Args:
     train, held_out: a lookup, and which of its numbers (int64 [n]) are these images.
-    class_names, license, labels, labels_known, digest, held_out_digest, findings: see Source.
+    class_names, license, labels, labels_known, digest, held_out_digest, findings, frame_rate: see
+      Source.
   Raises:
     UserError: there are no images to train on or to hold out.
   """
@@ -458,4 +468,5 @@ def by_number(
     digest=digest,
     held_out_digest=held_out_digest,
     findings=findings,
+    frame_rate=frame_rate,
   )

@@ -85,6 +85,7 @@ def config_of(
       'resolution': size[-3],
       'channels': size[-1],
       'frames': size[0] if len(size) == 4 else 0,
+      'frame_stride': known.get('frame_stride', 1),
       'num_classes': known.get('num_classes'),
       'held_out': known.get('held_out', held_out),
       'fraction': known.get('fraction', 1.0),

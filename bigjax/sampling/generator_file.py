@@ -33,6 +33,7 @@ CARD_KEYS = {  # what a card must have, at least: what it is in words, and wheth
   'player': ('a name', lambda value: isinstance(value, str)),
   'sampling': ('an object', lambda value: isinstance(value, dict)),
 }
+FRAME_RATE = ranges.Range(above=0, most=10_000, whole=False)  # of clips, in cards that have one
 
 
 def card_path(path: str) -> str:
@@ -135,6 +136,11 @@ def check(card: Any, path: str) -> None:
       raise errors.UserError(
         f'{path!r} is no card: its {key!r} is {ascii(card[key])[:80]}, expected {what}.'
       )
+  rate = card.get('frame_rate', 1)
+  if type(rate) not in (int, float) or FRAME_RATE.refusal(rate):
+    raise errors.UserError(
+      f"{path!r} is no card: its 'frame_rate' is {ascii(rate)[:80]}, expected frames per second."
+    )
 
 
 def numbers_in(value: Any, key: str) -> Iterator[tuple[str, float]]:

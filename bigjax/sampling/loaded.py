@@ -56,6 +56,11 @@ class Loaded:
     """Pixels along a side."""
     return self.shape[-3]
 
+  @property
+  def frame_rate(self) -> float:
+    """Frames per second of a clip; 0 for images, and where its card does not say."""
+    return float(self.card.get('frame_rate', 0))
+
   def __call__(
     self,
     labels: Labels = None,

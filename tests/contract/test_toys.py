@@ -56,6 +56,8 @@ def test_a_run_writes_what_it_has(run):
   card = files.read_json(f'{workdir}/card.json')
   assert card['sampling'] == {} and card['algorithm'] == config.algorithm
   assert not {'standing_passes', 'dialect', 'truncations'} & set(card)
+  # Clips of synthetic data are of 8 frames a second; of still images nothing is said.
+  assert card.get('frame_rate') == (8 if name == 'toy_video' else None)
   # who knows no classes has one
   assert len(card['class_names']) == (1 if name == 'toy_denoiser' else 5)
 
@@ -206,8 +208,9 @@ def test_other_frozen_weights_are_refused(run, tmp_path, monkeypatch):
 
 
 def test_samples_of_both(run, bigjax, tmp_path):
-  _name, workdir = run
+  name, workdir = run
   gen = sample.load(f'{workdir}/export/generator.safetensors')
+  assert gen.frame_rate == (8 if name == 'toy_video' else 0)
   images = gen(num=4, seed=3)
   assert images.shape == (4, *gen.shape) and images.dtype == np.uint8
   np.testing.assert_array_equal(gen(num=2, seed=3, labels=[0, 0])[0], images[0])
@@ -250,7 +253,7 @@ def test_export_of_both(run, bigjax, tmp_path):
   made = np.asarray(jax.jit(program.call)(z, y)).astype(int)
   assert np.abs(made - gen.images(z, y, gen.spec())).max() <= 1
   card = json.loads((tmp_path / 'program.stablehlo.json').read_text())
-  assert card['made_at'] == {}
+  assert card['made_at'] == {} and card.get('frame_rate', 0) == gen.frame_rate
   scope = {}
   exec('\n'.join(card['latents']), scope)
   np.testing.assert_allclose(scope['latents'](0, 3), z, rtol=1e-6)

@@ -123,7 +123,7 @@ def write(folder, **files):
 def refusal(call, *given):
   """The one sentence with which something is refused."""
   with pytest.raises(errors.UserError) as error:
-    call(*map(str, given))
+    call(*(str(one) if isinstance(one, os.PathLike) else one for one in given))
   message = str(error.value)
   assert message.isprintable() and len(message) < 600, message
   return message
@@ -134,6 +134,12 @@ def test_what_was_written_is_read(tmp_path, kind):
   gen, card = cards.load(str(write(tmp_path) / f'g.{kind}'))
   assert card == CARD and set(gen) == {'params', 'knots'}
   np.testing.assert_array_equal(gen['params']['conv']['kernel'], np.ones((2, 3)))
+
+
+@pytest.mark.parametrize('rate', [0, -8, float('nan'), '8', None, True])
+def test_a_frame_rate_is_a_number(rate):
+  cards.check({**CARD, 'frame_rate': 12.5}, 'g.json')
+  assert 'expected frames per second' in refusal(cards.check, {**CARD, 'frame_rate': rate}, 'g')
 
 
 @pytest.mark.parametrize('name', DAMAGED)

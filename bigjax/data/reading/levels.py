@@ -108,21 +108,21 @@ def splits(listing: Listing) -> Splits:
       found.append(
         (
           'warning',
-          f'{readable(name)!r} has no class folders: its {len(holding[name]):,} images have no '
-          'labels and are left out',
+          f'{readable(name)!r} has no class folders: its {len(holding[name]):,} {listing.what} '
+          'have no labels and are left out',
         )
       )
     elif name != chosen:
       found.append(
         (
           'ok',
-          f'{readable(name)!r} ({len(holding[name]):,} images) is not used: '
+          f'{readable(name)!r} ({len(holding[name]):,} {listing.what}) is not used: '
           f'{readable(chosen)!r} is held out',
         )
       )
   # What is left out.
   if rest:
-    told = (f'{name} ({len(holding[name]):,} images)' for name in rest)
+    told = (f'{name} ({len(holding[name]):,} {listing.what})' for name in rest)
     found.append(
       ('warning', f'beside {readable(train[0])!r} and the other splits, left out: {some(told)}')
     )
@@ -130,7 +130,7 @@ def splits(listing: Listing) -> Splits:
     found.append(
       (
         'warning',
-        f'{len(loose):,} images (such as {readable(loose[0])!r}) lie beside the folder '
+        f'{len(loose):,} {listing.what} (such as {readable(loose[0])!r}) lie beside the folder '
         f'{readable(train[0])!r} and are left out: move them into it',
       )
     )
@@ -146,8 +146,9 @@ def without_images(listing: Listing, holding: Iterable[str]) -> tuple[Finding, .
       bare[folder] += 1
   if not bare:
     return ()
+  a_one = 'an image' if listing.what == 'images' else 'a clip'
   told = [name + f' ({num:,} other files)' * bool(num) for name, num in bare.items()]
-  return (('warning', f'left out, without an image that bigjax reads: {some(told)}'),)
+  return (('warning', f'left out, without {a_one} that bigjax reads: {some(told)}'),)
 
 
 def classes(listing: Listing) -> list[str]:
@@ -160,8 +161,9 @@ def classes(listing: Listing) -> list[str]:
   loose = [path for path in listing.images if '/' not in path]
   if holding and loose:
     raise errors.UserError(
-      f'{listing.root!r} has {len(loose)} images (such as {loose[0]!r}) beside the class folders '
-      f'{some(holding)}; move them into a class folder, or all images into one folder.'
+      f'{listing.root!r} has {len(loose)} {listing.what} (such as {loose[0]!r}) beside the class '
+      f'folders {some(holding)}; move them into a class folder, or all {listing.what} into one '
+      'folder.'
     )
   refuse_inner_splits(listing)
   suspects = [name for name in holding if split_word(name)]
@@ -203,7 +205,7 @@ def refuse_inner_splits(listing: Listing) -> None:
       )
       raise errors.UserError(
         f'{there!r} holds the splits {some(held)}, and would be one class of {listing.root!r}, '
-        f'with held-out images among those trained on; {remedy}.'
+        f'with held-out {listing.what} among those trained on; {remedy}.'
       )
 
 

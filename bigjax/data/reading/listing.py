@@ -9,6 +9,7 @@ import os
 import re
 
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif')
+VIDEOS = ('.mp4', '.m4v', '.mov', '.webm', '.mkv', '.avi')
 UNREAD = (  # endings of pictures that no decoder here reads
   '.bmp', '.tif', '.tiff', '.heic', '.heif', '.avif', '.jxl', '.jp2', '.j2k', '.ppm', '.pgm',
   '.pbm', '.pnm', '.tga', '.ico', '.psd', '.svg', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf',
@@ -34,6 +35,7 @@ class Listing:
     folders: at any depth, with or without images.
     aside: images in folders that are passed over (ASIDE, PREVIEWS).
     closed: folders that may not be read.
+    what: images are called so; clips take their place where those are read.
   """
 
   root: str
@@ -42,6 +44,7 @@ class Listing:
   folders: list[str]
   aside: list[str]
   closed: list[str]
+  what: str = 'images'
 
   def within(self, folder: str) -> 'Listing':
     """The part below one of its folders ('' for all)."""
@@ -49,7 +52,7 @@ class Listing:
       return self
     cut = lambda paths: [p[len(folder) + 1 :] for p in paths if p.startswith(folder + '/')]
     columns = self.images, self.others, self.folders, self.aside, self.closed
-    return Listing(os.path.join(self.root, folder), *map(cut, columns))
+    return Listing(os.path.join(self.root, folder), *map(cut, columns), self.what)
 
 
 def walk(root: str) -> Listing:

@@ -7,7 +7,9 @@ images to be scored all read their files by what is found here.
 import concurrent.futures
 import hashlib
 import os
+import re
 
+import ml_collections
 import numpy as np
 
 from bigjax import data
@@ -106,6 +108,11 @@ def picture_of(known: dict[str, np.ndarray]) -> data.Picture:
   return picture
 
 
+def lookup(known: dict[str, np.ndarray], config: ml_collections.ConfigDict) -> data.Lookup:
+  """The lookup of examined files; `config` is the group `data`."""
+  return data.from_pictures(picture_of(known), config, known['paths'].__getitem__)
+
+
 def photos_digest(known: dict[str, np.ndarray], kept: np.ndarray, classes: list[str]) -> str:
   """A digest of some of the images: their bytes and labels, in order, and the names of classes."""
   words = hashlib.blake2b(digest_size=12)
@@ -135,15 +142,25 @@ def of_others(listed: listing.Listing) -> list[data.Finding]:
   suffix = lambda path: os.path.splitext(path)[1].lower()
   unread = [path for path in listed.others if suffix(path) in listing.UNREAD]
   tables = [path for path in listed.others if listing.is_table(path)]
-  rest = sorted({*listed.others} - {*unread} - {*tables})
   if moving := [path for path in listed.images if suffix(path) == '.gif']:
-    found.append(('ok', f'{len(moving):,} GIFs: of an animation the first picture is used'))
+    words = 'of an animation the first picture is used; data.frames=16 makes clips of them'
+    found.append(('ok', f'{len(moving):,} GIFs: {words}'))
+  videos = [path for path in listed.others if is_video(path)]
+  numbered = in_order(listed)
+  rest = sorted({*listed.others} - {*unread} - {*tables} - {*videos})
   for paths, level, words in (
     (unread, 'warning', 'pictures are of kinds that bigjax does not read; convert them to PNG'),
     (
       tables,
       'warning',
       'files look like labels and are not read: classes are folders',
+    ),
+    (videos, 'warning', 'videos are left out; data.frames=16 makes clips of 16 frames of them'),
+    (
+      numbered,
+      'warning',
+      'folders hold pictures numbered without a gap, as frames of videos are: data.frames=16 makes '
+      'clips of them',
     ),
     (listed.aside, 'warning', "pictures in a device's or an archive's own folders are left out"),
     (listed.closed, 'warning', 'folders may not be read and are left out'),
@@ -154,27 +171,49 @@ def of_others(listed: listing.Listing) -> list[data.Finding]:
   return found
 
 
-def greyed(grey: np.ndarray, channels: int) -> tuple[data.Finding, ...]:
+def is_video(path: str) -> bool:
+  """Whether a file's name is that of a video."""
+  return path.lower().endswith(listing.VIDEOS)
+
+
+def in_order(listed: listing.Listing) -> list[str]:
+  """The folders within class folders, if all pictures lie in such and are numbered gaplessly."""
+  numbers: dict[str, list[int]] = {}
+  for path in listed.images:
+    folder, _, name = path.rpartition('/')
+    found = re.findall(r'\d+', name)
+    if '/' not in folder or not found:
+      return []
+    numbers.setdefault(folder, []).append(int(found[-1]))
+  gapless = lambda of: len(of) > 1 and sorted(of) == list(range(min(of), min(of) + len(of)))
+  return sorted(numbers) if len(numbers) > 1 and all(map(gapless, numbers.values())) else []
+
+
+def greyed(grey: np.ndarray, channels: int, what: str = 'images') -> tuple[data.Finding, ...]:
   """The finding about pictures in colour that `data.channels` makes grey; none where none is.
 
   Args:
     grey: bool [n], whether each picture looked at has no colour.
     channels: data.channels.
+    what: they are called.
   """
   colour = int((~grey).sum())
   if channels != 1 or not colour:
     return ()
   return (
-    ('warning', f'{colour:,} of {len(grey):,} images looked at are in colour, and are made grey'),
+    ('warning', f'{colour:,} of {len(grey):,} {what} looked at are in colour, and are made grey'),
   )
 
 
-def copies(known: dict[str, np.ndarray], held_out: np.ndarray | None = None) -> list[data.Finding]:
+def copies(
+  known: dict[str, np.ndarray], held_out: np.ndarray | None = None, what: str = 'images'
+) -> list[data.Finding]:
   """The finding about files with the same bytes as another, none where all differ.
 
   Args:
     known: see `examine`.
     held_out: bool [n], of which images; None where none are.
+    what: they are called.
   """
   words = np.ascontiguousarray(known['contents']).view('<u8')
   _, first, group = np.unique(words, axis=0, return_index=True, return_inverse=True)
@@ -185,7 +224,7 @@ def copies(known: dict[str, np.ndarray], held_out: np.ndarray | None = None) -> 
   other = lambda values: again[values[again] != values[first[group[again]]]]
   name = lambda i: readable(known['names'][i])
   pair = lambda i: f'{name(i)} of {name(first[group[i]])}'
-  told = [f'{len(again):,} of {len(group):,} images are copies of another ({pair(again[0])})']
+  told = [f'{len(again):,} of {len(group):,} {what} are copies of another ({pair(again[0])})']
   if len(astray := other(known['labels'])):
     told.append(f'{len(astray):,} of them in another class ({pair(astray[0])})')
   if held_out is not None and len(leaked := other(held_out)):

@@ -6,6 +6,9 @@ otherwise the share `config.held_out` of every class is held out, chosen by the 
 name. Every file is decoded once, when the folder is first used: those that cannot be, and those too
 large to be (`reading.decode`, `reading.image_headers`), are named, counted and left out. A file's
 contents tell what it is, not its name.
+
+With `data.frames`, clips in place of photos: of video files and of folders of numbered pictures
+(`reading.clip_files`, `reading.video`), with the same folders, shares and care.
 """
 
 import hashlib
@@ -16,13 +19,15 @@ import numpy as np
 
 from bigjax import data
 from bigjax.core import errors
-from bigjax.data.reading import levels, photo_files
+from bigjax.data.reading import clip_files, levels, photo_files
 from bigjax.data.reading.levels import readable
 from bigjax.data.reading.listing import Listing, walk
 
+CLIPS = True  # knows data.frames
+
 
 def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
-  """Return the photos of a folder.
+  """Return the photos, or the clips, of a folder.
 
   Raises:
     UserError: there is no such folder, nothing in it can be read, or its classes make no sense.
@@ -37,15 +42,18 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     raise errors.AbsentData(f'data.source is {config.source!r}, but there is no folder {root!r}.')
   # What lies where: splits, classes, and which files can be read.
   everything = walk(root)
+  of_clips = config.frames > 0
+  files = clip_files if of_clips else photo_files
+  everything = clip_files.entries(everything) if of_clips else everything
   splits = levels.splits(everything)
   below = everything.within(splits.train)
   classes = levels.classes(below)
-  train = examine(below, classes, config.source)
+  train = examine(below, classes, config)
   # What is held out: a split of its own, or a share by the hash of each file's name.
   if splits.unseen is not None:
     apart = everything.within(splits.unseen)
     refuse_other_classes(apart, classes)
-    unseen = examine(apart, classes, config.source)
+    unseen = examine(apart, classes, config)
     held_out = np.arange(len(unseen['labels']))
     kept = np.arange(len(train['labels']))
   else:
@@ -54,45 +62,61 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     unseen, held_out, kept = train, np.flatnonzero(mask), np.flatnonzero(~mask)
   labels = train['labels'][kept]
   return data.by_number(
-    (data.from_pictures(photo_files.picture_of(train), config, train['paths'].__getitem__), kept),
-    (
-      data.from_pictures(photo_files.picture_of(unseen), config, unseen['paths'].__getitem__),
-      held_out,
-    ),
+    (files.lookup(train, config), kept),
+    (files.lookup(unseen, config), held_out),
     class_names=tuple(map(readable, classes)) or (readable(os.path.basename(root)),),
-    license='that of the photos, which their owner knows',
+    license=f'that of the {"videos" if of_clips else "photos"}, which their owner knows',
     labels=lambda: labels,
     labels_known=True,
     digest=photo_files.photos_digest(train, kept, classes),
     held_out_digest=photo_files.photos_digest(unseen, held_out, classes),
     findings=(
-      photo_files.of_files(below.root, train),
-      *([photo_files.of_files(apart.root, unseen)] if unseen is not train else []),
+      files.of_files(below.root, train),
+      *([files.of_files(apart.root, unseen)] if unseen is not train else []),
       *splits.findings,
       *levels.of_classes(below, classes),
-      *photo_files.of_others(everything),
-      *photo_files.copies(*together(train, unseen, held_out)),
-      data.small_images(train['sizes'], config.resolution),
-      *photo_files.greyed(train['grey'], config.channels),
+      *files.of_others(everything),
+      *(clip_files.of_rates(train, config) if of_clips else ()),
+      *photo_files.copies(*together(train, unseen, held_out), everything.what),
+      data.small_images(train['sizes'], config.resolution, everything.what),
+      *photo_files.greyed(train['grey'], config.channels, everything.what),
     ),
+    frame_rate=clip_files.frame_rate(train, config) if of_clips else 0.0,
   )
 
 
-def examine(below: Listing, classes: list[str], source: str) -> dict[str, np.ndarray]:
-  """Facts about the images of a folder, as `photo_files.examine`, with their labels.
+def examine(
+  below: Listing, classes: list[str], config: ml_collections.ConfigDict
+) -> dict[str, np.ndarray]:
+  """Facts about the images or clips of a folder, as their `examine`, with their labels.
 
   Raises:
-    UserError: there is no image, or none can be read.
+    UserError: there is none, or none can be read.
   """
-  if not below.images and below.others:
-    raise errors.UserError(
-      f'data.source is {source!r}, but no image is below {below.root!r}; it has '
-      f'{len(below.others)} other files, such as {below.others[0]!r}.'
-    )
-  known = photo_files.examine(below.root, below.images, source)
+  if config.frames:
+    known = clip_files.examine(below.root, below.images, config)
+  else:
+    refuse_others_alone(below, config.source)
+    known = photo_files.examine(below.root, below.images, config.source)
   label_of = {name: i for i, name in enumerate(classes)}
   labels = [label_of.get(name.partition('/')[0], 0) for name in known['names']]
   return {**known, 'labels': np.array(labels, np.int32)}
+
+
+def refuse_others_alone(below: Listing, source: str) -> None:
+  """Refuse a folder with files of which none is an image.
+
+  Raises:
+    UserError: it is one.
+  """
+  if below.images or not below.others:
+    return
+  videos = [path for path in below.others if photo_files.is_video(path)]
+  hint = f'; {videos[0]!r} is a video: data.frames=16 makes clips of 16 frames' if videos else ''
+  raise errors.UserError(
+    f'data.source is {source!r}, but no image is below {below.root!r}; it has '
+    f'{len(below.others)} other files, such as {below.others[0]!r}{hint}.'
+  )
 
 
 def refuse_other_classes(unseen: Listing, classes: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Images made from a seed: any config can be tried, planned or timed without its data.
 
 `synthetic[:NUM]`. Each class has a smooth colour pattern of its own, each image a variation of it.
-With `data.frames`, each is a clip in which the pattern moves to the right, one pixel a frame.
+With `data.frames`, each is a clip in which the pattern moves to the right, one pixel in each of the
+FRAME_RATE frames of a second.
 """
 
 import ml_collections
@@ -11,6 +12,7 @@ from bigjax import data
 from bigjax.core import errors
 
 CLIPS = True  # knows data.frames
+FRAME_RATE = 8.0  # frames per second of clips
 NUM = 256
 CLASSES = 10  # where the config says None
 KNOTS = 4  # of a pattern, along each side
@@ -39,14 +41,17 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     of_class = knots(label, config.channels)
     of_image = knots(classes + i, config.channels)  # seeds that follow the classes'
     images[i] = enlarge(3 * of_class + of_image, config.resolution) // 4
+  stride = config.get('frame_stride', 1)
   if config.frames:
-    images = np.stack([np.roll(images, t, axis=2) for t in range(config.frames)], axis=1)
+    times = stride * np.arange(config.frames)
+    images = np.stack([np.roll(images, t, axis=2) for t in times], axis=1)
   held_out = data.held_out_mask(labels, config.held_out)
   return data.in_memory(
     (images[~held_out], labels[~held_out]),
     (images[held_out], labels[held_out]),
     class_names=tuple(f'class {label}' for label in range(classes)),
     license='CC0 (made from noise)',
+    frame_rate=FRAME_RATE / stride if config.frames else 0.0,
   )
 
 
