@@ -184,6 +184,39 @@ class Sampler:
     run = lambda *part: self._bits(gen, *part, np.uint32(seed))
     return self._in_batches(run, (images, y, numbers), batch)
 
+  # --- Of generators that go on with clips (parts.Predictor)
+
+  @functools.cached_property
+  def _predict(self):
+    def run(gen, frames, z, y, spec):
+      of = self.generator.predictor
+      return to_uint8(of.predict(gen, frames.astype(jnp.float32) / 127.5 - 1, z, y, spec))
+
+    examples, everywhere = parallel.batched(self.mesh), parallel.replicated(self.mesh)
+    given = (None, examples, examples, examples, None)
+    return jax.jit(run, in_shardings=given, out_shardings=everywhere)
+
+  def predicted(
+    self,
+    gen: Gen,
+    frames: np.ndarray,
+    z: np.ndarray,
+    y: np.ndarray,
+    spec: Spec,
+    batch: int = 64,
+  ) -> np.ndarray:
+    """The frames uint8 [n, T - num_given, ...] that follow uint8 [n, num_given, ...].
+
+    Args:
+      gen: the generator.
+      frames: first frames of clips.
+      z, y: latents, and labels int32 [n].
+      spec: sampling settings.
+      batch: clips at a time.
+    """
+    run = lambda *part: self._predict(gen, *part, spec)
+    return self._in_batches(run, (frames, z, y), batch)
+
   # --- Of generators with styles (parts.Styles)
 
   @functools.cached_property

@@ -196,6 +196,9 @@ OF_ENCODER = (*PROBES, 'reconstruction')
 # That look at the likelihood it gives real images: of_networks/likelihood_scores.py.
 OF_LIKELIHOOD = ('nll_bpd',)
 
+# That look at what it predicts of real clips: of_networks/prediction_scores.py.
+OF_PREDICTION = ('psnr', 'ssim')
+
 
 def need_network(metrics: Sequence[str]) -> bool:
   """Whether any of these is computed in the features of a network."""
