@@ -12,6 +12,7 @@ from bigjax.evaluation.metrics.registry import (
   OF_ENCODER,
   OF_GENERATOR,
   OF_LIKELIHOOD,
+  OF_PREDICTION,
 )
 from bigjax.models.pretrained.published import PUBLISHED
 from bigjax.sampling import options
@@ -21,7 +22,8 @@ LABELS = ranges.Range(0, 10**6)  # of a class; 0: all
 MOST_SEEDS = 1000
 KNOWN = (
   f'of {", ".join(METRICS)}; of a generator itself, {", ".join(OF_GENERATOR)}; of its encoder, '
-  f'{", ".join(OF_ENCODER)}; of the likelihood it gives images, {", ".join(OF_LIKELIHOOD)}'
+  f'{", ".join(OF_ENCODER)}; of the likelihood it gives images, {", ".join(OF_LIKELIHOOD)}; of the '
+  f'frames it predicts of clips, {", ".join(OF_PREDICTION)}'
 )
 
 
@@ -85,13 +87,14 @@ def parse(argv: list[str]) -> Any:
   errors.pick(args.features, {**PUBLISHED, 'classifier': None}, '--features')
   args.metrics = [word.strip() for word in args.metrics.split(',') if word.strip()]
   for name in args.metrics:
-    others = dict.fromkeys((*OF_ENCODER, *OF_LIKELIHOOD))
+    others = dict.fromkeys((*OF_ENCODER, *OF_LIKELIHOOD, *OF_PREDICTION))
     errors.pick(name, {**METRICS, **OF_GENERATOR, **others}, '--metrics')
   if not args.metrics:
     raise errors.UserError(f'--metrics is empty; give some {KNOWN}.')
   args.of_generator = [name for name in args.metrics if name in OF_GENERATOR]
   args.of_encoder = [name for name in args.metrics if name in OF_ENCODER]
   args.of_likelihood = [name for name in args.metrics if name in OF_LIKELIHOOD]
+  args.of_prediction = [name for name in args.metrics if name in OF_PREDICTION]
   args.metrics = [name for name in args.metrics if name in METRICS]
   options.check_distance(args)
   paths = [name for name in args.of_generator if not OF_GENERATOR[name].separates]
@@ -107,7 +110,7 @@ def parse(argv: list[str]) -> Any:
   if args.images and args.sweep:
     raise errors.UserError('--sweep asks for truncations of a generator; --images are as they are.')
   several = args.checkpoint == 'all' or ',' in (args.checkpoint or '')
-  if args.sweep or args.by_class or several:
+  if args.sweep or args.by_class or several or args.of_prediction:
     errors.need('a picture of scores', 'train', 'matplotlib')
   if args.out:
     files.ending('--out', args.out, (), folder=True)

@@ -111,7 +111,9 @@ SHARED: Keys = {
     1.0, "norm of a loss's gradient above which that is lowered", since=1, above=0, where=GRADINIT
   ),
   # Scores at each evaluation.
-  'eval.name': Key('none', 'what scores a run: pixels (small images), classifier, none'),
+  'eval.name': Key(
+    'none', 'what scores a run: pixels (small images), classifier, prediction (of clips), none'
+  ),
   'eval.num_samples': Key(512, 'samples of each evaluation', least=1, most=10**6),
   'eval.grid_columns': Key(10, 'columns of the grids of samples', least=1, most=1000),
   'eval.published': Key('', "published learning curve that is drawn beside; '': none"),

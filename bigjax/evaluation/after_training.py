@@ -18,11 +18,17 @@ from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
 from bigjax.evaluation import class_scores, image_sets, patch_scores, plots
 from bigjax.evaluation.class_scores import ByClass, Record
-from bigjax.evaluation.feature_pass import FeaturePass, over_frames
+from bigjax.evaluation.feature_pass import FeaturePass, fitted
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import frechet, registry
 from bigjax.evaluation.metrics.registry import METRICS, OF_GENERATOR
-from bigjax.evaluation.of_networks import encoder_scores, generator_scores, likelihood_scores
+from bigjax.evaluation.of_networks import (
+  encoder_scores,
+  generator_scores,
+  likelihood_scores,
+  prediction_scores,
+  refusals,
+)
 from bigjax.evaluation.of_networks.generator_scores import Measure
 from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, refuse, scored, warn
 from bigjax.evaluation.reference import (
@@ -76,7 +82,12 @@ def at(spec: Spec | None) -> float | None:
 
 def draw(args: Any, rows: Sequence[Generated], floor: Mapping[str, float], title: str) -> None:
   """Draw scores against steps where there are several, and what truncation trades for what."""
-  points = [{'step': row.step, 'at': at(row.spec), 'scores': row.scores} for row in rows]
+  frame = prediction_scores.is_of_one_frame  # drawn apart
+  scores = [{n: score for n, score in row.scores.items() if not frame(n)} for row in rows]
+  points = [
+    {'step': row.step, 'at': at(row.spec), 'scores': some}
+    for row, some in zip(rows, scores, strict=True)
+  ]
   if len({row.step for row in rows}) > 1:
     path = os.path.join(args.out, 'scores.png')
     plots.scores(path, points, floor, title)
@@ -106,7 +117,8 @@ def overview(rows: Sequence[Mapping[str, Any]], floor: Mapping[str, float], num:
   """
   names = list(dict.fromkeys(name for row in rows for name in row['scores']))
   apart = [name for name in names if patch_scores.is_one(name)]
-  names = [name for name in names if name not in apart]
+  predicted = [name for name in names if prediction_scores.is_one(name)]  # a table of their own
+  names = [name for name in names if name not in (*apart, *predicted)]
   tables = [by_score(names, rows, floor, num)] if names else []
   if apart:
     shown = [(row['what'], {n: cell(score) for n, score in row['scores'].items()}) for row in rows]
@@ -155,6 +167,7 @@ def of_generators(
   measure: Measure,
   of_encoder: encoder_scores.Measure,
   of_likelihood: likelihood_scores.Measure,
+  of_prediction: prediction_scores.Measure,
   side: int,
 ) -> list[Generated]:
   """Score every generator at every truncation asked for; one of them is in memory at a time.
@@ -164,6 +177,7 @@ def of_generators(
   found, many = [], len(readers) > 1
   samples_needed = bool(args.metrics or by_class or separates(args))
   prepared = samples_needed or args.of_generator or of_encoder.needs_generator
+  prepared = prepared or args.of_prediction
   while readers:
     loaded = None  # gone before the next one is read
     loaded = readers.pop(0)()
@@ -176,7 +190,8 @@ def of_generators(
       picture = encoder_scores.picture_of(step if many else None, spec if args.sweep else None)
       of_seeds = of_encoder.scored(loaded, spec, args.seeds, picture)
       likely = of_likelihood.scored(loaded, args.seeds)
-      for seed, *others in zip(args.seeds, of_seeds, likely, strict=True):
+      predicted = of_prediction.scored(loaded, spec, args.seeds)
+      for seed, *others in zip(args.seeds, of_seeds, likely, predicted, strict=True):
         samples, scores = None, {}
         if samples_needed:
           samples = look.samples(loaded.sampler, loaded.gen, spec, args.num, seed, side)
@@ -338,8 +353,21 @@ def with_likelihood(args: Any, loaded: Loaded | None) -> likelihood_scores.Measu
   if not args.of_likelihood:
     return likelihood_scores.of_none()
   _, splits, _ = find_real(args, loaded.shape, labelled=True)
-  likelihood_scores.refuse_images(args.of_likelihood, splits.get('test'), loaded.num_classes)
+  refusals.refuse_real(args.of_likelihood, splits.get('test'), loaded.num_classes)
   return likelihood_scores.Measure(args.of_likelihood, splits, args.num, args.batch)
+
+
+def with_prediction(args: Any, loaded: Loaded | None) -> prediction_scores.Measure:
+  """What scores of predictions are measured with: labelled clips of the generator's size.
+
+  Raises:
+    UserError: there are none that serve.
+  """
+  if not args.of_prediction:
+    return prediction_scores.of_none()
+  _, splits, _ = find_real(args, loaded.shape, labelled=True)
+  refusals.refuse_real(args.of_prediction, splits.get('test'), loaded.num_classes)
+  return prediction_scores.Measure(args.of_prediction, splits, args.num, args.batch)
 
 
 def say_warnings(images: ImageSet) -> None:
@@ -367,6 +395,7 @@ def _run(args: Any) -> None:
   generator_scores.refuse(args.of_generator, first)
   encoder_scores.refuse(args.of_encoder, first)
   likelihood_scores.refuse(args.of_likelihood, first)
+  prediction_scores.refuse(args.of_prediction, first)
   compares = bool(args.metrics or args.by_class)
   found = (None, {}, '')
   if compares or separates(args):
@@ -388,11 +417,10 @@ def _run(args: Any) -> None:
   generator_scores.refuse_network(args.of_generator, network)
   paths = any(not OF_GENERATOR[name].separates for name in args.of_generator)
   distance = taps.image_distance(args.distance, args.distance_weights) if paths else None
-  if len(size) == 4:
-    network = over_frames(network)
+  network = fitted(network, size)
   look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
   measure = Measure(distance, args.crop, network, args.batch)
-  encoders, likelihoods = with_encoder(args, first), with_likelihood(args, first)
+  others = with_encoder(args, first), with_likelihood(args, first), with_prediction(args, first)
   real_images = real_images if compares else None
   # Real images: the reference, and others of the same set, whose scores are the floor.
   spatial = network.spatial if 'spatial' in keeps else 0
@@ -419,8 +447,7 @@ def _run(args: Any) -> None:
     by_class = ByClass(reference, names, network, counts, per_class, floor_seen)
   if first:
     del first  # which its reader alone shall hold
-    measures = measure, encoders, likelihoods
-    rows = of_generators(args, readers, look, reference, by_class, *measures, size[-3])
+    rows = of_generators(args, readers, look, reference, by_class, measure, *others, size[-3])
   else:
     rows = of_images(args, images, look, reference, by_class)
   # The records, each with its protocol; pictures and tables.
@@ -431,7 +458,7 @@ def _run(args: Any) -> None:
       look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
     )
     about['generator_digest'] = row.digest
-    for one in (measure, encoders, likelihoods):
+    for one in (measure, *others):
       about |= one.about()
     written.append({**record, 'protocol': about})
   write(args.out, written)
@@ -439,7 +466,10 @@ def _run(args: Any) -> None:
     write(args.out, [record for row in rows for record in row.classes], 'by_class.jsonl')
   name = os.path.basename(os.path.normpath(args.workdir or args.params or args.images))
   draw(args, rows, floor, f'{data.printable(name)}, {args.num:,} samples')
-  print(overview(written, floor, floor_num))
+  if told := overview(written, floor, floor_num):
+    print(told)
+  predictions = [(row.what, row.scores) for row in rows]
+  prediction_scores.report(args.out, predictions, f'{data.printable(name)}, predictions')
   for row in rows if by_class else ():
     groups = by_class.groups(row.classes)
     print(f'\n{row.what}, by class\n\n{class_scores.table(row.classes, groups)}\n')

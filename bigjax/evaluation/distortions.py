@@ -1,19 +1,24 @@
-"""Distortions of real images, which a classifier for scores learns to tell from them.
+"""Distortions of real images and clips, which a classifier for scores learns to tell from them.
 
 Features that only know classes are blind to what an image is made of: in them, photos under noise
 lie among photos. So the classifier (quick/classifier.py) also learns which of KINDS was done to an
 image, and where a generator leaves the texture or the layout of real images, its features follow.
+Of clips there are CLIP_KINDS: all frames are distorted in one of these ways, or their order is.
 All are functions of uint8 arrays; strengths are drawn per image, in pixels, from a faint one on.
 """
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 KINDS = ('as it is', 'noise', 'blur', 'mosaic', 'blocks')
+CLIP_KINDS = (*KINDS, 'frozen', 'shuffled', 'reversed')
 NOISE = 16, 96  # standard deviation in grey levels
 ONLY_NOISE = 0.3  # share of the noisy images of which nothing is left but the mean colour
 BLUR = 1, 4  # standard deviation in pixels
 TILES = 2, 3, 4, 5, 8  # along a side
 BLOCKS = 4, 8  # pixels a side; the whole image, too
+Change = Callable[[np.ndarray, np.random.RandomState], np.ndarray]  # of floats [n, H, H, C]
 
 
 def distort(images: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
@@ -25,9 +30,34 @@ def distort(images: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray,
   Returns:
     (uint8 images [n, H, H, C], their kinds: indices into KINDS, never 0).
   """
-  kinds = rng.randint(1, len(KINDS), len(images))
+  return _distorted(images, (noise, blur, mosaic, blocks), rng)
+
+
+def distort_clips(
+  clips: np.ndarray, frames: int, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+  """`distort` of clips whose frames are channels: uint8 [n, H, H, T C]; kinds of CLIP_KINDS."""
+
+  def in_order_of(order: Callable[[np.random.RandomState], np.ndarray]) -> Change:
+    def change(clips, rng):
+      n, h, w, _ = clips.shape
+      split = clips.reshape(n, h, w, frames, -1)
+      return np.stack([clip[:, :, order(rng)] for clip in split]).reshape(clips.shape)
+
+    return change
+
+  frozen = in_order_of(lambda rng: np.full(frames, rng.randint(frames)))
+  shuffled = in_order_of(lambda rng: rng.permutation(frames))
+  backwards = in_order_of(lambda _: np.arange(frames)[::-1])
+  return _distorted(clips, (noise, blur, mosaic, blocks, frozen, shuffled, backwards), rng)
+
+
+def _distorted(
+  images: np.ndarray, changes: Sequence[Change], rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+  kinds = rng.randint(1, len(changes) + 1, len(images))
   changed = images.astype(np.float32)
-  for kind, change in enumerate((noise, blur, mosaic, blocks), 1):
+  for kind, change in enumerate(changes, 1):
     which = kinds == kind
     if which.any():
       changed[which] = change(changed[which], rng)

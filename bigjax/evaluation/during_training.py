@@ -15,7 +15,7 @@ import ml_collections
 from bigjax.core import errors, files, parallel, progress
 from bigjax.core.progress import say
 from bigjax.evaluation import image_sets, plots
-from bigjax.evaluation.feature_pass import FeaturePass, over_frames
+from bigjax.evaluation.feature_pass import FeaturePass, fitted
 from bigjax.evaluation.image_sets import ImageBatch
 from bigjax.evaluation.metrics import registry
 from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
@@ -80,8 +80,7 @@ class Scoring:
     if registry.need_network(self._metrics):
       network = open_network(config.scores.features, weights, splits['train'])
     keeps = frozenset(kept for name in self._metrics for kept in METRICS[name].keeps)
-    if len(sampler.generator.shape) == 4:
-      network = over_frames(network)
+    network = fitted(network, sampler.generator.shape)
     self._look = FeaturePass(network, keeps, sampler.mesh, BATCH)
     self.num = num = config.scores.num
     self._reference = cached_reference(self._look, splits[split], keeps, num)

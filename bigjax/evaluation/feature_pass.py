@@ -142,12 +142,32 @@ class FeaturePass:
     return self(batches, num, f'seed {seed}, {spec}')
 
 
+def fitted(network: networks.FeatureNetwork, size: tuple[int, ...]) -> networks.FeatureNetwork:
+  """The network for images or clips of this size: one of images sees a clip frame by frame.
+
+  Args:
+    network: of images or of clips.
+    size: (H, W, C) of an image, (T, H, W, C) of a clip.
+  Raises:
+    UserError: they are images, and the network takes clips.
+  """
+  if network.clips and len(size) == 3:
+    raise errors.UserError(
+      f'the network {network.name!r} takes clips, and these are images; choose another network.'
+    )
+  return over_frames(network) if len(size) == 4 and not network.clips else network
+
+
 def over_frames(network: networks.FeatureNetwork) -> networks.FeatureNetwork:
-  """The network of clips [b, T, H, W, C] whose features and logits are the means over frames."""
+  """The network of clips [b, T, H, W, C] whose features and logits are the means over frames.
+
+  It does not notice in which order the frames are.
+  """
 
   def apply(variables, clips):
     b, t = clips.shape[:2]
     found = network.apply(variables, clips.reshape(b * t, *clips.shape[2:]))
     return {name: x.reshape(b, t, *x.shape[1:]).mean(1) for name, x in found.items()}
 
-  return dataclasses.replace(network, name=f'{network.name}_frame_mean', apply=apply)
+  name = f'{network.name}_frame_mean'
+  return dataclasses.replace(network, name=name, apply=apply, clips=True)

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 
@@ -184,13 +183,12 @@ def open_source(
     for split, (num, batches) in found.items()
   }
 
-  def some(most: int) -> ImageBatch:  # of clips, their frames
+  def some(most: int) -> ImageBatch:
     if whole == side:
-      images, labels = data.labelled(source.train, most)
-    else:
-      parts = read(source.lookup, data.subset(source.num_train, most), AT_ONCE)
-      images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return images.reshape(-1, *size[-3:]), np.repeat(labels, images[0].size // math.prod(size[-3:]))
+      return data.labelled(source.train, most)
+    parts = read(source.lookup, data.subset(source.num_train, most), AT_ONCE)
+    images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return images, labels
 
   return {**splits, 'train': dataclasses.replace(splits['train'], some=some)}
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
   from matplotlib.axes import Axes  # slow to import
 
 # Those of which more is better.
-HIGHER = ('is', 'precision', 'recall', 'density', 'coverage', 'cas', 'agreement')
+HIGHER = ('is', 'precision', 'recall', 'density', 'coverage', 'cas', 'agreement', 'psnr', 'ssim')
 NAMED = 40  # classes, at most, whose names there is room for
 TRADES = (('fd', 'is'), ('fid', 'is'), ('precision', 'recall'), ('density', 'coverage'))
 

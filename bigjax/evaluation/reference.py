@@ -36,7 +36,7 @@ def open_network(name: str, weights: str | None, train: ImageSet | None) -> netw
 
   Args:
     name: of registry.NETWORKS, or 'classifier': the small one that is trained on the reference's
-      images, for sets that have none.
+      images or clips, for sets that have none.
     weights: a file, or None for where they are usually kept.
     train: the training images of the reference, for 'classifier'.
   Raises:
@@ -55,11 +55,12 @@ def open_network(name: str, weights: str | None, train: ImageSet | None) -> netw
     name=name,
     digest=trained.digest,
     resizer='none',
-    dim=classifier.RECIPE.widths[-1],
+    dim=trained.net.widths[-1],
     num_logits=trained.net.num_classes,
     variables=trained.variables,
     apply=trained.apply,
     class_names=tuple(train.class_names[label] for label in trained.known),
+    clips=len(train.size) == 4,
   )
 
 

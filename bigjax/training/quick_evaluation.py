@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from bigjax import data
 from bigjax.algorithms.base.contract import Stage, Stages
+from bigjax.algorithms.base.generators.parts import predictor_of
 from bigjax.core import errors, files
 from bigjax.evaluation import quick, samples
 from bigjax.evaluation.during_training import Off, Scoring
@@ -54,7 +55,15 @@ class Evaluation:
     read = unlabelled if of_one else data.labelled
     real = [functools.partial(read, images) for images in (source.reference, source.held_out)]
     groups = by_class.thirds(source.class_counts()) if source.even and not of_one else ()
-    self._score, self.floor = quick.load(config.eval.name, *real, groups)
+    self._clips: data.Labelled | None = None
+    more = {}
+    if quick.predicts(config.eval.name):
+      part = predictor_of(program.sampler(last).generator, f'eval.name={config.eval.name}')
+      num = config.eval.num_samples
+      more = {'num_given': part.num_given, 'num': num}
+      clips, labels = real[1](num)
+      self._clips = clips[:, : part.num_given], labels
+    self._score, self.floor = quick.load(config.eval.name, *real, groups, **more)
 
   def _prepared(self, state: Any, stage: Stage) -> tuple[Any, Any, Any]:
     """(Sampler, the generator as it is now, prepared for the settings of samples, these)."""
@@ -90,8 +99,16 @@ class Evaluation:
     images, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     self._draw(sampler, gen, spec, workdir, step)
     whole = images.shape[-3] == (self._source.size or images.shape[-3])
+    if whole and self._clips:
+      images, labels = self._predicted(sampler, gen, spec)
     scores = self._score((images, labels)) if whole else {}
     return gen, {name: round(value, 6) for name, value in scores.items()}
+
+  def _predicted(self, sampler: Any, gen: Any, spec: Any) -> data.Labelled:
+    """How the generator goes on with held-out clips, and their labels."""
+    frames, labels = self._clips
+    z = sampler.latents(SEED, len(frames), spec)
+    return sampler.predicted(gen, frames, z, labels.astype(np.int32), spec), labels
 
   def catch_up(self, state: Any, stage: Stage, step: int, scorer: Scoring) -> None:
     """Let the scorer look at samples of a step whose scores a run did not live to see."""

@@ -54,6 +54,36 @@ def test_the_best_of_rare_classes_can_be_kept_where_there_are_any():
   quick_evaluation.check(config)
 
 
+def test_what_predicts_is_given_held_out_clips(monkeypatch):
+  """Its predictions are scored in the place of samples; who does not predict is refused."""
+  config = configs.read('digits:tiny,digits')
+  config.eval.update({'name': 'prediction', 'num_samples': 6})
+  real = np.arange(8 * 4 * 2 * 2, dtype=np.uint8).reshape(8, 4, 2, 2, 1), np.arange(8)
+  some = lambda most: tuple(part[:most] for part in real)
+  source = types.SimpleNamespace(reference=some, held_out=some, even=None, size=2)
+  spec = types.SimpleNamespace(num_classes=10, predictor=types.SimpleNamespace(num_given=2))
+  seen = {}
+
+  def predicted(gen, frames, z, y, spec):
+    seen.update(frames=frames, y=y, z=z)
+    return np.repeat(frames[:, -1:], 2, axis=1)
+
+  sampler = types.SimpleNamespace(
+    generator=spec, predicted=predicted, latents=lambda seed, num, spec: (seed, num)
+  )
+  program = types.SimpleNamespace(stages=[(0, None)], sampler=lambda stage: sampler)
+  evaluation = quick_evaluation.Evaluation(program, source, config)
+  frames, labels = evaluation._predicted(sampler, None, None)
+  np.testing.assert_array_equal(seen['frames'], real[0][:6, :2])
+  assert seen['y'].tolist() == labels.tolist() == [0, 1, 2, 3, 4, 5] and seen['z'] == (0, 6)
+  assert evaluation._score((frames, labels)) == pytest.approx(evaluation.floor)
+  del spec.predictor
+  with pytest.raises(
+    errors.UserError, match=r'eval\.name=prediction needs a generator that goes on'
+  ):
+    quick_evaluation.Evaluation(program, source, config)
+
+
 def draw(workdir, step, level, side=4):
   """A class grid of two rows, below it a caption that changes, left of it a margin."""
   sheet = np.full((side + 3, side + 2, 3), step, np.uint8)

@@ -18,8 +18,8 @@ def accuracy(samples: Labelled, real: Labelled) -> float:
   """Return the share of real images whose class is found by a classifier trained on samples.
 
   Args:
-    samples, real: (uint8 [n, H, H, C], int labels [n]). Images of more than 64 px a side are
-      averaged down.
+    samples, real: (uint8 [n, H, H, C], int labels [n]), or clips [n, T, H, H, C]. Images of more
+      than 64 px a side are averaged down.
 
   Raises:
     UserError: images of other shapes, fewer than 2 classes, or a real class without samples.
@@ -38,14 +38,16 @@ def accuracy(samples: Labelled, real: Labelled) -> float:
       f'real images of {len(np.unique(unseen_labels))}, {len(missing)} of them without samples; '
       'give 2 classes or more, and samples of every real one.'
     )
+  frames = classifier.frames_of(images.shape[1:])
   variables = classifier.fit(
     classifier.reduce(images),
     np.searchsorted(known, labels),
     len(known),
     what='samples',
-    recipe=dataclasses.replace(classifier.RECIPE, distorted=0.0),
+    recipe=dataclasses.replace(classifier.recipe_of(frames), distorted=0.0),
+    frames=frames,
   )
-  predict = jax.jit(classifier.network(len(known)).apply, static_argnums=2)
+  predict = jax.jit(classifier.network(len(known), frames).apply, static_argnums=2)
   hits = 0
   for i in range(0, len(unseen), classifier.CHUNK):
     part = classifier.reduce(unseen[i : i + classifier.CHUNK])

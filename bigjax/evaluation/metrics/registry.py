@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SWD_IMAGES = 16_384  # as in the PGGAN paper
 FEW = 100  # images on either side, of which no score says much
 FID_NETWORKS = ('inception', 'inception_pytorch_fid')  # one network, two ways to resize
+FVD_NETWORK = 'i3d'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +197,9 @@ OF_ENCODER = (*PROBES, 'reconstruction')
 # That look at the likelihood it gives real images: of_networks/likelihood_scores.py.
 OF_LIKELIHOOD = ('nll_bpd',)
 
+# That look at what it predicts of real clips: of_networks/prediction_scores.py.
+OF_PREDICTION = ('psnr', 'ssim')
+
 
 def need_network(metrics: Sequence[str]) -> bool:
   """Whether any of these is computed in the features of a network."""
@@ -210,11 +214,12 @@ def thousands(num: int) -> str:
 def full_name(short: str, metric: Metric, num: int, split: str, network: str) -> str:
   """Return a score's name with its protocol: 'fid' -> 'fid50k_train_inception'.
 
-  Only what is computed in the FID Inception's features is called FID; in others it is `fd`.
+  Only what is computed in the FID Inception's features is called FID, and FVD (Unterthiner et al.
+  2018) what is in the logits of I3D; in others it is `fd`.
   """
   kind, _, rest = short.partition('@')  # '@' parts a score from its level: swd@16
   if metric.sees and network not in FID_NETWORKS:
-    kind = kind.replace('fid', 'fd')
+    kind = kind.replace('fid', 'fvd' if network == FVD_NETWORK else 'fd')
   words = [kind + thousands(num)]
   words += [split] if metric.compares else []
   words += [network] if metric.sees else []

@@ -15,7 +15,6 @@ import numpy as np
 
 from bigjax import data
 from bigjax.algorithms.base.generators.parts import likelihood_of
-from bigjax.core import errors
 from bigjax.core.progress import Progress, out
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import registry
@@ -38,29 +37,6 @@ def refuse(metrics: Sequence[str], loaded: Loaded | None) -> None:
   """
   need = lambda generator, name: likelihood_of(generator, f'--metrics={name}')
   refusals.refuse(metrics, loaded, 'of the likelihood that a generator gives images', need)
-
-
-def refuse_images(metrics: Sequence[str], test: ImageSet | None, num_classes: int) -> None:
-  """Refuse real images that a generator says nothing of.
-
-  Args:
-    metrics: of registry.OF_LIKELIHOOD.
-    test: what is scored; None where no real images are named.
-    num_classes: of the generator.
-  Raises:
-    UserError: says why.
-  """
-  for name in metrics:
-    if test is None:
-      raise errors.UserError(
-        f'--metrics={name} needs real images with a test split; give --reference, such as '
-        'tfds:cifar10/train.'
-      )
-    if num_classes > 1 and test.num_classes != num_classes:
-      raise errors.UserError(
-        f'--metrics={name} needs the labels that the generator knows: it has {num_classes} '
-        f'classes, and {test.name!r} has {test.num_classes}.'
-      )
 
 
 @dataclasses.dataclass(frozen=True)

