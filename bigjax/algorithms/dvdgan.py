@@ -371,7 +371,8 @@ KEYS: Keys = {
 }
 TINY = {
   **{name: value for name, value in residual_config.TINY.items() if name not in ABSENT},
-  'data.frames': 7, 'data.resolution': 8, 'model.ch': 2, 'model.shared_dim': 4,
+  'data.frames': 3, 'data.resolution': 8,
+  'model.num_given': 1, 'model.ch': 2, 'model.shared_dim': 4,
   'model.critics': ('frames:2', 'clip'), 'optim.ema_start': 0,
 }
 DIGITS = {

@@ -20,16 +20,17 @@ def latents(num=3):
   return jax.random.normal(jax.random.key(5), (num, 4)), jnp.arange(num) % 2
 
 
-def weights(net, **given):
-  z, y = latents()
-  found = net.init(jax.random.key(0), z, y, True, **given)['params']
-  noise = lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape)
-  return jax.tree.map(noise, found)  # so that no bias is 0
+def weights(net, *args, **given):
+  """Weights that no initialiser is compiled for, and no bias is 0."""
+  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), *args, **given)['params'])
+  draw = np.random.RandomState(0).normal
+  fan_in = lambda s: max(np.prod(s.shape[:-1]), 1) if s.ndim > 1 else 10
+  return jax.tree.map(lambda s: jnp.asarray(draw(size=s.shape) / fan_in(s) ** 0.5, s.dtype), shapes)
 
 
 @pytest.fixture(scope='module')
 def params():
-  return weights(generator(1))
+  return weights(generator(1), *latents(), True)
 
 
 def test_weights_are_the_same_for_any_number_of_frames(params):
@@ -69,7 +70,7 @@ def test_given_frames_begin_the_units():
   z, y = latents()
   net = generator(1, num_given=2)
   given = jax.random.normal(jax.random.key(1), (3, 2, 8, 8, 1))
-  params = weights(net, given=given)
+  params = weights(net, z, y, True, given)
   run = lambda given: net.apply({'params': params}, z, y, True, given, mutable=['moments'])[0]
   made = run(given)
   assert made.shape == (3, 1, 8, 8, 1)
@@ -88,7 +89,7 @@ def test_given_frames_begin_the_units():
 
 def test_microbatches_and_recomputing_change_nothing():
   z, y = latents(4)
-  params = weights(generator(1))
+  params = weights(generator(1), z, y, True)
 
   def grad(**changes):
     net = generator(2, **changes)
@@ -111,7 +112,7 @@ def test_frames_are_scored_one_by_one_and_summed():
   clips = jax.random.normal(jax.random.key(0), (2, 3, 8, 8, 1))
   y, keys = jnp.array([0, 1]), jax.random.split(jax.random.key(1), 2)
   net = critics('frames:3')
-  params = net.init(jax.random.key(2), clips, y, keys)['params']
+  params = weights(net, clips, y, keys)
   (found,) = net.apply({'params': params}, clips, y, keys)
   of_frame = critics('frames:1')
   alone = [of_frame.apply({'params': params}, clips[:, t : t + 1], y, keys)[0] for t in range(3)]
@@ -124,7 +125,7 @@ def test_a_critic_of_clips_sees_time_and_the_class():
   clips = jax.random.normal(jax.random.key(0), (2, 3, 8, 8, 1))
   y, keys = jnp.array([0, 1]), jax.random.split(jax.random.key(1), 2)
   net = critics('clip', 'frames:2')
-  params = net.init(jax.random.key(2), clips, y, keys)['params']
+  params = weights(net, clips, y, keys)
   assert sorted(params) == ['critics_0', 'critics_1']
   run = jax.jit(lambda clips, y: net.apply({'params': params}, clips, y, keys))
   found, _ = run(clips, y)
