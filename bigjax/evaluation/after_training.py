@@ -30,7 +30,16 @@ from bigjax.evaluation.of_networks import (
   refusals,
 )
 from bigjax.evaluation.of_networks.generator_scores import Measure
-from bigjax.evaluation.protocol import cell, floor_of, over_seeds, protocol, refuse, scored, warn
+from bigjax.evaluation.protocol import (
+  cell,
+  floor_of,
+  over_seeds,
+  protocol,
+  refuse,
+  refuse_clips,
+  scored,
+  warn,
+)
 from bigjax.evaluation.reference import (
   cached_reference,
   chosen,
@@ -404,6 +413,8 @@ def _run(args: Any) -> None:
   split = real_images.split if real_images else 'stats' if statistics else ''
   num_classes = first.num_classes if first else images.num_classes
   refuse(args.metrics, split, num_classes)
+  if len(size) == 4:
+    refuse_clips(args.metrics)
   if args.by_class:
     class_scores.refuse(num_classes, real_images)
   # The feature network, and what is kept of its answers.

@@ -19,7 +19,7 @@ from bigjax.evaluation.feature_pass import FeaturePass, fitted
 from bigjax.evaluation.image_sets import ImageBatch
 from bigjax.evaluation.metrics import registry
 from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
-from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, scored, warn
+from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, refuse_clips, scored, warn
 from bigjax.evaluation.reference import cached_reference, no_network, open_network
 from bigjax.evaluation.samples import BATCH, SEED
 from bigjax.models.pretrained import registry as networks
@@ -181,6 +181,8 @@ def check(config: ml_collections.ConfigDict) -> list[str]:
   names = metrics_of(config)
   for name in names:
     errors.pick(name, METRICS, 'scores.metrics')
+  if config.data.frames:
+    refuse_clips(names, 'scores.metrics=')
   errors.pick(asked.features, {**networks.NETWORKS, 'classifier': None}, 'scores.features')
   errors.pick(asked.reference, {'train': None, 'test': None}, 'scores.reference')
   if not config.run.eval_every or asked.every % config.run.eval_every:

@@ -17,6 +17,19 @@ from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
 from bigjax.evaluation.reference import Reference, chosen
 
 
+def refuse_clips(metrics: Sequence[str], what: str = '--metrics=') -> None:
+  """Refuse scores that clips have not; `what` is how they were asked for.
+
+  Raises:
+    UserError: names the first.
+  """
+  for name in metrics:
+    if METRICS[name].stills:
+      raise errors.UserError(
+        f'{what}{name} is for still images, and these are clips; leave it out.'
+      )
+
+
 def refuse(metrics: Sequence[str], split: str, num_classes: int) -> None:
   """Refuse scores that cannot be had, before anything is computed.
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 EVENTS = 12  # that are told in words, the first and the last of them
 FIRST_FEW = 3  # published points that are shown however short the run is
+PREDICTED = {'psnr': 'PSNR of predictions, dB', 'ssim': 'SSIM of predictions'}
+BEST = 'the best without a network'
 # Those of the discriminator and of real images are blue, of the generator and its images orange.
 STYLES = {
   'd_accuracy_real': {'color': 'C0'},
@@ -73,7 +75,9 @@ def curves_figure(
     if any(tables.kind(name) == kind for name in scores) or (curve and kind in curve.metrics)
   }
   distances = [name for name in scores if name.startswith('fd_')]
-  others = [name for name in scores if tables.kind(name) not in kinds and name not in distances]
+  predicted = {name: [name] for name in scores if name in PREDICTED}
+  apart = (*distances, *predicted)
+  others = [name for name in scores if tables.kind(name) not in kinds and name not in apart]
   shares = metrics.ACCURACY.among(names(rows))
   panels = {
     'losses': metrics.LOSS.among(names(rows)),
@@ -81,11 +85,13 @@ def curves_figure(
     **({'scores (dashed: real images)': others} if others else {}),
     **({'fd': distances} if distances else {}),
     **kinds,
+    **predicted,
   }
   headings = {
     'fd': 'Frechet distances: lower is better (dashed: real images)',
     'fid': 'FID: lower is better (dashed: real images)',
     'is': 'Inception score: higher is better (dashed: real images)',
+    **{kind: f'{words}: higher is better (dashed: {BEST})' for kind, words in PREDICTED.items()},
   }
   figure, axes = plotting.figure(len(panels), title)
   for axis, (heading, shown) in zip(axes, panels.items(), strict=True):
@@ -94,7 +100,7 @@ def curves_figure(
     real_lines(axis, [(floor[name], f'C{i}') for i, name in enumerate(shown) if name in floor])
     if curve and heading in curve.metrics:
       _published(axis, curve, heading, max((row['step'] for row in rows), default=0))
-    if heading in (*kinds, 'fd'):
+    if heading in ('fid', 'is', 'fd'):
       log_scale(axis)
     finish(axis, headings.get(heading, heading))
   if curve:

@@ -162,3 +162,11 @@ def test_off_asks_for_nothing():
   assert during_training.check(config) == []
   off = during_training.make_scorer(None, config, 'nowhere', {}, 0)
   assert not off.due(2) and not off.missing(2) and off.finished(wait_for=9) == []
+
+
+def test_scores_of_still_images_are_refused_of_clips():
+  config = tiny(metrics='fid,swd')
+  during_training.check(config)
+  config.data.frames = 3
+  with pytest.raises(errors.UserError, match=r'scores.metrics=swd is for still images'):
+    during_training.check(config)

@@ -49,6 +49,7 @@ class Metric:
     sees: whether it is computed in the features of a network.
     words: what its name ends with.
     spread: where it scatters among few images: its name in words.
+    stills: whether it is of still images alone, and clips have none.
     used: (samples, reference or None) -> of how many samples it is computed, which its name says;
       None for all.
   """
@@ -59,6 +60,7 @@ class Metric:
   sees: bool = True
   words: str = ''
   spread: str = ''
+  stills: bool = False
   used: Callable[[FeatureStats, FeatureStats | None], int] | None = None
 
   def num_used(self, samples: FeatureStats, real: FeatureStats | None) -> int:
@@ -159,8 +161,10 @@ METRICS = {
   'pr': Metric(_pr, keeps=('features',), words='k3', spread='precision and recall'),
   'dc': Metric(_dc, keeps=('features',), words='k5', spread='density and coverage'),
   'intra_fid': Metric(_intra, keeps=('features', 'labels')),
-  'swd': Metric(_swd, keeps=('images',), sees=False, used=_swd_used),
-  'ms_ssim': Metric(_ms_ssim, keeps=('images',), compares=False, sees=False, used=_ms_ssim_used),
+  'swd': Metric(_swd, keeps=('images',), sees=False, stills=True, used=_swd_used),
+  'ms_ssim': Metric(
+    _ms_ssim, keeps=('images',), compares=False, sees=False, stills=True, used=_ms_ssim_used
+  ),
   'cas': Metric(_cas, keeps=('images', 'labels'), sees=False),
 }
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bigjax.core import errors
-from bigjax.evaluation import distortions, feature_pass, quick
+from bigjax.evaluation import distortions, feature_pass, image_sets, quick, reference
 from bigjax.evaluation.metrics import frechet
 from bigjax.evaluation.quick import classifier
 from bigjax.models.pretrained import registry
@@ -186,3 +186,18 @@ def test_digests_of_clips_are_their_own():
   (logits, kinds, features), variables = shapes
   assert logits.shape == (2, 3) and kinds.shape == (2, 8) and features.shape == (2, 32)
   assert variables['params']['conv_0']['kernel'].shape == (3, 3, 3 * 3 * 16, 16)
+
+
+def test_a_network_for_scores_is_of_clips():
+  """--features=classifier of a reference of clips, which is given them whole."""
+  some, labels = clips(1, 40)
+  shape = (FRAMES, SIDE, SIDE, 1)
+  names = ('a', 'b', 'c', 'd')
+  train = image_sets.ImageSet(
+    'toy', 'train', 40, shape, 4, '', None, evenly((some, labels)), class_names=names
+  )
+  network = reference.open_network('classifier', None, train)
+  assert network.clips and network.class_names == names and network.dim == 32
+  assert feature_pass.fitted(network, shape) is network
+  found = network.apply(network.variables, some[:7])
+  assert found['features'].shape == (7, 32) and found['logits'].shape == (7, 4)
