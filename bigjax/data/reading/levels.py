@@ -161,9 +161,9 @@ def classes(listing: Listing) -> list[str]:
   loose = [path for path in listing.images if '/' not in path]
   if holding and loose:
     raise errors.UserError(
-      f'{listing.root!r} has {len(loose)} {listing.what} (such as {loose[0]!r}) beside the class '
-      f'folders {some(holding)}; move them into a class folder, or all {listing.what} into one '
-      'folder.'
+      f'{listing.root!r} has {len(loose)} {listing.what} (such as {loose[0]!r}) beside the '
+      f'class folders {some(holding)}; move them into a class folder, or all {listing.what} into '
+      'one folder.'
     )
   refuse_inner_splits(listing)
   suspects = [name for name in holding if split_word(name)]
