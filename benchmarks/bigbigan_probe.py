@@ -32,7 +32,7 @@ from bigjax.evaluation import image_sets
 from bigjax.evaluation.metrics import probes
 from bigjax.evaluation.quick import classifier
 from bigjax.preflight import step_cost
-from bigjax.sampling import image_files
+from bigjax.sampling import grids
 from bigjax.sampling import loaded as loading
 from bigjax.training import batches
 from bigjax.training.program import make_program
@@ -168,7 +168,7 @@ def draw(runs: list[dict[str, Any]], path: str) -> None:
   shown, made = data.shrunk(images, trained.shape[-3]), trained.reconstruct(images)
   half = SHOWN // 2
   sheet = np.concatenate([shown[:half], made[:half], shown[half:], made[half:]])
-  axes[-1].imshow(image_files.grid(sheet, half), cmap='gray')
+  axes[-1].imshow(grids.grid(sheet, half), cmap='gray')
   axes[-1].set(title='test images, each above G(E(x))', xticks=[], yticks=[])
   plotting.save(figure, path)
 

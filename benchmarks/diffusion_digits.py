@@ -24,7 +24,7 @@ from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
 from bigjax.core import device, files, plotting, progress
 from bigjax.nn.resizing import resize
-from bigjax.sampling import image_files, loaded
+from bigjax.sampling import grids, loaded
 from bigjax.training import loop
 
 import papers
@@ -141,7 +141,7 @@ def main() -> None:
   figure, axes = plotting.figure(len(ways), 'Diffusion on the digits, a row each')
   for axis, (name, rows) in zip(axes, ways.items(), strict=True):
     sheet = np.concatenate([draw(np.arange(SHOWN), 0) for draw in rows.values()])
-    grid = image_files.grid(sheet, SHOWN)
+    grid = grids.grid(sheet, SHOWN)
     axis.imshow(grid, cmap='gray')
     height = grid.height / len(rows)
     axis.set_yticks([height * (i + 0.5) for i in range(len(rows))], list(rows), fontsize=6)

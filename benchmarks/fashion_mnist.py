@@ -18,7 +18,7 @@ from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
 from bigjax.core import files, plotting
 from bigjax.preflight import step_cost
-from bigjax.sampling import image_files, loaded
+from bigjax.sampling import grids, loaded
 from bigjax.training.batches import load_data
 
 YARDSTICK = 'biggan'
@@ -78,7 +78,7 @@ def draw(runs: list[dict], path: str) -> None:
       sheets[run['recipe']] = gen(labels, seed=0)
   figure, axes = plotting.figure(len(sheets), 'Fashion-MNIST at 32 px, equal FLOPs')
   for axis, (name, sheet) in zip(axes, sheets.items(), strict=True):
-    axis.imshow(image_files.grid(sheet, 10), cmap='gray')
+    axis.imshow(grids.grid(sheet, 10), cmap='gray')
     axis.set(title=name, xticks=[], yticks=[])
   plotting.save(figure, path)
 

@@ -19,7 +19,7 @@ import recipes
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
 from bigjax.core import files, plotting
-from bigjax.sampling import image_files, loaded
+from bigjax.sampling import grids, loaded
 
 SHARED = {
   'run.log_every': 20, 'run.keep': 1, 'run.best': '', 'data.resolution': 64, 'data.channels': 3,
@@ -75,7 +75,7 @@ def draw(runs: list[dict], path: str) -> None:
     minutes = [second / 60 for second in seconds]
     axes[0].plot(minutes, distances, marker='.', label=run['recipe'])
     gen = loaded.load(os.path.join(run['workdir'], 'export', 'generator.safetensors'))
-    axis.imshow(image_files.grid(gen(np.repeat(np.arange(5), SHOWN), seed=0), SHOWN))
+    axis.imshow(grids.grid(gen(np.repeat(np.arange(5), SHOWN), seed=0), SHOWN))
     axis.set(title=run['recipe'], xticks=[], yticks=[])
   axes[0].axhline(runs[0]['real'][DISTANCE], color='k', linestyle=':', label='real images')
   axes[0].set(xlabel='minutes of a core', ylabel="Frechet distance, the classifier's features")

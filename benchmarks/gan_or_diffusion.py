@@ -31,7 +31,7 @@ from bigjax.core import config as core_config
 from bigjax.core import files, plotting
 from bigjax.evaluation import quick
 from bigjax.preflight import flops, step_cost
-from bigjax.sampling import image_files, loaded
+from bigjax.sampling import grids, loaded
 
 DISTANCE = 'fd_held_out_classifier'
 SCORES = ('agreement', 'precision', 'coverage', DISTANCE)
@@ -155,7 +155,7 @@ def draw(runs: list[dict[str, Any]], of: str, path: str) -> None:
     options = list(WAYS[run['recipe']].values())[:: max(len(WAYS[run['recipe']]) // 4, 1)]
     labels = np.arange(SHOWN) % gen.num_classes
     rows = np.concatenate([gen(labels, seed=0, **one) for one in options])
-    panel.imshow(image_files.grid(rows, SHOWN), cmap='gray')
+    panel.imshow(grids.grid(rows, SHOWN), cmap='gray')
     panel.set(title=f'{run["recipe"]}: ' + ', '.join(map(named, options)), xticks=[], yticks=[])
     panel.title.set_fontsize(7)
   for axis, what in zip(axes, ('TFLOP of training', 'ms an image'), strict=False):
