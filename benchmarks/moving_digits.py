@@ -36,13 +36,17 @@ SCORES = ('agreement', 'precision', 'coverage', 'fd_held_out_classifier', 'std_r
 SHARED = {'run.keep': 1, 'run.keep_every': 0, 'run.best': ''}
 SMALL = {
   'data.source': 'moving_digits', 'data.num_classes': 1, 'data.frames': 8, 'model.num_given': 4,
-  'model.ch': 4, 'optim.batch_size': 16,
+  'model.ch': 4, 'model.critics': ('frames:2', 'clip'), 'optim.batch_size': 16,
 }  # fmt: skip
 PARTS = {  # {recipe: (config, keys)}, steps, seeds
   'classes': ({'dvdgan': ('dvdgan:moving_digits', {})}, 2400, 1),
   'prediction': ({'trivdgan': ('trivdgan:moving_digits_fp', {})}, 2400, 1),
   'units': (
-    {unit: ('dvdgan:moving_digits', {**SMALL, 'model.unit': unit}) for unit in UNITS}, 1200, 3,
+    {
+      'gru': ('dvdgan:moving_digits', SMALL),
+      **{unit: ('trivdgan:moving_digits', {**SMALL, 'model.unit': unit}) for unit in UNITS[1:]},
+    },
+    1200, 3,
   ),
 }  # fmt: skip
 
