@@ -30,22 +30,12 @@ Step = Callable[[Array, Sequence[Array]], Array]  # (h, what gates make of x) ->
 
 
 @dataclasses.dataclass(frozen=True)
-class Halves:
-  """A convolution of [h; x] in two parts: `of_x` has the bias, and `of_h` is added to it."""
+class Convolution:
+  """The weights of a convolution of [h; x], whose first `hidden` inputs are h's."""
 
   kernel: Array
   bias: Array
   hidden: int
-  convolve: Callable[[Array, Array], Array]
-
-  def of_x(self, x: Array) -> Array:
-    """Of all frames [B, T, H, W, inputs]."""
-    convolved = each(lambda images: self.convolve(images, self.kernel[:, :, self.hidden :]), x)
-    return convolved + self.bias.astype(x.dtype)[None, None, None, None]
-
-  def of_h(self, h: Array) -> Array:
-    """Of one frame [B, H, W, hidden]."""
-    return self.convolve(h, self.kernel[:, :, : self.hidden])
 
 
 class Gate(nn.Module):
@@ -54,16 +44,29 @@ class Gate(nn.Module):
   hidden: int
   inputs: int
   features: int
-  kernels: Kernels = FAST
   size: int = 3
   initializer: Initializer = orthogonal
 
   @nn.compact
-  def __call__(self) -> Halves:
+  def __call__(self) -> Convolution:
     shape = (self.size, self.size, self.hidden + self.inputs, self.features)
     kernel = self.param('kernel', self.initializer, shape, jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-    return Halves(kernel, bias, self.hidden, self.kernels.conv)
+    return Convolution(kernel, bias, self.hidden)
+
+
+def of_x(kernels: Kernels, x: Array, gates: Sequence[Convolution]) -> list[Array]:
+  """What gates make of x [B, T, H, W, D], all frames at once, biases and all: T maps of each."""
+  kernel = jnp.concatenate([gate.kernel[:, :, gate.hidden :] for gate in gates], -1)
+  bias = jnp.concatenate([gate.bias for gate in gates]).astype(x.dtype)
+  every = each(lambda images: kernels.conv(images, kernel), x) + bias[None, None, None, None]
+  return jnp.split(every, len(gates), -1)
+
+
+def of_h(kernels: Kernels, h: Array, *gates: Convolution) -> list[Array]:
+  """What gates make of h [B, H, W, C], one frame: a map of each, to be added to that of x."""
+  kernel = jnp.concatenate([gate.kernel[:, :, : gate.hidden] for gate in gates], -1)
+  return jnp.split(kernels.conv(h, kernel), len(gates), -1)
 
 
 def unroll(step: Step, h: Array, parts: Sequence[Array], frames: int, recompute: bool) -> Array:
@@ -109,18 +112,18 @@ class ConvGRU(nn.Module):
   @nn.compact
   def __call__(self, h: Array, x: Array) -> Array:
     h, x = h.astype(self.dtype), x.astype(self.dtype)
-    of_gate = h.shape[-1], x.shape[-1], self.features, self.kernels, self.size
-    gate = functools.partial(Gate, *of_gate)
+    gate = functools.partial(Gate, h.shape[-1], x.shape[-1], self.features, self.size)
     reset, update, candidate = (gate(name=name)() for name in ('reset', 'update', 'candidate'))
+    of = functools.partial(of_h, self.kernels)
 
     def step(h, parts):
-      of_reset, of_update, of_candidate = parts
-      r = nn.sigmoid(of_reset + reset.of_h(h))
-      u = nn.sigmoid(of_update + update.of_h(h))
-      c = self.activation(of_candidate + candidate.of_h(r * h))
-      return u * h + (1 - u) * c
+      x_reset, x_update, x_candidate = parts
+      h_reset, h_update = of(h, reset, update)
+      r, u = nn.sigmoid(x_reset + h_reset), nn.sigmoid(x_update + h_update)
+      (h_candidate,) = of(r * h, candidate)
+      return u * h + (1 - u) * self.activation(x_candidate + h_candidate)
 
-    parts = [gate.of_x(x) for gate in (reset, update, candidate)]
+    parts = of_x(self.kernels, x, (reset, update, candidate))
     return unroll(step, h, parts, self.frames, self.recompute)
 
 
@@ -170,29 +173,47 @@ class TSRU(nn.Module):
   def __call__(self, h: Array, x: Array) -> Array:
     h, x = h.astype(self.dtype), x.astype(self.dtype)
     hidden, inputs = h.shape[-1], x.shape[-1]
-    gate = lambda name, hidden, inputs, features: Gate(
-      hidden, inputs, features, self.kernels, name=name
-    )()
+    gate = lambda name, hidden, inputs, features: Gate(hidden, inputs, features, name=name)()
     before = gate('transformation_hidden', hidden, inputs, self.features)
     transformation = gate('transformation', self.features, 0, self.size**2)
     candidate = gate('candidate', hidden, inputs, self.features)
-    of_update = self.features if self.order == 's' else inputs  # what is beside h
-    update = gate('update', hidden, of_update, self.features)
+    beside = self.features if self.order == 's' else inputs  # h, in the update's convolution
+    update = gate('update', hidden, beside, self.features)
+    of = functools.partial(of_h, self.kernels)
 
-    def step(h, parts):
-      of_before, of_candidate, *of_update = parts
-      shape = nn.relu(of_before + before.of_h(h))
-      bias = transformation.bias.astype(self.dtype)[None, None, None]
-      warped = warp(h, transformation.of_h(shape) + bias)
-      c = nn.relu(of_candidate + candidate.of_h(h if self.order == 'p' else warped))
-      if self.order == 's':
-        u = nn.sigmoid(update.of_x(c[:, None])[:, 0] + update.of_h(warped))
-      else:
-        u = nn.sigmoid(of_update[0] + update.of_h(h))
-      return u * (warped if self.mix_warped else h) + (1 - u) * c
+    def warped(h, shape):
+      (logits,) = of(nn.relu(shape), transformation)
+      return warp(h, logits + transformation.bias.astype(self.dtype)[None, None, None])
 
+    def mixed(u, h, moved, c):
+      return u * (moved if self.mix_warped else h) + (1 - u) * c
+
+    def step_c(h, parts):
+      x_before, x_candidate, x_update = parts
+      h_before, h_update = of(h, before, update)
+      moved = warped(h, x_before + h_before)
+      (h_candidate,) = of(moved, candidate)
+      c, u = nn.relu(x_candidate + h_candidate), nn.sigmoid(x_update + h_update)
+      return mixed(u, h, moved, c)
+
+    def step_p(h, parts):
+      x_before, x_candidate, x_update = parts
+      h_before, h_candidate, h_update = of(h, before, candidate, update)
+      moved = warped(h, x_before + h_before)
+      c, u = nn.relu(x_candidate + h_candidate), nn.sigmoid(x_update + h_update)
+      return mixed(u, h, moved, c)
+
+    def step_s(h, parts):
+      x_before, x_candidate = parts
+      moved = warped(h, x_before + of(h, before)[0])
+      h_candidate, h_update = of(moved, candidate, update)
+      c = nn.relu(x_candidate + h_candidate)
+      (c_update,) = of_x(self.kernels, c[:, None], (update,))
+      return mixed(nn.sigmoid(h_update + c_update[:, 0]), h, moved, c)
+
+    step = {'c': step_c, 'p': step_p, 's': step_s}[self.order]
     gates = (before, candidate) if self.order == 's' else (before, candidate, update)
-    parts = [gate.of_x(x) for gate in gates]
+    parts = of_x(self.kernels, x, gates)
     return unroll(step, h, parts, self.frames, self.recompute)
 
 
