@@ -149,8 +149,8 @@ def draw(runs: list[dict[str, Any]], of: str, path: str) -> None:
     for words, way in run['ways'].items():
       by_sampler.setdefault(words.partition(', ')[0], []).append(way)
     for words, ways in by_sampler.items():
-      points = [[way[name] for way in ways] for name in ('seconds', DISTANCE)]
-      axes[1].plot([s * 1e3 for s in points[0]], points[1], marker='.', label=words)
+      points = [[way[name] for way in ways] for name in ('flops', DISTANCE)]
+      axes[1].plot([f / 1e6 for f in points[0]], points[1], marker='.', label=words)
     gen = loaded.load(os.path.join(run['workdir'], 'export', 'generator.safetensors'))
     options = list(WAYS[run['recipe']].values())[:: max(len(WAYS[run['recipe']]) // 4, 1)]
     labels = np.arange(SHOWN) % gen.num_classes
@@ -158,13 +158,14 @@ def draw(runs: list[dict[str, Any]], of: str, path: str) -> None:
     panel.imshow(grids.grid(rows, SHOWN), cmap='gray')
     panel.set(title=f'{run["recipe"]}: ' + ', '.join(map(named, options)), xticks=[], yticks=[])
     panel.title.set_fontsize(7)
-  for axis, what in zip(axes, ('TFLOP of training', 'ms an image'), strict=False):
+  for axis, what in zip(axes, ('TFLOP of training', 'MFLOP an image'), strict=False):
     axis.axhline(runs[0]['real'][DISTANCE], color='k', linestyle=':', label='real images')
     axis.set(xlabel=what, ylabel="Frechet distance, the classifier's features")
     plotting.log_scale(axis)
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
   axes[1].set_xscale('log')
+  axes[1].xaxis.set_major_formatter('{x:g}')
   plotting.save(figure, path)
 
 
