@@ -24,8 +24,8 @@ from bigjax.algorithms.base.generators.parts import predictor_of
 from bigjax.core import plotting
 from bigjax.core.progress import say
 from bigjax.evaluation.image_sets import ImageSet
-from bigjax.evaluation.metrics import prediction, registry
-from bigjax.evaluation.of_networks import refusals
+from bigjax.evaluation.metrics import registry
+from bigjax.evaluation.of_networks import predicted_frames, refusals
 from bigjax.evaluation.protocol import cell
 from bigjax.evaluation.reference import chosen
 from bigjax.sampling.loaded import Loaded
@@ -79,7 +79,7 @@ class Measure:
     given = predictor_of(generator, self.metrics[0]).num_given
     train, test = self.splits['train'], self.splits['test']
     some, _ = train.some(max(MEAN_OF // math.prod(train.size), 1))
-    mean = prediction.mean_image(some)
+    mean = predicted_frames.mean_image(some)
     kept = np.isin(np.arange(test.num), data.subset(test.num, self.num))
     total, first = int(kept.sum()), 0
     say(f'predictions of {total:,} clips of {test.name}/{test.split}, {given} frames given')
@@ -93,10 +93,10 @@ class Measure:
         )
         for z in latents
       ]
-      beside = prediction.baselines(clips, given, mean)
+      beside = predicted_frames.baselines(clips, given, mean)
       came = clips[:, given:]
       for metric in self.metrics:
-        score = prediction.SCORES[metric]
+        score = predicted_frames.SCORES[metric]
         found.setdefault(metric, []).append(np.stack([score(one, came) for one in predicted], 1))
         for name, frames in beside.items():
           found.setdefault(f'{metric}_of_{name}', []).append(score(frames, came))

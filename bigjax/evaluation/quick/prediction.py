@@ -1,8 +1,9 @@
 """Scores of what a generator predicts of held-out clips: PSNR and SSIM, over frames and clips.
 
 What is scored is no samples, whose first frames are of clips that it was trained on, but how it
-goes on with the first frames of held-out clips: evaluation/metrics/prediction.py. The floor is the
-best that needs no network: the last given frame, the mean image of training clips, or black.
+goes on with the first frames of held-out clips (evaluation/of_networks/predicted_frames.py). The
+floor is the best that needs no network: the last given frame, the mean image of training clips, or
+black.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,11 @@ import numpy as np
 
 from bigjax.core.progress import say
 from bigjax.data import Labelled
-from bigjax.evaluation.metrics import prediction
+from bigjax.evaluation.of_networks import predicted_frames
 from bigjax.evaluation.quick import Groups, RealImages, Scores
 
 PREDICTS = True
-SCORES = tuple(prediction.SCORES)
+SCORES = tuple(predicted_frames.SCORES)
 MEAN_OF = 1000  # training clips that the mean image is of
 
 
@@ -36,10 +37,12 @@ def make(
   came = clips[:, num_given:]
 
   def score(frames: np.ndarray) -> Scores:
-    return {name: float(of(frames, came).mean()) for name, of in prediction.SCORES.items()}
+    return {name: float(of(frames, came).mean()) for name, of in predicted_frames.SCORES.items()}
 
-  mean = prediction.mean_image(train(MEAN_OF)[0])
-  beside = {n: score(some) for n, some in prediction.baselines(clips, num_given, mean).items()}
+  mean = predicted_frames.mean_image(train(MEAN_OF)[0])
+  beside = {
+    n: score(some) for n, some in predicted_frames.baselines(clips, num_given, mean).items()
+  }
   words = [f'{n.replace("_", " ")} {s["psnr"]:.2f} dB, {s["ssim"]:.3f}' for n, s in beside.items()]
   say(f'predictions of {len(clips):,} held-out clips; without a network: {"; ".join(words)}')
   floor = {name: max(scores[name] for scores in beside.values()) for name in SCORES}

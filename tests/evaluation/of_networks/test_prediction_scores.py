@@ -13,8 +13,7 @@ from PIL import Image
 from bigjax.algorithms.base import contract
 from bigjax.core import errors, parallel
 from bigjax.evaluation import after_training, image_sets, quick
-from bigjax.evaluation.metrics import prediction
-from bigjax.evaluation.of_networks import prediction_scores
+from bigjax.evaluation.of_networks import predicted_frames, prediction_scores
 from bigjax.sampling.loaded import Loaded
 from bigjax.sampling.sampler import Sampler
 
@@ -78,7 +77,7 @@ def measured(one, num=7, batch=3, seeds=(0,), metrics=('psnr', 'ssim')):
 def test_who_knows_the_motion_is_right_at_every_frame():
   (found,) = measured(loaded())
   for t in ('', '_t1', '_t2', '_t3'):
-    assert found[f'psnr{WORDS}{t}'] == prediction.LARGEST
+    assert found[f'psnr{WORDS}{t}'] == predicted_frames.LARGEST
     assert found[f'ssim{WORDS}{t}'] == pytest.approx(1, abs=1e-12)
   assert len(found) == 2 * 4 * 4  # scores, predictions, three frames and all
 
@@ -87,10 +86,10 @@ def test_who_stands_still_is_the_last_frame_and_baselines_are_of_the_same_clips(
   (found,) = measured(loaded(speed=0))
   of = lambda who, metric: [found[f'{metric}{who}{WORDS}_t{t}'] for t in (1, 2, 3)]
   images, came = clips(7)[0], clips(7)[0][:, GIVEN:]
-  mean = prediction.mean_image(clips(9)[0])
-  for metric, score in prediction.SCORES.items():
+  mean = predicted_frames.mean_image(clips(9)[0])
+  for metric, score in predicted_frames.SCORES.items():
     assert of('', metric) == of('_of_last_frame', metric)
-    for who, frames in prediction.baselines(images, GIVEN, mean).items():
+    for who, frames in predicted_frames.baselines(images, GIVEN, mean).items():
       np.testing.assert_allclose(of(f'_of_{who}', metric), score(frames, came).mean(0))
   assert of('', 'psnr')[0] > of('', 'psnr')[2]  # the further, the worse
   late = measured(loaded(speed=2))[0]
@@ -137,15 +136,15 @@ def test_refusals():
 def test_by_the_verb(bigjax, tmp_path, monkeypatch):
   still = lambda path, classifier: loaded(0, shape=(FRAMES, 16, 16, 1), devices=8)
   monkeypatch.setattr(after_training, 'load', still)
-  words = ['evaluate', '--params=x.npz', f'--out={tmp_path}', '--num=40', '--batch=16']
+  words = ['evaluate', '--params=x.npz', f'--out={tmp_path}', '--num=4', '--batch=16']
   status, out, err = bigjax(
     *words, '--metrics=psnr,ssim', '--reference=synthetic:80', '--seeds=0,1'
   )
   assert status == 0, err
   (row,) = [json.loads(line) for line in (tmp_path / 'scores.jsonl').read_text().splitlines()]
   scores = {name: score['value'] for name, score in row['scores'].items()}
-  assert scores['psnr40_test_2given_t3'] == scores['psnr_of_last_frame40_test_2given_t3']
-  assert scores['psnr40_test_2given_t1'] > scores['psnr40_test_2given_t3'] > 5
+  assert scores['psnr4_test_2given_t3'] == scores['psnr_of_last_frame4_test_2given_t3']
+  assert scores['psnr4_test_2given_t1'] > scores['psnr4_test_2given_t3'] > 5
   assert '| exported: SSIM of frame | generator | best of 2 | last frame | mean image | bl' in out
   assert '| +3 | ' in out and '| all | ' in out and '_t1' not in out
   assert row['protocol']['prediction_digest'].endswith('-test')
@@ -164,4 +163,4 @@ def test_while_a_run_trains():
   last = np.repeat(images[:, 1:2], 3, 1)
   assert score((last, labels)) == pytest.approx(floor)
   perfect = score((images[:, GIVEN:], labels))
-  assert perfect == {'psnr': prediction.LARGEST, 'ssim': pytest.approx(1)}
+  assert perfect == {'psnr': predicted_frames.LARGEST, 'ssim': pytest.approx(1)}

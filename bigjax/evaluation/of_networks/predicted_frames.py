@@ -2,7 +2,7 @@
 
 Of 8-bit levels, in float64. SSIM is Wang's, with a Gaussian window of 11 px and a deviation of 1.5,
 where it fits in whole, and the mean over channels; where a frame is smaller than the window, both
-shrink with it, as in ms_ssim.py.
+shrink with it, as in metrics/ms_ssim.py.
 """
 
 from collections.abc import Callable, Mapping

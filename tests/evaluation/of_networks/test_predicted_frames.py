@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bigjax.core import errors
-from bigjax.evaluation.metrics import prediction
+from bigjax.evaluation.of_networks import predicted_frames
 
 
 def noise(seed, shape):
@@ -23,7 +23,7 @@ def test_values_of_scikit_image(channels):
   metrics = pytest.importorskip('skimage.metrics')
   a = noise(0, (2, 3, 17, 20, channels))
   b = (0.7 * a + 0.3 * noise(1, a.shape)).astype(np.uint8)
-  ssim, psnr = prediction.ssim(a, b), prediction.psnr(a, b)
+  ssim, psnr = predicted_frames.ssim(a, b), predicted_frames.psnr(a, b)
   assert ssim.shape == psnr.shape == (2, 3)
   for i, t in np.ndindex(2, 3):
     want = metrics.structural_similarity(
@@ -48,7 +48,9 @@ def test_ssim_is_wangs_formula_in_one_window():
   shared = mean((x - mean(x)) * (y - mean(y)))
   spread = mean((x - mean(x)) ** 2) + mean((y - mean(y)) ** 2)
   light = (2 * mean(x) * mean(y) + c1) / (mean(x) ** 2 + mean(y) ** 2 + c1)
-  assert prediction.ssim(a, b)[0, 0] == pytest.approx(light * (2 * shared + c2) / (spread + c2))
+  assert predicted_frames.ssim(a, b)[0, 0] == pytest.approx(
+    light * (2 * shared + c2) / (spread + c2)
+  )
 
 
 def test_psnr_by_hand():
@@ -57,30 +59,32 @@ def test_psnr_by_hand():
   b = a.copy()
   b[:, 1] = 95
   a[:, 2], b[:, 2] = 0, 255
-  np.testing.assert_allclose(prediction.psnr(a, b), [[100, 20 * np.log10(51), 0]])
+  np.testing.assert_allclose(predicted_frames.psnr(a, b), [[100, 20 * np.log10(51), 0]])
 
 
 def test_equal_clips_and_clips_that_are_a_frame_late():
   clips = moving()
-  np.testing.assert_allclose(prediction.ssim(clips, clips), 1, rtol=1e-12)
-  assert (prediction.psnr(clips, clips) == prediction.LARGEST).all()
+  np.testing.assert_allclose(predicted_frames.ssim(clips, clips), 1, rtol=1e-12)
+  assert (predicted_frames.psnr(clips, clips) == predicted_frames.LARGEST).all()
   late, came = clips[:, :-1], clips[:, 1:]
-  assert (prediction.ssim(late, came) < 0.8).all() and (prediction.psnr(late, came) < 20).all()
+  assert (predicted_frames.ssim(late, came) < 0.8).all() and (
+    predicted_frames.psnr(late, came) < 20
+  ).all()
 
 
 def test_many_frames_are_as_few(monkeypatch):
   a, b = noise(0, (3, 5, 12, 12, 1)), noise(1, (3, 5, 12, 12, 1))
-  whole = prediction.ssim(a, b)
-  monkeypatch.setattr(prediction, 'CHUNK', 4)
-  np.testing.assert_array_equal(prediction.ssim(a, b), whole)
-  np.testing.assert_allclose(whole[2:, 3:4], prediction.ssim(a[2:, 3:4], b[2:, 3:4]))
+  whole = predicted_frames.ssim(a, b)
+  monkeypatch.setattr(predicted_frames, 'CHUNK', 4)
+  np.testing.assert_array_equal(predicted_frames.ssim(a, b), whole)
+  np.testing.assert_allclose(whole[2:, 3:4], predicted_frames.ssim(a[2:, 3:4], b[2:, 3:4]))
 
 
 def test_baselines():
   clips = noise(0, (2, 5, 4, 4, 1))
-  mean = prediction.mean_image(clips)
+  mean = predicted_frames.mean_image(clips)
   assert abs(mean.astype(float) - clips.mean((0, 1))).max() <= 0.5 and mean.dtype == np.uint8
-  found = prediction.baselines(clips, 2, mean)
+  found = predicted_frames.baselines(clips, 2, mean)
   assert list(found) == ['last_frame', 'mean_image', 'black']
   assert all(one.shape == (2, 3, 4, 4, 1) for one in found.values())
   assert (found['last_frame'] == clips[:, 1:2]).all() and (found['mean_image'] == mean).all()
@@ -89,4 +93,4 @@ def test_baselines():
 
 def test_other_shapes_are_refused():
   with pytest.raises(errors.UserError, match=r'\[1, 2, 8, 8, 1\] and those that came \[1, 3, 8'):
-    prediction.psnr(noise(0, (1, 2, 8, 8, 1)), noise(0, (1, 3, 8, 8, 1)))
+    predicted_frames.psnr(noise(0, (1, 2, 8, 8, 1)), noise(0, (1, 3, 8, 8, 1)))
