@@ -25,7 +25,7 @@ from bigjax import data
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
 from bigjax.core import files, plotting
-from bigjax.evaluation.metrics import prediction
+from bigjax.evaluation.of_networks import predicted_frames
 from bigjax.nn.video.recurrent import UNITS
 from bigjax.sampling import grids, loaded
 
@@ -40,7 +40,9 @@ SMALL = {
 }  # fmt: skip
 PARTS = {  # {recipe: (config, keys)}, steps, seeds
   'classes': ({'dvdgan': ('dvdgan:moving_digits', {})}, 2400, 1),
-  'prediction': ({'trivdgan': ('trivdgan:moving_digits_fp', {})}, 2400, 1),
+  'prediction': (
+    {'trivdgan': ('trivdgan:moving_digits_fp', {'model.critics': ('frames:2', 'clip/2')})}, 2000, 1,
+  ),
   'units': (
     {
       'gru': ('dvdgan:moving_digits', SMALL),
@@ -87,9 +89,9 @@ def predicted(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]
   source, given = data.load(config.data), config.model.num_given
   clips, _ = source.held_out(NUM)
   after = clips[:, given:]
-  mean = prediction.mean_image(source.train(NUM)[0])
+  mean = predicted_frames.mean_image(source.train(NUM)[0])
   of = {'predicted': gen.predict(clips[:, :given])[:, given:]}
-  of |= prediction.baselines(clips, given, mean)
+  of |= predicted_frames.baselines(clips, given, mean)
   found = {}
   for name, frames in of.items():
     away = np.linalg.norm(centroids(frames) - centroids(after), axis=-1)
@@ -98,7 +100,7 @@ def predicted(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]
   return summary(config, workdir) | {'of': found}
 
 
-SCORERS = prediction.SCORES
+SCORERS = predicted_frames.SCORES
 WORDS = {'psnr': 'PSNR, dB', 'ssim': 'SSIM', 'near': f'centroid within {NEAR} px'}
 
 

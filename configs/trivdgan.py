@@ -64,7 +64,7 @@ VARIANTS = {
     'digits',
     {
       **OURS, 'data.source': 'moving_digits:2', 'data.resolution': 32, 'data.num_classes': 1,
-      'model.num_given': 4,
+      'model.num_given': 4, 'optim.batch_size': 16,
     },
   ),
 }  # fmt: skip
