@@ -18,6 +18,7 @@ from bigjax.algorithms import family
 from bigjax.algorithms.base import configs, contract
 from bigjax.core import config as core_config
 from bigjax.core import trees
+from bigjax.nn import spectral_norm
 from bigjax.sampling import generator_file
 from bigjax.sampling.sampler import from_card
 from bigjax.training.program import make_program
@@ -167,6 +168,22 @@ def test_step_moves_every_player_and_counts(name):
     old, new = (trees.flat(s['players'][player]['params']) for s in (before, after))
     moved = [path for path in old if (old[path] != new[path]).any()]
     assert set(moved) >= {path for path in old if path.endswith('kernel')}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_singular_vectors_are_refined_once_an_update(name):
+  """However often a network used its kernels in between: on fakes, on the frames of a clip."""
+  program, before, after, _ = made(name)
+  if program.stage(0).minibatches > 1:
+    pytest.skip('its discriminator has several updates in a step')
+  for player, state in before['players'].items():
+    params, old, new = (
+      trees.flat(s) for s in (state['params'], state['opt'], after['players'][player]['opt'])
+    )
+    for at in [at for at in old if '/sn_v/' in at]:
+      kernel = spectral_norm.kernel(at, params[at.partition('/sn_v/')[2]])
+      u = spectral_norm.right(kernel, old[at], 1e-12)
+      np.testing.assert_allclose(new[at.replace('/sn_v/', '/sn_u/')], u, atol=1e-4, err_msg=at)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
