@@ -62,6 +62,7 @@ class Program:
     algorithm: the game.
     mesh: of all devices.
     stages: of the run.
+    state: the state's tree of shapes with their shardings; see `shapes`.
     init: (key, given) -> state; see contract.Given.
     jitted_step: (state, batch, stage, due) -> state, metrics; the state is donated. See `step`.
     probe: (state, batch, held_out, stage) -> metrics.
@@ -73,6 +74,7 @@ class Program:
   algorithm: Algorithm
   mesh: Mesh
   stages: contract.Stages
+  state: Any
   init: Callable
   jitted_step: Callable
   probe: Callable
@@ -123,8 +125,8 @@ class Program:
     return self._samplers[stage]
 
   def shapes(self) -> Any:
-    """The state's tree of shapes with their shardings, computing nothing."""
-    return state_shapes(self.algorithm, self.mesh)
+    """The state's tree of shapes with their shardings, computing nothing: the caller's own."""
+    return jax.tree.map(lambda x: x, self.state)  # tracing it again would take seconds
 
   def lower(self, stage: Stage, due: Due = contract.NONE_DUE) -> jax.stages.Lowered:
     """The program of a step, traced for this mesh, not compiled."""
@@ -160,13 +162,14 @@ class Program:
       return run(state, batch)
 
 
-def state_shapes(algorithm: Algorithm, mesh: Mesh) -> Any:
+def state_shapes(algorithm: Algorithm, mesh: Mesh, init: Callable[..., Any]) -> Any:
   """The tree of shapes of an algorithm's state on a mesh, with their shardings.
 
-  Every device has all of what is frozen: no update would be faster for slices.
+  Every device has all of what is frozen: no update would be faster for slices. `init` is the
+  algorithm's: see contract.state_shapes.
   """
   with jax.set_mesh(mesh):
-    shapes = contract.state_shapes(algorithm)
+    shapes = contract.state_shapes(algorithm, init)
   shardings = parallel.zero_sharding(mesh, shapes)
   whole = lambda tree: jax.tree.map(lambda _: parallel.replicated(mesh), tree)
   return jax.tree.map(
@@ -223,7 +226,9 @@ def make_program(
   stages = list(algorithm.stages(config.run.steps))
   check_stages(stages, mesh.size, config.run.get('microbatches', 1))
   everywhere, examples = parallel.replicated(mesh), parallel.batched(mesh, lead=1)
-  state = jax.tree.map(lambda x: x.sharding, state_shapes(algorithm, mesh))
+  init = algorithm.init
+  shapes = state_shapes(algorithm, mesh, init)
+  state = jax.tree.map(lambda x: x.sharding, shapes)
   # Initialisation runs once: on CPUs, optimising its code costs more than it saves.
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
   quick = {'xla_backend_optimization_level': 0} if on_cpu else None
@@ -237,13 +242,14 @@ def make_program(
     'batch_statistics': {'in_shardings': examples, 'out_shardings': everywhere},
   }  # fmt: skip
   functions = {
-    'init': algorithm.init, 'probe': algorithm.probe, 'gen': algorithm.generator,
+    'init': init, 'probe': algorithm.probe, 'gen': algorithm.generator,
     'batch_statistics': batch_statistics,
   }  # fmt: skip
   return Program(
     algorithm=algorithm,
     mesh=mesh,
     stages=stages,
+    state=shapes,
     jitted_step=jax.jit(
       algorithm.step,
       static_argnums=(2, 3),

@@ -105,6 +105,7 @@ def on_device(program, state):
   return jax.device_put(state, jax.tree.map(lambda x: x.sharding, program.shapes()))
 
 
+@functools.cache
 def prepared(name):
   """(Program, its sampler, a generator after one step, prepared, settings)."""
   program, _, after, _ = made(name)
@@ -335,9 +336,10 @@ def test_images_do_not_depend_on_their_batch(name):
   y = some_labels(sampler, 12)
   z = sampler.latents(0, 12, spec)
   assert (sampler.latents(0, 5, spec, 7) == z[7:]).all()  # a stream may begin anywhere
-  whole = sampler.images(gen, z, y, spec)
-  part = sampler.images(gen, sampler.latents(0, 5, spec), y[:5], spec, batch=4)
-  assert np.abs(whole[:5].astype(int) - part).max() <= 1
+  # Eight at a time, and the last four again: the program of the round trip.
+  whole = sampler.images(gen, z, y, spec, batch=8)
+  part = sampler.images(gen, z[4:], y[4:], spec, batch=8)
+  assert np.abs(whole[4:].astype(int) - part).max() <= 1
 
 
 @pytest.mark.parametrize('name', CONFIGS)

@@ -17,6 +17,7 @@ from bigjax.algorithms import biggan as algorithm
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.draws import LabelLaw
 from bigjax.algorithms.base.places import Places
+from bigjax.algorithms.base.player import initial_state
 from bigjax.nn import latents, layers, optim, schedules, spectral_norm
 from bigjax.nn.objectives import regularizers
 from bigjax.sampling.importers import biggan_pytorch
@@ -99,10 +100,12 @@ def test_outputs_in_float32(name, monkeypatch):
   last = lambda features, group, eps, dtype: batch_norm(features, group, 1e-5, dtype)
   monkeypatch.setattr(layers, 'BatchNorm', last)
   out, nets = under(golden(name), 'out/'), Nets(name, jnp.float32)
-  for key, value in jax.jit(nets.outputs)(nets.params).items():
+  # In one program, without the gradients.
+  every = lambda params: (nets.outputs(params), nets.sampled(params), nets.losses(params)[:2])
+  found, sampled, (d_loss, g_loss) = jax.jit(every)(nets.params)
+  for key, value in found.items():
     assert_output(value, out[key], 2e-4)
-  assert_output(jax.jit(nets.sampled)(nets.params), out['g_eval'], 2e-4)
-  d_loss, g_loss, _ = jax.jit(nets.losses)(nets.params)
+  assert_output(sampled, out['g_eval'], 2e-4)
   assert abs(d_loss - out['d_loss']) < 2e-4 and abs(g_loss - out['g_loss']) < 2e-4
 
 
@@ -112,9 +115,10 @@ def test_outputs_in_float32(name, monkeypatch):
 )
 def test_outputs_and_gradients_in_float64(name, x64):
   theirs, nets = golden(f'grad_{name}'), Nets(name, jnp.float64)
-  for key, value in jax.jit(nets.outputs)(nets.params).items():
+  both = jax.jit(lambda params: (nets.outputs(params), nets.losses(params)))
+  found, (d_loss, g_loss, grads) = both(nets.params)
+  for key, value in found.items():
     assert_output(value, theirs[f'out/{key}'], 1e-7)
-  d_loss, g_loss, grads = jax.jit(nets.losses)(nets.params)
   assert abs(d_loss - theirs['out/d_loss']) < 1e-7 and abs(g_loss - theirs['out/g_loss']) < 1e-7
   for player in ('D', 'G'):
     wanted = under(theirs, f'grad_{player}/')
@@ -169,13 +173,11 @@ def injected(game, draws):
 
 def golden_state(game, nets):
   """The state whose players have the golden weights and stored vectors, and fresh moments."""
-  state = jax.jit(game.init)(jax.random.key(0))
-  for name, player in state['players'].items():
-    player['params'] = nets.params[name]
-    opt = jax.jit(getattr(game, name).tx.init)(nets.params[name])
-    player['opt'] = (*opt[:-1], nets.vectors[name])
-  state['ema'] = nets.params['gen']
-  return state
+  players = {}
+  for name, params in nets.params.items():
+    opt = jax.jit(getattr(game, name).tx.init)(params)
+    players[name] = {'params': params, 'opt': (*opt[:-1], nets.vectors[name])}
+  return initial_state(jax.random.key(0), players, nets.params['gen'])
 
 
 def inputs(arrays, i):

@@ -15,27 +15,18 @@ from bigjax.sampling.importers import openai_diffusion
 
 from counts import num_params
 from golden_files import golden, under
-from golden_unets import assert_same, nhwc, official, official_classifier, shapes
+from golden_unets import assert_same, nhwc, official, official_classifier, said, shapes
 
 ADM = {'updown': True, 'head_dim': 64, 'attention': (32, 16, 8)}
 
 
+# Those of the configs: tests/algorithms/test_diffusion.py.
 @pytest.mark.parametrize(
   'resolution, num_classes, ch, more, count',
   [
-    # Improved DDPM
     (32, 0, 128, {'blocks': 3, 'heads': 4}, 52_546_438),
-    (64, 0, 128, {'blocks': 3, 'heads': 4}, 121_063_942),
-    (64, 1000, 192, {'blocks': 3, 'heads': 4}, 273_049_350),
-    (256, 0, 128, {'attention': (16,), 'scale_shift': False}, 113_676_678),
     (256, 1000, 192, {'heads': 4, 'low_resolution': 64}, 279_792_390),
-    # ADM
     (64, 1000, 192, {**ADM, 'blocks': 3}, 295_904_454),
-    (128, 1000, 256, {**ADM, 'head_dim': 0, 'heads': 4}, 421_529_606),
-    (256, 1000, 256, ADM, 553_838_086),
-    (256, 0, 256, ADM, 552_814_086),
-    (512, 1000, 256, ADM, 558_997_638),
-    (256, 1000, 192, {**ADM, 'heads': 4, 'head_dim': 0, 'low_resolution': 64}, 311_795_910),
   ],
 )
 def test_counts(resolution, num_classes, ch, more, count):
@@ -51,45 +42,25 @@ def test_counts_of_classifiers(resolution, count):
 # --- The official outputs
 
 
-def say(name, params, x, t, **more):
-  net, _, inputs = official(name)
-  y = inputs.get('y')
-  return net.apply({'params': params}, x, t, y if y is None else y[: len(x)], **more)
-
-
-@pytest.mark.parametrize('name', ['adm_uncond', 'adm_cond'])
-def test_official_outputs(name):
-  arrays = golden(name)
-  net, params, inputs = official(name)
-  of, t = Process(Tables('linear', 1000)), inputs['t']
-  assert_same(unet.sinusoid(t, 32), arrays['out/time_embedding_sinusoid'])
-  x = of.noised(inputs['x_start'], t, inputs['noise'])
-  assert_same(x, arrays['out/x_t'])
-  out = net.apply({'params': params}, x, t, inputs.get('y'))
-  assert_same(out, arrays['out/model_out'])
-  losses = of.losses('rescaled_mse', out, inputs['x_start'], x, t, inputs['noise'])
-  for term in ('mse', 'vb', 'loss'):
-    np.testing.assert_allclose(losses[term], arrays[f'out/hybrid/{term}'], rtol=1e-4)
-
-
+@functools.cache
 def gradients(name, schedule='linear', num=1000, times=1.0):
-  """Of the mean L_hybrid, by the official names."""
-  _, params, inputs = official(name)
-  of, t = Process(Tables(schedule, num)), inputs['t']
+  """(x_t, what the network says of it, terms, gradients of the mean L_hybrid by official names)."""
+  net, params, inputs = official(name)
+  of, t, y = Process(Tables(schedule, num)), inputs['t'], inputs.get('y')
   x_start = inputs['x_start'] if 'x_start' in inputs else inputs['high_res']
-  low = {}
+  more = {}
   if name == 'adm_superres':
     b, h, w, c = x_start.shape
-    low = {'low': x_start.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))}
+    more = {'low': x_start.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))}
   x = of.noised(x_start, t, inputs['noise'])
 
   def loss(params):
-    out = say(name, params, x, t.astype(jnp.float32) * times, **low)
+    out = net.apply({'params': params}, x, t.astype(jnp.float32) * times, y, **more)
     terms = of.losses('rescaled_mse', out, x_start, x, t, inputs['noise'])
-    return terms['loss'].mean(), terms
+    return terms['loss'].mean(), (out, terms)
 
-  (_, terms), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-  return terms, openai_diffusion.params_out(grads)
+  (_, (out, terms)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+  return x, out, terms, openai_diffusion.params_out(grads)
 
 
 def assert_same_gradients(ours, theirs, most=1e-3):
@@ -101,20 +72,31 @@ def assert_same_gradients(ours, theirs, most=1e-3):
 
 
 @pytest.mark.parametrize('name', ['adm_uncond', 'adm_cond'])
+def test_official_outputs(name):
+  arrays, t = golden(name), official(name)[2]['t']
+  assert_same(unet.sinusoid(t, 32), arrays['out/time_embedding_sinusoid'])
+  x, out, terms, _ = gradients(name)
+  assert_same(x, arrays['out/x_t'])
+  assert_same(out, arrays['out/model_out'])
+  for term in ('mse', 'vb', 'loss'):
+    np.testing.assert_allclose(terms[term], arrays[f'out/hybrid/{term}'], rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['adm_uncond', 'adm_cond'])
 def test_official_gradients(name):
   arrays = golden('grad_adm_cond' if name == 'adm_cond' else name)
-  _, grads = gradients(name)
+  *_, grads = gradients(name)
   assert_same_gradients(grads, under(arrays, 'grad/'))
 
 
 def test_official_superresolution():
   arrays = golden('adm_superres')
-  _, params, inputs = official('adm_superres')
-  out = say('adm_superres', params, inputs['x_t'], inputs['t'], low=inputs['low_res'])
+  _, _, inputs = official('adm_superres')
+  out = said('adm_superres')(inputs['x_t'], inputs['t'], low=inputs['low_res'])
   assert_same(out, arrays['out/model_out'])
   up = unet.resize(inputs['low_res'], 16, 'torch_bilinear')
   assert_same(up, arrays['out/low_res_upsampled'])
-  terms, grads = gradients('adm_superres')
+  _, _, terms, grads = gradients('adm_superres')
   for term in ('mse', 'vb', 'loss'):
     np.testing.assert_allclose(terms[term], arrays[f'out/hybrid/{term}'], rtol=1e-4)
   assert_same_gradients(grads, under(arrays, 'grad/'))
@@ -123,47 +105,51 @@ def test_official_superresolution():
 def test_official_improved_ddpm():
   """Its steps are told as if there were a thousand."""
   arrays = golden('iddpm')
-  _, params, inputs = official('iddpm')
-  of, t = Process(Tables('cosine', 4000)), inputs['t']
-  x = of.noised(inputs['x_start'], t, inputs['noise'])
+  _, _, inputs = official('iddpm')
+  t = inputs['t']
   told = t.astype(jnp.float32) * (1000 / 4000)
   np.testing.assert_allclose(told, arrays['out/model_timesteps'])
-  assert_same(say('iddpm', params, x, told), arrays['out/model_out'])
+  x, out, _, grads = gradients('iddpm', 'cosine', 4000, 1000 / 4000)
+  assert_same(out, arrays['out/model_out'])
+  assert_same_gradients(grads, under(arrays, 'grad/'))
   for schedule in ('linear', 'cosine'):
     of = Process(Tables(schedule, 4000))
     x = of.noised(inputs['x_start'], t, inputs['noise'])
-    out = say('iddpm', params, x, told)
+    out = said('iddpm')(x, told)
     for loss in ('rescaled_mse', 'rescaled_kl'):
       terms = of.losses(loss, out, inputs['x_start'], x, t, inputs['noise'])
       for term, value in terms.items():
         want = arrays[f'out/{schedule}/{loss.upper()}/{term}']
         np.testing.assert_allclose(value, want, rtol=1e-4)
-  _, grads = gradients('iddpm', 'cosine', 4000, 1000 / 4000)
-  assert_same_gradients(grads, under(arrays, 'grad/'))
 
 
 def test_official_classifier():
   arrays = golden('adm_guidance')
   net, params = official_classifier()
   x, t, y = nhwc(arrays['in/x']), *(arrays[f'in/{k}'].astype(np.int32) for k in ('t', 'y'))
-  log_p = lambda x: jax.nn.log_softmax(net.apply({'params': params}, x, t))
-  assert_same(net.apply({'params': params}, x, t), arrays['out/logits'])
-  picked = lambda x: log_p(x)[jnp.arange(len(y)), y]
-  assert_same(picked(x), arrays['out/log_prob_y'])
-  gradient = jax.grad(lambda x: picked(x).sum())(x)
-  assert_same(gradient, arrays['out/grad_x_log_prob'], 1e-3)
 
-  def cross_entropy(params):
-    log_p = jax.nn.log_softmax(net.apply({'params': params}, x, t))
-    return -log_p[jnp.arange(len(y)), y].mean()
+  @jax.jit
+  @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
+  def gradients(params, x):
+    logits = net.apply({'params': params}, x, t)
+    picked = jax.nn.log_softmax(logits)[jnp.arange(len(y)), y]
+    return picked.sum(), (logits, picked)
 
-  grads = openai_diffusion.params_out(jax.grad(cross_entropy)(params))
+  (of_params, of_x), (logits, picked) = gradients(params, x)
+  assert_same(logits, arrays['out/logits'])
+  assert_same(picked, arrays['out/log_prob_y'])
+  assert_same(of_x, arrays['out/grad_x_log_prob'], 1e-3)
+  # The cross entropy is minus the mean.
+  grads = openai_diffusion.params_out(jax.tree.map(lambda g: -g / len(y), of_params))
   assert_same_gradients(grads, under(arrays, 'grad_classifier/'))
 
 
 # --- What needs no file
 
 TINY = unet.UNet(8, 1, 3, 32, widths=(1, 1), blocks=1, attention=(4,), heads=2)
+SMALLER = TINY.clone(widths=(1,), attention=(8,))
+# One program each for all that asks them of four images.
+say_tiny, say_smaller = jax.jit(TINY.apply), jax.jit(SMALLER.apply)
 
 
 def drawn(net, seed=0, scale=0.1):
@@ -185,8 +171,8 @@ def some(num=4, size=8, channels=1):
 
 def test_a_fresh_network_says_nothing():
   x, t, y = some()
-  variables = jax.jit(TINY.init)(jax.random.key(0), x, t, y)
-  assert (TINY.apply(variables, x, t, y) == 0).all()
+  variables = jax.jit(SMALLER.init)(jax.random.key(0), x, t, y)
+  assert (say_smaller(variables, x, t, y) == 0).all()
 
 
 def test_a_block_that_begins_resamples_its_input():
@@ -211,13 +197,14 @@ def test_orders_of_heads_agree_once_kernels_are_permuted():
 
 
 def test_labels_and_steps_change_what_is_said_and_neighbours_do_not():
-  say = functools.partial(jax.jit(TINY.apply), drawn(TINY))
+  say = functools.partial(say_tiny, drawn(TINY))
   x, t, y = some()
   out = say(x, t, y)
   assert out.shape == (4, 8, 8, 2)
   for other in (say(x, t + 1, y), say(x, t, (y + 1) % 3)):
     assert np.abs(other - out).max() > 1e-3
-  np.testing.assert_allclose(say(x[2:], t[2:], y[2:]), out[2:], atol=1e-5)
+  others = [x.at[:2].add(1.0), t.at[:2].add(5), y.at[:2].set(2)]
+  np.testing.assert_allclose(say(*others)[2:], out[2:], atol=1e-5)
   np.testing.assert_allclose(say(x, t, jax.nn.one_hot(y, 3)), out, atol=1e-5)
 
 
@@ -225,24 +212,30 @@ def test_dropout_is_of_each_example_and_only_where_there_are_keys():
   net = TINY.clone(dropout=0.3)
   variables, (x, t, y) = drawn(net), some()
   keys = jax.random.split(jax.random.key(5), 4)
-  say, plain = (functools.partial(jax.jit(of.apply), variables) for of in (net, TINY))
+  say = functools.partial(jax.jit(net.apply), variables)
   out = say(x, t, y, keys)
-  assert np.abs(out - plain(x, t, y)).max() > 1e-3
-  np.testing.assert_array_equal(say(x, t, y), plain(x, t, y))
-  part = say(x[1:3], t[1:3], y[1:3], keys[1:3])
-  np.testing.assert_allclose(part, out[1:3], atol=1e-5)
+  assert np.abs(out - say_tiny(variables, x, t, y)).max() > 1e-3
+  without, plain = (
+    jax.jit(lambda *of, net=net: net.apply(*of)).lower(variables, x, t, y).as_text()
+    for net in (net, TINY)
+  )
+  assert without == plain
+  others = jax.random.split(jax.random.key(6), 4).at[1:3].set(keys[1:3])
+  part = say(x.at[jnp.array([0, 3])].add(1.0), t, y, others)
+  np.testing.assert_allclose(part[1:3], out[1:3], atol=1e-5)
+  assert np.abs(part - out).max() > 1e-3
 
 
 def test_remat_and_low_precision():
-  variables, (x, t, y) = drawn(TINY), some()
-  out = TINY.apply(variables, x, t, y)
+  variables, (x, t, y) = drawn(SMALLER), some()
   of = lambda net: lambda v: jnp.square(net.apply(v, x, t, y)).sum()
   grad = lambda net: jax.jit(jax.grad(of(net)))(variables)
   for one, other in zip(
-    *(jax.tree.leaves(grad(TINY.clone(remat=on))) for on in (False, True)), strict=True
+    *(jax.tree.leaves(grad(SMALLER.clone(remat=on))) for on in (False, True)), strict=True
   ):
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
-  low = jax.jit(TINY.clone(dtype=jnp.bfloat16).apply)(variables, x, t, y)
+  out = say_smaller(variables, x, t, y)
+  low = jax.jit(SMALLER.clone(dtype=jnp.bfloat16).apply)(variables, x, t, y)
   assert low.dtype == jnp.float32 and np.abs(low - out).max() < 0.05 * np.abs(out).max()
 
 

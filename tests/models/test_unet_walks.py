@@ -1,5 +1,7 @@
 """Whole walks of the official networks: ancestral, DDIM, guided; and bits per dimension."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,77 +13,85 @@ from bigjax.nn.diffusion.sampling import Walk
 from bigjax.nn.diffusion.tables import Tables
 
 from golden_files import golden
-from golden_unets import assert_same, nhwc, official, official_classifier
+from golden_unets import assert_same, nhwc, official, official_classifier, said
 
 STEPS = {'ancestral': '5', 'ddim': 'ddim5'}
 
 
-def walks(name, sampler, schedule, x, noise, y=None, gradient=None, num=1000):
-  """x after each of the five steps [5, B, H, W, C]."""
-  net, params, _ = official(name)
-  walk = Walk(Process(Tables(schedule, num, STEPS[sampler])), sampler)
-
-  def network(x, t):
-    return net.apply({'params': params}, x, t.astype(jnp.float32) * (1000 / num), y)
-
-  step = jax.jit(
-    lambda x, before, i: walk.step(network, gradient, lambda i: noise[i], x, before, i)
-  )
-  found, before = [], jnp.zeros_like(x)
-  for i in range(5):
-    x, before = step(x, before, jnp.int32(i))
-    found.append(x)
-  # The whole walk, as samplers take it, ends where its steps do.
-  whole = jax.jit(lambda x: walk.back(network, x, lambda i: noise[i], gradient))
-  return found, whole
-
-
-def assert_same_walk(name, key, sampler, schedule, at='traj', gradient=None, num=1000):
+def walk_of(key, sampler, schedule, at='traj', num=1000):
+  """(Walk, network, gradient or None, x_T, noise of each step, what was found) of a golden file."""
+  name = 'adm_guidance' if at == 'guided' else key
   arrays = golden(name)
-  inputs = golden('adm_cond') if name == 'adm_guidance' else arrays
-  prefix = f'in/{at}'
-  x = nhwc(arrays[f'{prefix}/x_T' if at == 'traj' else f'{prefix}/x'])
-  noise = jnp.stack([nhwc(part) for part in arrays[f'{prefix}/step_noise']])
-  y = arrays.get(f'{prefix}/y', inputs.get('in/y'))
+  net = 'adm_cond' if at == 'guided' else name
+  x = nhwc(arrays[f'in/{at}/x_T' if at == 'traj' else f'in/{at}/x'])
+  noise = jnp.stack([nhwc(part) for part in arrays[f'in/{at}/step_noise']])
+  y = arrays.get(f'in/{at}/y', golden(net).get('in/y'))
   y = y if y is None else jnp.asarray(y[: len(x)].astype(np.int32))
-  net = 'adm_cond' if name == 'adm_guidance' else name
-  found, whole = walks(net, sampler, schedule, x, noise, y, gradient and gradient(y), num)
-  want = arrays[key]
-  for ours, theirs in zip(found, want, strict=True):
-    assert_same(ours, theirs, 1e-3)
-  assert_same(whole(x), want[-1], 1e-3)
+  network = lambda x, t: said(net)(x, t.astype(jnp.float32) * (1000 / num), y)
+  gradient = guided(y) if at == 'guided' else None
+  walk = Walk(Process(Tables(schedule, num, STEPS[sampler])), sampler)
+  found = arrays[f'out/{"guided/" * (at == "guided")}{sampler}5_{schedule}/samples']
+  return walk, network, gradient, x, noise, found
+
+
+def assert_same_steps(*which, **more):
+  """x after each of the five steps: networks are compiled, what surrounds them is not."""
+  walk, network, gradient, x, noise, found = walk_of(*which, **more)
+  before = jnp.zeros_like(x)
+  for i, want in enumerate(found):
+    x, before = walk.step(network, gradient, lambda i: noise[i], x, before, jnp.int32(i))
+    assert_same(x, want, 1e-3)
 
 
 @pytest.mark.parametrize('schedule', ['linear', 'cosine'])
 @pytest.mark.parametrize('sampler', STEPS)
 @pytest.mark.parametrize('name', ['adm_uncond', 'adm_cond'])
 def test_official_walks(name, sampler, schedule):
-  assert_same_walk(name, f'out/{sampler}5_{schedule}/samples', sampler, schedule)
+  assert_same_steps(name, sampler, schedule)
 
 
 @pytest.mark.parametrize('sampler', STEPS)
 def test_official_walks_of_improved_ddpm(sampler):
-  assert_same_walk('iddpm', f'out/{sampler}5_linear/samples', sampler, 'linear', num=4000)
+  assert_same_steps('iddpm', sampler, 'linear', num=4000)
+
+
+@functools.cache
+def guiding():
+  """(x, t, y) -> the gradient of the official classifier, compiled once for each shape."""
+  net, params = official_classifier()
+  scale = float(golden('adm_guidance')['in/scale'])
+
+  def run(params, x, t, y):
+    log_p = lambda x, t: jax.nn.log_softmax(net.apply({'params': params}, x, t))
+    return sampling.guidance(log_p, y, scale)(x, t)
+
+  return functools.partial(jax.jit(run), params)
 
 
 def guided(y):
-  net, params = official_classifier()
-  scale = float(golden('adm_guidance')['in/scale'])
-  log_p = lambda x, t: jax.nn.log_softmax(net.apply({'params': params}, x, t))
-  return sampling.guidance(log_p, y, scale)
+  return lambda x, t: guiding()(x, t, y)
 
 
 @pytest.mark.parametrize('schedule', ['linear', 'cosine'])
 @pytest.mark.parametrize('sampler', STEPS)
 def test_official_guided_walks(sampler, schedule):
-  key = f'out/guided/{sampler}5_{schedule}/samples'
-  assert_same_walk('adm_guidance', key, sampler, schedule, 'guided', guided)
+  assert_same_steps('adm_guidance', sampler, schedule, 'guided')
+
+
+# That a scan of steps is the steps holds for any network (tests/nn/diffusion/test_sampling.py).
+@pytest.mark.parametrize(
+  ('name', 'sampler', 'at'), [('adm_cond', 'ancestral', 'traj'), ('adm_guidance', 'ddim', 'guided')]
+)
+def test_a_whole_walk_ends_where_its_steps_do(name, sampler, at):
+  """In one program, as samplers take it."""
+  walk, network, gradient, x, noise, found = walk_of(name, sampler, 'linear', at)
+  whole = jax.jit(lambda x: walk.back(network, x, lambda i: noise[i], gradient))
+  assert_same(whole(x), found[-1], 1e-3)
 
 
 @pytest.mark.parametrize('schedule', ['linear', 'cosine'])
 def test_official_guided_steps(schedule):
   arrays = golden('adm_guidance')
-  net, params, _ = official('adm_cond')
   x, t, y = (
     nhwc(arrays['in/guided/x']),
     *(jnp.asarray(arrays[f'in/guided/{k}'].astype(np.int32)) for k in ('spaced_t', 'y')),
@@ -90,7 +100,7 @@ def test_official_guided_steps(schedule):
   told = jnp.asarray(of.tables.timesteps)[t]
   want = lambda key: arrays[f'out/guided/step_{schedule}/{key}']
   assert (np.asarray(told) == want('timestep_seen_by_cond_fn')).all()
-  p = of.reverse(net.apply({'params': params}, x, told, y), x, t)
+  p = of.reverse(said('adm_cond')(x, told.astype(jnp.float32), y), x, t)
   assert_same(p.mean, want('mean_unguided'))
   assert_same(jnp.exp(p.log_variance), want('variance'))
   gradient = guided(y)(x, told)
@@ -103,22 +113,17 @@ def test_official_guided_steps(schedule):
 def test_official_bits_per_dimension():
   """Of improved-diffusion's evaluation: every step's term of the bound, descending."""
   arrays = golden('iddpm')
-  net, params, inputs = official('iddpm')
+  _, _, inputs = official('iddpm')
   of, x_start = Process(Tables('linear', 4000, '8')), inputs['x_start']
+  network = lambda x, t: said('iddpm')(x, t.astype(jnp.float32) * (1000 / 4000))
 
-  @jax.jit
   def terms(t, noise):
+    bits = likelihood.step_bits(of, network, x_start, t, noise)
     t = jnp.full(x_start.shape[:1], t)
     x = of.noised(x_start, t, noise)
-    told = jnp.asarray(of.tables.timesteps)[t].astype(jnp.float32) * (1000 / 4000)
-    p = of.reverse(net.apply({'params': params}, x, told), x, t)
+    p = of.reverse(network(x, jnp.asarray(of.tables.timesteps)[t]), x, t)
     error = per_example(jnp.square(p.x_start - x_start))
-    network = lambda x, t: net.apply({'params': params}, x, t.astype(jnp.float32) * (1000 / 4000))
-    return (
-      likelihood.step_bits(of, network, x_start, t[0], noise),
-      error,
-      per_example(jnp.square(of.noise_of(x, t, p.x_start) - noise)),
-    )
+    return bits, error, per_example(jnp.square(of.noise_of(x, t, p.x_start) - noise))
 
   found = [terms(jnp.int32(7 - i), nhwc(arrays['in/bpd_noise'][i])) for i in range(8)]
   for i, key in enumerate(('vb', 'xstart_mse', 'mse')):

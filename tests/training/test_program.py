@@ -1,6 +1,12 @@
 """What is compiled for a run, and what is said meanwhile."""
 
-from bigjax.training.program import Compiler
+import jax
+
+from bigjax import algorithms
+from bigjax.algorithms.base import configs
+from bigjax.training.program import Compiler, make_program
+
+import toys
 
 
 class Recorded:
@@ -35,3 +41,19 @@ def test_what_people_wait_for_has_a_name():
   compiler.enter(4)
   assert program.compilations[3:] == [('large', 'the step')]
   assert said == ['small: programs digest1, digest2', 'large: program digest4']
+
+
+def test_init_is_traced_once(monkeypatch):
+  """For shapes, shardings, the step and the first state: a large network takes seconds."""
+  config = configs.read(f'{toys.CONFIGS[0]}:tiny')
+  kind = type(algorithms.family(config.algorithm).make(config))
+  traced, init = [], kind.init
+  seen = lambda self, *args: (traced.append(args), init(self, *args))[1]
+  monkeypatch.setattr(kind, 'init', seen)
+  program = make_program(config, jax.devices()[:2])
+  program.lower(program.stage(0))
+  state = program.init(jax.random.key(0), {})
+  assert len(traced) == 1
+  assert jax.tree.structure(program.shapes()) == jax.tree.structure(state)
+  program.shapes().clear()  # the caller's own
+  assert set(program.shapes()) == set(state)

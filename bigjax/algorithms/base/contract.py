@@ -22,7 +22,7 @@ exported and kept in checkpoints is one tree, too, which only its Generator look
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -283,12 +283,17 @@ class Generator(Protocol):
     """Python source, for jax alone, whose latents(seed, num) are ours; None where there is none."""
 
 
-def state_shapes(algorithm: Algorithm) -> State:
-  """The shapes of an algorithm's state; nothing is computed, no file of weights is read."""
-  given = {}
+def state_shapes(algorithm: Algorithm, init: Callable[..., State] | None = None) -> State:
+  """The shapes of an algorithm's state; nothing is computed, no file of weights is read.
+
+  Args:
+    algorithm: the game.
+    init: its `init`, from who will jit that same object: JAX traces it once for both.
+  """
+  key, given = jax.eval_shape(lambda: jax.random.key(0)), {}
   if hasattr(algorithm, 'frozen_shapes'):
     given = {'frozen': algorithm.frozen_shapes()}
-  return jax.eval_shape(lambda given: algorithm.init(jax.random.key(0), given), given)
+  return jax.eval_shape(init or algorithm.init, key, given)
 
 
 def frozen_card(algorithm: Algorithm) -> dict[str, Any]:
