@@ -26,6 +26,7 @@ from bigjax.training.program import make_program
 import toys
 
 MANY = 100  # arrays of parameters, with which a second program takes a minute to compile
+SOME = 50  # with which it takes half of one
 
 
 def pair(name):
@@ -76,6 +77,13 @@ def batch_for(program, stage, seed=0):
 
 def generator_of(program, stage):
   return program.sampler(stage).generator
+
+
+def skip_larger(most, state):
+  """Skip a test that compiles a second program of a game with more than so many arrays."""
+  arrays = sum(len(jax.tree.leaves(player['params'])) for player in state['players'].values())
+  if arrays > most and not os.environ.get('BIGJAX_SLOW'):
+    pytest.skip('takes minutes: set BIGJAX_SLOW=1')
 
 
 @functools.cache
@@ -222,6 +230,7 @@ def test_losses_are_what_the_step_differentiates(name):
   the first to move.
   """
   program, before, _, metrics = made(name)
+  skip_larger(MANY, before)
   stage = program.stage(0)
   state, batch = on_device(program, before), batch_for(program, stage)
   losses = program.algorithm.losses(state, batch, stage)
@@ -284,9 +293,7 @@ def test_two_devices_begin_as_one(name):
 @pytest.mark.parametrize('name', GAMES)
 def test_two_devices_make_the_step_of_one(name):
   _, before, one, metrics = made(name)
-  arrays = sum(len(jax.tree.leaves(player['params'])) for player in before['players'].values())
-  if arrays > MANY and not os.environ.get('BIGJAX_SLOW'):
-    pytest.skip('takes minutes: set BIGJAX_SLOW=1')
+  skip_larger(SOME, before)
   program = make_program(configs.read(f'{name}:tiny'), jax.devices()[:2])
   two, other = stepped(program, before)
   for key, value in metrics.items():
