@@ -101,10 +101,10 @@ class DVDGAN:
     return clips[:, :num] if num else None
 
   def empty_bank(self) -> dict[str, Array]:
-    """Grey frames in the place of those that are not yet seen."""
-    size, (_, *image) = min(BANK, self.batch[1]), self.clip
-    frames = jnp.full((size, self.gen_net.num_given, *image), 128, jnp.uint8)
-    return {'frames': frames, 'label': jnp.zeros((size,), jnp.int32)}
+    """Grey frames of label -1 in the place of those that are not yet seen."""
+    _, *image = self.clip
+    frames = jnp.full((BANK, self.gen_net.num_given, *image), 128, jnp.uint8)
+    return {'frames': frames, 'label': jnp.full((BANK,), -1, jnp.int32)}
 
   def examples(self, state: State, batch: Batch, stage: Stage) -> tuple[dict, dict]:
     """The critics' examples of a step [k, B, ...], and the generator's [B, ...]."""
@@ -305,8 +305,9 @@ class Clips(StandingStatistics):
     if not self.num_given:
       return {}
     label = gen['bank']['label']
+    seen = jnp.maximum((label >= 0).astype(jnp.float32), 1e-9)[None]
     share = y[:, label] if y.ndim == 2 else (y[:, None] == label[None]).astype(jnp.float32)
-    share = jnp.where(share.sum(1, keepdims=True) > 0, share, 1)
+    share = jnp.where(share.sum(1, keepdims=True) > 0, share, 1) * seen
     pick = lambda key, share: jax.random.categorical(key, jnp.log(share))
     at = jax.vmap(pick)(purpose(draws.keys_of(z), 'given'), share)
     return {'given': to_float(gen['bank']['frames'][at])}

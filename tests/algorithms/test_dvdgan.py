@@ -118,9 +118,10 @@ def test_losses_add_up_over_critics(predicts):
 
 
 def test_the_bank_has_the_newest_clips_first(predicts):
-  algorithm, state, stage = predicts
-  bank = state['aux']['bank']
-  assert bank['frames'].shape == (4, 1, 8, 8, 1) and (bank['frames'] == 128).all()
+  algorithm, _, stage = predicts
+  bank = algorithm.empty_bank()
+  assert bank['frames'].shape == (256, 1, 8, 8, 1) and (bank['frames'] == 128).all()
+  bank = jax.tree.map(lambda x: x[:4], bank)
   old, new = batch_of(stage, 1), batch_of(stage, 2)
   bank = algorithm.kept(bank, old)
   np.testing.assert_array_equal(bank['frames'], old['image'][0][:, :1])
@@ -133,8 +134,9 @@ def test_the_bank_has_the_newest_clips_first(predicts):
 
 def test_samples_go_on_with_clips_of_their_label(predicts):
   algorithm, state, stage = predicts
-  bank = algorithm.kept(state['aux']['bank'], batch_of(stage))
-  state = {**state, 'aux': {**state['aux'], 'bank': {**bank, 'label': jnp.array([0, 0, 1, 1])}}}
+  batch = {**batch_of(stage), 'label': jnp.array([[0, 0, 1, 1]])}
+  bank = algorithm.kept(algorithm.empty_bank(), batch)  # most of it is not yet seen
+  state = {**state, 'aux': {**state['aux'], 'bank': bank}}
   made = dvdgan.make_generator(algorithm.architecture(stage))
   assert made.shape == (3, 8, 8, 1)
   spec = made.spec({**algorithm.sampling(), 'standing_passes': 1, 'standing_batch': 4})
