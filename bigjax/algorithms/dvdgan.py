@@ -16,6 +16,7 @@ Neither code is public. The step's order is BigGAN's; one power iteration per up
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -101,9 +102,12 @@ class DVDGAN:
     return clips[:, :num] if num else None
 
   def empty_bank(self) -> dict[str, Array]:
-    """Grey frames of label -1 in the place of those that are not yet seen."""
-    _, *image = self.clip
-    frames = jnp.full((BANK, self.gen_net.num_given, *image), 128, jnp.uint8)
+    """Grey frames of label -1 in the place of those that are not yet seen: {frames, label}.
+
+    Frames are [BANK, numbers of a clip's], so that devices share them clip by clip.
+    """
+    size = self.gen_net.num_given * math.prod(self.clip[1:])
+    frames = jnp.full((BANK, size), 128, jnp.uint8)
     return {'frames': frames, 'label': jnp.full((BANK,), -1, jnp.int32)}
 
   def examples(self, state: State, batch: Batch, stage: Stage) -> tuple[dict, dict]:
@@ -212,7 +216,8 @@ class DVDGAN:
   def kept(self, bank: dict[str, Array], batch: Batch) -> dict[str, Array]:
     """The bank with a step's first minibatch in place of its oldest clips."""
     frames = jnp.round((to_float(self.first(batch['image'][0])) + 1) * 127.5).clip(0, 255)
-    new = {'frames': frames.astype(jnp.uint8), 'label': batch['label'][0].astype(jnp.int32)}
+    frames = frames.reshape(len(frames), -1).astype(jnp.uint8)
+    new = {'frames': frames, 'label': batch['label'][0].astype(jnp.int32)}
     size = len(bank['label'])
     return {name: jnp.concatenate([new[name], bank[name]])[:size] for name in new}
 
@@ -254,6 +259,9 @@ class DVDGAN:
   def generator(self, state: State, stage: Stage) -> Gen:
     del stage
     whole = parallel.all_gather_weights({'params': state['ema'], **given_of(state['aux'])})
+    if 'bank' in whole:
+      frames = whole['bank']['frames'].reshape(BANK, self.gen_net.num_given, *self.clip[1:])
+      whole['bank'] = {**whole['bank'], 'frames': frames}
     return whole | {'params': self.gen.reparametrisation.fold(whole['params'])}
 
   def architecture(self, stage: Stage) -> dict[str, Any]:
@@ -305,15 +313,20 @@ class Clips(StandingStatistics):
     if not self.num_given:
       return {}
     label = gen['bank']['label']
-    seen = jnp.maximum((label >= 0).astype(jnp.float32), 1e-9)[None]
+    seen = (label >= 0).astype(jnp.float32)[None]
     share = y[:, label] if y.ndim == 2 else (y[:, None] == label[None]).astype(jnp.float32)
-    share = jnp.where(share.sum(1, keepdims=True) > 0, share, 1) * seen
+    share = share * seen
+    share = jnp.where(share.sum(1, keepdims=True) > 0, share, jnp.maximum(seen, 1e-9))
     pick = lambda key, share: jax.random.categorical(key, jnp.log(share))
     at = jax.vmap(pick)(purpose(draws.keys_of(z), 'given'), share)
     return {'given': to_float(gen['bank']['frames'][at])}
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: Any) -> Array:
-    given = self.given(gen, z, y, spec)
+    return self.with_noise_of(gen, z, y, spec, z)
+
+  def with_noise_of(self, gen: Gen, z: Array, y: Array, spec: Any, others: Array) -> Array:
+    """Samples of z that go on with the clips that others would."""
+    given = self.given(gen, others, y, spec)
     made = self.made(self.variables(gen, spec), z, y, train=False, **given)
     return jnp.concatenate([*given.values(), made], 1)
 
@@ -369,6 +382,11 @@ KEYS: Keys = {
     ('frames:8', 'clip/2'), f'what critics see, one each: {views.HELP}', items=(str,),
   ),
   **{name: key for name, key in SHARED.items() if name not in ABSENT},
+  'model.fake_labels': dataclasses.replace(
+    SHARED['model.fake_labels'],
+    description='law of fake labels: uniform, or as frequent as in the data; of clips that it goes '
+    'on with, labels are their own, and this says nothing (uniform)',
+  ),
 }
 TINY = {
   **{name: value for name, value in residual_config.TINY.items() if name not in ABSENT},
@@ -409,6 +427,11 @@ def read_views(config: ml_collections.ConfigDict) -> tuple[views.View, ...]:
   clip = data.frames, data.resolution, data.resolution, data.channels
   for view in found:
     frames, side, *_ = view.shape(clip)
+    if data.resolution % view.scale:
+      raise errors.UserError(
+        f'model.critics has {view}, and {view.scale} does not divide the {data.resolution} px of '
+        'data.resolution; give a divisor.'
+      )
     generated = data.frames - model.num_given
     if view.single and frames > generated:
       raise errors.UserError(
@@ -437,6 +460,11 @@ def make(
     UserError: a key is missing or unknown, or values do not fit together.
   """
   configs.check(config)
+  if config.model.num_given and config.model.fake_labels != 'uniform':
+    raise errors.UserError(
+      f'model.fake_labels is {config.model.fake_labels}, but with model.num_given='
+      f'{config.model.num_given} labels are those of the clips that are gone on with; give uniform.'
+    )
   run, data, model, opt = config.run, config.data, config.model, config.optim
   if data.resolution not in dvdgan.GEN_WIDTHS:
     raise errors.UserError(

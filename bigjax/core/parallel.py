@@ -61,12 +61,12 @@ def all_gather_weights(tree: Any, dtype: Any = None) -> Any:
   """Gather slices: every device gets all of every array.
 
   Args:
-    dtype: what convolution kernels [h, w, in, out] are rounded to on the way; they stay of the
-      dtype they are. Half the bytes, where the network rounds them anyway.
+    dtype: what convolution kernels [h, w, in, out], and those over time, too, are rounded to on the
+      way; they stay of the dtype they are. Half the bytes, where the network rounds them anyway.
   """
 
   def gather(x):
-    narrow = x if dtype is None or x.ndim != 4 else x.astype(dtype)
+    narrow = x if dtype is None or x.ndim not in (4, 5) else x.astype(dtype)
     if not jax.sharding.get_abstract_mesh().empty:
       narrow = lax.with_sharding_constraint(narrow, P())
     return narrow.astype(x.dtype)

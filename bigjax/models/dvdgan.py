@@ -116,8 +116,9 @@ class Generator(nn.Module):
   @nn.compact
   def __call__(self, z: Array, y: Array, train: bool, given: Array | None = None) -> Array:
     first, *widths = [width * self.ch for width in GEN_WIDTHS[self.resolution]]
-    of_warp = {'size': self.warp_size, 'mix_warped': self.mix_warped}
-    unit = functools.partial(recurrent.unit(self.unit), **(of_warp if self.unit != 'gru' else {}))
+    warps = {'size': self.warp_size, 'mix_warped': self.mix_warped} if self.unit != 'gru' else {}
+    ways = {'recompute': self.remat, 'kernels': self.kernels, 'dtype': self.dtype}
+    unit = functools.partial(recurrent.unit(self.unit), **warps, **ways)
     block, output = remat(GenBlock, self.remat, (3,)), remat(ImageOutput, self.remat, (2,))
     norm = functools.partial(
       ConditionalBatchNorm, frames=self.frames, group=self.bn_group, eps=self.bn_eps,
@@ -136,15 +137,7 @@ class Generator(nn.Module):
       # A unit over all frames, then two blocks of each by itself, of which the second is larger.
       b, _, side, _, features = h.shape
       start = starts.get(side, jnp.zeros((b, side, side, features), self.dtype))
-      fields = features, self.frames, self.remat, *how[1:]
-      units = unit(
-        features,
-        self.frames,
-        recompute=self.remat,
-        kernels=self.kernels,
-        dtype=self.dtype,
-        name=f'units_{i}',
-      )
+      units = unit(features, self.frames, name=f'units_{i}')
       h = fold(in_microbatches(self.microbatches, units, type(units).__call__, start, h))
       h = block(features, features, norm, *how, up=False, name=f'blocks_{i}_0')(h, c, train)
       h = block(features, width, norm, *how, name=f'blocks_{i}_1')(h, c, train)

@@ -100,13 +100,13 @@ def kernel_grad(x: Array, kernel: Array, dy: Array, stride: int, padding: Any) -
   if device.device_kind() != 'cpu' or min(kernel.shape[-2:]) <= FEW or is_symbolic:
     return of_part(x, dy)
   divisors = [n for n in range(1, num + 1) if num % n == 0]
-  fits = (n for n in divisors if num // n * positions <= CHUNK)
-  chunks = min(next(fits, num), max(n for n in divisors if n <= MOST_CHUNKS))
+  fits = next((n for n in divisors if num // n * positions <= CHUNK), num)
+  chunks = next(n for n in divisors if n >= min(fits, MANY_CHUNKS))
   return sum(map(of_part, jnp.split(x, chunks), jnp.split(dy, chunks)))
 
 
 CHUNK = 2048  # pixels
-MOST_CHUNKS = 16  # each is compiled by itself, in a tenth of a second; more of them gain little
+MANY_CHUNKS = 16  # each is compiled by itself, in a tenth of a second; more of them gain little
 FEW = 8  # channels up to which other forms win
 BLOCK = 4  # pixels a side
 

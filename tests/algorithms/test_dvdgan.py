@@ -120,15 +120,15 @@ def test_losses_add_up_over_critics(predicts):
 def test_the_bank_has_the_newest_clips_first(predicts):
   algorithm, _, stage = predicts
   bank = algorithm.empty_bank()
-  assert bank['frames'].shape == (256, 1, 8, 8, 1) and (bank['frames'] == 128).all()
+  assert bank['frames'].shape == (256, 64) and (bank['frames'] == 128).all()
   bank = jax.tree.map(lambda x: x[:4], bank)
   old, new = batch_of(stage, 1), batch_of(stage, 2)
   bank = algorithm.kept(bank, old)
-  np.testing.assert_array_equal(bank['frames'], old['image'][0][:, :1])
+  np.testing.assert_array_equal(bank['frames'], old['image'][0][:, 0].reshape(4, -1))
   small = jax.tree.map(lambda x: x[:, :2], new)
   bank = algorithm.kept(bank, small)
-  np.testing.assert_array_equal(bank['frames'][:2], small['image'][0][:, :1])
-  np.testing.assert_array_equal(bank['frames'][2:], old['image'][0][:2, :1])
+  np.testing.assert_array_equal(bank['frames'][:2], small['image'][0][:, 0].reshape(2, -1))
+  np.testing.assert_array_equal(bank['frames'][2:], old['image'][0][:2, 0].reshape(2, -1))
   np.testing.assert_array_equal(bank['label'][:2], small['label'][0])
 
 
@@ -146,12 +146,15 @@ def test_samples_go_on_with_clips_of_their_label(predicts):
   samples = generate(y)
   assert samples.shape == (8, 3, 8, 8, 1)
   first = np.rint((np.asarray(samples[:, :1]) + 1) * 127.5).astype(np.uint8)
-  of = [[i for i in range(4) if (first[n] == bank['frames'][i]).all()] for n in range(8)]
+  of = [[i for i in range(4) if (first[n].ravel() == bank['frames'][i]).all()] for n in range(8)]
   assert all(len(one) == 1 and one[0] // 2 == n % 2 for n, one in enumerate(of))
   assert len({one[0] for one in of}) > 2
   # The part that is given a caller's frames says the same of the same.
   rest = jax.jit(made.predictor.predict)(gen, samples[:, :1], z, y, spec)
   np.testing.assert_allclose(rest, samples[:, 1:], atol=1e-5)
+  # On a path, it goes on with one clip all the way.
+  path = jax.jit(made.with_noise_of)(gen, z, y, spec, jnp.broadcast_to(z[:1], z.shape))
+  assert (path[y == 0][:, :1] == samples[:1, :1]).all()
   # Weights over classes choose, too.
   mixed = generate(jax.nn.one_hot(y, 2))
   np.testing.assert_allclose(mixed, samples, atol=1e-5)
@@ -185,6 +188,8 @@ def test_without_given_frames_there_is_no_bank():
     ({'model__critics': ('clip', 'clip')}, r'with a view that is there twice'),
     ({'model__critics': ('frames:8',)}, r'frames:8, but 2 frames of a clip are generated'),
     ({'model__critics': ('clip/2',)}, r'clip/2, which is 4 px of 8'),
+    ({'model__critics': ('clip/3',)}, r'clip/3, and 3 does not divide the 8 px'),
+    ({'model__fake_labels': 'data'}, r'model.fake_labels is data, but with model.num_given=1'),
     ({'model__critics': ('clips',)}, r"model.critics has 'clips'; give words"),
     ({'data__resolution': 24}, r'data.resolution is 24; dvdgan has networks for 8, 16'),
   ],

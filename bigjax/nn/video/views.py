@@ -131,9 +131,3 @@ def read(word: str, key: str, first: int = 0) -> View:
   if found['num']:
     return Frames(int(found['num']), scale, first)
   return Whole(scale) if found['kind'] == 'clip' else Crop(scale)
-
-
-def num_pixels(views: tuple[View, ...], clip: Shape) -> int:
-  """How many pixels of a clip of this shape critics see together."""
-  shapes = [view.shape(clip) for view in views]
-  return sum(frames * height * width for frames, height, width, _ in shapes)
