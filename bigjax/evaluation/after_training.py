@@ -354,27 +354,31 @@ def with_encoder(args: Any, loaded: Loaded | None) -> encoder_scores.Measure:
 
 
 def with_likelihood(args: Any, loaded: Loaded | None) -> likelihood_scores.Measure:
-  """What scores of a likelihood are measured with: labelled images of the generator's size.
+  """What scores of a likelihood are measured with: images of the generator's size.
+
+  They have the data's own labels where the generator knows classes.
 
   Raises:
     UserError: there are none that serve.
   """
   if not args.of_likelihood:
     return likelihood_scores.of_none()
-  _, splits, _ = find_real(args, loaded.shape, labelled=True)
+  _, splits, _ = find_real(args, loaded.shape, labelled=loaded.num_classes > 1)
   refusals.refuse_real(args.of_likelihood, splits.get('test'), loaded.num_classes)
   return likelihood_scores.Measure(args.of_likelihood, splits, args.num, args.batch)
 
 
 def with_prediction(args: Any, loaded: Loaded | None) -> prediction_scores.Measure:
-  """What scores of predictions are measured with: labelled clips of the generator's size.
+  """What scores of predictions are measured with: clips of the generator's size.
+
+  They have the data's own labels where the generator knows classes.
 
   Raises:
     UserError: there are none that serve.
   """
   if not args.of_prediction:
     return prediction_scores.of_none()
-  _, splits, _ = find_real(args, loaded.shape, labelled=True)
+  _, splits, _ = find_real(args, loaded.shape, labelled=loaded.num_classes > 1)
   refusals.refuse_real(args.of_prediction, splits.get('test'), loaded.num_classes)
   return prediction_scores.Measure(args.of_prediction, splits, args.num, args.batch)
 
