@@ -13,7 +13,7 @@ from PIL import Image
 from bigjax.algorithms.base import contract
 from bigjax.core import errors, parallel
 from bigjax.evaluation import after_training, image_sets, quick
-from bigjax.evaluation.of_networks import predicted_frames, prediction_scores
+from bigjax.evaluation.of_networks import predicted_frames, prediction_scores, predictions
 from bigjax.sampling.loaded import Loaded
 from bigjax.sampling.sampler import Sampler
 
@@ -151,6 +151,15 @@ def test_by_the_verb(bigjax, tmp_path, monkeypatch):
   Image.open(tmp_path / 'prediction.png').verify()
   status, _, err = bigjax(*words, '--metrics=psnr')
   assert status and 'needs real images with a test split' in err
+
+
+def test_clips_for_a_generator_of_one_class_need_no_labels():
+  """Where no run says how they are split: a set may have none, and a share is held out of all."""
+  find = lambda n: predictions.held_out(loaded(classes=n), 'synthetic:80', None, None, 8)
+  _, y, names = find(1)
+  assert y.tolist() == [0] * 8 and names == [''] * 8
+  _, y, names = find(10)
+  assert names == [f'class {label}' for label in y] and len({*y.tolist()}) > 1
 
 
 def test_while_a_run_trains():
