@@ -25,9 +25,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   Raises:
     UserError: they differ in shape.
   """
-  _refuse_others(a, b)
-  difference = a.astype(np.float32) - b  # whole numbers, and exact
-  errs = np.square(difference).mean((2, 3, 4), dtype=np.float64)
+  errs = _of_frames(a, b, lambda a, b: np.square(a - b).mean((1, 2, 3)))
   least = PEAK**2 / 10 ** (LARGEST / 10)
   return 10 * np.log10(PEAK**2 / np.maximum(errs, least))
 
@@ -40,10 +38,17 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   Raises:
     UserError: they differ in shape.
   """
+  return _of_frames(a, b, lambda *some: ms_ssim.ssim(*[x.transpose(0, 3, 1, 2) for x in some])[0])
+
+
+def _of_frames(
+  a: np.ndarray, b: np.ndarray, score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+  """Scores [n, T] of frames of clips: `score` is of some frames, float64 [m, H, W, C]."""
   _refuse_others(a, b)
-  frames = [x.reshape(-1, *x.shape[2:]).transpose(0, 3, 1, 2) for x in (a, b)]
+  frames = [x.reshape(-1, *x.shape[2:]) for x in (a, b)]
   found = [
-    ms_ssim.ssim(*[x[i : i + CHUNK].astype(np.float64) for x in frames])[0]
+    score(*[x[i : i + CHUNK].astype(np.float64) for x in frames])
     for i in range(0, len(frames[0]), CHUNK)
   ]
   return np.concatenate(found).reshape(a.shape[:2])
