@@ -5,6 +5,7 @@ where it fits in whole, and the mean over channels; where a frame is smaller tha
 shrink with it, as in metrics/ms_ssim.py.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ from bigjax.evaluation.metrics import ms_ssim
 PEAK = 255
 LARGEST = 100.0  # dB, of frames that are equal
 CHUNK = 64  # frames in memory as float64
+MEAN_OF = 2**28  # bytes of training clips, at most, that the mean image is of
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -55,6 +57,11 @@ def _of_frames(
 
 
 SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {'psnr': psnr, 'ssim': ssim}
+
+
+def num_of_mean(shape: tuple[int, ...]) -> int:
+  """How many training clips of a shape the mean image is of, at most."""
+  return max(MEAN_OF // math.prod(shape), 1)
 
 
 def mean_image(clips: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ from bigjax.evaluation.quick import Groups, RealImages, Scores
 
 PREDICTS = True
 SCORES = tuple(predicted_frames.SCORES)
-MEAN_OF = 1000  # training clips that the mean image is of
 
 
 def make(
@@ -39,7 +38,8 @@ def make(
   def score(frames: np.ndarray) -> Scores:
     return {name: float(of(frames, came).mean()) for name, of in predicted_frames.SCORES.items()}
 
-  mean = predicted_frames.mean_image(train(MEAN_OF)[0])
+  some, _ = train(predicted_frames.num_of_mean(clips.shape[1:]))
+  mean = predicted_frames.mean_image(some)
   beside = {
     n: score(some) for n, some in predicted_frames.baselines(clips, num_given, mean).items()
   }

@@ -162,6 +162,18 @@ def test_clips_for_a_generator_of_one_class_need_no_labels():
   assert names == [f'class {label}' for label in y] and len({*y.tolist()}) > 1
 
 
+def test_the_mean_image_is_of_so_many_bytes(monkeypatch):
+  """While a run trains as afterwards: here of two training clips."""
+  monkeypatch.setattr(predicted_frames, 'MEAN_OF', 2 * FRAMES * SIDE * SIDE + 1)
+  asked = []
+  train = lambda most: (asked.append(most), clips(9)[0][:most])[1:] * 2
+  quick.load('prediction', train, lambda most: clips(most), (), num_given=GIVEN, num=5)
+  one = dataclasses.replace(splits()['train'], some=train)
+  measure = prediction_scores.Measure(('psnr',), {**splits(), 'train': one}, 1, 1)
+  measure.scored(loaded(), loaded().spec(), (0,))
+  assert asked == [2, 2]
+
+
 def test_while_a_run_trains():
   """The evaluator is given predictions; the floor is the best that needs no network."""
   train, held_out = (lambda most, n=n: tuple(part[:most] for part in clips(n)) for n in (9, 7))
