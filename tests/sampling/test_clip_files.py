@@ -126,8 +126,13 @@ def test_colours_of_a_webp_are_exact_and_of_a_gif_where_they_are_few(tmp_path):
       np.testing.assert_array_equal(read(path)[0], clips[0])
 
 
-def test_many_colours_of_a_gif_are_near_and_stand_still():
-  """One palette, no dithering: equal pixels of two pictures are equal in the file."""
+@pytest.mark.parametrize('looked_at', [2**22, 2000])
+def test_many_colours_of_a_gif_are_near_and_stand_still(monkeypatch, looked_at):
+  """One palette, no dithering: equal pixels of two pictures are equal in the file.
+
+  Of a large film, the palette is of some of its pixels.
+  """
+  monkeypatch.setattr(clip_files, 'LOOKED_AT', looked_at)
   ramp = np.arange(64, dtype=np.uint8) * 4
   first = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], 128), axis=-1).astype(np.uint8)
   second = first.copy()
