@@ -1,11 +1,13 @@
 """Strips and films of clips: read back by Pillow and by PyAV, pixel by pixel."""
 
+import types
+
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
 from bigjax.core import errors
-from bigjax.sampling import clip_files, grids, image_files
+from bigjax.sampling import clip_files, grids, image_files, pictures
 
 RATE = 12.5
 has_av = pytest.mark.skipif(
@@ -101,6 +103,16 @@ def test_what_is_no_picture_any_more(num, shape, film, words):
   with pytest.raises(errors.UserError, match=words):
     grids.check_grid(num, 1, shape, film)
   grids.check_grid(num // 20, 1, shape, film)
+
+
+def test_only_pictures_and_films_are_as_large_as_a_picture_may_be():
+  """Whatever is asked for: an .npz or a folder holds more."""
+  loaded = types.SimpleNamespace(shape=(16, 128, 128, 3))
+  for out in ('x.png', 'x.PNG', 'x.webp', 'x.gif', 'x.mp4'):
+    with pytest.raises(errors.UserError, match='too many for one'):
+      pictures.check_grid(2100, 1, loaded, out)
+  for out in ('x.npz', 'folder', 'png'):
+    pictures.check_grid(2100, 1, loaded, out)
 
 
 # --- files
