@@ -31,6 +31,7 @@ from bigjax.evaluation.of_networks import (
 )
 from bigjax.evaluation.of_networks.generator_scores import Measure
 from bigjax.evaluation.protocol import (
+  about_generator,
   cell,
   floor_of,
   over_seeds,
@@ -64,6 +65,7 @@ class Generated:
   scores: Mapping[str, Mapping[str, Any]]
   digest: str | None = None  # of the generator and of all that it is made of
   classes: Sequence[Record] = ()  # of --by_class
+  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more of its protocol
 
 
 def write(folder: str, rows: Sequence[Mapping[str, Any]], name: str = 'scores.jsonl') -> None:
@@ -215,7 +217,9 @@ def of_generators(
       what = 'exported' if step is None else f'step {step:,}'
       what += f', {spec}' if args.sweep else ''
       classes = by_class.records(what, by_seed) if by_class else ()
-      found.append(Generated(what, step, spec, loaded.card, over_seeds(each), digest, classes))
+      about = about_generator(loaded.sampler.generator)
+      scores = over_seeds(each)
+      found.append(Generated(what, step, spec, loaded.card, scores, digest, classes, about))
   return found
 
 
@@ -472,7 +476,7 @@ def _run(args: Any) -> None:
     about = protocol(
       look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
     )
-    about['generator_digest'] = row.digest
+    about |= {'generator_digest': row.digest, **row.about}
     for one in (measure, *others):
       about |= one.about()
     written.append({**record, 'protocol': about})

@@ -148,6 +148,7 @@ def test_by_the_verb(bigjax, tmp_path, monkeypatch):
   assert '| exported: SSIM of frame | generator | best of 2 | last frame | mean image | bl' in out
   assert '| +3 | ' in out and '| all | ' in out and '_t1' not in out
   assert row['protocol']['prediction_digest'].endswith('-test')
+  assert row['protocol']['num_given'] == GIVEN
   Image.open(tmp_path / 'prediction.png').verify()
   status, _, err = bigjax(*words, '--metrics=psnr')
   assert status and 'needs real images with a test split' in err
