@@ -42,7 +42,8 @@ class Evaluation:
   """Scores a run by what `eval.name` names, and draws its samples.
 
   Attributes:
-    floor: {score: what real images get}.
+    floor: {score: what real images get, or what else the evaluator compares with}.
+    floor_name: what that is of, 'real' for real images.
   Raises:
     UserError: the images are not enough for it.
   """
@@ -63,6 +64,7 @@ class Evaluation:
       more = {'num_given': part.num_given, 'num': num}
       clips, labels = real[1](num)
       self._clips = clips[:, : part.num_given], labels
+    self.floor_name = quick.floor_name(config.eval.name)
     self._score, self.floor = quick.load(config.eval.name, *real, groups, **more)
 
   def _prepared(self, state: Any, stage: Stage) -> tuple[Any, Any, Any]:

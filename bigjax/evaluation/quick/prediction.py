@@ -16,6 +16,7 @@ from bigjax.evaluation.of_networks import predicted_frames
 from bigjax.evaluation.quick import Groups, RealImages, Scores
 
 PREDICTS = True
+FLOOR_OF = 'without a network'  # the best of these gets the floor
 SCORES = tuple(predicted_frames.SCORES)
 
 

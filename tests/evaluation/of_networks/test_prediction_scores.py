@@ -179,6 +179,8 @@ def test_while_a_run_trains():
   """The evaluator is given predictions; the floor is the best that needs no network."""
   train, held_out = (lambda most, n=n: tuple(part[:most] for part in clips(n)) for n in (9, 7))
   assert quick.predicts('prediction') and not quick.predicts('classifier')
+  assert quick.floor_name('prediction') == 'without a network'
+  assert quick.floor_name('classifier') == quick.floor_name('none') == 'real'
   score, floor = quick.load('prediction', train, held_out, (), num_given=GIVEN, num=5)
   images, labels = held_out(5)
   assert list(floor) == list(quick.scores('prediction')) == ['psnr', 'ssim']
