@@ -31,6 +31,7 @@ from bigjax.evaluation.of_networks import (
 )
 from bigjax.evaluation.of_networks.generator_scores import Measure
 from bigjax.evaluation.protocol import (
+  about_generator,
   cell,
   floor_of,
   over_seeds,
@@ -64,6 +65,7 @@ class Generated:
   scores: Mapping[str, Mapping[str, Any]]
   digest: str | None = None  # of the generator and of all that it is made of
   classes: Sequence[Record] = ()  # of --by_class
+  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more of its protocol
 
 
 def write(folder: str, rows: Sequence[Mapping[str, Any]], name: str = 'scores.jsonl') -> None:
@@ -215,7 +217,9 @@ def of_generators(
       what = 'exported' if step is None else f'step {step:,}'
       what += f', {spec}' if args.sweep else ''
       classes = by_class.records(what, by_seed) if by_class else ()
-      found.append(Generated(what, step, spec, loaded.card, over_seeds(each), digest, classes))
+      about = about_generator(loaded.sampler.generator)
+      scores = over_seeds(each)
+      found.append(Generated(what, step, spec, loaded.card, scores, digest, classes, about))
   return found
 
 
@@ -354,27 +358,31 @@ def with_encoder(args: Any, loaded: Loaded | None) -> encoder_scores.Measure:
 
 
 def with_likelihood(args: Any, loaded: Loaded | None) -> likelihood_scores.Measure:
-  """What scores of a likelihood are measured with: labelled images of the generator's size.
+  """What scores of a likelihood are measured with: images of the generator's size.
+
+  They have the data's own labels where the generator knows classes.
 
   Raises:
     UserError: there are none that serve.
   """
   if not args.of_likelihood:
     return likelihood_scores.of_none()
-  _, splits, _ = find_real(args, loaded.shape, labelled=True)
+  _, splits, _ = find_real(args, loaded.shape, labelled=loaded.num_classes > 1)
   refusals.refuse_real(args.of_likelihood, splits.get('test'), loaded.num_classes)
   return likelihood_scores.Measure(args.of_likelihood, splits, args.num, args.batch)
 
 
 def with_prediction(args: Any, loaded: Loaded | None) -> prediction_scores.Measure:
-  """What scores of predictions are measured with: labelled clips of the generator's size.
+  """What scores of predictions are measured with: clips of the generator's size.
+
+  They have the data's own labels where the generator knows classes.
 
   Raises:
     UserError: there are none that serve.
   """
   if not args.of_prediction:
     return prediction_scores.of_none()
-  _, splits, _ = find_real(args, loaded.shape, labelled=True)
+  _, splits, _ = find_real(args, loaded.shape, labelled=loaded.num_classes > 1)
   refusals.refuse_real(args.of_prediction, splits.get('test'), loaded.num_classes)
   return prediction_scores.Measure(args.of_prediction, splits, args.num, args.batch)
 
@@ -468,7 +476,7 @@ def _run(args: Any) -> None:
     about = protocol(
       look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
     )
-    about['generator_digest'] = row.digest
+    about |= {'generator_digest': row.digest, **row.about}
     for one in (measure, *others):
       about |= one.about()
     written.append({**record, 'protocol': about})

@@ -19,7 +19,15 @@ from bigjax.evaluation.feature_pass import FeaturePass, fitted
 from bigjax.evaluation.image_sets import ImageBatch
 from bigjax.evaluation.metrics import registry
 from bigjax.evaluation.metrics.registry import METRICS, FeatureStats
-from bigjax.evaluation.protocol import floor_of, over_seeds, protocol, refuse_clips, scored, warn
+from bigjax.evaluation.protocol import (
+  about_generator,
+  floor_of,
+  over_seeds,
+  protocol,
+  refuse_clips,
+  scored,
+  warn,
+)
 from bigjax.evaluation.reference import cached_reference, no_network, open_network
 from bigjax.evaluation.samples import BATCH, SEED
 from bigjax.models.pretrained import registry as networks
@@ -71,6 +79,7 @@ class Scoring:
     self._every, self._card = config.scores.every, card
     self._metrics, split = check(config), config.scores.reference
     self._spec = sampler.generator.spec(card['sampling'])
+    self._about = about_generator(sampler.generator)
     *frames, side, _, channels = sampler.generator.shape
     side = config.data.resolution or side  # samples of smaller stages are enlarged
     splits = image_sets.open_source(
@@ -122,13 +131,14 @@ class Scoring:
     """Compute the scores and return their row; in the thread."""
     scores = scored(seen, self._reference, self._metrics, self._look.network.name, SEED)
     card = {**self._card, 'step': step}
+    about = protocol(self._look, self._reference, self.num, [SEED], self._spec, card)
     return {
       'step': step,
       'what': f'step {step:,}',
       'scores': over_seeds([scores]),
       'floor': self._floor,
       'floor_num': self._floor_num,
-      'protocol': protocol(self._look, self._reference, self.num, [SEED], self._spec, card),
+      'protocol': about | self._about,
     }
 
   def finished(self, wait_for: int | None = None) -> list[tuple[int, dict[str, float]]]:

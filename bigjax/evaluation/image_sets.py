@@ -103,6 +103,7 @@ def as_of_run(
   data_dir: str | None,
   workdir: str | None,
   held_out: float = 0.1,
+  num_classes: int | None = None,
 ) -> data.Source:
   """The images of a source as a generator sees them, split, limited and cut as those of its run.
 
@@ -112,12 +113,14 @@ def as_of_run(
     data_dir: as data.data_dir; None for the run's, or TFDS's own.
     workdir: of a run, which counts where `name` is what it was trained on; or None.
     held_out: the share that is, of a source without a test split of its own, where no run says.
+    num_classes: as data.num_classes, where no run says: 1 asks for no labels.
   """
   known = {}
   if workdir:
     run = files.read_json(os.path.join(workdir, 'config.json'))
     known = {key.removeprefix('data.'): v for key, v in run.items() if key.startswith('data.')}
     known = known if known['source'] == name else {}
+  known = known or {'num_classes': num_classes}
   data_dir = data_dir or known.get('data_dir') or ''
   return data.load(config_of(name, size, data_dir, known, held_out))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 import bigjax
 from bigjax import data
-from bigjax.algorithms.base.contract import Spec
+from bigjax.algorithms.base.contract import Generator, Spec
 from bigjax.core import errors
 from bigjax.core.progress import say
 from bigjax.evaluation.feature_pass import FeaturePass
@@ -111,6 +111,15 @@ def floor_of(
   batches = chosen(other.batches(look.batch), kept, look.batch)
   seen = look(batches, most, f'floor: {other.name}/{other.split}')
   return scored(seen, reference, metrics, look.network.name, 0), seen
+
+
+def about_generator(generator: Generator) -> dict[str, int]:
+  """What else of a generator its samples depend on, for their protocol.
+
+  `num_given`, where it goes on with clips: its samples begin with so many real frames.
+  """
+  predictor = getattr(generator, 'predictor', None)
+  return {} if predictor is None else {'num_given': predictor.num_given}
 
 
 def protocol(

@@ -4,6 +4,7 @@ A film is a sequence of pictures of one size that are shown for equal times, aga
 """
 
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -17,6 +18,7 @@ from bigjax.sampling.options import FILMS
 
 RATE = 8.0  # frames per second where nothing says how many
 COLOURS = 256  # of a GIF
+LOOKED_AT = 2**22  # pixels of a film, at most, that its colours are chosen by where it has more
 H264 = {'crf': '12', 'preset': 'slow'}  # hardly any loss
 FAST_START = {'movflags': '+faststart'}  # so that it plays while it loads
 
@@ -82,20 +84,37 @@ def _save_gif(pictures: Sequence[Image.Image], rate: float, path: str) -> None:
 def indexed(pictures: Sequence[Image.Image]) -> list[Image.Image]:
   """The same pictures with one palette: exactly, where all have COLOURS colours or fewer.
 
-  Else the colours are those of median cut, without dithering, so that what stands still does.
+  Else the colours are those of median cut, of LOOKED_AT pixels in even steps at most, without
+  dithering, so that what stands still does. One picture at a time is in memory as more than it is.
   """
-  tall = np.concatenate([np.asarray(picture.convert('RGB')) for picture in pictures])
-  codes = tall.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-  colours = np.unique(codes)
-  if len(colours) <= COLOURS:
-    whole = Image.fromarray(np.searchsorted(colours, codes).astype(np.uint8))
-    shares = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1)
-    whole.putpalette(shares.astype(np.uint8).tobytes())
-  else:
-    whole = Image.fromarray(tall).quantize(COLOURS, dither=Image.Dither.NONE)
+  colours = np.empty(0, np.int32)
+  for picture in pictures:
+    colours = np.union1d(colours, _codes(picture))
+    if len(colours) > COLOURS:
+      return _quantized(pictures)
+  shares = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1).astype(np.uint8)
+  found = []
+  for picture in pictures:
+    found.append(Image.fromarray(np.searchsorted(colours, _codes(picture)).astype(np.uint8)))
+    found[-1].putpalette(shares.tobytes())
+  return found
+
+
+def _codes(picture: Image.Image) -> np.ndarray:
+  """The colours of pixels as numbers, int32 [H, W]."""
+  shares = np.asarray(picture.convert('RGB')).astype(np.int32)
+  return shares @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+def _quantized(pictures: Sequence[Image.Image]) -> list[Image.Image]:
+  """Pictures in the colours of one palette that is near to all of theirs."""
   width, height = pictures[0].size
+  step = math.ceil(math.sqrt(len(pictures) * width * height / LOOKED_AT))
+  thin = [np.asarray(picture.convert('RGB'))[::step, ::step].copy() for picture in pictures]
+  palette = Image.fromarray(np.concatenate(thin)).quantize(COLOURS)
   return [
-    whole.crop((0, top, width, top + height)) for top in range(0, height * len(pictures), height)
+    picture.convert('RGB').quantize(palette=palette, dither=Image.Dither.NONE)
+    for picture in pictures
   ]
 
 

@@ -52,9 +52,9 @@ def check(args: argparse.Namespace, shape: tuple[int, ...]) -> None:
 
 
 def check_grid(num: int, columns: int, loaded: Loaded, out: str) -> None:
-  """grids.check_grid, of what is drawn into a file of that name."""
-  film = out.lower().endswith(options.FILMS)
-  grids.check_grid(num, columns, loaded.shape, film)
+  """grids.check_grid, of what is drawn into a file of that name: a picture or a film."""
+  if out.lower().endswith(('.png', *options.FILMS)):
+    grids.check_grid(num, columns, loaded.shape, film=not out.lower().endswith('.png'))
 
 
 def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int) -> Wanted:
@@ -66,8 +66,7 @@ def plain(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray, num: int
   columns = -(-num // len(labels))
   if seeds and len(labels) == 1:
     columns = min(len(seeds), 10)
-  if args.out.lower().endswith(('.png', *options.FILMS)):
-    check_grid(num, columns, loaded, args.out)
+  check_grid(num, columns, loaded, args.out)
   loaded.prepare(spec, args.recalibrate)
   if seeds:
     y = np.repeat(labels, len(seeds))

@@ -370,6 +370,7 @@ def finish(
   summary = {
     **scores,
     'real': evaluation.floor,
+    **({'floor_of': evaluation.floor_name} if evaluation.floor_name != 'real' else {}),
     'step': step,
     'seconds': round(session.seconds, 1),
     'config_hash': card['config_hash'],
@@ -379,9 +380,11 @@ def finish(
     files.write_json(os.path.join(workdir, 'summary.json'), summary)
     width = max((len(name) for name in scores), default=0)
     if scores:  # else there was no evaluator
-      print(f'{"":{width}}{"samples":>9}{"real":>9}')
+      floor_of = evaluation.floor_name
+      column = max(9, len(floor_of) + 2)
+      print(f'{"":{width}}{"samples":>9}{floor_of:>{column}}')
     for name, value in scores.items():
-      print(f'{name:{width}}{value:9.3f}{evaluation.floor[name]:9.3f}')
+      print(f'{name:{width}}{value:9.3f}{evaluation.floor[name]:{column}.3f}')
     print(
       f'{session.words(step)}: see samples, curves.png and '
       f'vital_signs.png in {workdir}; try: bigjax sample --params {shlex.quote(path)}'

@@ -42,7 +42,8 @@ class Evaluation:
   """Scores a run by what `eval.name` names, and draws its samples.
 
   Attributes:
-    floor: {score: what real images get}.
+    floor: {score: what real images get, or what else the evaluator compares with}.
+    floor_name: what that is of, 'real' for real images.
   Raises:
     UserError: the images are not enough for it.
   """
@@ -63,6 +64,7 @@ class Evaluation:
       more = {'num_given': part.num_given, 'num': num}
       clips, labels = real[1](num)
       self._clips = clips[:, : part.num_given], labels
+    self.floor_name = quick.floor_name(config.eval.name)
     self._score, self.floor = quick.load(config.eval.name, *real, groups, **more)
 
   def _prepared(self, state: Any, stage: Stage) -> tuple[Any, Any, Any]:
@@ -87,8 +89,9 @@ class Evaluation:
     """
     sampler, gen, spec = self._prepared(state, stage)
     due = scorer.due(step)
-    few, total = self._config.num_samples, max(self._config.num_samples, due and scorer.num)
-    size = samples.whole_batches(BATCH if due else min(BATCH, total), sampler.mesh.size)
+    few = 0 if self._clips else self._config.num_samples  # predictions are scored in their place
+    total = max(few, due and scorer.num)
+    size = samples.whole_batches(BATCH if due else min(BATCH, total) or 1, sampler.mesh.size)
     batches = samples.draw(sampler, gen, spec, total, SEED, size, self._source.size)
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     seen = _copied(batches, few, kept)
@@ -96,12 +99,14 @@ class Evaluation:
       scorer.begin(_first(seen, scorer.num), step)
     for _ in seen:  # what the scorer did not want
       pass
-    images, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     self._draw(sampler, gen, spec, workdir, step)
-    whole = images.shape[-3] == (self._source.size or images.shape[-3])
-    if whole and self._clips:
-      images, labels = self._predicted(sampler, gen, spec)
-    scores = self._score((images, labels)) if whole else {}
+    if self._clips:
+      side = sampler.generator.shape[-3]
+      read = functools.partial(self._predicted, sampler, gen, spec)
+    else:
+      images, labels = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+      side, read = images.shape[-3], lambda: (images, labels)
+    scores = self._score(read()) if side == (self._source.size or side) else {}
     return gen, {name: round(value, 6) for name, value in scores.items()}
 
   def _predicted(self, sampler: Any, gen: Any, spec: Any) -> data.Labelled:

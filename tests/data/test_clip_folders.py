@@ -161,6 +161,8 @@ def test_a_stride(clips):
   seen = shades(source.train()[0])
   np.testing.assert_array_equal(np.diff(seen, axis=1), 8)
   assert (seen[:, 0] % 20 == 0).all() and source.frame_rate == 2.5
+  every = data.load(config(clips))
+  assert source.digest != every.digest and source.held_out_digest != every.held_out_digest
   message = refusal(config(clips, frames=3, frame_stride=5))
   assert 'none can be read and has the 11 frames' in message
   assert 'cats/0.gif (9 frames)' in message and 'data.frames=0' in message

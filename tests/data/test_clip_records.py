@@ -172,6 +172,8 @@ def test_a_split_of_its_own(prepared):
                             frame_stride=2))  # fmt: skip
   assert source.class_names == ('all',) and source.num_train + source.num_held_out == 8
   np.testing.assert_array_equal(np.diff(shades(source.train()[0]), axis=1), 4)
+  every = data.load(config('alone', prepared, num_classes=1, split='test', frames=2))
+  assert source.digest != every.digest and source.held_out_digest != every.held_out_digest
 
 
 @pytest.mark.parametrize('name', ['steps', 'within'])

@@ -34,6 +34,18 @@ def test_labels_that_a_run_did_not_look_at_are_there_when_asked_for(tmp_path):
   assert labels_of(tmp_path, True) == {0, 1, 2}
 
 
+def test_real_images_of_a_generator_of_one_class_are_split_as_in_its_run(tmp_path):
+  """Its labels are not asked for, which may be absent, and by which a share is held out."""
+  run = {'data.source': 'digits', 'data.num_classes': 1}
+  (tmp_path / 'config.json').write_text(json.dumps(run))
+  args = asked(of_likelihood=['nll_bpd'], of_prediction=['psnr'], num=9, batch=9)
+  args.workdir = str(tmp_path)
+  for measure in (after_training.with_likelihood, after_training.with_prediction):
+    for classes in (1, 10):
+      loaded = types.SimpleNamespace(shape=(8, 8, 1), num_classes=classes)
+      assert measure(args, loaded).splits['test'].num_classes == classes
+
+
 def test_a_sweep_needs_one_truncation():
   both = cascade.CascadeSpec((SamplingSpec(0.5), contract.NoChoice()), (0, 0))
   for spec in (both, contract.NoChoice()):

@@ -1,11 +1,13 @@
 """Strips and films of clips: read back by Pillow and by PyAV, pixel by pixel."""
 
+import types
+
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
 from bigjax.core import errors
-from bigjax.sampling import clip_files, grids, image_files
+from bigjax.sampling import clip_files, grids, image_files, pictures
 
 RATE = 12.5
 has_av = pytest.mark.skipif(
@@ -103,6 +105,16 @@ def test_what_is_no_picture_any_more(num, shape, film, words):
   grids.check_grid(num // 20, 1, shape, film)
 
 
+def test_only_pictures_and_films_are_as_large_as_a_picture_may_be():
+  """Whatever is asked for: an .npz or a folder holds more."""
+  loaded = types.SimpleNamespace(shape=(16, 128, 128, 3))
+  for out in ('x.png', 'x.PNG', 'x.webp', 'x.gif', 'x.mp4'):
+    with pytest.raises(errors.UserError, match='too many for one'):
+      pictures.check_grid(2100, 1, loaded, out)
+  for out in ('x.npz', 'folder', 'png'):
+    pictures.check_grid(2100, 1, loaded, out)
+
+
 # --- files
 
 
@@ -126,8 +138,13 @@ def test_colours_of_a_webp_are_exact_and_of_a_gif_where_they_are_few(tmp_path):
       np.testing.assert_array_equal(read(path)[0], clips[0])
 
 
-def test_many_colours_of_a_gif_are_near_and_stand_still():
-  """One palette, no dithering: equal pixels of two pictures are equal in the file."""
+@pytest.mark.parametrize('looked_at', [2**22, 2000])
+def test_many_colours_of_a_gif_are_near_and_stand_still(monkeypatch, looked_at):
+  """One palette, no dithering: equal pixels of two pictures are equal in the file.
+
+  Of a large film, the palette is of some of its pixels.
+  """
+  monkeypatch.setattr(clip_files, 'LOOKED_AT', looked_at)
   ramp = np.arange(64, dtype=np.uint8) * 4
   first = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], 128), axis=-1).astype(np.uint8)
   second = first.copy()

@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 from bigjax import data
 from bigjax.algorithms.base import configs, contract
 from bigjax.core import errors
-from bigjax.evaluation import quick
+from bigjax.evaluation import quick, samples
 from bigjax.training import quick_evaluation
 
 
@@ -77,6 +77,19 @@ def test_what_predicts_is_given_held_out_clips(monkeypatch):
   np.testing.assert_array_equal(seen['frames'], real[0][:6, :2])
   assert seen['y'].tolist() == labels.tolist() == [0, 1, 2, 3, 4, 5] and seen['z'] == (0, 6)
   assert evaluation._score((frames, labels)) == pytest.approx(evaluation.floor)
+  # No sample is made that nobody looks at: here by protocol, 3 where that is due.
+  sampler.mesh, spec.shape = types.SimpleNamespace(size=1), (4, 2, 2, 1)
+  monkeypatch.setattr(evaluation, '_prepared', lambda state, stage: (sampler, None, None))
+  monkeypatch.setattr(evaluation, '_draw', lambda *args: None)
+  drawn = []
+  monkeypatch.setattr(samples, 'draw', lambda *args: drawn.append(args[3]) or iter(()))
+  scorer = lambda due: types.SimpleNamespace(
+    num=3, due=lambda step: due, begin=lambda batches, step: list(batches)
+  )
+  for due in (False, True):
+    _, scores = evaluation(None, None, '', 1, scorer(due))
+    assert scores == pytest.approx(evaluation.floor, abs=1e-6)
+  assert drawn == [0, 3]
   del spec.predictor
   with pytest.raises(
     errors.UserError, match=r'eval\.name=prediction needs a generator that goes on'

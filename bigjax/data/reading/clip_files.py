@@ -200,6 +200,15 @@ def spans(config: ml_collections.ConfigDict) -> tuple[int, int]:
   return stride, (config.frames - 1) * stride + 1
 
 
+def digest_of(contents: str, config: ml_collections.ConfigDict) -> str:
+  """The digest of clips of videos whose contents have that one: another for each stride.
+
+  Still images have no stride, and clips of every frame keep the digest of their videos.
+  """
+  stride = spans(config)[0] if config.frames else 1
+  return contents + f' every {stride}' * (stride > 1)
+
+
 def window(num: Any, span: int, chance: Any | None) -> tuple[Any, Any | None]:
   """(First frame of a clip, what is left of the chance) in a video of `num` frames.
 

@@ -61,6 +61,7 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     mask = data.held_out_mask(train['labels'], config.held_out, order)
     unseen, held_out, kept = train, np.flatnonzero(mask), np.flatnonzero(~mask)
   labels = train['labels'][kept]
+  digest = lambda *some: clip_files.digest_of(photo_files.photos_digest(*some, classes), config)
   return data.by_number(
     (files.lookup(train, config), kept),
     (files.lookup(unseen, config), held_out),
@@ -68,8 +69,8 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
     license=f'that of the {"videos" if of_clips else "photos"}, which their owner knows',
     labels=lambda: labels,
     labels_known=True,
-    digest=photo_files.photos_digest(train, kept, classes),
-    held_out_digest=photo_files.photos_digest(unseen, held_out, classes),
+    digest=digest(train, kept),
+    held_out_digest=digest(unseen, held_out),
     findings=(
       files.of_files(below.root, train),
       *([files.of_files(apart.root, unseen)] if unseen is not train else []),

@@ -18,7 +18,7 @@ from absl import logging
 
 from bigjax import data
 from bigjax.core import errors
-from bigjax.data.reading import photo_files, record_clips, tfrecord
+from bigjax.data.reading import clip_files, photo_files, record_clips, tfrecord
 
 HELD_OUT = ('test', 'validation')  # splits, in the order in which one is looked for
 MOST_MIB = 512  # of a set that is held in memory, as pixels
@@ -85,11 +85,12 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
   looked_at = data.survey(picture, some, 'looking at images')
   if len(looked_at) < len(some):
     data.read(lookup, some)  # says which
+  digest = lambda split: clip_files.digest_of(contents(tf, builder, split, video, blind), config)
   common = {
     'class_names': data.ALL if blind else tuple(builder.info.features['label'].names),
     'license': f'see the dataset {builder.info.full_name} ({builder.info.homepage})',
-    'digest': contents(tf, builder, seen, video, blind),
-    'held_out_digest': contents(tf, builder, unseen or seen, video, blind),
+    'digest': digest(seen),
+    'held_out_digest': digest(unseen or seen),
     'findings': (
       *found,
       data.small_images(looked_at[:, 1:3], config.resolution),

@@ -5,6 +5,7 @@ where it fits in whole, and the mean over channels; where a frame is smaller tha
 shrink with it, as in metrics/ms_ssim.py.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ from bigjax.evaluation.metrics import ms_ssim
 PEAK = 255
 LARGEST = 100.0  # dB, of frames that are equal
 CHUNK = 64  # frames in memory as float64
+MEAN_OF = 2**28  # bytes of training clips, at most, that the mean image is of
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -25,9 +27,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   Raises:
     UserError: they differ in shape.
   """
-  _refuse_others(a, b)
-  difference = a.astype(np.float32) - b  # whole numbers, and exact
-  errs = np.square(difference).mean((2, 3, 4), dtype=np.float64)
+  errs = _of_frames(a, b, lambda a, b: np.square(a - b).mean((1, 2, 3)))
   least = PEAK**2 / 10 ** (LARGEST / 10)
   return 10 * np.log10(PEAK**2 / np.maximum(errs, least))
 
@@ -40,16 +40,28 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   Raises:
     UserError: they differ in shape.
   """
+  return _of_frames(a, b, lambda *some: ms_ssim.ssim(*[x.transpose(0, 3, 1, 2) for x in some])[0])
+
+
+def _of_frames(
+  a: np.ndarray, b: np.ndarray, score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+  """Scores [n, T] of frames of clips: `score` is of some frames, float64 [m, H, W, C]."""
   _refuse_others(a, b)
-  frames = [x.reshape(-1, *x.shape[2:]).transpose(0, 3, 1, 2) for x in (a, b)]
+  frames = [x.reshape(-1, *x.shape[2:]) for x in (a, b)]
   found = [
-    ms_ssim.ssim(*[x[i : i + CHUNK].astype(np.float64) for x in frames])[0]
+    score(*[x[i : i + CHUNK].astype(np.float64) for x in frames])
     for i in range(0, len(frames[0]), CHUNK)
   ]
   return np.concatenate(found).reshape(a.shape[:2])
 
 
 SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {'psnr': psnr, 'ssim': ssim}
+
+
+def num_of_mean(shape: tuple[int, ...]) -> int:
+  """How many training clips of a shape the mean image is of, at most."""
+  return max(MEAN_OF // math.prod(shape), 1)
 
 
 def mean_image(clips: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ psnr_of_mean_image... (the mean over the frames of training clips) and psnr_of_b
 """
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,6 @@ from bigjax.evaluation.protocol import cell
 from bigjax.evaluation.reference import chosen
 from bigjax.sampling.loaded import Loaded
 
-MEAN_OF = 2**28  # bytes of training clips, at most, that the mean image is of
 NAME = re.compile(
   r'(?P<score>psnr|ssim)(_of_(?P<of>[a-z_]+?))?\d+k?_test_\d+given(_best_of(?P<best>\d+))?'
   r'(_t(?P<t>\d+))?'
@@ -78,7 +76,7 @@ class Measure:
     generator, sampler = loaded.sampler.generator, loaded.sampler
     given = predictor_of(generator, self.metrics[0]).num_given
     train, test = self.splits['train'], self.splits['test']
-    some, _ = train.some(max(MEAN_OF // math.prod(train.size), 1))
+    some, _ = train.some(predicted_frames.num_of_mean(train.size))
     mean = predicted_frames.mean_image(some)
     kept = np.isin(np.arange(test.num), data.subset(test.num, self.num))
     total, first = int(kept.sum()), 0

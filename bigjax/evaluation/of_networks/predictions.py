@@ -36,7 +36,8 @@ def held_out(
       'the card does not say what this generator was trained on; name a source of clips, as in '
       '--predict synthetic.'
     )
-  source = image_sets.as_of_run(name, loaded.shape, data_dir, workdir)
+  blind = 1 if loaded.num_classes == 1 else None  # else as many as there are, checked below
+  source = image_sets.as_of_run(name, loaded.shape, data_dir, workdir, num_classes=blind)
   known = len(source.class_names)
   if loaded.num_classes not in (1, known):
     raise errors.UserError(

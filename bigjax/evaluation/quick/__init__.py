@@ -56,6 +56,15 @@ def predicts(name: str) -> bool:
   return getattr(_evaluator(name), 'PREDICTS', False)
 
 
+def floor_name(name: str) -> str:
+  """What an evaluator's floor is of, in a few words: 'real' where it does not say.
+
+  Raises:
+    UserError: no such evaluator.
+  """
+  return getattr(_evaluator(name), 'FLOOR_OF', 'real')
+
+
 def of_groups(groups: Groups, labels: np.ndarray, score: Callable[[np.ndarray], Scores]) -> Scores:
   """{NAME_GROUP: a score of the samples of these classes alone}; none of a group without samples.
 

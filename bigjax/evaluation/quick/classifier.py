@@ -109,9 +109,9 @@ def reduce(images: np.ndarray) -> np.ndarray:
   Those of at most LARGEST px stay as they are. Rims that fill no square are cut off. Clips are
   stacked.
   """
-  images = stacked(images)
-  if images.shape[1] <= LARGEST:
-    return images
+  if images.shape[-3] <= LARGEST:
+    return stacked(images)
+  # Stacked in parts, too: that of all clips at their full size would be another copy of them.
   parts = [reduced(images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
   return np.concatenate(parts)
 

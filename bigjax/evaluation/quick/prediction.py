@@ -16,8 +16,8 @@ from bigjax.evaluation.of_networks import predicted_frames
 from bigjax.evaluation.quick import Groups, RealImages, Scores
 
 PREDICTS = True
+FLOOR_OF = 'without a network'  # the best of these gets the floor
 SCORES = tuple(predicted_frames.SCORES)
-MEAN_OF = 1000  # training clips that the mean image is of
 
 
 def make(
@@ -39,7 +39,8 @@ def make(
   def score(frames: np.ndarray) -> Scores:
     return {name: float(of(frames, came).mean()) for name, of in predicted_frames.SCORES.items()}
 
-  mean = predicted_frames.mean_image(train(MEAN_OF)[0])
+  some, _ = train(predicted_frames.num_of_mean(clips.shape[1:]))
+  mean = predicted_frames.mean_image(some)
   beside = {
     n: score(some) for n, some in predicted_frames.baselines(clips, num_given, mean).items()
   }

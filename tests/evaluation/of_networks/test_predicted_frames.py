@@ -74,10 +74,11 @@ def test_equal_clips_and_clips_that_are_a_frame_late():
 
 def test_many_frames_are_as_few(monkeypatch):
   a, b = noise(0, (3, 5, 12, 12, 1)), noise(1, (3, 5, 12, 12, 1))
-  whole = predicted_frames.ssim(a, b)
+  whole = {name: score(a, b) for name, score in predicted_frames.SCORES.items()}
   monkeypatch.setattr(predicted_frames, 'CHUNK', 4)
-  np.testing.assert_array_equal(predicted_frames.ssim(a, b), whole)
-  np.testing.assert_allclose(whole[2:, 3:4], predicted_frames.ssim(a[2:, 3:4], b[2:, 3:4]))
+  for name, score in predicted_frames.SCORES.items():
+    np.testing.assert_array_equal(score(a, b), whole[name])
+    np.testing.assert_allclose(whole[name][2:, 3:4], score(a[2:, 3:4], b[2:, 3:4]))
 
 
 def test_baselines():

@@ -13,7 +13,7 @@ from PIL import Image
 from bigjax.algorithms.base import contract
 from bigjax.core import errors, parallel
 from bigjax.evaluation import after_training, image_sets, quick
-from bigjax.evaluation.of_networks import predicted_frames, prediction_scores
+from bigjax.evaluation.of_networks import predicted_frames, prediction_scores, predictions
 from bigjax.sampling.loaded import Loaded
 from bigjax.sampling.sampler import Sampler
 
@@ -148,15 +148,39 @@ def test_by_the_verb(bigjax, tmp_path, monkeypatch):
   assert '| exported: SSIM of frame | generator | best of 2 | last frame | mean image | bl' in out
   assert '| +3 | ' in out and '| all | ' in out and '_t1' not in out
   assert row['protocol']['prediction_digest'].endswith('-test')
+  assert row['protocol']['num_given'] == GIVEN
   Image.open(tmp_path / 'prediction.png').verify()
   status, _, err = bigjax(*words, '--metrics=psnr')
   assert status and 'needs real images with a test split' in err
+
+
+def test_clips_for_a_generator_of_one_class_need_no_labels():
+  """Where no run says how they are split: a set may have none, and a share is held out of all."""
+  find = lambda n: predictions.held_out(loaded(classes=n), 'synthetic:80', None, None, 8)
+  _, y, names = find(1)
+  assert y.tolist() == [0] * 8 and names == [''] * 8
+  _, y, names = find(10)
+  assert names == [f'class {label}' for label in y] and len({*y.tolist()}) > 1
+
+
+def test_the_mean_image_is_of_so_many_bytes(monkeypatch):
+  """While a run trains as afterwards: here of two training clips."""
+  monkeypatch.setattr(predicted_frames, 'MEAN_OF', 2 * FRAMES * SIDE * SIDE + 1)
+  asked = []
+  train = lambda most: (asked.append(most), clips(9)[0][:most])[1:] * 2
+  quick.load('prediction', train, lambda most: clips(most), (), num_given=GIVEN, num=5)
+  one = dataclasses.replace(splits()['train'], some=train)
+  measure = prediction_scores.Measure(('psnr',), {**splits(), 'train': one}, 1, 1)
+  measure.scored(loaded(), loaded().spec(), (0,))
+  assert asked == [2, 2]
 
 
 def test_while_a_run_trains():
   """The evaluator is given predictions; the floor is the best that needs no network."""
   train, held_out = (lambda most, n=n: tuple(part[:most] for part in clips(n)) for n in (9, 7))
   assert quick.predicts('prediction') and not quick.predicts('classifier')
+  assert quick.floor_name('prediction') == 'without a network'
+  assert quick.floor_name('classifier') == quick.floor_name('none') == 'real'
   score, floor = quick.load('prediction', train, held_out, (), num_given=GIVEN, num=5)
   images, labels = held_out(5)
   assert list(floor) == list(quick.scores('prediction')) == ['psnr', 'ssim']

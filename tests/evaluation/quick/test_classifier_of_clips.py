@@ -129,7 +129,16 @@ def test_stacked_frames_are_channels(real):
   np.testing.assert_array_equal(found[1, :, :, 2], some[1, 2, :, :, 0])
   colour = np.arange(2 * 2 * 1 * 1 * 3).reshape(2, 2, 1, 1, 3)
   np.testing.assert_array_equal(classifier.stacked(colour)[1, 0, 0], [6, 7, 8, 9, 10, 11])
-  assert classifier.reduce(np.zeros((2, 3, 128, 128, 1), np.uint8)).shape == (2, 64, 64, 3)
+
+
+def test_large_clips_are_stacked_a_few_at_a_time(monkeypatch):
+  """All of them at once would be a copy of up to 4 GiB."""
+  large = np.random.RandomState(0).randint(0, 256, (5, 3, 128, 128, 1)).astype(np.uint8)
+  whole, stacked, sizes = classifier.reduced(large), classifier.stacked, []
+  monkeypatch.setattr(classifier, 'CHUNK', 2)
+  monkeypatch.setattr(classifier, 'stacked', lambda x: sizes.append(len(x)) or stacked(x))
+  np.testing.assert_array_equal(classifier.reduce(large), whole)
+  assert whole.shape == (5, 64, 64, 3) and max(sizes) == 2
 
 
 @pytest.mark.parametrize(
