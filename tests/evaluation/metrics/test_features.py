@@ -32,7 +32,7 @@ def fidelity():
 
 
 def test_scores_are_no_evaluator():
-  with pytest.raises(errors.UserError, match=r'expected one of: classifier, none, pixels\.'):
+  with pytest.raises(errors.UserError, match=r'expected one of: classifier, none, pixels, pred'):
     quick.load('scores', None, None)
 
 

@@ -301,8 +301,8 @@ def by_brightness(monkeypatch):
   """
   shapes = []
 
-  def fit(images, classes, num, what, recipe):
-    assert recipe.distorted == 0
+  def fit(images, classes, num, what, recipe, frames):
+    assert recipe.distorted == 0 and frames == 1
     shapes.append(images.shape)
     assert classes.min() == 0 and classes.max() == num - 1 and what == 'samples'
 
@@ -313,7 +313,7 @@ def by_brightness(monkeypatch):
     return -abs(middle - np.array([[0, 127, 255]], np.float32)), None, None
 
   monkeypatch.setattr(classifier, 'fit', fit)
-  monkeypatch.setattr(classifier, 'network', lambda num: types.SimpleNamespace(apply=apply))
+  monkeypatch.setattr(classifier, 'network', lambda num, frames: types.SimpleNamespace(apply=apply))
   monkeypatch.setattr(classifier, 'CHUNK', 8)
   return shapes
 
