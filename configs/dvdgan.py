@@ -15,7 +15,8 @@ Published: Inception scores and FIDs of Kinetics-600 at 12 and 48 frames, UCF-10
 score); predicting Kinetics-600 from 5 frames, FVD 69.1 (0.78); BAIR, 109.8.
 
 Hardware: 32 to 512 TPU v3 cores in the paper; batch and rates are as we remember its appendix.
-Nothing of these has been run here but the digits, of which benchmarks/README.md has figures.
+Nothing of these has been run here but the digits; benchmarks/README.md has their figures, and what
+`kinetics600` takes by plan.
 """
 
 import ml_collections

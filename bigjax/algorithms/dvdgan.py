@@ -382,11 +382,6 @@ KEYS: Keys = {
     ('frames:8', 'clip/2'), f'what critics see, one each: {views.HELP}', items=(str,),
   ),
   **{name: key for name, key in SHARED.items() if name not in ABSENT},
-  'model.fake_labels': dataclasses.replace(
-    SHARED['model.fake_labels'],
-    description='law of fake labels: uniform, or as frequent as in the data; of clips that it goes '
-    'on with, labels are their own, and this says nothing (uniform)',
-  ),
 }
 TINY = {
   **{name: value for name, value in residual_config.TINY.items() if name not in ABSENT},
