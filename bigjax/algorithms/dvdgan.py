@@ -376,7 +376,7 @@ KEYS: Keys = {
     0, 'first frames that are given, of which it predicts the rest; 0: none', most=1024,
   ),
   'model.shared_dim': Key(
-    120, 'dimensions of the class embedding', least=1, most=65_536,
+    120, 'dimensions of the class embedding, where there are classes', least=1, most=65_536,
   ),
   'model.critics': Key(
     ('frames:8', 'clip/2'), f'what critics see, one each: {views.HELP}', items=(str,),
