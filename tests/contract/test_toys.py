@@ -204,6 +204,7 @@ def test_other_frozen_weights_are_refused(run, tmp_path, monkeypatch):
       type(program.algorithm), 'frozen',
       lambda self: jax.tree.map(lambda x: 2 * x, frozen(self)),
     )  # fmt: skip
+    jax.clear_caches()  # of equal games, `init` is traced once
     return make(*args)
 
   monkeypatch.setattr(ready, 'make_program', changed)
