@@ -312,13 +312,8 @@ class Clips(StandingStatistics):
     del spec
     if not self.num_given:
       return {}
-    label = gen['bank']['label']
-    seen = (label >= 0).astype(jnp.float32)[None]
-    share = y[:, label] if y.ndim == 2 else (y[:, None] == label[None]).astype(jnp.float32)
-    share = share * seen
-    share = jnp.where(share.sum(1, keepdims=True) > 0, share, jnp.maximum(seen, 1e-9))
-    pick = lambda key, share: jax.random.categorical(key, jnp.log(share))
-    at = jax.vmap(pick)(purpose(draws.keys_of(z), 'given'), share)
+    keys = purpose(draws.keys_of(z), 'given')
+    at = draws.alike(keys, y, gen['bank']['label'])
     return {'given': to_float(gen['bank']['frames'][at])}
 
   def generate(self, gen: Gen, z: Array, y: Array, spec: Any) -> Array:

@@ -77,6 +77,22 @@ def keys_of(z: Array) -> Array:
   return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(0), seed))(seeds)
 
 
+def alike(keys: Array, y: Array, labels: Array) -> Array:
+  """Which of some kept examples each sample takes, int [B]: one of its label where there are any.
+
+  Args:
+    keys: [B].
+    y: of the samples: int [B], or weights [B, classes].
+    labels: of what is kept, int [N]; -1 is of an empty place, which is taken where all are empty.
+  """
+  full = (labels >= 0).astype(jnp.float32)[None]
+  share = y[:, labels] if y.ndim == 2 else (y[:, None] == labels[None]).astype(jnp.float32)
+  share = share * full
+  share = jnp.where(share.sum(1, keepdims=True) > 0, share, jnp.maximum(full, 1e-9))
+  pick = lambda key, share: jax.random.categorical(key, jnp.log(share))
+  return jax.vmap(pick)(keys, share)
+
+
 def read_noise(given: Mapping[str, str] | None) -> str:
   """The key of NOISE in the words {option: value} given by a user; 'random' where none is.
 

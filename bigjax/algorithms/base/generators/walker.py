@@ -295,11 +295,8 @@ class Upsampler(Walker):
       UserError: there is no bank.
     """
     self.need_bank(gen)
-    label = gen['label']
-    share = y[:, label] if y.ndim == 2 else (y[:, None] == label[None]).astype(jnp.float32)
-    share = jnp.where(share.sum(1, keepdims=True) > 0, share, 1)
-    pick = lambda key, share: jax.random.categorical(key, jnp.log(share))
-    return to_float(gen['low'][jax.vmap(pick)(draws.purpose(keys, 'picked'), share)])
+    at = draws.alike(draws.purpose(keys, 'picked'), y, gen['label'])
+    return to_float(gen['low'][at])
 
   def enlarge(
     self,
