@@ -357,34 +357,24 @@ def with_encoder(args: Any, loaded: Loaded | None) -> encoder_scores.Measure:
   )
 
 
-def with_likelihood(args: Any, loaded: Loaded | None) -> likelihood_scores.Measure:
-  """What scores of a likelihood are measured with: images of the generator's size.
+def with_real(args: Any, module: Any, metrics: Sequence[str], loaded: Loaded | None) -> Any:
+  """The Measure of likelihood_scores or prediction_scores, with real ones of the generator's size.
 
   They have the data's own labels where the generator knows classes.
 
+  Args:
+    args: of the verb.
+    module: whose scores they are.
+    metrics: of it; () measures nothing.
+    loaded: the generator.
   Raises:
     UserError: there are none that serve.
   """
-  if not args.of_likelihood:
-    return likelihood_scores.of_none()
+  if not metrics:
+    return module.of_none()
   _, splits, _ = find_real(args, loaded.shape, labelled=loaded.num_classes > 1)
-  refusals.refuse_real(args.of_likelihood, splits.get('test'), loaded.num_classes)
-  return likelihood_scores.Measure(args.of_likelihood, splits, args.num, args.batch)
-
-
-def with_prediction(args: Any, loaded: Loaded | None) -> prediction_scores.Measure:
-  """What scores of predictions are measured with: clips of the generator's size.
-
-  They have the data's own labels where the generator knows classes.
-
-  Raises:
-    UserError: there are none that serve.
-  """
-  if not args.of_prediction:
-    return prediction_scores.of_none()
-  _, splits, _ = find_real(args, loaded.shape, labelled=loaded.num_classes > 1)
-  refusals.refuse_real(args.of_prediction, splits.get('test'), loaded.num_classes)
-  return prediction_scores.Measure(args.of_prediction, splits, args.num, args.batch)
+  refusals.refuse_real(metrics, splits.get('test'), loaded.num_classes)
+  return module.Measure(metrics, splits, args.num, args.batch)
 
 
 def say_warnings(images: ImageSet) -> None:
@@ -439,7 +429,11 @@ def _run(args: Any) -> None:
   network = fitted(network, size)
   look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
   measure = Measure(distance, args.crop, network, args.batch)
-  others = with_encoder(args, first), with_likelihood(args, first), with_prediction(args, first)
+  others = (
+    with_encoder(args, first),
+    with_real(args, likelihood_scores, args.of_likelihood, first),
+    with_real(args, prediction_scores, args.of_prediction, first),
+  )
   real_images = real_images if compares else None
   # Real images: the reference, and others of the same set, whose scores are the floor.
   spatial = network.spatial if 'spatial' in keeps else 0

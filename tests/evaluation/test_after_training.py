@@ -10,6 +10,7 @@ from bigjax.algorithms.base import contract
 from bigjax.algorithms.compositions import cascade
 from bigjax.core import errors
 from bigjax.evaluation import after_training
+from bigjax.evaluation.of_networks import likelihood_scores, prediction_scores
 from bigjax.nn.latents import SamplingSpec
 
 
@@ -38,12 +39,13 @@ def test_real_images_of_a_generator_of_one_class_are_split_as_in_its_run(tmp_pat
   """Its labels are not asked for, which may be absent, and by which a share is held out."""
   run = {'data.source': 'digits', 'data.num_classes': 1}
   (tmp_path / 'config.json').write_text(json.dumps(run))
-  args = asked(of_likelihood=['nll_bpd'], of_prediction=['psnr'], num=9, batch=9)
+  args = asked(num=9, batch=9)
   args.workdir = str(tmp_path)
-  for measure in (after_training.with_likelihood, after_training.with_prediction):
+  for module, metric in ((likelihood_scores, 'nll_bpd'), (prediction_scores, 'psnr')):
     for classes in (1, 10):
       loaded = types.SimpleNamespace(shape=(8, 8, 1), num_classes=classes)
-      assert measure(args, loaded).splits['test'].num_classes == classes
+      measure = after_training.with_real(args, module, [metric], loaded)
+      assert measure.splits['test'].num_classes == classes
 
 
 def test_a_sweep_needs_one_truncation():
