@@ -53,11 +53,11 @@ def test_every_option_and_every_path_of_a_config_knows_home(home):
   assert not [word for word in found if '~' in word]
 
 
-@pytest.mark.parametrize('name', ['x.jpg', 'x.gif', 'x.html', 'x.npy', 'a b/x.Tiff', "it's\n.txt"])
+@pytest.mark.parametrize('name', ['x.jpg', 'x.bmp', 'x.html', 'x.npy', 'a b/x.Tiff', "it's\n.txt"])
 def test_an_unknown_ending_is_refused_before_anything_is_made(tmp_path, monkeypatch, name):
   monkeypatch.chdir(tmp_path)
   refused = [
-    (sample.main, ['--params', 'none.npz', '--out', name], '.png or .npz, or a folder'),
+    (sample.main, ['--params', 'none.npz', '--out', name], 'or .mp4, or a folder'),
     (evaluate.main, ['--images', 'none', '--out', name], 'a folder'),
     (plan.main, ['--topology', 'v3-8', '--png', name], '.png or .pdf or .svg'),
   ]

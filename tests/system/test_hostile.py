@@ -39,8 +39,8 @@ tf.io.decode_png(open(sys.argv[2], 'rb').read())
 most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = most()
 given = ml_collections.ConfigDict(
-  {'source': 'folder', 'resolution': 1, 'channels': 1, 'crop': 'center'})
-known = folder.examine(listing.walk(sys.argv[1]), [], 'folder')
+  {'source': 'folder', 'resolution': 1, 'channels': 1, 'crop': 'center', 'frames': 0})
+known = folder.examine(listing.walk(sys.argv[1]), [], given)
 lookup = data.from_pictures(photo_files.picture_of(known), given, lambda i: known['names'][i])
 images, _ = data.read(lookup, np.arange(len(known['names'])))
 print(json.dumps({

@@ -230,7 +230,8 @@ SLOW = ('inception_pytorch_fid',)  # but for the resize, inception
 def test_every_network_says_what_it_gives(name):
   network = registry.NETWORKS[name]
   module, side = network.make(), network.side or 40
-  images = jax.ShapeDtypeStruct((3, side, side, 3), np.uint8)
+  shape = getattr(module, 'example', (side, side, 3))
+  images = jax.ShapeDtypeStruct((3, *shape), np.uint8)
   found, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
   assert found['features'].shape == (3, module.dim)
   assert found['logits'].shape == (3, module.num_logits)
