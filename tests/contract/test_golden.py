@@ -97,7 +97,9 @@ def assert_output(ours, theirs, atol):
 def test_outputs_in_float32(name, monkeypatch):
   # The unconditional BatchNorm is the last one: the reference leaves its epsilon at 1e-5 (T14).
   batch_norm = layers.BatchNorm
-  last = lambda features, group, eps, dtype: batch_norm(features, group, 1e-5, dtype)
+  last = lambda features, group, eps, *others, **more: batch_norm(
+    features, group, 1e-5, *others, **more
+  )
   monkeypatch.setattr(layers, 'BatchNorm', last)
   out, nets = under(golden(name), 'out/'), Nets(name, jnp.float32)
   # In one program, without the gradients.

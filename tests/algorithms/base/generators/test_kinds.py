@@ -29,7 +29,7 @@ def made_up(generator):
     return np.float32(kernel if path.endswith('kernel') else np.full(s.shape, 'bias' not in path))
 
   params = trees.map_paths(draw, jax.eval_shape(init))
-  shapes = jax.eval_shape(generator.moments, params, jax.random.key(0), spec)
+  shapes = jax.eval_shape(generator.moments, {'params': params}, jax.random.key(0), spec)
   ones = jax.tree.map(lambda s: np.ones((1, *s.shape), np.float32), shapes)
   return {'params': params, 'stats': ones, 'knots': np.float32([np.inf])}
 
@@ -85,12 +85,12 @@ def test_moments_of_another_noise_are_measured():
     ready, words = generator.provenance(gen, generator.spec(SAMPLING, {'noise': noise}), SAMPLING)
     assert not ready and f'measuring standing statistics at untruncated, noise {noise}' in words
   both = jax.jit(
-    lambda params: [
-      generator.moments(params, jax.random.key(0), NoisySpec(standing_batch=4, noise=noise))
+    lambda bare: [
+      generator.moments(bare, jax.random.key(0), NoisySpec(standing_batch=4, noise=noise))
       for noise in ('random', 'none')
     ]
   )
-  loud, still = (trees.flat(found) for found in both(gen['params']))
+  loud, still = (trees.flat(found) for found in both(generator.bare(gen)))
   for path, one in still.items():
     same = path.startswith('init/')  # before any noise
     assert np.array_equal(one, loud[path]) == same, path
