@@ -94,7 +94,7 @@ def test_moments_of_a_batch_are_measured_and_sampled_with():
   generator = stransgan.make_generator(game.architecture(stage))
   spec, key = generator.spec(game.sampling()), jax.random.key(0)
   params = contract.state_shapes(game)['players']['gen']['params']
-  moments = jax.eval_shape(lambda params: generator.moments(params, key, spec), params)
+  moments = jax.eval_shape(lambda gen: generator.moments(gen, key, spec), {'params': params})
   norms = [f'blocks{side}_0/{name}' for side in (4, 8) for name in ('norm2', 'norm_attn')]
   paths = {f'{norm}/norm/{of}' for norm in norms for of in ('mean', 'var')}
   assert set(trees.flat(moments)) == paths
