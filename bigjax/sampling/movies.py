@@ -24,6 +24,7 @@ WAY = 24  # pictures from one sample to the next, unless told
 HELD = 12  # pictures of each setting, unless told
 KEYS = 4  # samples that a loop goes through, unless the seeds or the classes say
 IMAGES = 6  # side by side, about, of fewer classes
+CLASSES = 25  # shown, unless they or the number of images are given
 SIDE_BY_SIDE = ranges.Range(1, 10_000)  # images
 
 
@@ -284,5 +285,8 @@ def run(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> str:
   Raises:
     UserError: there is none.
   """
+  said, num = '', len(labels)
+  if args.classes == 'all' and args.num is None and num > CLASSES:
+    labels, said = labels[np.arange(CLASSES) * num // CLASSES], f', {CLASSES} of {num:,} classes'
   make = sweep if args.sweep else loop
-  return write(make(loaded, args, labels), args)
+  return write(make(loaded, args, labels), args) + said

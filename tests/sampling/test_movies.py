@@ -160,7 +160,7 @@ def test_seeds_are_visited_in_turn(sample, gen):
 def test_a_loop_in_w_is_straight_and_keeps_its_noise(sample):
   noisy = of_classes(strength=0.1)
   status, _, err, path = sample(
-    '--seeds=5,1,2 --classes=1 --frames=6 --interpolate=w --plain', of=noisy
+    '--seeds=5,1,2 --classes=1 --frames=6 --interpolate=w --plain --batch=4', of=noisy
   )
   assert status == 0, err
   images = images_of(shown(path)[0], 1, 1)[:, 0].astype(int)
@@ -233,6 +233,16 @@ def test_rows_and_changing_names(gen, tmp_path, monkeypatch):
   assert movie.captions[0] == 'step 7, 0 (psi)' and movie.captions[-1] == 'step 7, untruncated'
   movie, layout = words('--sweep=0,1', '--num=7')  # uneven: about a square, each with its class
   assert layout.names == ['ash'] * 3 + ['birch'] * 2 + ['cedar'] * 2 and layout.columns == 4
+
+
+def test_of_many_classes_some_are_shown(sample, monkeypatch):
+  """Unless they are named, or so many images are asked for."""
+  monkeypatch.setattr(movies, 'CLASSES', 2)
+  ask = '--seeds=1,2 --frames=2'
+  assert sample(ask)[1].endswith('2 images side by side, 2 in a row, 2 of 3 classes\n')
+  assert sample(f'{ask} --classes=0,1,2')[1].endswith('3 images side by side, 3 in a row\n')
+  ask = '--interpolate=z --frames=4 --num=3'
+  assert sample(ask)[1].endswith('3 images side by side, 3 in a row\n')
 
 
 def movies_args(*words):
