@@ -234,7 +234,8 @@ def run(args: argparse.Namespace) -> None:
     UserError: that cannot be done.
   """
   from bigjax.core import buckets
-  from bigjax.sampling import image_files, movies, pictures
+  from bigjax.sampling import image_files, pictures
+  from bigjax.sampling.films import movies
   from bigjax.sampling.loaded import generator_digest, of_options, parse_classes
 
   args.workdir = args.workdir and buckets.local(args.workdir)

@@ -1,8 +1,6 @@
-"""Paths between latents, styles and classes, open and closed; styles of two samples mixed."""
+"""Paths between latents, styles and classes; styles of two samples mixed."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -47,71 +45,6 @@ def between(
     return moved, np.full(len(way), y[0], np.int32)
   ends = np.eye(num_classes, dtype=np.float32)[list(y)]
   return moved, (1 - way)[:, None] * ends[0] + way[:, None] * ends[1]
-
-
-def stations(num: int, keys: int) -> tuple[np.ndarray, np.ndarray]:
-  """Where `num` points in even steps on a closed way through key points are.
-
-  Each key point is one of them: where num is no multiple of keys, the first ways have one more.
-
-  Returns:
-    the key points that they come from, int32 [num], and how much of the way to the next one is
-    behind them, float32 [num], from 0 on and below 1.
-  """
-  counts = num // keys + (np.arange(keys) < num % keys)
-  shares = [np.arange(count, dtype=np.float32) / np.float32(count) for count in counts]
-  return np.repeat(np.arange(keys, dtype=np.int32), counts), np.concatenate(shares)
-
-
-@dataclasses.dataclass(frozen=True)
-class Loop:
-  """Closed ways of several images at once: from one sample to the next, from the last to the first.
-
-  Attributes:
-    kind: what changes: z, class, both, w.
-    z: latents of the key points, float32 [keys, images, ...].
-    y: their classes, int32 [keys, images].
-    w: their styles, float32 [keys, images, w_dim], where the way goes through these.
-  """
-
-  kind: str
-  z: np.ndarray
-  y: np.ndarray
-  w: np.ndarray | None = None
-
-  def make(
-    self, loaded: Loaded, which: np.ndarray, share: np.ndarray, spec: Spec, batch: int
-  ) -> np.ndarray:
-    """uint8 images [n, images, H, W, C] at n points of the ways; `loaded` is prepared for `spec`.
-
-    The noise of the layers is the first key point's, all the way.
-
-    Args:
-      loaded: the generator.
-      which, share: see `stations`, [n].
-      spec: sampling settings.
-      batch: images at a time.
-    """
-    noise_of = np.concatenate([self.z[0]] * len(which))
-    following = (which + 1) % len(self.z)
-    if self.kind == 'w':
-      weight = share[:, None, None]
-      w = (1 - weight) * self.w[which] + weight * self.w[following]
-      w = w.reshape(-1, w.shape[-1])
-      made = loaded.sampler.synthesized(loaded.gen, w, noise_of, spec, batch=batch)
-    else:
-      ends = zip(which, following, share, strict=True)
-      ways = [self._between(*one, loaded.num_classes) for one in ends]
-      z, y = (np.concatenate(parts) for parts in zip(*ways, strict=True))
-      made = loaded.sampler.images_with_noise_of(loaded.gen, z, y, spec, noise_of, batch)
-    return made.reshape(len(which), -1, *made.shape[1:])
-
-  def _between(self, k: int, following: int, share: float, num_classes: int) -> Any:
-    """Latents and classes of all images at one point."""
-    ends, way = [k, following], np.array([share], np.float32)
-    each = range(self.y.shape[1])
-    ways = [between(self.kind, self.z[ends, i], self.y[ends, i], way, num_classes) for i in each]
-    return tuple(np.concatenate(parts) for parts in zip(*ways, strict=True))
 
 
 def interpolation(

@@ -14,7 +14,8 @@ from PIL import Image, ImageSequence
 
 from bigjax.algorithms.base import truncation
 from bigjax.core import errors
-from bigjax.sampling import clip_files, grids, interpolation, lettering, loaded, movies
+from bigjax.sampling import clip_files, grids, interpolation, lettering, loaded
+from bigjax.sampling.films import loops, movies, sweeps
 from bigjax.sampling.loaded import Loaded
 from bigjax.sampling.sampler import Sampler
 
@@ -220,7 +221,7 @@ def test_rows_and_changing_names(gen, tmp_path, monkeypatch):
   def words(*given):
     monkeypatch.setattr(clip_files, 'save', lambda pictures, *args: None)
     args = movies_args(*given, f'--out={tmp_path}/x.webp')
-    movie = (movies.sweep if args.sweep else movies.loop)(gen, args, np.arange(3, dtype=np.int32))
+    movie = (sweeps.sweep if args.sweep else loops.loop)(gen, args, np.arange(3, dtype=np.int32))
     return movie, movie.layout
 
   movie, layout = words('--interpolate=z', '--num=6')
