@@ -148,6 +148,29 @@ def on_the_way(
     yield from made[start // images - some.start :]
 
 
+def words_of(
+  args: argparse.Namespace,
+  loaded: Loaded,
+  seeds: Sequence[int],
+  y: np.ndarray,
+  ends: Sequence[tuple[int, int]],
+) -> tuple[list[list[str]], list[str]]:
+  """What each picture shows: names of all images' classes, and the seed.
+
+  Args:
+    args, loaded: the options, and the generator.
+    seeds: that the loop goes through, or none.
+    y: classes int32 [keys, images] of the key points.
+    ends: the key points that each picture lies between, the same one twice where it is there.
+  """
+  classes = [names_of(loaded, labels) for labels in y]
+  names = [arrows(classes[a], classes[b]) for a, b in ends]
+  if not seeds:
+    return names, [f'seed {args.seed}'] * len(ends)
+  to = [f'{seed}' for seed in seeds]
+  return names, [f'seed {to[a]}' + ('' if a == b else f' → {to[b]}') for a, b in ends]
+
+
 def loop(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Movie:
   """Closed ways: of all images through the first samples of --seeds, or of each through its own.
 
@@ -167,17 +190,11 @@ def loop(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Movie:
   y = labels[(layout.places + turning * np.arange(keys)[:, None]) % classes]  # [keys, images]
   which, share = stations(num, keys)
   ends = [(k, (k + 1) % keys if part else k) for k, part in zip(which.tolist(), share, strict=True)]
-  names = []
+  names, moving = words_of(args, loaded, seeds, y, ends)
+  names = names if turning else []
   if turning:
-    names = [arrows(names_of(loaded, y[a]), names_of(loaded, y[b])) for a, b in ends]
     layout = dataclasses.replace(layout, rows=(), names=names[0])
-  if seeds:
-    named = [f'seed {seed}' for seed in seeds]
-    moving = [arrows([named[a]], [f'{seeds[b]}'])[0] if a != b else named[a] for a, b in ends]
-  else:
-    moving = [f'seed {args.seed}'] * num
-  about = pictures.about(loaded, spec)
-  captions = [', '.join([*about, words]) for words in moving]
+  captions = [', '.join([*pictures.about(loaded, spec), words]) for words in moving]
   check_size(args, loaded, layout, num, {name for some in names for name in some})
   loaded.prepare(spec, args.recalibrate)
   way = key_points(loaded, args, kind, seeds, y, spec)
