@@ -1,4 +1,4 @@
-"""Images and clips of a trained generator: grids, paths, mixed styles, sweeps, predictions.
+"""Images and clips of a trained generator: grids, paths, mixed styles, sweeps, films, predictions.
 
   from bigjax import sample
   gen = sample.load('runs/digits')
@@ -17,7 +17,7 @@ from bigjax.sampling import options
 SHOWN = 10  # samples whose neighbours are looked for, unless told
 ASKED = (  # what decides the images: a folder is gone on with where all of it is the same
   'classes', 'truncation', 'seed', 'seeds', 'num', 'interpolate', 'mixing', 'sweep',
-  'sampling', 'recalibrate',
+  'sampling', 'recalibrate', 'fps',
 )  # fmt: skip
 
 
@@ -48,22 +48,41 @@ def arguments() -> errors.Arguments:
   parser.add_argument(
     '--seeds',
     metavar='a-b,c,...',
-    help='the first image of each seed, for every class: a row per class, a column per seed '
-    f'({ranges.SEED})',
+    help='the first image of each seed, for every class: a row per class, a column per seed; in a '
+    f'film, a closed loop from one to the next ({ranges.SEED})',
   )
   ranges.add_option(
     parser,
     '--num',
     ranges.IMAGES,
     'number of images, shared evenly among the classes, by default ten of each; with --sweep, '
-    'images in a row',
+    'images in a row; in a film, images side by side, by default six, or one of each class',
   )
   parser.add_argument(
     '--out',
     default='samples.png',
     help='x.png (a grid), x.npz (arrays) or a folder (a PNG each; the same command again resumes); '
-    'of clips x.webp, x.gif or x.mp4 (a grid that moves), x.png (a strip of frames each), or a '
+    'a film of what --interpolate, --seeds or --sweep goes through: x.webp, x.apng (both exact), '
+    'x.gif or x.mp4; of clips a film (a grid that moves), x.png (a strip of frames each), or a '
     'folder (a WebP each)',
+  )
+  ranges.add_option(
+    parser,
+    '--frames',
+    ranges.FRAMES,
+    'of a film of still images: how many in all, by default 24 from one sample to the next, and 12 '
+    'of each setting',
+  )
+  ranges.add_option(
+    parser,
+    '--fps',
+    ranges.FPS,
+    'of a film: frames per second, by default 24, or what clips were trained with',
+  )
+  parser.add_argument(
+    '--plain',
+    action='store_true',
+    help='no classes, seeds and settings beside the images of a picture or a film',
   )
   parser.add_argument(
     '--layout',
@@ -75,7 +94,8 @@ def arguments() -> errors.Arguments:
   parser.add_argument(
     '--interpolate',
     choices=('z', 'class', 'both', 'w'),
-    help='a row per class, from one sample to another; w: in a straight line between their styles',
+    help='a row per class, from one sample to another, or in a film a closed loop through several; '
+    'w: in a straight line between their styles',
   )
   parser.add_argument(
     '--mixing',
@@ -86,7 +106,8 @@ def arguments() -> errors.Arguments:
   parser.add_argument(
     '--sweep',
     metavar='[NAME=]v,v,...',
-    help='a row per truncation, 0.02,0.5,1,2, or per value of another option, scale=4,8,16',
+    help='a row per truncation, 0.02,0.5,1,2, or per value of another option, scale=4,8,16; in a '
+    'film, there and back',
   )
   parser.add_argument('--recalibrate', action='store_true', help='measure standing statistics anew')
   parser.add_argument(
@@ -129,11 +150,8 @@ def check(args: argparse.Namespace) -> None:
     raise errors.UserError(
       f'--{pictures[0]} and --{pictures[1]} are two pictures: ask for one at a time.'
     )
-  others = [n for n in ('num', 'interpolate', 'mixing') if getattr(args, n) is not None]
-  if args.seeds and others:
-    raise errors.UserError(
-      f'--seeds already says how many images there are; leave out --{others[0]}.'
-    )
+  kind = files.ending('--out', args.out, ('.png', '.npz', *options.FILMS), folder=True)
+  check_seeds(args, kind)
   if args.predict is not None and (args.seeds or args.classes != 'all'):
     raise errors.UserError(
       f'--predict takes the classes of the clips, and --seed: leave out '
@@ -141,9 +159,6 @@ def check(args: argparse.Namespace) -> None:
     )
   if args.mixing is not None:
     options.parse_layers(args.mixing)
-  if args.seeds:
-    options.parse_seeds(args.seeds)
-  kind = files.ending('--out', args.out, ('.png', '.npz', *options.FILMS), folder=True)
   if args.layout != 'bigjax' and kind != '.npz':
     raise errors.UserError(f'--layout={args.layout} is for an .npz file, not --out={args.out}.')
   drawn = [name for name in pictures if name in ('mixing', 'neighbours', 'predict')]
@@ -154,6 +169,46 @@ def check(args: argparse.Namespace) -> None:
     )
   if kind == '.mp4':
     errors.need(f'--out={args.out}', 'video', 'av')
+  check_film(args, kind)
+
+
+def check_seeds(args: argparse.Namespace, kind: str) -> None:
+  """Refuse --seeds beside what says otherwise how many images there are; `kind` is --out's ending.
+
+  Raises:
+    UserError: names it.
+  """
+  if not args.seeds:
+    return
+  through = kind in options.FILMS and args.interpolate != 'class'  # a loop through their samples
+  others = ['num', 'mixing'] if through else ['num', 'interpolate', 'mixing']
+  for name in (name for name in others if getattr(args, name) is not None):
+    raise errors.UserError(f'--seeds already says how many images there are; leave out --{name}.')
+  options.parse_seeds(args.seeds)
+
+
+def check_film(args: argparse.Namespace, kind: str) -> None:
+  """Refuse options of films, and of pictures, where --out, whose ending is `kind`, is none.
+
+  Raises:
+    UserError: names them.
+  """
+  films = ' or '.join(options.FILMS)
+  if args.frames and kind not in options.FILMS:
+    raise errors.UserError(f'--frames={args.frames} is of a film: give an --out ending in {films}.')
+  if args.fps and kind in ('.png', '.npz'):
+    raise errors.UserError(f'--fps={args.fps:g} is of a film: give an --out ending in {films}.')
+  if args.fps and kind == '.gif' and args.fps > options.MOST_RATE_OF_GIF:
+    raise errors.UserError(
+      f'--fps={args.fps:g} is more than a GIF shows, {options.MOST_RATE_OF_GIF} frames per second: '
+      'give fewer of them, or an --out ending in .webp.'
+    )
+  if args.plain and kind not in ('.png', *options.FILMS):
+    raise errors.UserError(
+      f'--plain is of a picture or a film: --out={args.out} has no words beside its images.'
+    )
+  if args.plain and args.neighbours is not None:
+    raise errors.UserError('--plain would leave out what --neighbours is for: leave it out.')
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -180,6 +235,7 @@ def run(args: argparse.Namespace) -> None:
   """
   from bigjax.core import buckets
   from bigjax.sampling import image_files, pictures
+  from bigjax.sampling.films import movies
   from bigjax.sampling.loaded import generator_digest, of_options, parse_classes
 
   args.workdir = args.workdir and buckets.local(args.workdir)
@@ -194,6 +250,9 @@ def run(args: argparse.Namespace) -> None:
       return
     if args.neighbours is not None:
       print(neighbours(args, loaded, labels))
+      return
+    if movies.wanted(args, loaded.shape):
+      print(movies.run(loaded, args, labels))
       return
     batch = image_files.BATCH
     if args.sweep:

@@ -79,6 +79,8 @@ LARGEST = 2**31 - 1  # what 32 bits hold: steps and sizes on the devices
 SEED = Range(0, 2**32 - 1)  # of jax.random and NumPy: larger ones would repeat smaller ones' images
 COUNT = Range(1, LARGEST)
 IMAGES = Range(1, 10**8)  # that one command makes or looks at
+FRAMES = Range(2, 100_000)  # of a film
+FPS = Range(0.1, 240, whole=False)  # of a film, per second
 BATCH = Range(1, 2**20)  # examples at a time, over all devices
 
 

@@ -1,12 +1,13 @@
-"""Films into files: animated WebP (lossless) and GIF by Pillow, MP4 by PyAV; whole or not at all.
+"""Films into files: animated WebP, PNG (both exact) and GIF by Pillow, MP4 by PyAV.
 
-A film is a sequence of pictures of one size that are shown for equal times, again and again.
+A film is a sequence of pictures of one size that are shown for equal times, again and again. A file
+is written whole or not at all.
 """
 
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -14,29 +15,14 @@ import numpy as np
 from PIL import Image
 
 from bigjax.core import errors, files
-from bigjax.sampling.options import FILMS
 
 RATE = 8.0  # frames per second where nothing says how many
 COLOURS = 256  # of a GIF
 LOOKED_AT = 2**22  # pixels of a film, at most, that its colours are chosen by where it has more
+STREAMED = ('.webp', '.mp4')  # endings of files whose pictures need not be in memory together
+WEBP = {'lossless': True, 'method': 3}  # half as large as by 0, the default; 6 gains no more
 H264 = {'crf': '12', 'preset': 'slow'}  # hardly any loss
 FAST_START = {'movflags': '+faststart'}  # so that it plays while it loads
-
-
-def check(out: str, ending: str, shape: tuple[int, ...]) -> None:
-  """Refuse a film of a generator of still images.
-
-  Args:
-    out, ending: what is to be written.
-    shape: of a sample.
-  Raises:
-    UserError: it is one.
-  """
-  if ending in FILMS and len(shape) != 4:
-    raise errors.UserError(
-      f'--out={out} is a film, and this generator makes still images: give a name that ends in '
-      '.png or .npz, or a folder.'
-    )
 
 
 def frame_rate(card: Mapping[str, Any]) -> float:
@@ -50,33 +36,59 @@ def durations(num: int, rate: float, per_second: int) -> list[int]:
   return [max(1, end - start) for start, end in itertools.pairwise(ends)]
 
 
-def save(pictures: Sequence[Image.Image], rate: float, path: str) -> None:
+def save(pictures: Iterable[Image.Image], rate: float, path: str, num: int | None = None) -> None:
   """Write a film as what the path's ending says.
 
   Args:
-    pictures: of one size, grey or in colour.
-    rate: frames per second.
-    path: ends in one of FILMS; its folder is there.
+    pictures: of one size, grey or in colour; those of STREAMED are taken one at a time.
+    rate: pictures per second.
+    path: ends in one of options.FILMS; its folder is there.
+    num: how many pictures; None: `pictures` says.
   Raises:
     UserError: PyAV is not installed.
   """
   ending = os.path.splitext(path)[1].lower()
-  {'.webp': _save_webp, '.gif': _save_gif, '.mp4': _save_mp4}[ending](pictures, rate, path)
+  save_as = {'.webp': _save_webp, '.gif': _save_gif, '.mp4': _save_mp4, '.apng': _save_apng}[ending]
+  save_as(pictures, len(pictures) if num is None else num, rate, path)
 
 
-def _save_webp(pictures: Sequence[Image.Image], rate: float, path: str) -> None:
-  first, *others = [picture.convert('RGB') for picture in pictures]
-  times = durations(len(pictures), rate, 1000)
+class _Reel(Image.Image):
+  """Pictures as one image of several frames, which are taken when an encoder asks for them."""
+
+  def __init__(self, pictures: Iterable[Image.Image], num: int):
+    super().__init__()
+    self.n_frames = num
+    self._pictures, self._at = iter(pictures), -1
+    self.seek(0)
+
+  def seek(self, frame: int) -> None:
+    while self._at < frame:
+      picture = next(self._pictures).convert('RGB')
+      self._at += 1
+      self.im, self._mode, self._size = picture.im, picture.mode, picture.size
+
+  def tell(self) -> int:
+    return self._at
+
+
+def _save_webp(pictures: Iterable[Image.Image], num: int, rate: float, path: str) -> None:
+  times = durations(num, rate, 1000)
   with files.whole(path) as file:
-    first.save(
-      file, 'webp', save_all=True, append_images=others, duration=times, loop=0, lossless=True
-    )
+    reel = _Reel(pictures, num)
+    reel.save(file, 'webp', save_all=True, duration=times, loop=0, **WEBP)
 
 
-def _save_gif(pictures: Sequence[Image.Image], rate: float, path: str) -> None:
+def _save_apng(pictures: Iterable[Image.Image], num: int, rate: float, path: str) -> None:
+  first, *others = pictures
+  times = durations(num, rate, 1000)
+  with files.whole(path) as file:
+    first.save(file, 'png', save_all=True, append_images=others, duration=times, loop=0)
+
+
+def _save_gif(pictures: Iterable[Image.Image], num: int, rate: float, path: str) -> None:
   """GIF counts hundredths of a second, and viewers show a picture for two of them at least."""
-  first, *others = indexed(pictures)
-  times = [10 * max(2, time) for time in durations(len(pictures), rate, 100)]
+  first, *others = indexed(list(pictures))
+  times = [10 * max(2, time) for time in durations(num, rate, 100)]
   with files.whole(path) as file:
     first.save(file, 'gif', save_all=True, append_images=others, duration=times, loop=0)
 
@@ -118,13 +130,16 @@ def _quantized(pictures: Sequence[Image.Image]) -> list[Image.Image]:
   ]
 
 
-def _save_mp4(pictures: Sequence[Image.Image], rate: float, path: str) -> None:
+def _save_mp4(pictures: Iterable[Image.Image], num: int, rate: float, path: str) -> None:
   """H.264 halves its colours along both sides, which therefore are even: edges are repeated."""
   errors.need(path, 'video', 'av')
   import av
   from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-  width, height = pictures[0].size
+  del num
+  pictures = iter(pictures)
+  first = next(pictures)
+  width, height = first.size
   padding = ((0, height % 2), (0, width % 2), (0, 0))
   with files.whole(path) as file, av.open(file.name, 'w', format='mp4', options=FAST_START) as out:
     stream = out.add_stream('libx264', Fraction(rate).limit_denominator(1000), options=H264)
@@ -134,7 +149,7 @@ def _save_mp4(pictures: Sequence[Image.Image], rate: float, path: str) -> None:
     about = stream.codec_context
     about.color_range, about.colorspace = ColorRange.MPEG, Colorspace.ITU709
     about.color_primaries, about.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-    for picture in pictures:
+    for picture in itertools.chain([first], pictures):
       pixels = np.pad(np.asarray(picture.convert('RGB')), padding, mode='edge')
       frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
       frame = frame.reformat(

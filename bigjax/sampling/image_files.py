@@ -33,6 +33,7 @@ class Wanted:
     seeds: of the images in turn, again and again, where each has its own; else None.
     rows, heads, caption: names in a grid; see lettering.labelled.
     rate: frames per second of clips; 0 of still images.
+    plain: whether frames of a strip have no numbers, either.
   """
 
   num: int
@@ -44,6 +45,7 @@ class Wanted:
   heads: Sequence[str] = ()
   caption: str = ''
   rate: float = 0.0
+  plain: bool = False
 
   def seed(self, i: int) -> int:
     """Of image i, where each has its own."""
@@ -183,7 +185,7 @@ def write(wanted: Wanted, batch: int, out: str, layout: str, ask: Mapping[str, A
   if kind != '.npz':
     images, words = np.concatenate(list(made)), (wanted.rows, wanted.heads, wanted.caption)
     if kind == '.png':
-      grids.sheet(images, wanted.columns, *words).save(out)
+      grids.sheet(images, wanted.columns, *words, wanted.plain).save(out)
       what = f'clips, a row each, {images.shape[1]} frames' if wanted.rate else 'images'
       return f'{out}: {num} {what}' + ('' if wanted.rate else f', {wanted.columns} in a row')
     clip_files.save(grids.film(images, wanted.columns, *words), wanted.rate, out)

@@ -22,7 +22,29 @@ def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
     b / norm_b
   )
   norms = (1 - way) * norm_a + way * norm_b
-  return (unit / np.sin(angle) * norms[:, None]).astype(np.float32).reshape(-1, *shape)
+  points = (unit / np.sin(angle) * norms[:, None]).astype(np.float32)
+  points[way == 0], points[way == 1] = a, b  # not rounded: they are samples themselves
+  return points.reshape(-1, *shape)
+
+
+def between(
+  kind: str, z: np.ndarray, y: Sequence[int], way: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """What lies at `way` [n] between two samples: latents [n, ...], and their classes.
+
+  Args:
+    kind: what changes: z, class, both.
+    z, y: latents [2, ...] and classes of the two.
+    way: from 0, the first, to 1.
+    num_classes: of the generator.
+  Returns:
+    the latents, and labels int32 [n] where classes stay, else weights float32 [n, num_classes].
+  """
+  moved = np.repeat(z[:1], len(way), 0) if kind == 'class' else slerp(z[0], z[1], way)
+  if kind == 'z':
+    return moved, np.full(len(way), y[0], np.int32)
+  ends = np.eye(num_classes, dtype=np.float32)[list(y)]
+  return moved, (1 - way)[:, None] * ends[0] + way[:, None] * ends[1]
 
 
 def interpolation(
@@ -41,10 +63,8 @@ def interpolation(
     if kind == 'w':
       rows.append(straight(loaded, np.stack([a, b]), label, way, spec))
       continue
-    z = np.repeat(a[None], columns, 0) if kind == 'class' else slerp(a, b, way)
-    ends = np.eye(loaded.num_classes, dtype=np.float32)[[label, labels[(i + 1) % len(labels)]]]
-    mix = np.zeros_like(way) if kind == 'z' else way
-    y = (1 - mix)[:, None] * ends[0] + mix[:, None] * ends[1]
+    following = labels[(i + 1) % len(labels)]
+    z, y = between(kind, np.stack([a, b]), [label, following], way, loaded.num_classes)
     noise_of = np.repeat(a[None], columns, 0)
     rows.append(loaded.sampler.images_with_noise_of(loaded.gen, z, y, spec, noise_of))
   return np.concatenate(rows)

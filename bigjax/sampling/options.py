@@ -9,7 +9,8 @@ from typing import Any
 from bigjax.core import errors, ranges
 from bigjax.models.pretrained.published import DISTANCES
 
-FILMS = ('.webp', '.gif', '.mp4')  # endings of files in which clips move
+FILMS = ('.webp', '.gif', '.mp4', '.apng')  # endings of files in which pictures move
+MOST_RATE_OF_GIF = 50  # pictures per second: viewers show none for less than two hundredths
 
 
 def add_generator(parser: argparse.ArgumentParser, several: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,19 +37,38 @@ def swept(loaded: Loaded, args: argparse.Namespace) -> list[tuple[str, Spec]]:
 
 
 def check(args: argparse.Namespace, shape: tuple[int, ...]) -> None:
-  """Refuse films of still images, and what is of still images where a generator makes clips.
+  """Refuse films in which nothing moves, and what is of clips, or of still images, alone.
 
   Raises:
     UserError: says so.
   """
-  ending = files.ending('--out', args.out, image_files.ENDINGS, folder=True)
-  clip_files.check(args.out, ending, shape)
-  still = {'--neighbours': args.neighbours is not None, '--layout=adm': args.layout == 'adm'}
-  for option, given in still.items():
-    if given and len(shape) == 4:
+  kind = files.ending('--out', args.out, image_files.ENDINGS, folder=True)
+  if len(shape) == 4:
+    still = {'--neighbours': args.neighbours is not None, '--layout=adm': args.layout == 'adm'}
+    for option in (option for option, given in still.items() if given):
       raise errors.UserError(
         f'{option} is for still images, and this generator makes clips: leave it out.'
       )
+    if args.frames:
+      raise errors.UserError(
+        f'--frames={args.frames} is for a film of still images, and this generator makes clips of '
+        f'{shape[0]} frames: leave it out.'
+      )
+    if args.seeds and args.interpolate:
+      raise errors.UserError(
+        f'--interpolate={args.interpolate} goes through --seeds in a film of still images, and '
+        'this generator makes clips: leave one of them out.'
+      )
+  elif kind in options.FILMS and not (args.seeds or args.interpolate or args.sweep):
+    raise errors.UserError(
+      f'--out={args.out} is a film, and this generator makes still images: say what moves with '
+      '--interpolate, --seeds or --sweep, or give a name that ends in .png or .npz, or a folder.'
+    )
+  elif args.fps and not kind:
+    raise errors.UserError(
+      f'--fps={args.fps:g} is of a film, and this generator makes still images: give an --out '
+      f'ending in {" or ".join(options.FILMS)}.'
+    )
 
 
 def check_grid(num: int, columns: int, loaded: Loaded, out: str) -> None:
@@ -128,11 +148,33 @@ def mixing(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Want
   return dataclasses.replace(whole, heads=heads if any(heads) else ())
 
 
+def about(loaded: Loaded, spec: Spec | None = None) -> list[str]:
+  """Words for below a picture: the step of the generator, and the settings."""
+  step = [f'step {loaded.card["step"]}'] if 'step' in loaded.card else []
+  return step + ([] if spec is None else [str(spec)])
+
+
+def frame_rate(loaded: Loaded, args: argparse.Namespace) -> float:
+  """Frames per second of a film of clips: --fps, or what the card says."""
+  return args.fps or clip_files.frame_rate(loaded.card)
+
+
+def seeds_of(row: Sequence[int]) -> str:
+  """What a row of images of these seeds is called."""
+  first, last = row[0], row[-1]
+  if len(row) > 1 and list(row) == list(range(first, first + len(row))):
+    return f'seeds {first}-{last}'
+  return f'seed{"s" if len(row) > 1 else ""} {", ".join(map(str, row))}'
+
+
 def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> Wanted:
   """With words for a grid: what its rows and its columns have in common, and all of its images.
 
   `labels` are the classes asked for.
   """
+  rate = frame_rate(loaded, args) if len(loaded.shape) == 4 else 0.0
+  if args.plain:
+    return dataclasses.replace(wanted, rows=(), heads=(), rate=rate, plain=True)
   columns, classes = wanted.columns, loaded.class_names
   starts = range(0, wanted.num, columns)
   of = lambda label: classes[label] if len(classes) > 1 else ''
@@ -151,13 +193,14 @@ def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.n
   else:
     some = [set(wanted.labels[start : start + columns].tolist()) for start in starts]
     rows = [of(*one) if len(one) == 1 else '' for one in some]
-  words = [f'step {loaded.card["step"]}'] if 'step' in loaded.card else []
-  words += [] if args.sweep else [str(spec_of(loaded, args, args.truncation))]
+    if seeds and not heads:  # more of one class than a row holds
+      some = [[seeds[i] for i in range(wanted.num)[start:][:columns]] for start in starts]
+      rows = [', '.join(filter(None, pair)) for pair in zip(rows, map(seeds_of, some), strict=True)]
+  words = about(loaded, None if args.sweep else spec_of(loaded, args, args.truncation))
   words += [] if heads and args.seeds else [f'seed{"s" if seeds else ""} {args.seeds or args.seed}']
   words += [f'layers {args.mixing} of the upper row'] if args.mixing else []
   if len(set(labels.tolist())) == 1 and args.sweep and of(labels[0]):
     words.append(f'class {of(labels[0])}')
   rows = rows if any(rows) else ()
-  rate = clip_files.frame_rate(loaded.card) if len(loaded.shape) == 4 else 0.0
   caption = ', '.join(words)
   return dataclasses.replace(wanted, rows=rows, heads=heads, caption=caption, rate=rate)

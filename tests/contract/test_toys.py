@@ -247,7 +247,7 @@ def test_clips_are_strips_and_films(run, bigjax, tmp_path):
   clips = gen(num=10)  # two of each class, as in the grid of a run with two columns
   names = [f'class {i}' for i in range(5)]
   words = f'{tmp_path}/x.webp: 10 clips, 2 in a row, 3 frames, 8 per second'
-  for ending in ('webp', 'gif'):
+  for ending in ('webp', 'apng', 'gif'):
     out = tmp_path / f'x.{ending}'
     status, said, err = bigjax('sample', '--workdir', workdir, '--num', 10, '--out', out)
     assert status == 0 and said.strip() == words.replace('webp', ending), err
@@ -289,6 +289,22 @@ def test_clips_in_other_files(run, bigjax, tmp_path):
   np.testing.assert_array_equal(np.load(tmp_path / 'x.npz')['images'], clips)
   status, said, _ = bigjax(*ask, tmp_path / 'i.webp', '--interpolate', 'both')
   assert status == 0 and '15 clips, 3 in a row' in said
+  for name, picture in (
+    ('p.webp', grids.film(clips, 2)),
+    ('p.png', grids.strips(clips, plain=True)),
+  ):
+    status, said, err = bigjax(*ask, tmp_path / name, '--plain', *['--fps=2'] * ('webp' in name))
+    assert status == 0 and ('3 frames, 2 per second' in said) == ('webp' in name), err
+    found, wanted = frames_of(tmp_path / name), np.stack(picture if 'webp' in name else [picture])
+    np.testing.assert_array_equal(
+      found, wanted if wanted.ndim == 4 else wanted[..., None].repeat(3, -1)
+    )
+  for words, what in (
+    (['--frames=9'], '--frames=9 is for a film of still images'),
+    (['--interpolate=z', '--seeds=1,2'], 'leave one of them out'),
+  ):
+    status, _, err = bigjax('sample', '--workdir', workdir, '--out', tmp_path / 'y.webp', *words)
+    assert status == 2 and what in err and 'clips' in err and err.count('\n') == 1
   for words in (['--layout', 'adm', '--out', tmp_path / 'y.npz'], ['--neighbours']):
     status, _, err = bigjax('sample', '--workdir', workdir, *words)
     assert status == 2 and 'is for still images, and this generator makes clips' in err

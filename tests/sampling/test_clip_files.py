@@ -108,7 +108,7 @@ def test_what_is_no_picture_any_more(num, shape, film, words):
 def test_only_pictures_and_films_are_as_large_as_a_picture_may_be():
   """Whatever is asked for: an .npz or a folder holds more."""
   loaded = types.SimpleNamespace(shape=(16, 128, 128, 3))
-  for out in ('x.png', 'x.PNG', 'x.webp', 'x.gif', 'x.mp4'):
+  for out in ('x.png', 'x.PNG', 'x.webp', 'x.apng', 'x.gif', 'x.mp4'):
     with pytest.raises(errors.UserError, match='too many for one'):
       pictures.check_grid(2100, 1, loaded, out)
   for out in ('x.npz', 'folder', 'png'):
@@ -118,7 +118,7 @@ def test_only_pictures_and_films_are_as_large_as_a_picture_may_be():
 # --- files
 
 
-@pytest.mark.parametrize('ending', ['webp', 'gif', 'GIF'])
+@pytest.mark.parametrize('ending', ['webp', 'apng', 'gif', 'GIF'])
 def test_grey_films_are_exact(tmp_path, ending):
   film = grids.film(clips_of(), 2, caption='words')
   path = str(tmp_path / f'x.{ending}')
@@ -129,7 +129,7 @@ def test_grey_films_are_exact(tmp_path, ending):
 
 
 def test_colours_of_a_webp_are_exact_and_of_a_gif_where_they_are_few(tmp_path):
-  for channels, colours, endings in ((3, 256, ['webp']), (3, 6, ['webp', 'gif'])):
+  for channels, colours, endings in ((3, 256, ['webp', 'apng']), (3, 6, ['webp', 'gif'])):
     clips = clips_of(1, 3, 32, channels, colours) * (255 // (colours - 1))
     film = [Image.fromarray(frame) for frame in clips[0]]
     for ending in endings:

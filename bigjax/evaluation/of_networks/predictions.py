@@ -11,7 +11,7 @@ from bigjax.algorithms.base.contract import Spec
 from bigjax.algorithms.base.generators.parts import predictor_of
 from bigjax.core import errors
 from bigjax.evaluation import image_sets
-from bigjax.sampling import clip_files, grids
+from bigjax.sampling import clip_files, grids, pictures
 
 SHOWN = 8  # clips, unless told
 HEADS = ('truth', 'prediction')
@@ -49,22 +49,37 @@ def held_out(
   return clips, labels if loaded.num_classes > 1 else np.zeros_like(labels), names
 
 
-def strips(truth: np.ndarray, made: np.ndarray, given: int, names: list[str], caption: str) -> Any:
-  """A picture of clips uint8 [n, T, H, W, C], each above its prediction, whose first are marked."""
+def strips(
+  truth: np.ndarray,
+  made: np.ndarray,
+  given: int,
+  names: list[str],
+  caption: str,
+  plain: bool = False,
+) -> Any:
+  """A picture of clips uint8 [n, T, H, W, C], each above its prediction, whose first are marked.
+
+  Names, a caption, and numbers of the frames are beside it, where it is not to be plain.
+  """
   num, times = truth.shape[:2]
   pairs = np.stack([truth, made], axis=1).reshape(2 * num, *truth.shape[1:])
   marked = np.broadcast_to(np.arange(times) < given, (2 * num, times))
+  if plain:
+    return grids.strips(pairs, marked=marked, plain=True)
   rows = [', '.join(filter(None, (name, head))) for name in names for head in HEADS]
   return grids.strips(pairs, rows, caption, marked)
 
 
-def film(truth: np.ndarray, made: np.ndarray, given: int, caption: str) -> list[Any]:
+def film(
+  truth: np.ndarray, made: np.ndarray, given: int, caption: str, plain: bool = False
+) -> list[Any]:
   """Pictures [T] of the same, each clip beside its prediction."""
   num, times = truth.shape[:2]
   columns = grids.columns_of_film(2 * num, together=2)
   pairs = np.stack([truth, made], axis=1).reshape(2 * num, *truth.shape[1:])
   marked = np.broadcast_to(np.arange(times) < given, (2 * num, times))
-  return grids.film(pairs, columns, heads=HEADS * (columns // 2), caption=caption, marked=marked)
+  heads, caption = ((), '') if plain else (HEADS * (columns // 2), caption)
+  return grids.film(pairs, columns, heads=heads, caption=caption, marked=marked)
 
 
 def run(loaded: Any, args: argparse.Namespace, spec: Spec) -> str:
@@ -90,9 +105,9 @@ def run(loaded: Any, args: argparse.Namespace, spec: Spec) -> str:
   caption = ', '.join(filter(None, words))
   os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
   if still:
-    strips(truth, made, given, names, caption).save(args.out)
+    strips(truth, made, given, names, caption, args.plain).save(args.out)
   else:
-    rate = clip_files.frame_rate(loaded.card)
-    clip_files.save(film(truth, made, given, caption), rate, args.out)
+    rate = pictures.frame_rate(loaded, args)
+    clip_files.save(film(truth, made, given, caption, args.plain), rate, args.out)
   times = truth.shape[1] - given
   return f'{args.out}: {len(truth)} held-out clips of {name}, {times} of {times + given} predicted'
