@@ -40,9 +40,7 @@ SMALL = {
 }  # fmt: skip
 PARTS = {  # {recipe: (config, keys)}, steps, seeds
   'classes': ({'dvdgan': ('dvdgan:moving_digits', {})}, 2400, 1),
-  'prediction': (
-    {'trivdgan': ('trivdgan:moving_digits_fp', {'model.critics': ('frames:2', 'clip/2')})}, 2000, 1,
-  ),
+  'prediction': ({'trivdgan': ('trivdgan:moving_digits_fp', {})}, 2900, 1),
   'units': (
     {
       'gru': ('dvdgan:moving_digits', SMALL),
