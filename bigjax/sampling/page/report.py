@@ -46,7 +46,7 @@ def picture(body: bytes, media: str, title: str) -> str:
   """A picture with its caption above it."""
   data = base64.b64encode(body).decode()
   return (
-    f'<figure class="picture"><figcaption>{told(title)}</figcaption>'
+    f'<figure class="picture panel"><figcaption>{told(title)}</figcaption>'
     f'<img alt="{told(title)}" src="data:{media};base64,{data}"></figure>\n'
   )
 
@@ -58,6 +58,13 @@ def panel(title: str, content: str, folded: bool = False) -> str:
   if folded:
     return f'<details class="panel"><summary>{told(title)}</summary>\n{content}</details>\n'
   return f'<section class="panel"><h3>{told(title)}</h3>\n{content}</section>\n'
+
+
+def beside(*contents: str) -> str:
+  """Contents side by side, where the window is wide enough."""
+  return ''.join(
+    ['<div class="beside">', *(f'<div>{one}</div>' for one in contents if one), '</div>']
+  )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], wide: int | None = None) -> str:
@@ -146,8 +153,9 @@ def drawn(found: Iterable[run_files.Picture]) -> str:
   """Pictures of a run; one that is gone meanwhile is left out."""
   parts = []
   for one in found:
+    title = one.title if one.step is None else f'Samples of step {one.step:,}'
     try:
-      parts.append(picture(one.read(), one.media, one.title))
+      parts.append(picture(one.read(), one.media, title))
     except OSError:
       continue
   return ''.join(parts)
@@ -161,12 +169,14 @@ def of_run(workdir: str, shelf: Shelf | None) -> tuple[str, list[str]]:
     shelf: makes samples where the run has drawn none; None where it has no checkpoint.
   """
   found, card = run_files.pictures(workdir), run_files.card(workdir)
+  if not card:
+    raise errors.UserError(f'{workdir!r} is not the workdir of a run: it has no card.json.')
   generator_file.check(card, os.path.join(workdir, 'card.json'))
   values, (step, steps) = run_files.config(workdir), run_files.progress(workdir)
   summary, clock = run_files.summary(workdir), run_files.seconds(workdir)
   newest, earlier = grids_of(found)
   if not newest and shelf:
-    newest = picture(*shelf.at().grid(), f'samples of step {shelf.first:,}')
+    newest = picture(*shelf.at().grid(), f'Samples of step {shelf.first:,}')
   known = of_card({**card, 'step': step}) | {
     'batch size': values.get('optim.batch_size'), 'seed': values.get('seed'),
     'wall clock': duration(clock) if clock else None, 'bigjax': summary.get('bigjax'),
@@ -176,10 +186,8 @@ def of_run(workdir: str, shelf: Shelf | None) -> tuple[str, list[str]]:
   alarms = [(f'{at:,}', words) for at, words in run_files.events(workdir)]
   subtitle = f'{card["algorithm"]} on {card.get("data", "")}, step {step:,} of {steps:,}'
   return subtitle, [
-    panel('Samples', newest),
-    *tables,
-    panel('The run', facts(known)),
-    *(panel(one.title, drawn([one])) for one in others),
+    beside(newest, ''.join(tables) + panel('The run', facts(known))),
+    drawn(others),
     panel('Events', table(['step', ''], alarms, 1) if alarms else ''),
     panel('Samples of earlier evaluations', earlier, folded=True),
     panel('Config', of_config(values), folded=True),
@@ -195,9 +203,11 @@ def of_generator(shelf: Shelf) -> tuple[str, list[str]]:
   scores = scores if isinstance(scores, dict) else {}
   rows = [(name, run_files.number(value)) for name, value in scores.items()]
   return f'{card["algorithm"]}, an exported generator', [
-    panel('Samples', picture(*explorer.grid(), 'made for this report')),
-    panel('Scores', table(['score', 'samples'], rows) if rows else ''),
-    panel('The generator', facts(of_card(card))),
+    beside(
+      picture(*explorer.grid(), 'Samples made for this report'),
+      panel('Scores', table(['score', 'samples'], rows) if rows else '')
+      + panel('The generator', facts(of_card(card))),
+    ),
     panel('Card', as_json(card), folded=True),
   ]
 
@@ -210,8 +220,11 @@ def write(path: str, title: str, subtitle: str, parts: Iterable[str]) -> str:
   """
   try:
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    with files.whole(path, 'w') as file:
-      file.write(document(title, subtitle, parts))
+    whole = document(title, subtitle, parts).encode(
+      errors='replace'
+    )  # names of files may be no text
+    with files.whole(path) as file:
+      file.write(whole)
     return f'{path}: a report, {size(os.path.getsize(path))}, all of it in this file'
   except OSError as error:
     raise errors.UserError(f'--html={path} cannot be written ({error.strerror}).') from None

@@ -60,7 +60,7 @@ class Answer:
 
 
 def refusal(status: int, words: str) -> Answer:
-  return Answer(words.encode(), TEXT, status)
+  return Answer(words.encode(errors='replace'), TEXT, status)
 
 
 def as_json(value: Any) -> Answer:

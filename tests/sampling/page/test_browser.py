@@ -107,6 +107,22 @@ def test_one_image_is_in_flight_and_those_between_are_skipped(chromium, url, she
   assert asked[-1].seeds[0] == 200 and len(asked) <= 4  # the first, the last, a small picture of it
 
 
+def test_it_plays_the_way_there_and_back(chromium, url, shelf):
+  page = chromium()
+  page.open(url)
+  shows(page, seeds=(0, 1))
+  page.until('!busy && !dirty.size')
+  shelf.at().asked.clear()
+  page.value('document.getElementById("play").click()')
+  page.until('Number(document.getElementById("way").value) > 0.2')
+  page.value('document.getElementById("play").click()')
+  way = page.value('document.getElementById("way").value')
+  page.until('!busy && !dirty.size')
+  ways = [one.way for one in shelf.at().asked]
+  assert len(ways) > 2 and ways == sorted(ways) and ways[-1] == float(way)
+  assert page.value('document.getElementById("play").textContent') == 'Play'
+
+
 def test_a_mistake_is_said_and_the_page_lives_on(chromium, url):
   page = chromium()
   page.open(url)

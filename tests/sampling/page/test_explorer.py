@@ -108,8 +108,11 @@ def toy(name, architecture, class_names):
   }  # fmt: skip
   generator = algorithms.generator_of(card)
   z = np.zeros((1, *generator.latent_shape), np.float32)
-  net, given = generator.net, () if name == 'toy_denoiser' else (np.zeros(1, np.int32),)
-  gen = net.init(jax.random.key(0), z, *given)['params']
+  net, how = generator.net, {}
+  given = () if name == 'toy_denoiser' else (np.zeros(1, np.int32),)
+  if given:  # with its encoder
+    how['method'] = type(net).everything
+  gen = net.init(jax.random.key(0), z, *given, **how)['params']
   return explorer.Explorer(loaded.Loaded(*from_card(gen, card, jax.devices()[:1])), ['--params=x'])
 
 

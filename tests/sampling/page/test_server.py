@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -13,12 +14,14 @@ import time
 import urllib.parse
 
 import pytest
+import setuptools
 from PIL import Image
 
 from bigjax.core import errors
 from bigjax.sampling.page import server
 
 import stub_pages
+from places import ROOT
 
 
 @pytest.fixture(scope='module')
@@ -125,6 +128,19 @@ def test_the_page_asks_nobody_else():
   """It names no other address, and its policy forbids them."""
   for name in ('page.html', 'page.css', 'page.js'):
     assert not re.search(r'(https?:)?//\w|@import|url\(', server.asset(name).decode()), name
+
+
+def test_what_is_served_is_installed(monkeypatch):
+  """A wheel has the files that are no Python."""
+  given = {}
+  monkeypatch.setattr(setuptools, 'setup', given.update)
+  runpy.run_path(str(ROOT / 'setup.py'))
+  installed = given['package_data']['bigjax.sampling.page']
+  folder = ROOT / 'bigjax' / 'sampling' / 'page'
+  assert sorted(installed) == sorted(
+    p.name for p in folder.iterdir() if p.suffix in ('.html', '.css', '.js')
+  )
+  assert {name for name, _ in server.STATIC.values()} == set(installed)
 
 
 def test_every_answer_has_the_policy(port):
