@@ -1,15 +1,19 @@
 """What the sliders of the page make: the images of `bigjax sample`, by one program."""
 
+import dataclasses
 import io
 import math
 import shlex
 
 import jax
+import jax.numpy as jnp
+import linear_styles
 import numpy as np
 import pytest
 from PIL import Image
 
 from bigjax import algorithms
+from bigjax.algorithms.base import truncation
 from bigjax.core import errors
 from bigjax.sampling import loaded
 from bigjax.sampling.page import explorer
@@ -39,9 +43,9 @@ def test_its_ends_are_the_samples_of_their_seeds(one, gen):
   spec = gen.spec('0.5')
   z = gen.sampler.first_of_each([5, 11], spec)
   samples = gen.images(z, np.array([3, 7], np.int32), spec)
-  ends = [one.image(explorer.dataclasses.replace(settings, way=way)) for way in (0.0, 1.0)]
+  ends = [one.image(dataclasses.replace(settings, way=way)) for way in (0.0, 1.0)]
   np.testing.assert_array_equal(ends, samples)
-  middle = one.image(explorer.dataclasses.replace(settings, way=0.5)).astype(int)
+  middle = one.image(dataclasses.replace(settings, way=0.5)).astype(int)
   assert all(abs(middle - end).max() > 2 for end in samples)
 
 
@@ -54,8 +58,8 @@ def test_classes_mix_as_weights_do(one, gen):
 
 
 def test_one_program_makes_them_all(one):
-  for way, truncation, label in ((0, '', 0), (1, '0.5', 3), (0.3, '0.7', 9), (0.3, '2', 1)):
-    one.image(Settings((label, 2), (label, 8), way, truncation))
+  for way, at, label in ((0, '', 0), (1, '0.5', 3), (0.3, '0.7', 9), (0.3, '2', 1)):
+    one.image(Settings((label, 2), (label, 8), way, at))
   sampler = one.loaded.sampler
   assert sampler._to_all._cache_size() == 1 and sampler._firsts._cache_size() == 1
   assert sampler.mesh.size == 1 < len(jax.devices())
@@ -122,6 +126,39 @@ def test_one_without_classes_and_truncation_has_fewer_controls():
   assert about['truncation'] is None and about['options'] == [] and about['class_names'] == ['all']
   assert one.image(Settings(seeds=(1, 2), way=0.5)).shape == (8, 8, 3)
   assert '--classes' not in one.command(Settings())
+
+
+class Truncated(linear_styles.LinearStyles):
+  """Linear styles that are truncated towards 0, as the average w is."""
+
+  options = truncation.OPTIONS
+
+  def spec(self, sampling, given=None):
+    return truncation.StyleSpec(**truncation.fields(given, self.num_layers))
+
+  def layers(self, gen, w, spec):
+    return spec.styles(w, jnp.zeros(w.shape[-1:]), self.num_layers)
+
+  def noise(self, gen, z, spec):
+    return () if spec.noise == 'none' else super().noise(gen, z, spec)
+
+
+def test_styles_have_psi_and_noise():
+  whole = linear_styles.loaded(strength=0.1)
+  sampler = dataclasses.replace(whole.sampler, generator=Truncated())
+  one = explorer.Explorer(loaded.Loaded(sampler, whole.stored, whole.card), ['--params=x'])
+  about = one.about()
+  assert about['truncation'] == {'least': 0.0, 'most': 1.0, 'untruncated': False, 'value': 1.0}
+  assert [option['name'] for option in about['options']] == ['noise'] and not about['measurable']
+  quiet = (('noise', 'none'),)
+  flat = one.image(Settings(seeds=(3, 4), truncation='0', options=quiet))
+  assert (flat == 128).all()  # the average w, whose image is 0
+  # The noise is the first sample's all the way, and so the end of the way has no command.
+  at = lambda way, **more: one.image(Settings((0, 0), (3, 4), way, '0', **more)).astype(int)
+  np.testing.assert_array_equal(at(0.0), at(1.0))
+  assert abs(at(0.5) - 128).max() > 20
+  assert one.command(Settings((0, 0), (3, 4), 1.0)) == ''
+  assert '--sampling noise=none' in one.command(Settings(seeds=(3, 4), options=quiet))
 
 
 def test_clips_play():
