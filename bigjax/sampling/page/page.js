@@ -7,7 +7,8 @@ const LOOK = 20000; // ms between two looks at the run
 
 let about = null; // of the generator, as about.json has it
 let busy = false;
-let millis = 0; // that the last image took; the first, for which a program is compiled, does not count
+let millis = 0; // that the last image took; a generator's first does not count: its program is compiled
+let compiled = false;
 let urls = {}; // of the images that are shown
 let playing = 0;
 const dirty = new Set(); // of image, first, second
@@ -96,7 +97,8 @@ async function show(which) {
   urls[which] = url;
   if (which !== 'image') return;
   const took = performance.now() - began;
-  if (image.classList.contains('ready')) millis = took;
+  millis = compiled ? took : 0;
+  compiled = true;
   image.classList.add('ready');
   fit();
   const told = JSON.parse(decodeURIComponent(response.headers.get('Bigjax-About')));
@@ -216,6 +218,7 @@ async function open(step, measure) { // a generator: that of a checkpoint
   const response = await fetch('about.json?' + given);
   if (!response.ok) throw new Error(await response.text());
   about = await response.json();
+  compiled = false;
   build();
 }
 
