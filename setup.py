@@ -73,6 +73,7 @@ setup(
   python_requires='>=3.11',
   packages=[*find_packages(include=['bigjax', 'bigjax.*']), 'bigjax.configs'],
   package_dir={'bigjax.configs': 'configs'},
+  package_data={'bigjax.sampling.page': ['page.html', 'page.css', 'page.js']},
   install_requires=BASE,
   extras_require={
     'train': TRAIN,

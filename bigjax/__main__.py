@@ -9,6 +9,7 @@ VERBS = {
   'plan': 'what a run needs on a TPU slice that is not there: memory, time, chip-hours',
   'evaluate': 'scores of checkpoints or of any images: FID, IS, precision and recall, ...',
   'sample': 'make images: class grids, seeds, interpolations, truncation sweeps, neighbours',
+  'view': 'a page with sliders for what a generator makes, and its run beside; or a report',
   'project': 'find given photos among the images of a generator with styles; whose are they?',
   'export': 'write a generator for use elsewhere: safetensors, npz, a StableHLO program',
   'convert': 'weights of BigGAN-PyTorch in and out, of Hugging Face and TF-Hub in',

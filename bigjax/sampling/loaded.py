@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 
@@ -292,6 +293,7 @@ def guided(
   generator: tuple[Any, dict[str, Any]],
   classifier: str | os.PathLike | None,
   scale: float | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Loaded:
   """A generator, as it is or guided by a classifier.
 
@@ -299,13 +301,14 @@ def guided(
     generator: (gen, card).
     classifier: a workdir or file; None: none.
     scale: what the card then says of the guidance; None: what the classifier's does.
+    devices: that it is for; None: all.
   Raises:
     UserError: the classifier cannot be read, or one does not fit the other.
   """
   if classifier is not None:
     with refusing_misfits():
       generator = guidance.compose(generator, read(classifier), scale)
-  return Loaded(*from_card(*generator))
+  return Loaded(*from_card(*generator, devices))
 
 
 def of_workdir(workdir: str, which: str, classifier: str | None = None) -> Loaded:

@@ -27,7 +27,7 @@ BASE = {  # the fewest words with which a verb has something to do
   'train': [], 'doctor': [], 'plan': ['--topology=v3-8'], 'evaluate': ['--params=x.npz'],
   'sample': ['--params=x.npz'], 'export': ['--params=x.npz', '--format=stablehlo'],
   'convert': ['--gen=x.pth', '--out=y.safetensors'],
-  'project': ['--params=x.npz', '--images=photos'],
+  'project': ['--params=x.npz', '--images=photos'], 'view': ['x.npz'],
 }  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def options_of(verb):
   module = importlib.import_module(f'bigjax.{verb}')
   if hasattr(module, 'arguments'):
     actions = [action for action in module.arguments()._actions if action.dest != 'help']
-    return {action.option_strings[0]: action for action in actions}
+    return {action.option_strings[0]: action for action in actions if action.option_strings}
   words = [*module.OPTIONS, *getattr(module, 'SWITCHES', ()), 'config']
   return {f'--{word}': None for word in words}
 

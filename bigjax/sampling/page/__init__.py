@@ -1,0 +1,1 @@
+"""What `bigjax view` shows: a generator behind sliders, and its run beside it."""
