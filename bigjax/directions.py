@@ -89,6 +89,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
   """`bigjax directions`."""
   args = parse(argv)
-  from bigjax.sampling import directions_report  # and with it JAX
+  from bigjax.sampling.latents import directions_report  # and with it JAX
 
   directions_report.run(args)

@@ -93,6 +93,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
   """`bigjax project`."""
   args = parse(argv)
-  from bigjax.sampling import projection_report  # and with it JAX
+  from bigjax.sampling.latents import projection_report  # and with it JAX
 
   projection_report.run(args)

@@ -241,7 +241,7 @@ def run(args: argparse.Namespace) -> None:
       return
     batch = image_files.BATCH
     if args.latents or args.direction is not None:
-      from bigjax.sampling import edits
+      from bigjax.sampling.latents import edits
 
       wanted, batch = edits.of_options(loaded, args, labels), args.batch
     elif args.sweep:

@@ -6,8 +6,9 @@ import os
 import numpy as np
 
 from bigjax.core import buckets, errors
-from bigjax.sampling import direction_files, edits, grids, options
-from bigjax.sampling.directions import LATENTS, Directions, Finder, find
+from bigjax.sampling import grids, options
+from bigjax.sampling.latents import direction_files, edits
+from bigjax.sampling.latents.directions import LATENTS, Directions, Finder, find
 from bigjax.sampling.loaded import Loaded, of_options, parse_classes
 
 MOST_ROWS = 20  # directions in the picture

@@ -13,10 +13,10 @@ from bigjax.algorithms.base.generators import parts
 from bigjax.core import errors
 from bigjax.models.pretrained import taps
 from bigjax.nn import latents as laws
-from bigjax.sampling import latent_files, projection_report, random_samples
 from bigjax.sampling import loaded as generators
-from bigjax.sampling.latent_search import LatentSearch
-from bigjax.sampling.random_samples import RandomSamples
+from bigjax.sampling.latents import latent_files, projection_report, random_samples
+from bigjax.sampling.latents.random_samples import RandomSamples
+from bigjax.sampling.latents.search import LatentSearch
 
 ALL = np.arange(linear_latents.CLASSES, dtype=np.int32)
 

@@ -17,12 +17,13 @@ from bigjax.algorithms.base.contract import Spec
 from bigjax.algorithms.base.generators.parts import searchable_of, styles_of
 from bigjax.core import buckets, errors, files, plotting
 from bigjax.models.pretrained import taps
-from bigjax.sampling import grids, latent_files, lettering, options, photos, random_samples
-from bigjax.sampling.latent_files import Latents
-from bigjax.sampling.latent_search import VERB, Found, LatentSearch
+from bigjax.sampling import grids, lettering, options
+from bigjax.sampling.latents import latent_files, photos, random_samples
+from bigjax.sampling.latents.latent_files import Latents
+from bigjax.sampling.latents.projection import Projected, Projector
+from bigjax.sampling.latents.random_samples import RandomSamples, psnr, squares
+from bigjax.sampling.latents.search import VERB, Found, LatentSearch
 from bigjax.sampling.loaded import Loaded, generator_digest, of_options, parse_classes
-from bigjax.sampling.projection import Projected, Projector
-from bigjax.sampling.random_samples import RandomSamples, psnr, squares
 
 MOST_ROWS = 100  # of a strip
 PIXEL_WEIGHT = 1.0  # of a search for z, unless told

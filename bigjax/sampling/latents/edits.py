@@ -8,10 +8,11 @@ import numpy as np
 
 from bigjax.algorithms.base.contract import Spec
 from bigjax.core import errors
-from bigjax.sampling import direction_files, latent_files, options, pictures
-from bigjax.sampling.directions import Directions
+from bigjax.sampling import options, pictures
 from bigjax.sampling.image_files import Wanted, ready
-from bigjax.sampling.latent_files import Latents
+from bigjax.sampling.latents import direction_files, latent_files
+from bigjax.sampling.latents.directions import Directions
+from bigjax.sampling.latents.latent_files import Latents
 from bigjax.sampling.loaded import Loaded
 
 UNIT = 'strengths in standard deviations of {space}'

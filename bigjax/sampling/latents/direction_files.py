@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from bigjax.core import errors, files
-from bigjax.sampling import latent_files
-from bigjax.sampling.directions import Directions
+from bigjax.sampling.latents import latent_files
+from bigjax.sampling.latents.directions import Directions
 from bigjax.sampling.loaded import Loaded, generator_digest
 
 

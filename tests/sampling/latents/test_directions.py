@@ -14,9 +14,10 @@ from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.generators import parts
 from bigjax.core import errors, trees
 from bigjax.models.pretrained import taps
-from bigjax.sampling import direction_files, directions, directions_report, options
 from bigjax.sampling import loaded as generators
-from bigjax.sampling.directions import Finder, Moments
+from bigjax.sampling import options
+from bigjax.sampling.latents import direction_files, directions, directions_report
+from bigjax.sampling.latents.directions import Finder, Moments
 from bigjax.training.program import make_program
 
 ALL = np.arange(linear_latents.CLASSES, dtype=np.int32)

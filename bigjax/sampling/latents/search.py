@@ -22,9 +22,9 @@ from bigjax.algorithms.base.generators.parts import searchable_of
 from bigjax.core import parallel
 from bigjax.models.pretrained.taps import ImageDistance
 from bigjax.nn import optim
-from bigjax.sampling import projection
+from bigjax.sampling.latents import projection
+from bigjax.sampling.latents.random_samples import Nearness, RandomSamples
 from bigjax.sampling.loaded import Loaded
-from bigjax.sampling.random_samples import Nearness, RandomSamples
 
 Array = jax.Array
 
