@@ -26,7 +26,7 @@ def draw(
   rows = [f'{i}: {found.explained[i]:.1%}' for i in range(num)]
   of = f' of class {loaded.class_names[labels[0]]}' if loaded.num_classes > 1 else ''
   caption = f'sample 0{of}; {found.method}; {edits.UNIT.format(space=found.space)}'
-  heads = [f'{strength:+g}' for strength in strengths]
+  heads = edits.heads(strengths)
   grids.sheet(np.concatenate(made), len(strengths), rows, heads, caption).save(path, format='png')
 
 
@@ -57,9 +57,10 @@ def run(args: argparse.Namespace) -> None:
     draw(base + '.png', found, loaded, args, labels)
   except OSError as error:
     raise errors.UserError(f'--out={args.out} cannot be written ({error.strerror}).') from None
+  what = 'of the eigenvalues' if args.method == 'sefa' else 'of the variance'
   for i, share in enumerate(found.explained):
     whole = found.linear[i] == 1
-    words = '' if whole else f', {found.linear[i]:.1%} of a component is linear in {space}'
-    print(f'{i}: explains {share:.2%}{words}')
+    words = '' if whole else f'; {found.linear[i]:.0%} of its component is linear in {space}'
+    print(f'{i}: {share:.2%} {what}{words}')
   total = f'together {found.explained.sum():.1%}'
   print(f'{base}.npz, .png: {len(found)} directions in {space}, {found.method}; {total}')

@@ -96,6 +96,11 @@ def of_options(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> 
   return sweep(loaded, latents, directions, names, spec, args)
 
 
+def heads(strengths: Sequence[float]) -> list[str]:
+  """What columns of strengths are called."""
+  return [f'{strength:+g}' if strength else '0' for strength in strengths]
+
+
 def check_number(number: int, directions: Directions) -> None:
   """Refuse a direction that there is not.
 
@@ -159,6 +164,6 @@ def sweep(
   share = f'direction {number} ({directions.explained[number]:.1%}, {directions.method})'
   return dataclasses.replace(
     ready(images, labels, len(strengths)), rows=names,
-    heads=[f'{strength:+g}' for strength in strengths],
+    heads=heads(strengths),
     caption=f'{share}; {UNIT.format(space=directions.space)}; {spec}',
   )  # fmt: skip

@@ -118,8 +118,8 @@ def descend(
       jax.block_until_ready(moved)
       line.restart(1)
     elif time.monotonic() - said > patience or step + 1 == steps:
-      said = time.monotonic()
       line.update(step + 1, {'distance': float(away)})
+      said = time.monotonic()  # after what is under way has been waited for
   if sys.stderr.isatty():
     line.say('', temporary=True)
   return moved

@@ -26,6 +26,7 @@ from bigjax.sampling.latents.search import VERB, Found, LatentSearch
 from bigjax.sampling.loaded import Loaded, generator_digest, of_options, parse_classes
 
 MOST_ROWS = 100  # of a strip
+SIDE = 96  # pixels of an image in it, at least, under what its column is called
 PIXEL_WEIGHT = 1.0  # of a search for z, unless told
 STARTS = 4
 
@@ -187,7 +188,7 @@ def draw_strip(
   columns = found.targets, found.starts, found.results, difference(found.results, found.targets)
   rows = np.stack(columns, 1)[:MOST_ROWS]
   heads = 'target', begun, 'result', 'lost'
-  sheet = grids.grid(rows.reshape(-1, *rows.shape[2:]), len(heads))
+  sheet = grids.grid(rows.reshape(-1, *rows.shape[2:]), len(heads), SIDE)
   names = names[: len(rows)]
   lettering.labelled(sheet, len(rows), len(heads), names, heads, caption).save(path, format='png')
 

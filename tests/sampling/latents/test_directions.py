@@ -177,7 +177,9 @@ def test_directions_are_written_drawn_and_gone_along(bigjax, tmp_path, monkeypat
   status, said, _ = bigjax(
     'directions', '--params=x.npz', '--features=pixels', '--num=600', '--count=3', f'--out={out}'
   )
-  assert status == 0 and '0: explains 5' in said and '3 directions in z' in said
+  assert (
+    status == 0 and '0: 5' in said and 'of the variance' in said and '3 directions in z' in said
+  )
   assert 'is linear in z' in said
   Image.open(out.with_suffix('.png')).verify()
   found = direction_files.read(str(out), loaded)

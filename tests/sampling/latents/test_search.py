@@ -144,6 +144,14 @@ def test_what_is_found_is_drawn_again_bit_for_bit(bigjax, tmp_path, photos, monk
     assert arrays['labels'].tolist() == [2, 2, 2]
 
 
+def test_latents_in_python():
+  loaded = linear_latents.loaded()
+  images, z, y = own(loaded)
+  assert (loaded.decode(z, y) == images).all() and (loaded.decode(z[1:2], 'bee') == images[1]).all()
+  with pytest.raises(errors.UserError, match=r'decode was given z \[3, 5\]; give \[images, 6\]'):
+    loaded.decode(z[:, :5])
+
+
 def test_w_of_a_file_have_their_noise(tmp_path):
   loaded = linear_styles.loaded(strength=0.3)
   z = loaded.sampler.latents(3, 2, loaded.spec())
