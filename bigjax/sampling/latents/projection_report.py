@@ -262,6 +262,10 @@ def run(args: argparse.Namespace) -> None:
   begun = begin(args, loaded)
   found = begun.search.in_parts(images, args.batch, 'given')
   names = [os.path.basename(path) for path in paths]
+  latents = begun.latents(found, names)
+  # As `bigjax sample --latents` will draw them: in batches of the same shape.
+  again = latent_files.images(loaded, latents, loaded.spec(**begun.words))
+  found = dataclasses.replace(found, results=again)
   rows = figures(begun, found, args.batch)
   base, distance = os.path.splitext(args.out)[0], begun.search.name
   try:
@@ -270,7 +274,6 @@ def run(args: argparse.Namespace) -> None:
     average = f'{found.before.mean():.3g} -> {found.after.mean():.3g}'
     draw_strip(args.out, found, start, names, f'{distance}, {args.steps:,} steps: {average}')
     given = {'before': found.before, 'after': found.after, 'distance': distance}
-    latents = begun.latents(found, names)
     latent_files.write(base + '.npz', latents, **given, steps=args.steps)
     write_figures(base + '.json', begun, args, names, rows)
     for name, row in list(zip(names, rows, strict=True))[:MOST_ROWS]:

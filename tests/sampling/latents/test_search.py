@@ -87,6 +87,22 @@ def test_an_encoder_gives_a_start():
   np.testing.assert_allclose(found.z, z, atol=0.05)
 
 
+def test_noise_of_layers_is_the_same_in_all_that_is_compared():
+  """Of a generator with styles, looked for in z; and the file draws the result again."""
+  loaded = linear_styles.loaded(strength=0.1)
+  one = np.zeros(1, np.int32)
+  of = LatentSearch(loaded, taps.pixels(), 30, 123, one, num_random=40)
+  z = loaded.sampler.latents(9, 2, loaded.spec())
+  noise = np.repeat(of.noise_of, 2, axis=0)
+  images = loaded.sampler.images_with_noise_of(
+    loaded.gen, z, np.zeros(2, np.int32), loaded.spec(), noise
+  )
+  found = of(images)
+  assert (found.noise_of == noise).all() and (found.after < 0.5 * found.before).all()
+  latents = latent_files.Latents('z', found.z, found.labels, found.noise_of)
+  assert (latent_files.images(loaded, latents, loaded.spec()) == found.results).all()
+
+
 def test_figures_are_those_of_numpy():
   loaded = linear_latents.loaded()
   images, *_ = own(loaded)
