@@ -10,7 +10,8 @@ VERBS = {
   'evaluate': 'scores of checkpoints or of any images: FID, IS, precision and recall, ...',
   'sample': 'make images: class grids, seeds, interpolations, truncation sweeps, neighbours',
   'view': 'a page with sliders for what a generator makes, and its run beside; or a report',
-  'project': 'find given photos among the images of a generator with styles; whose are they?',
+  'project': 'find given photos among the images of a generator; whose are they?',
+  'directions': 'along which the images of a generator change most, and a picture of them',
   'export': 'write a generator for use elsewhere: safetensors, npz, a StableHLO program',
   'convert': 'weights of BigGAN-PyTorch in and out, of Hugging Face and TF-Hub in',
 }
@@ -18,7 +19,7 @@ VERBS = {
 
 def usage() -> str:
   lines = ['usage: bigjax VERB [options]      (bigjax VERB --help for its options)', '']
-  return '\n'.join(lines + [f'  {verb:<10}{what}' for verb, what in VERBS.items()])
+  return '\n'.join(lines + [f'  {verb:<11}{what}' for verb, what in VERBS.items()])
 
 
 def speak_all_letters() -> None:

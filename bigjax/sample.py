@@ -9,6 +9,7 @@ Many images are written as they are made, so that memory holds one batch of them
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from bigjax.core import errors, files, ranges
@@ -17,7 +18,8 @@ from bigjax.sampling import options
 SHOWN = 10  # samples whose neighbours are looked for, unless told
 ASKED = (  # what decides the images: a folder is gone on with where all of it is the same
   'classes', 'truncation', 'seed', 'seeds', 'num', 'interpolate', 'mixing', 'sweep',
-  'sampling', 'recalibrate', 'fps',
+  'sampling', 'recalibrate', 'fps', 'latents', 'direction', 'strength',
+  'directions',
 )  # fmt: skip
 
 
@@ -104,6 +106,28 @@ def arguments() -> errors.Arguments:
     'first four), middle (four more), fine (the rest), or 0-3, 2,8-; --num of each, by default 5',
   )
   parser.add_argument(
+    '--latents',
+    metavar='FILE',
+    help='images of latents of your own, .npz: what bigjax project found, or an array z [n, ...]',
+  )
+  ranges.add_option(
+    parser,
+    '--direction',
+    ranges.Range(0, 10**6),
+    'a row per sample, or per latent of --latents, moved along this direction of --directions',
+  )
+  parser.add_argument(
+    '--strength',
+    metavar='s[,s,...]',
+    help='how far along --direction, in standard deviations: 3 is seven steps from -3 to 3 (the '
+    'default), --strength=-2,0,2 is these',
+  )
+  parser.add_argument(
+    '--directions',
+    metavar='FILE',
+    help=f'what bigjax directions found (default: {options.DIRECTIONS})',
+  )
+  parser.add_argument(
     '--sweep',
     metavar='[NAME=]v,v,...',
     help='a row per truncation, 0.02,0.5,1,2, or per value of another option, scale=4,8,16; in a '
@@ -143,7 +167,7 @@ def check(args: argparse.Namespace) -> None:
   options.parse_sampling(args.sampling)
   pictures = [
     name
-    for name in ('sweep', 'interpolate', 'mixing', 'neighbours', 'predict')
+    for name in ('sweep', 'interpolate', 'mixing', 'neighbours', 'predict', 'direction')
     if getattr(args, name) is not None
   ]
   if len(pictures) > 1:
@@ -159,6 +183,7 @@ def check(args: argparse.Namespace) -> None:
     )
   if args.mixing is not None:
     options.parse_layers(args.mixing)
+  check_latents(args, pictures)
   if args.layout != 'bigjax' and kind != '.npz':
     raise errors.UserError(f'--layout={args.layout} is for an .npz file, not --out={args.out}.')
   drawn = [name for name in pictures if name in ('mixing', 'neighbours', 'predict')]
@@ -211,6 +236,26 @@ def check_film(args: argparse.Namespace, kind: str) -> None:
     raise errors.UserError('--plain would leave out what --neighbours is for: leave it out.')
 
 
+def check_latents(args: argparse.Namespace, pictures: Sequence[str]) -> None:
+  """Refuse what means nothing beside --latents, or without --direction.
+
+  Args:
+    args: of the command line.
+    pictures: that it asks for, by the names of the options.
+  Raises:
+    UserError: names it.
+  """
+  others = [name for name in pictures if name != 'direction']
+  others += [name for name in ('num', 'seeds') if getattr(args, name) is not None]
+  if args.latents and others:
+    raise errors.UserError(f'--latents says which images there are; leave out --{others[0]}.')
+  for name in ('strength', 'directions'):
+    if getattr(args, name) is not None and args.direction is None:
+      raise errors.UserError(f'--{name} is of a --direction: give its number, 0 for the first.')
+  if args.strength is not None:
+    options.parse_strengths(args.strength)
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
   """The arguments, checked.
 
@@ -255,7 +300,11 @@ def run(args: argparse.Namespace) -> None:
       print(movies.run(loaded, args, labels))
       return
     batch = image_files.BATCH
-    if args.sweep:
+    if args.latents or args.direction is not None:
+      from bigjax.sampling.latents import edits
+
+      wanted, batch = edits.of_options(loaded, args, labels), args.batch
+    elif args.sweep:
       wanted = pictures.sweep(loaded, args, labels)
     elif args.interpolate:
       wanted = pictures.interpolate(loaded, args, labels)
@@ -263,7 +312,8 @@ def run(args: argparse.Namespace) -> None:
       wanted = pictures.mixing(loaded, args, labels)
     else:
       wanted, batch = pictures.plain(loaded, args, labels, args.num or 10 * len(labels)), args.batch
-    wanted = pictures.named(wanted, loaded, args, labels)
+    if not (args.latents or args.direction is not None):  # which have their names
+      wanted = pictures.named(wanted, loaded, args, labels)
     ask = {'generator': generator_digest(loaded), **{key: getattr(args, key) for key in ASKED}}
     print(image_files.write(wanted, batch, args.out, args.layout, ask))
   except OSError as error:

@@ -327,6 +327,9 @@ class Bidirectional(StandingStatistics):
   def bare(self, gen: Gen) -> Gen:
     return {name: gen[name] for name in ('params', 'enc_stats')}
 
+  def kernels(self, gen: Gen) -> Mapping[str, Array]:
+    return self.net.kernels_of_z(gen['params']['gen'])
+
   @property
   def encoder(self) -> Encoder:
     return OfImages(self)

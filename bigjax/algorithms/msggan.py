@@ -255,6 +255,8 @@ class MultiScale(truncation.WithStyles):
   def inputs(self) -> Mapping[str, str]:
     return truncation.INPUTS if self.styles else {}
 
+  style_kernels = '*/StyleMod/kernel'
+
   @property
   def styles(self) -> parts.Styles | None:
     return self if isinstance(self.net, msggan.StyleGenerator) else None

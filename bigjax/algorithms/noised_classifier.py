@@ -190,6 +190,7 @@ class NormalWalker(contract.PlainGenerator):
 
   num_classes = 1
   options = {'steps': 'of the walk: 25, 10,15,20 (of equal parts), ddim25, logsnr25'}  # noqa: RUF012
+  searchable = None  # it takes many steps
 
   @property
   def latent_shape(self) -> tuple[int, ...]:

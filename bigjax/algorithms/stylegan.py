@@ -251,6 +251,10 @@ class Styled(truncation.WithStyles):
   gains = staticmethod(networks.GEN_GAINS)
 
   @property
+  def style_kernels(self) -> str:
+    return '*/StyleMod/kernel' if self.net.styled else ''
+
+  @property
   def shape(self) -> tuple[int, ...]:
     return 2**self.level, 2**self.level, self.net.channels
 

@@ -6,6 +6,7 @@ BigGAN-PyTorch's layouts. Parameters carry BigGAN-PyTorch's names.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -51,6 +52,8 @@ DISC_WIDTHS = {
 }
 OPTIONS = ('shared_dim', 'skip_z')  # the generator's fields that only this network has
 DISC_OPTIONS = ()  # the discriminator's
+# What a block of the generator is conditioned by.
+NORMS, AFFINE = ('bn1', 'bn2'), ('gain', 'bias')
 
 
 def num_chunks(resolution: int, skip_z: bool = True) -> int:
@@ -110,6 +113,19 @@ class Generator(nn.Module):
   remat: bool = False
   kernels: Kernels = FAST
   dtype: Any = jnp.float32
+
+  def kernels_of_z(self, params: Mapping[str, Any]) -> dict[str, Array]:
+    """The layers that are linear in z, {layer: [z_dim, outputs]}, of parameters as they are used.
+
+    The first layer, and of each block that is given a part of z, what makes gains and biases of it.
+    """
+    num = num_chunks(self.resolution, self.skip_z)
+    size, found = self.z_dim // num, {'linear': params['linear']['kernel']}
+    for i in range(num - 1):
+      made = [params[f'blocks_{i}'][norm][to]['kernel'] for norm in NORMS for to in AFFINE]
+      found[f'blocks_{i}'] = jnp.concatenate(made, axis=1)[self.shared_dim :]
+    pad = lambda i, kernel: jnp.pad(kernel, ((i * size, self.z_dim - (i + 1) * size), (0, 0)))
+    return {name: pad(i, kernel) for i, (name, kernel) in enumerate(found.items())}
 
   @nn.compact
   def __call__(self, z: Array, y: Array, train: bool) -> Array:

@@ -6,6 +6,7 @@ layout. Parameters carry BigGAN-PyTorch's names.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -175,6 +176,18 @@ class Generator(nn.Module):
   remat: bool = False
   kernels: Kernels = FAST
   dtype: Any = jnp.float32
+
+  def kernels_of_z(self, params: Mapping[str, Any]) -> dict[str, Array]:
+    """The layers that are linear in z, {layer: [z_dim, outputs]}, of parameters as they are used.
+
+    The first layer, and of each block what makes gains and biases of all of z.
+    """
+    found = {'linear': params['linear']['kernel']}
+    for i in range(2 * len(GEN_WIDTHS[self.resolution]) - 2):
+      block = params[f'blocks_{i}']
+      made = [block[f'bn{j}'][to]['kernel'] for j in (1, 2, 3, 4) for to in ('gain', 'bias')]
+      found[f'blocks_{i}'] = jnp.concatenate(made, axis=1)
+    return {name: kernel[self.shared_dim :] for name, kernel in found.items()}
 
   @nn.compact
   def __call__(self, z: Array, y: Array, train: bool) -> Array:

@@ -146,6 +146,7 @@ class Law:
     dialects: the truncations that mean something for it: those of the normals in it, or `scale`
       (t times z) alone.
     anneal: number of training steps over which z starts twice as wide and narrows; 0: none.
+    continuous: whether there is no number that z has more often than its neighbours.
   """
 
   name: str
@@ -153,6 +154,7 @@ class Law:
   code: str
   dialects: tuple[str, ...] = tuple(DIALECTS)
   anneal: int = 0
+  continuous: bool = True
 
   def train(self, key: Array, shape: tuple[int, ...], dim: int, step: Array) -> Array:
     """Return z [*shape, dim] for a training step: one draw for all examples."""
@@ -189,20 +191,24 @@ def normal_and_bernoulli(n: Array, u: Array) -> Array:
 
 
 COIN = '(u < 0.5).astype(u.dtype)'
+DISCRETE = {'continuous': False}
 LAWS: dict[str, Law] = {
   law.name: law
   for law in (
     Law('normal', lambda n, u: n, 'n'),
     Law('uniform', lambda n, u: 2 * u - 1, '2 * u - 1', ('scale',)),
-    Law('bernoulli', lambda n, u: coin(u), COIN, ()),
-    Law('rademacher', lambda n, u: 2 * coin(u) - 1, f'2 * {COIN} - 1', ()),
-    Law('categorical', lambda n, u: jnp.floor(3 * u) - 1, 'jnp.floor(3 * u) - 1', ()),  # -1, 0, 1
-    Law('censored_normal', lambda n, u: jnp.maximum(n, 0), 'jnp.maximum(n, 0)'),
-    Law('normal_times_bernoulli', lambda n, u: n * coin(u), f'n * {COIN}'),
+    Law('bernoulli', lambda n, u: coin(u), COIN, (), **DISCRETE),
+    Law('rademacher', lambda n, u: 2 * coin(u) - 1, f'2 * {COIN} - 1', (), **DISCRETE),
+    Law(  # -1, 0, 1
+      'categorical', lambda n, u: jnp.floor(3 * u) - 1, 'jnp.floor(3 * u) - 1', (), **DISCRETE
+    ),
+    Law('censored_normal', lambda n, u: jnp.maximum(n, 0), 'jnp.maximum(n, 0)', **DISCRETE),
+    Law('normal_times_bernoulli', lambda n, u: n * coin(u), f'n * {COIN}', **DISCRETE),
     Law(
       'normal_and_bernoulli',
       normal_and_bernoulli,
       'jnp.concatenate([n[:{half}], (u[{half}:] < 0.5).astype(u.dtype)])',
+      **DISCRETE,
     ),
   )
 }

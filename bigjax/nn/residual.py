@@ -5,7 +5,7 @@ BigGAN: they differ in norms, in the width between two convolutions and in how t
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -222,6 +222,10 @@ class TableGenerator(nn.Module):
   def last(self) -> Initializer:
     """The initializer of the last convolution."""
     return glorot()
+
+  def kernels_of_z(self, params: Mapping[str, Any]) -> dict[str, Array]:
+    """The one layer that is linear in z, {'linear': [z_dim, outputs]}, of parameters as used."""
+    return {'linear': params['linear']['kernel']}
 
   @nn.compact
   def __call__(self, z: Array, y: Array, train: bool) -> Array:

@@ -164,9 +164,26 @@ class Loaded:
     Raises:
       UserError: as `encode`, or there is no such option or class.
     """
-    spec = self.spec(**options)
-    z = self.encode(images, batch)
-    y = read_labels(labels, self.class_names, len(z))
+    self.spec(**options)  # refuses what there is not, before anything is computed
+    return self.decode(self.encode(images, batch), labels, batch, **options)
+
+  def decode(
+    self, z: np.ndarray, labels: Labels = 0, batch: int = BATCH, **options: Any
+  ) -> np.ndarray:
+    """Images uint8 [n, ...] of latents of one's own, such as those that `bigjax project` finds.
+
+    Args:
+      z: float32 [n, ...] of the shape of the generator's latents; for w, see `synthesized`.
+      labels, batch, options: as of `reconstruct`.
+    Raises:
+      UserError: z has another shape, or there is no such option or class.
+    """
+    shape = tuple(self.sampler.generator.latent_shape)
+    z = np.asarray(z, np.float32)
+    if z.shape[1:] != shape or not len(z):
+      sizes = ', '.join(map(str, shape))
+      raise errors.UserError(f'decode was given z {list(z.shape)}; give [images, {sizes}].')
+    y, spec = read_labels(labels, self.class_names, len(z)), self.spec(**options)
     self.prepare(spec)
     return self.images(z, y, spec, batch)
 

@@ -9,6 +9,10 @@ from typing import Any
 from bigjax.core import errors, ranges
 from bigjax.models.pretrained.published import DISTANCES
 
+WAY = ranges.Range(-1000, 1000, whole=False)  # along a direction, in standard deviations
+DIRECTIONS = 'directions.npz'  # where `bigjax directions` writes, and --direction looks
+STRENGTH = '3'  # of --direction, unless told
+STEPS = 7  # of a sweep over strengths of which only the ends are given
 FILMS = ('.webp', '.gif', '.mp4', '.apng')  # endings of files in which pictures move
 MOST_RATE_OF_GIF = 50  # pictures per second: viewers show none for less than two hundredths
 
@@ -55,16 +59,8 @@ class ByItsName(argparse.Action):
     namespace.sampling = [*namespace.sampling, f'{name}={values}']
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-  """Adds --truncation, and `--sampling NAME=VALUE` for options that only some generators have.
-
-  Those of diffusion that everybody knows have names of their own, and what guides it is given here.
-  """
-  parser.add_argument(
-    '--classifier',
-    help='of a diffusion: the workdir, or the exported file, of a classifier of noisy images that '
-    'guides it (see --guidance)',
-  )
+def add_settings(parser: argparse.ArgumentParser) -> None:
+  """Adds --truncation, and `--sampling NAME=VALUE` for options that only some generators have."""
   parser.add_argument(
     '--truncation',
     metavar='t[:dialect]',
@@ -78,6 +74,26 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     help='another sampling option of this generator, such as standing_passes=16; a wrong name '
     'lists those that it has',
   )
+
+
+def settings(args: argparse.Namespace) -> dict[str, str]:
+  """The options of `add_settings` as they were given, {option: word}."""
+  truncation = {} if args.truncation is None else {'truncation': args.truncation}
+  return {**parse_sampling(args.sampling), **truncation}
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of `add_settings`, and what is of diffusions.
+
+  Options of theirs that everybody knows have names of their own, and what guides them is given
+  here.
+  """
+  parser.add_argument(
+    '--classifier',
+    help='of a diffusion: the workdir, or the exported file, of a classifier of noisy images that '
+    'guides it (see --guidance)',
+  )
+  add_settings(parser)
   for name, words in (
     ('steps', 'of a diffusion: calls of the network for a sample: 25, ddim25, logsnr10'),
     ('sampler', 'of a diffusion: ancestral, ddim, dpm'),
@@ -153,6 +169,19 @@ def parse_sampling(words: Sequence[str]) -> dict[str, str]:
       raise errors.UserError(f'--sampling={word}: give NAME=VALUE, such as standing_passes=16.')
     found[name] = value
   return found
+
+
+def parse_strengths(text: str) -> list[float]:
+  """Strengths of '3' (from -3 to 3), or of '-2,0,2'.
+
+  Raises:
+    UserError: it is not like that, or a strength is out of range.
+  """
+  found = [WAY.read(f'--strength={text:.80}: ', word) for word in text.split(',')]
+  if len(found) > 1:
+    return found
+  end = abs(found[0])
+  return [end * (2 * i - STEPS + 1) / (STEPS - 1) for i in range(STEPS)]
 
 
 class Seeds(Sequence):

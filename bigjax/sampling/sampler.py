@@ -88,7 +88,7 @@ class Sampler:
     self, gen: Gen, z: np.ndarray, y: np.ndarray, spec: Spec, batch: int = 64
   ) -> np.ndarray:
     """uint8 [n, ...] for latents and labels (int32 [n], or float32 [n, classes])."""
-    return self._in_batches(lambda *part: self._to_all(gen, *part, spec), (z, y), batch)
+    return self.in_batches(lambda *part: self._to_all(gen, *part, spec), (z, y), batch)
 
   @functools.cached_property
   def _to_all_with(self):
@@ -106,12 +106,12 @@ class Sampler:
     if not hasattr(self.generator, 'with_noise_of'):  # the program is there already
       return self.images(gen, z, y, spec, batch)
     run = lambda *part: self._to_all_with(gen, *part, spec)
-    return self._in_batches(run, (z, y, others), batch)
+    return self.in_batches(run, (z, y, others), batch)
 
-  def _in_batches(
+  def in_batches(
     self, run: Callable[..., jax.Array], arrays: Sequence[np.ndarray], batch: int
   ) -> np.ndarray:
-    """What `run` makes of arrays [n, ...], a batch of each at a time."""
+    """What `run` makes of arrays [n, ...], a batch of each at a time, in one shape."""
     num, size = len(arrays[0]), self.mesh.size
     batch = -(-min(batch, num) // size) * size
     padding = -num % batch
@@ -144,11 +144,11 @@ class Sampler:
 
   def encoded(self, gen: Gen, images: np.ndarray, batch: int = 64) -> np.ndarray:
     """Latents float32 [n, ...] of uint8 images [n, ...]."""
-    return self._in_batches(lambda part: self._encode(gen, part), (images,), batch)
+    return self.in_batches(lambda part: self._encode(gen, part), (images,), batch)
 
   def features(self, gen: Gen, images: np.ndarray, batch: int = 64) -> np.ndarray:
     """The encoder's features float32 [n, num_features] of the same."""
-    return self._in_batches(lambda part: self._features(gen, part), (images,), batch)
+    return self.in_batches(lambda part: self._features(gen, part), (images,), batch)
 
   # --- Of generators that say how likely images are (parts.Likelihood)
 
@@ -182,7 +182,7 @@ class Sampler:
       batch: images at a time.
     """
     run = lambda *part: self._bits(gen, *part, np.uint32(seed))
-    return self._in_batches(run, (images, y, numbers), batch)
+    return self.in_batches(run, (images, y, numbers), batch)
 
   # --- Of generators that go on with clips (parts.Predictor)
 
@@ -215,7 +215,7 @@ class Sampler:
       batch: clips at a time.
     """
     run = lambda *part: self._predict(gen, *part, spec)
-    return self._in_batches(run, (frames, z, y), batch)
+    return self.in_batches(run, (frames, z, y), batch)
 
   # --- Of generators with styles (parts.Styles)
 
@@ -241,9 +241,26 @@ class Sampler:
     given = (None, examples, examples, examples, None, None)
     return jax.jit(run, in_shardings=given, out_shardings=everywhere)
 
+  @functools.cached_property
+  def _synthesize_with(self):
+    styles = self.generator.styles
+
+    def run(gen, w, maps, spec):
+      return to_uint8(styles.synthesize(gen, styles.layers(gen, w, spec), maps, spec))
+
+    examples, everywhere = parallel.batched(self.mesh), parallel.replicated(self.mesh)
+    return jax.jit(run, in_shardings=(None, examples, examples, None), out_shardings=everywhere)
+
+  def synthesized_with(
+    self, gen: Gen, w: np.ndarray, maps: Sequence[np.ndarray], spec: Spec, batch: int = 64
+  ) -> np.ndarray:
+    """uint8 images [n, ...] of w [n, w_dim] and what layers add, [n, h, w, 1] each."""
+    run = lambda w, *maps: self._synthesize_with(gen, w, maps, spec)
+    return self.in_batches(run, (w, *maps), batch)
+
   def mapped(self, gen: Gen, z: np.ndarray, y: np.ndarray, batch: int = 64) -> np.ndarray:
     """w float32 [n, w_dim] of latents and labels, untruncated."""
-    return self._in_batches(lambda *part: self._map(gen, *part), (z, y), batch)
+    return self.in_batches(lambda *part: self._map(gen, *part), (z, y), batch)
 
   def synthesized(
     self,
@@ -268,7 +285,7 @@ class Sampler:
     """
     layers = np.isin(np.arange(self.generator.styles.num_layers), list(theirs))
     run = lambda *part: self._synthesize(gen, *part, layers, spec)
-    return self._in_batches(run, (w, w if others is None else others, z), batch)
+    return self.in_batches(run, (w, w if others is None else others, z), batch)
 
   def prepare(self, gen: Gen, seed: int, spec: Spec) -> Gen:
     """`gen` with whatever these settings need measured; what it has already stays."""

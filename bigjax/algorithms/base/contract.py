@@ -358,13 +358,18 @@ class OfNetwork:
 class PlainGenerator:
   """A generator that needs no preparing, with N(0, I) latents of `latent_shape`.
 
-  A family adds fields and `generate`; one whose latents have another law, `latents` and `recipe`.
+  A family adds fields and `generate`; one whose latents have another law, `latents` and `recipe`;
+  one that takes many steps from latents to a sample is not `searchable`.
   """
 
   options = {}  # noqa: RUF012 - constants, not fields
   inputs = {}  # noqa: RUF012
   styles = None
   enlarger = None
+
+  @property
+  def searchable(self) -> 'PlainGenerator | None':
+    return self
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> NoChoice:
     del sampling

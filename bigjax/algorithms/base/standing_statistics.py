@@ -65,7 +65,8 @@ class StandingStatistics(contract.OfNetwork):
 
   Attributes:
     net: a linen module (z, y, train) -> images, with the fields resolution, channels, z_dim and
-      num_classes; it sows `moments` in training mode and reads `stats` otherwise.
+      num_classes; it sows `moments` in training mode and reads `stats` otherwise. Some also have
+      kernels_of_z(params), the kernels of parts.LinearLayers.
     law: of its latents.
   """
 
@@ -79,6 +80,21 @@ class StandingStatistics(contract.OfNetwork):
     'standing_batch': 'samples in each of them',
   }
   inputs = {}  # noqa: RUF012 - its numbers are those of latents and of what is prepared
+
+  @property
+  def searchable(self) -> 'StandingStatistics | None':
+    return self if self.law.continuous else None
+
+  # --- Of closed-form directions (parts.LinearLayers)
+
+  space = 'z'
+
+  @property
+  def linear_layers(self) -> 'StandingStatistics | None':
+    return self if hasattr(self.net, 'kernels_of_z') else None
+
+  def kernels(self, gen: Gen) -> Mapping[str, Array]:
+    return self.net.kernels_of_z(gen['params'])
 
   def spec(
     self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None

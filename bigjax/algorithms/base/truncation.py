@@ -8,6 +8,8 @@ N(0, I) here, whatever psi is, and psi is the way that is left from the average 
 """
 
 import dataclasses
+import fnmatch
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -173,13 +175,30 @@ def stored_noise(maps: Mapping[str, Any], resolution: int) -> tuple[Array, ...]:
 class WithStyles(contract.OfNetwork, contract.PlainGenerator):
   """A generator that is parts.Styles itself; gen is {params, w_avg} at least.
 
-  A family adds `net`, `gains` (of its equalised learning rate), `num_layers`, `map`, `noise` and
-  `synthesize`.
+  A family adds `net`, `gains` (of its equalised learning rate), `num_layers`, `map`, `noise`,
+  `synthesize`, and `style_kernels`, a pattern of the paths below `synthesis` of the kernels that
+  make styles of w, for closed-form directions in w; '' where it has none.
   """
+
+  style_kernels = ''
+  space = 'w'
 
   @property
   def styles(self) -> parts.Styles | None:
     return self
+
+  @property
+  def linear_layers(self) -> parts.LinearLayers | None:
+    return self if self.styles and self.style_kernels else None
+
+  def kernels(self, gen: Gen) -> Mapping[str, Array]:
+    """Those of the resolutions that there are; see parts.LinearLayers."""
+    leaves = trees.flat(gen['params']['synthesis'])
+    size = lambda path: int(re.match(r'b?(\d+)', path)[1])  # b8/conv0, 8x8/Conv1
+    fits = lambda path: fnmatch.fnmatchcase(path, self.style_kernels)
+    return {
+      path: leaf for path, leaf in leaves.items() if fits(path) and size(path) <= self.shape[0]
+    }
 
   def layers(self, gen: Gen, w: Array, spec: StyleSpec) -> Array:
     return spec.styles(w, gen['w_avg'], self.num_layers)
@@ -202,6 +221,7 @@ class Styled(WithStyles):
   net: stylegan2.Generator
 
   options, inputs, gains = OPTIONS, INPUTS, staticmethod(stylegan2.GEN_GAINS)
+  style_kernels = 'b*/conv[01]/affine/kernel'  # not those of images, which change colours alone
 
   @property
   def num_layers(self) -> int:

@@ -79,6 +79,7 @@ class Cascade(contract.PlainGenerator):
   """A base and enlargers as one generator; gen is {'0': the base's, '1': ...}."""
 
   stages: tuple[Generator, ...]
+  searchable = None  # its stages draw noise
 
   @property
   def shape(self) -> tuple[int, ...]:

@@ -1,12 +1,13 @@
 """Parts that some generators have, beside what the contract asks of all.
 
 A generator has a part as an attribute of its name, which is None or missing where it has none:
-`styles`, `encoder`, `likelihood`, `enlarger`, `classifier`, `steerable`, `predictor`. Whoever needs
-one asks by `encoder_of` and the like, which refuse a generator without it in a sentence.
+`styles`, `linear_layers`, `searchable`, `encoder`, `likelihood`, `enlarger`, `classifier`,
+`steerable`, `predictor`. Whoever needs one asks by `encoder_of` and the like, which refuse a
+generator without it in a sentence.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -39,6 +40,29 @@ class Styles(Protocol):
 
   def synthesize(self, gen: Gen, ws: Array, noise: Sequence[Array], spec: Spec) -> Array:
     """Samples [B, ...] in [-1, 1] of what each layer is given and adds; () adds nothing."""
+
+
+class LinearLayers(Protocol):
+  """The layers that see a latent first, and are linear in it: what closed-form directions are of.
+
+  Attributes:
+    space: what the latent is: 'z', or 'w' of a generator with styles.
+  """
+
+  space: str
+
+  def kernels(self, gen: Gen) -> Mapping[str, Array]:
+    """{layer: [numbers of the latent, its outputs]}; 0 where it is not given a number."""
+
+
+class Searchable(Protocol):
+  """A generator whose latents can be looked for by gradients of its samples.
+
+  These are one pass of a network, of latents of a continuous law. It has nothing else to say; a
+  walk of many steps from noise, of which steps draw noise too, is none.
+  """
+
+  latent_shape: tuple[int, ...]
 
 
 class Encoder(Protocol):
@@ -209,6 +233,15 @@ LACKING = {  # a part: what is needed, and what the generator at hand does inste
     'a generator with styles, which maps z to a w that every layer is given; this one makes images '
     'of z at once: give one that has a mapping network.'
   ),
+  'linear_layers': (
+    'a generator that says which of its layers see a latent first and are linear in it; this one '
+    'does not: leave out --method, for directions by principal components.'
+  ),
+  'searchable': (
+    'a generator whose images are one pass of a network, of latents that are continuous: gradients '
+    'find no latents at the end of a walk of many steps, as of a diffusion, nor of a discrete law; '
+    'give a GAN of normal latents.'
+  ),
   'encoder': (
     'a generator that was trained with an encoder, and this one has no encoder: give another.'
   ),
@@ -257,6 +290,14 @@ def part_of(generator: Generator, name: str, what: str) -> Any:
 
 def styles_of(generator: Generator, what: str) -> Styles:
   return part_of(generator, 'styles', what)
+
+
+def linear_layers_of(generator: Generator, what: str) -> LinearLayers:
+  return part_of(generator, 'linear_layers', what)
+
+
+def searchable_of(generator: Generator, what: str) -> Searchable:
+  return part_of(generator, 'searchable', what)
 
 
 def encoder_of(generator: Generator, what: str) -> Encoder:

@@ -51,6 +51,10 @@ class TruncatedLatents(contract.OfNetwork, contract.PlainGenerator):
 
   options = {'truncation': StandingStatistics.options['truncation']}  # noqa: RUF012
 
+  @property
+  def searchable(self) -> 'TruncatedLatents | None':
+    return self if self.law.continuous else None
+
   def spec(
     self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None
   ) -> TruncationSpec:

@@ -147,6 +147,7 @@ class Walker(contract.PlainGenerator):
   process: Process  # of all steps
 
   options = OPTIONS
+  searchable = None  # it takes many steps
 
   @property
   def shape(self) -> tuple[int, ...]:

@@ -73,6 +73,7 @@ class Guided(contract.PlainGenerator, abc.ABC):
   tells: Classifier
 
   inputs = {GUIDANCE: WORDS}  # noqa: RUF012 - a constant, not a field
+  searchable = None  # it takes many steps
 
   @abc.abstractmethod
   def split(self, gen: Gen) -> tuple[Gen, Gen]:

@@ -13,9 +13,9 @@ from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.generators import parts
 from bigjax.core import errors
 from bigjax.models.pretrained import taps
-from bigjax.sampling import photos, projection, projection_report
+from bigjax.sampling.latents import photos, projection, projection_report
+from bigjax.sampling.latents.projection import Projector
 from bigjax.sampling.loaded import Loaded
-from bigjax.sampling.projection import Projector
 from bigjax.training.program import make_program
 
 import toys
@@ -197,20 +197,31 @@ def test_photos_are_read_as_for_training(tmp_path):
       photos.files(str(tmp_path / path))
 
 
-# --- Those that have no styles
+# --- Those that have no w, or nothing that can be looked for
 
 
-def test_generators_without_styles_are_refused_in_a_sentence(bigjax, tmp_path, monkeypatch):
-  program = make_program(configs.read('digits:tiny'), jax.devices()[:1])
+@pytest.mark.parametrize(
+  ('name', 'words', 'said'),
+  [
+    ('digits:tiny', ['--space=w'], '`bigjax project` needs a generator with styles'),
+    ('iddpm:tiny', [], '`bigjax project` needs a generator whose images are one pass of a network'),
+    ('dvdgan:tiny', [], 'finds still images, and this generator makes clips'),
+    ('stylegan2:tiny', ['--starts=3'], '--starts is of a search for z, and this one is for w'),
+  ],
+)
+def test_what_cannot_be_found_is_refused_in_a_sentence(
+  bigjax, tmp_path, monkeypatch, name, words, said
+):
+  program = make_program(configs.read(name), jax.devices()[:1])
   sampler = program.sampler(program.stage(0))
-  loaded = Loaded(sampler, None, {'class_names': list('0123456789'), 'sampling': {}})
+  names = [str(i) for i in range(sampler.generator.num_classes)]
+  loaded = Loaded(sampler, None, {'class_names': names, 'sampling': {}})
   monkeypatch.setattr(projection_report, 'of_options', lambda args: loaded)
   Image.new('L', (8, 8)).save(tmp_path / 'a.png')
-  status, out, err = bigjax(
-    'project', '--params=x.npz', f'--images={tmp_path / "a.png"}', f'--out={tmp_path / "p.png"}'
-  )
+  given = f'--images={tmp_path / "a.png"}', f'--out={tmp_path / "p.png"}'
+  status, out, err = bigjax('project', '--params=x.npz', *given, *words)
   assert status == 2 and not out and err.count('\n') == 1
-  assert '`bigjax project` needs a generator with styles' in err
+  assert said in err, err
   assert not (tmp_path / 'p.png').exists()
 
 

@@ -11,13 +11,14 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigjax.algorithms.base.contract import Spec
 from bigjax.algorithms.base.generators.parts import styles_of
 from bigjax.core import parallel
 from bigjax.core.progress import PATIENCE, Progress
@@ -90,6 +91,65 @@ def normalized(maps: Array) -> Array:
   return maps * jax.lax.rsqrt(jnp.square(maps).mean((1, 2, 3), keepdims=True))
 
 
+def descend(
+  run: Callable[[Any, Any, Any], tuple[Any, Any, Array]],
+  moved: Any,
+  state: Any,
+  steps: int,
+  num: int,
+  words: str,
+) -> Any:
+  """What so many steps make of what is moved; says how far they are, and how long the rest takes.
+
+  Args:
+    run: (moved, state of the optimizer, int32 number of the step) -> the first two after it, and
+      the distance.
+    moved, state: before the first.
+    steps: how many.
+    num: of images.
+    words: said at the start.
+  """
+  line = Progress(0, steps, num, sys.stderr)
+  line.say(words)
+  patience, said = 0.5 if sys.stderr.isatty() else PATIENCE, time.monotonic()
+  for step in range(steps):
+    moved, state, away = run(moved, state, np.int32(step))
+    if not step:
+      jax.block_until_ready(moved)
+      line.restart(1)
+    elif time.monotonic() - said > patience or step + 1 == steps:
+      line.update(step + 1, {'distance': float(away)})
+      said = time.monotonic()  # after what is under way has been waited for
+  if sys.stderr.isatty():
+    line.say('', temporary=True)
+  return moved
+
+
+def in_parts(
+  search: Callable[[np.ndarray, str], Any],
+  kind: type,
+  images: np.ndarray,
+  batch: int,
+  what: str,
+) -> Any:
+  """What a search finds of uint8 images [n, H, W, C], so many at a time.
+
+  Args:
+    search: (images, what they are called) -> a dataclass of arrays [n, ...].
+    kind: this dataclass.
+    images, batch: these.
+    what: they are called.
+  """
+  parts, num = [], len(images)
+  for start in range(0, num, batch):
+    stop = min(start + batch, num)
+    first = max(stop - batch, 0)  # a last batch of another shape would be compiled anew
+    words = what if num <= batch else f'{what} {start + 1:,} to {stop:,} of {num:,}'
+    part = dict(vars(search(images[first:stop], words)))
+    parts.append(jax.tree.map(lambda x, skip=start - first: x[skip:], part))
+  return kind(**jax.tree.map(lambda *each: np.concatenate(each), *parts))
+
+
 class Projector:
   """Projects images into the w of a generator with styles.
 
@@ -99,18 +159,25 @@ class Projector:
     steps: of Adam.
     seed: of the latents that the mean w is of, of the first noise and of that of w.
     labels: int32 [n], classes of which the mean w is, in turn.
+    spec: sampling settings; None: the card's.
   Raises:
     UserError: the generator has no styles.
   """
 
   def __init__(
-    self, loaded: Loaded, distance: ImageDistance, steps: int, seed: int, labels: np.ndarray
+    self,
+    loaded: Loaded,
+    distance: ImageDistance,
+    steps: int,
+    seed: int,
+    labels: np.ndarray,
+    spec: Spec | None = None,
   ):
     self.styles = styles_of(loaded.sampler.generator, VERB)
     self.loaded, self.distance, self.steps, self.seed = loaded, distance, steps, seed
     self._adam = optim.adam(lambda step: learning_rate(step, steps), 0.9, 0.999, 1e-8)
     self.name = distance.name_at(loaded.resolution)
-    self.spec, sampler = loaded.spec(), loaded.sampler
+    self.spec, sampler = spec or loaded.spec(), loaded.sampler
     z = sampler.latents(seed, NUM_MEAN, self.spec)
     w = sampler.mapped(loaded.gen, z, labels[np.arange(NUM_MEAN) % len(labels)], batch=1000)
     self.mean = w.mean(0)
@@ -174,22 +241,12 @@ class Projector:
       padded = parallel.shard_batch(sampler.mesh, padded)
       target, moved, state = self._begin(gen, self._variables, padded, z)
       starts, before = jax.device_get(self._show(gen, self._variables, target, moved))
-      line = Progress(0, self.steps, len(padded), sys.stderr)
-      line.say(f'{what}: {self.steps:,} steps by {self.name}')
-      patience, said = 0.5 if sys.stderr.isatty() else PATIENCE, time.monotonic()
-      for step in range(self.steps):
-        given = gen, self._variables, target, np.int32(step)
-        moved, state, away = self._step(moved, state, *given)
-        if not step:
-          jax.block_until_ready(moved)
-          line.restart(1)
-        elif time.monotonic() - said > patience or step + 1 == self.steps:
-          said = time.monotonic()
-          line.update(step + 1, {'distance': float(away)})
+      given = gen, self._variables, target
+      step = lambda moved, state, number: self._step(moved, state, *given, number)
+      words = f'{what}: {self.steps:,} steps by {self.name}'
+      moved = descend(step, moved, state, self.steps, len(padded), words)
       results, after = jax.device_get(self._show(gen, self._variables, target, moved))
       moved = jax.device_get(moved)
-    if sys.stderr.isatty():
-      line.say('', temporary=True)
     cut = lambda x: np.asarray(x)[:num]
     return Projected(
       images, *map(cut, (starts, results, moved['w'])), [cut(x) for x in moved['noise']],
@@ -198,11 +255,4 @@ class Projector:
 
   def in_parts(self, images: np.ndarray, batch: int, what: str) -> Projected:
     """Projects uint8 images [n, H, W, C], so many at a time."""
-    parts, num = [], len(images)
-    for start in range(0, num, batch):
-      stop = min(start + batch, num)
-      first = max(stop - batch, 0)  # a last batch of another shape would be compiled anew
-      words = what if num <= batch else f'{what} {start + 1:,} to {stop:,} of {num:,}'
-      part = self(images[first:stop], words)
-      parts.append(jax.tree.map(lambda x, skip=start - first: x[skip:], dataclasses.asdict(part)))
-    return Projected(**jax.tree.map(lambda *each: np.concatenate(each), *parts))
+    return in_parts(self, Projected, images, batch, what)
