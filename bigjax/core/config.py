@@ -91,6 +91,9 @@ SHARED: Keys = {
     'images of the first class over those of the last, a long tail; 1 or 0: as is',
     since=1,
   ),
+  'data.label_column': Key(
+    '', "column of a file of labels, or of a set of hf; '': the one called label or alike", since=1
+  ),
   'data.crop': Key('center', 'of the longer side: center, or random at every visit'),
   'data.flip': Key(False, 'mirror half of the images that are trained on'),
   # A scale for every tensor, learned between init and the first step: training/gradinit.py.

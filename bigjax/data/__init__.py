@@ -171,6 +171,11 @@ def load(config: ml_collections.ConfigDict) -> Source:
       f'data.split is {config.split!r}, but only sets of tfds have splits by name, and data.source '
       f"is {config.source!r}; set data.split=''."
     )
+  if config.get('label_column', '') and not getattr(module, 'LABELS', False):
+    raise errors.UserError(
+      f'data.label_column is {config.label_column!r}, but only folder: and hf: have columns of '
+      f"labels, and data.source is {config.source!r}; set data.label_column=''."
+    )
   source = module.load(config, argument)
   if config.num_classes == 1:
     source = without_labels(source)
@@ -184,7 +189,8 @@ def load(config: ml_collections.ConfigDict) -> Source:
   source = limit(source, config)
   small = None
   if not (source.at_once or config.frames) and config.crop == 'center':
-    small = SmallCopies(source.num_train, config.resolution, config.channels)
+    several = source.labels().shape[1:] if source.labels_known else ()
+    small = SmallCopies(source.num_train, config.resolution, config.channels, several)
   return dataclasses.replace(source, name=config.source, size=config.resolution, small=small)
 
 

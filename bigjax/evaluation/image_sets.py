@@ -15,7 +15,7 @@ import numpy as np
 
 from bigjax import data
 from bigjax.core import errors, files
-from bigjax.data.reading import levels, listing, photo_files
+from bigjax.data.reading import levels, photo_files, stores
 
 ImageBatch = tuple[np.ndarray, np.ndarray | None]  # uint8 images, labels int [b] if they have any
 MOST_CLASSES = 10**6
@@ -217,16 +217,18 @@ def rebatched(batches: Iterator[ImageBatch], size: int) -> Iterator[ImageBatch]:
 
 
 def open_files(path: str) -> ImageSet:
-  """Return the images of a folder, its subfolders' too, or of an .npz.
+  """Return the images of a folder or a zip, its subfolders' too, or of an .npz.
 
   Of an .npz, the array `images`, `arr_0` (the layout of ADM's evaluator) or the only one, as it is.
   Raises:
     UserError: there are none.
   """
-  if os.path.isdir(path):
+  if os.path.isdir(path) or stores.is_zip(path):
     return _open_folder(path)
   if not path.endswith('.npz') or not os.path.isfile(path):
-    raise errors.UserError(f'--images={path}: expected a folder of images, or an .npz of them.')
+    raise errors.UserError(
+      f'--images={path}: expected a folder or a zip of images, or an .npz of them.'
+    )
   try:
     with np.load(path) as file:
       names = [name for name in ('images', 'arr_0') if name in file.files] or file.files[:1]
@@ -260,16 +262,17 @@ def open_files(path: str) -> ImageSet:
 
 
 def _open_folder(path: str) -> ImageSet:
-  """The images of a folder as a source `folder:` of it has them: central squares of one size.
+  """The images of a folder or a zip as a source `folder:` has them: central squares of one size.
 
   Both list, decode, cut and resize by the same code. The size is the median of the shorter sides.
   """
-  everything = listing.walk(path)
+  everything = stores.walk(path)
   splits = levels.splits(everything)
   parts = [everything.within(part) for part in (splits.train, splits.unseen) if part is not None]
-  each = [photo_files.examine(part.root, part.images, path) for part in parts]
+  each = [photo_files.examine(part, path) for part in parts]
   columns = ('names', 'paths', 'labels', 'orientations', 'sizes', 'grey', 'contents')
   known = {name: np.concatenate([one[name] for one in each]) for name in columns}
+  known['store'] = each[0]['store']
   num, sizes = len(known['names']), known['sizes']
   side = int(np.sort(sizes.min(1))[(num - 1) // 2])
   size = (side, side, 1 if known['grey'].all() else 3)

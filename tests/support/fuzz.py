@@ -220,10 +220,16 @@ def images(rng, folder, seeds):
       mangle_picture(rng, seeds)
     )
   given = ml_collections.ConfigDict(
-    {'source': 'folder', 'resolution': 16, 'channels': rng.choice((1, 3)), 'crop': 'center'}
+    {
+      'source': 'folder',
+      'resolution': 16,
+      'channels': rng.choice((1, 3)),
+      'crop': 'center',
+      'frames': 0,
+    }
   )
   try:
-    known = folders.examine(listing.walk(str(folder)), [], given.source)
+    known = folders.examine(listing.walk(str(folder)), [], given)
   except errors.UserError:
     return TOGETHER
   lookup = data.from_pictures(photo_files.picture_of(known), given, known['paths'].__getitem__)

@@ -8,6 +8,7 @@ are a clip is told in `window`.
 import concurrent.futures
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -17,9 +18,9 @@ from bigjax import data
 from bigjax.core import errors, progress
 from bigjax.data.reading import decode, listing, photo_files, tfrecord, video
 from bigjax.data.reading.levels import NAMED, readable, some
+from bigjax.data.reading.stores import HASH
 
 WHAT = 'clips'
-HASH = photo_files.HASH
 OF_CLIPS = ('nums', 'starts', 'rates', 'sizes', 'grey', 'contents')  # facts, one for each
 
 
@@ -309,8 +310,9 @@ def of_rates(known: dict[str, Any], config: ml_collections.ConfigDict) -> list[d
   return found
 
 
-def of_others(listed: listing.Listing) -> list[data.Finding]:
-  """Findings about what lies below a folder and is no clip."""
+def of_others(listed: listing.Listing, used: Sequence[str] = ()) -> list[data.Finding]:
+  """Findings about what lies below a folder and is no clip; see `photo_files.of_others`."""
+  del used  # clips have the labels of their folders
   stills = [path for path in listed.others if listing.is_image(path)]
   rest = sorted({*listed.others} - {*stills})
   found = []
