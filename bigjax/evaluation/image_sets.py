@@ -92,6 +92,9 @@ def config_of(
       'per_class': known.get('per_class', 0),
       'imbalance': known.get('imbalance', 1.0),
       'crop': 'center',
+      'fit': known.get('fit', 'crop'),
+      'label_column': known.get('label_column', ''),
+      'split': known.get('split', ''),
       'flip': False,
     }
   )
@@ -104,6 +107,7 @@ def as_of_run(
   workdir: str | None,
   held_out: float = 0.1,
   num_classes: int | None = None,
+  fit: str = 'crop',
 ) -> data.Source:
   """The images of a source as a generator sees them, split, limited and cut as those of its run.
 
@@ -114,13 +118,14 @@ def as_of_run(
     workdir: of a run, which counts where `name` is what it was trained on; or None.
     held_out: the share that is, of a source without a test split of its own, where no run says.
     num_classes: as data.num_classes, where no run says: 1 asks for no labels.
+    fit: as data.fit, where no run says.
   """
   known = {}
   if workdir:
     run = files.read_json(os.path.join(workdir, 'config.json'))
     known = {key.removeprefix('data.'): v for key, v in run.items() if key.startswith('data.')}
     known = known if known['source'] == name else {}
-  known = known or {'num_classes': num_classes}
+  known = known or {'num_classes': num_classes, 'fit': fit}
   data_dir = data_dir or known.get('data_dir') or ''
   return data.load(config_of(name, size, data_dir, known, held_out))
 

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
   styles_of(loaded.sampler.generator, VERB)
   labels = parse_classes(args.classes, loaded.class_names)
   paths = photos.files(args.images)
-  images = np.stack([photos.read(path, loaded.shape) for path in paths])
+  images = np.stack([photos.read(path, loaded.shape, loaded.fit) for path in paths])
   distance = taps.image_distance(args.distance, args.distance_weights)
   projector = Projector(loaded, distance, args.steps, args.seed, labels)
   found = projector.in_parts(images, args.batch, 'given')

@@ -123,8 +123,8 @@ def test_rows_and_images_that_do_not_meet(tmp_path):
   assert found.of == {'a.png': ('1',), 'b.png': (), 'd.png': ('3',)}
   words = '\n'.join(text for _, text in found.findings)
   where = "labels.csv, column 'label'"
-  assert f'3 rows of {where} are of files that are not there: zz.png, ../a.png, /etc' in words
-  assert f'1 rows of {where} say again what others do: a.png' in words
+  assert f'3 rows of {where} name files that are not there: zz.png, ../a.png, /etc' in words
+  assert f'1 row of {where} says again what another does: a.png' in words
   below = listing.walk(str(tmp_path))
   told = '\n'.join(text for _, text in label_files.of_images(below, found, ['1', '3']))
   assert f'2 of 4 images in {str(tmp_path)!r} have no label in {where}' in told

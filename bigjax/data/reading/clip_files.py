@@ -226,7 +226,7 @@ def lookup(known: dict[str, Any], config: ml_collections.ConfigDict) -> data.Loo
   stride, span = spans(config)
   steps = np.arange(config.frames) * stride
   shape = config.resolution, config.resolution, config.channels
-  random = config.crop == 'random'
+  random, fit = config.crop == 'random', config.get('fit', 'crop')
   flat = [os.fsencode(path) for path in known['files']]  # a name need not be text
 
   def from_video(index, first, chance):
@@ -234,7 +234,7 @@ def lookup(known: dict[str, Any], config: ml_collections.ConfigDict) -> data.Loo
     places = known['places'][start : start + num]
     chance = int(chance) if random and chance >= 0 else None
     found = video.frames(known['paths'][index], places, (first + steps).tolist())
-    return np.stack([video.square(frame, *shape[1:], chance) for frame in found])
+    return np.stack([video.square(frame, *shape[1:], chance, fit) for frame in found])
 
   def look_up(tf, indices, chance):
     with tf.init_scope():  # outside the graph, whose constants may not exceed 2 GiB
@@ -245,7 +245,7 @@ def lookup(known: dict[str, Any], config: ml_collections.ConfigDict) -> data.Loo
 
     def picture(at):
       image = decode.decode(tf, tf.io.read_file(files[at]), orientations[at])
-      return decode.square(tf, image, *shape[1:], left if random else None)
+      return decode.square(tf, image, *shape[1:], left if random else None, fit)
 
     def from_folder():
       return tf.map_fn(picture, starts[index] + first + steps, fn_output_signature=tf.uint8)

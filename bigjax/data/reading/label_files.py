@@ -243,12 +243,17 @@ def find(listed: listing.Listing, splits: Splits, config: ml_collections.ConfigD
     return Labels(tuple(unused), {}, '', tuple(about))
   words = f'{some(used)}, {"column" if len({*columns}) == 1 else "columns"} '
   words += some(map(repr, dict.fromkeys(columns)))
-  for paths, what in (
-    (unknown, 'rows of {words} are of files that are not there'),
-    (doubled, 'rows of {words} say again what others do'),
+  for names, one, many in (
+    (
+      unknown,
+      'row of {} names a file that is not there',
+      'rows of {} name files that are not there',
+    ),
+    (doubled, 'row of {} says again what another does', 'rows of {} say again what others do'),
   ):
-    if paths:
-      about.append(('warning', f'{len(paths):,} {what.format(words=words)}: {some(paths)}'))
+    if names:
+      what = (one if len(names) == 1 else many).format(words)
+      about.append(('warning', f'{len(names):,} {what}: {some(names)}'))
   return Labels((*used, *blind, *unused), of, words, tuple(about))
 
 

@@ -20,6 +20,12 @@ from bigjax.data.reading import listing, tfrecord
 from bigjax.data.reading.levels import NAMED, readable, some
 from bigjax.data.reading.stores import FILES, HASH
 
+OF_FITS = {  # what becomes of images that are not square
+  'crop': 'a square is cut out of them (data.fit=pad or stretch keeps all of them)',
+  'pad': 'black bars are laid beside them',
+  'stretch': 'they are stretched',
+}
+
 
 def examine(below: listing.Listing, source: str) -> dict[str, Any]:
   """Facts about every image that can be read, in the order of their names.
@@ -176,6 +182,31 @@ def in_order(listed: listing.Listing) -> list[str]:
     numbers.setdefault(folder, []).append(int(found[-1]))
   gapless = lambda of: len(of) > 1 and sorted(of) == list(range(min(of), min(of) + len(of)))
   return sorted(numbers) if len(numbers) > 1 and all(map(gapless, numbers.values())) else []
+
+
+def of_sizes(
+  sizes: np.ndarray, config: ml_collections.ConfigDict, what: str = 'images'
+) -> tuple[data.Finding, ...]:
+  """Findings about how images of these heights and widths, int [n, 2], become squares of one size.
+
+  Args:
+    sizes: of those that were looked at.
+    config: the group `data`.
+    what: they are called.
+  """
+  resolution, fit = config.resolution, config.get('fit', 'crop')
+  edge = sizes.max(1) if fit == 'pad' else sizes.min(1)  # which becomes data.resolution
+  at = int(edge.argmin())
+  words = f'the smallest of {len(sizes):,} {what} looked at is {sizes[at, 1]}x{sizes[at, 0]}'
+  fewer = int((edge < resolution).sum())
+  found: list[data.Finding] = [('ok', f'{words} pixels, for data.resolution={resolution}')]
+  if fewer:
+    words += f', and {fewer:,} are below data.resolution={resolution}: they are enlarged'
+    found = [('warning', words)]
+  if others := int((sizes[:, 0] != sizes[:, 1]).sum()):
+    words = f'{others:,} of {len(sizes):,} {what} looked at are not square: '
+    found.append(('ok', words + OF_FITS[fit]))
+  return tuple(found)
 
 
 def greyed(grey: np.ndarray, channels: int, what: str = 'images') -> tuple[data.Finding, ...]:

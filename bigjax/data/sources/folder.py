@@ -81,7 +81,7 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
       *files.of_others(everything, labels.files),
       *(clip_files.of_rates(train, config) if of_clips else ()),
       *photo_files.copies(*together(train, unseen, held_out), everything.what),
-      data.small_images(train['sizes'], config.resolution, everything.what),
+      *photo_files.of_sizes(train['sizes'], config, everything.what),
       *photo_files.greyed(train['grey'], config.channels, everything.what),
     ),
     frame_rate=clip_files.frame_rate(train, config) if of_clips else 0.0,
