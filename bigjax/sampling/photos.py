@@ -1,7 +1,7 @@
 """Photos for a generator to find: files read as for training, by Pillow alone.
 
-Upright, on white, made square as its training images were, averaged down or enlarged to its size. Files that
-would not be decoded for training are not decoded here either.
+Upright, on white, made square as its training images were, averaged down or enlarged to its size.
+Files that would not be decoded for training are not decoded here either.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Images that are not square, by data.fit: cut, padded or stretched, wherever they are looked at."""
+"""Images that are not square, by data.fit: cut, padded or stretched, wherever they are seen."""
 
 import numpy as np
 import pytest

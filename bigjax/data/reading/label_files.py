@@ -23,7 +23,7 @@ import ml_collections
 import numpy as np
 
 from bigjax.core import errors
-from bigjax.data.reading import listing, stores
+from bigjax.data.reading import listing, photo_files, stores
 from bigjax.data.reading.levels import Finding, Splits, readable, some
 from bigjax.data.reading.listing import natural
 
@@ -244,16 +244,12 @@ def find(listed: listing.Listing, splits: Splits, config: ml_collections.ConfigD
   words = f'{some(used)}, {"column" if len({*columns}) == 1 else "columns"} '
   words += some(map(repr, dict.fromkeys(columns)))
   for names, one, many in (
-    (
-      unknown,
-      'row of {} names a file that is not there',
-      'rows of {} name files that are not there',
-    ),
-    (doubled, 'row of {} says again what another does', 'rows of {} say again what others do'),
+    (unknown, 'names a file that is not there', 'name files that are not there'),
+    (doubled, 'says again what another does', 'say again what others do'),
   ):
     if names:
-      what = (one if len(names) == 1 else many).format(words)
-      about.append(('warning', f'{len(names):,} {what}: {some(names)}'))
+      rows, what = ('row', one) if len(names) == 1 else ('rows', many)
+      about.append(('warning', f'{len(names):,} {rows} of {words} {what}: {some(names)}'))
   return Labels((*used, *blind, *unused), of, words, tuple(about))
 
 
@@ -387,12 +383,22 @@ def numbers_of(names: Iterable[str], labels: Labels, classes: list[str]) -> np.n
   return padded[:, 0] if most == 1 else padded
 
 
+def examine(
+  below: listing.Listing, labels: Labels, classes: list[str], source: str
+) -> dict[str, Any]:
+  """Facts about the images that have a label, as `photo_files.examine`, with these.
+
+  Raises:
+    UserError: there is none, or none can be read.
+  """
+  known = photo_files.examine(labelled(below, labels), source)
+  return {**known, 'labels': numbers_of(known['names'], labels, classes)}
+
+
 def of_images(below: listing.Listing, labels: Labels, classes: list[str]) -> tuple[Finding, ...]:
   """Findings about labels of images: none, several, a number that none has."""
   each = {name: labels.of.get(name, ()) for name in below.images}
-  found: list[Finding] = [
-    ('ok', f'labels are those of {labels.words}; folders are not looked at for them')
-  ]
+  found: list[Finding] = []
   if bare := [name for name, words in each.items() if not words]:
     found.append(
       (

@@ -225,6 +225,20 @@ def greyed(grey: np.ndarray, channels: int, what: str = 'images') -> tuple[data.
   )
 
 
+def together(
+  train: dict[str, Any], unseen: dict[str, Any], held_out: np.ndarray
+) -> tuple[dict[str, Any], np.ndarray]:
+  """(Names, labels and contents of all images, whether each is held out), for `copies`."""
+  if unseen is train:
+    mask = np.zeros(len(train['labels']), bool)
+    mask[held_out] = True
+    return {**train, 'labels': data.one_label(train['labels'])}, mask
+  both = {name: np.concatenate([train[name], unseen[name]]) for name in ('names', 'contents')} | {
+    'labels': np.concatenate([data.one_label(of['labels']) for of in (train, unseen)])
+  }
+  return both, np.arange(len(both['labels'])) >= len(train['labels'])
+
+
 def copies(
   known: dict[str, np.ndarray], held_out: np.ndarray | None = None, what: str = 'images'
 ) -> list[data.Finding]:

@@ -52,7 +52,7 @@ class Files:
         pass
     return orientation, reason, words.digest()
 
-  def read(self, path: str, most: int) -> bytes:
+  def read(self, path: str, most: int = image_headers.MOST_BYTES) -> bytes:
     """The bytes of a file.
 
     Raises:
@@ -79,6 +79,29 @@ class Files:
 FILES = Files()
 
 
+class Packed:
+  """Files within others, of which Python reads the bytes: `read(path)`."""
+
+  def look(self, path: str) -> tuple[int, str, bytes]:
+    """As `Files.look`."""
+    try:
+      given = self.read(path)
+    except (OSError, ValueError) as error:
+      return 1, str(error), hashlib.blake2b(digest_size=HASH).digest()
+    orientation, reason = image_headers.examine_bytes(given)
+    words = hashlib.blake2b(b'' if reason else given, digest_size=HASH)
+    return orientation, reason, words.digest()
+
+  def reader(self, paths: Sequence[str]) -> Callable[[Any, Any], Any]:
+    """As `Files.reader`."""
+
+    def read(tf, index):
+      one = lambda i: self.read(paths[i])
+      return tf.ensure_shape(tf.numpy_function(one, [index], tf.string, stateful=False), [])
+
+    return read
+
+
 @dataclasses.dataclass(frozen=True)
 class Member:
   """A file in a zip: where its header is, its bytes as packed and as read, and why to leave it."""
@@ -91,7 +114,7 @@ class Member:
   reason: str = ''
 
 
-class Zip:
+class Zip(Packed):
   """The files in a zip, by the zip's own path and their name within it.
 
   Attributes:
@@ -170,18 +193,7 @@ class Zip:
 
   def fingerprint(self, paths: Sequence[str]) -> str:
     """Another where the zip changes, or other names in it are meant."""
-    names = hashlib.blake2b('\0'.join(paths).encode(errors='surrogateescape'), digest_size=12)
-    return f'{tfrecord.fingerprint([self.path])}-{names.hexdigest()}'
-
-  def look(self, path: str) -> tuple[int, str, bytes]:
-    """As `Files.look`."""
-    try:
-      given = self.read(path)
-    except (OSError, ValueError) as error:
-      return 1, str(error), hashlib.blake2b(digest_size=HASH).digest()
-    orientation, reason = image_headers.examine_bytes(given)
-    words = hashlib.blake2b(b'' if reason else given, digest_size=HASH)
-    return orientation, reason, words.digest()
+    return of_names(tfrecord.fingerprint([self.path]), paths)
 
   def read(self, path: str, most: int = image_headers.MOST_BYTES) -> bytes:
     """The bytes of a member.
@@ -207,15 +219,6 @@ class Zip:
       raise ValueError('damaged in the zip')
     return given
 
-  def reader(self, paths: Sequence[str]) -> Callable[[Any, Any], Any]:
-    """As `Files.reader`."""
-
-    def read(tf, index):
-      one = lambda i: self.read(paths[i])
-      return tf.ensure_shape(tf.numpy_function(one, [index], tf.string, stateful=False), [])
-
-    return read
-
 
 class Listed(io.FileIO):
   """A file that refuses to be read at once for more than a list of MOST_LIST."""
@@ -224,6 +227,12 @@ class Listed(io.FileIO):
     if size > MOST_LIST:
       raise ValueError(f'its list of files is over {MOST_LIST // 2**20} MiB')
     return super().read(size)
+
+
+def of_names(fingerprint: str, paths: Sequence[str]) -> str:
+  """A fingerprint of files within one that has this fingerprint."""
+  words = '\0'.join([fingerprint, *paths])
+  return hashlib.blake2b(words.encode(errors='surrogateescape'), digest_size=12).hexdigest()
 
 
 def inner_name(entry: zipfile.ZipInfo) -> str:

@@ -80,7 +80,7 @@ def load(config: ml_collections.ConfigDict, argument: str) -> data.Source:
       *of_classes(below, classes, of_below),
       *files.of_others(everything, labels.files),
       *(clip_files.of_rates(train, config) if of_clips else ()),
-      *photo_files.copies(*together(train, unseen, held_out), everything.what),
+      *photo_files.copies(*photo_files.together(train, unseen, held_out), everything.what),
       *photo_files.of_sizes(train['sizes'], config, everything.what),
       *photo_files.greyed(train['grey'], config.channels, everything.what),
     ),
@@ -137,7 +137,8 @@ def classes_of(below: Listing, labels: Labels) -> list[str]:
 def of_classes(below: Listing, classes: list[str], labels: Labels) -> tuple[data.Finding, ...]:
   """Findings about those."""
   if labels.of:
-    return *labels.findings, *label_files.of_images(below, labels, classes)
+    words = f'labels are those of {labels.words}; folders are not looked at for them'
+    return ('ok', words), *labels.findings, *label_files.of_images(below, labels, classes)
   return labels.findings + (() if labels.of is None else levels.of_classes(below, classes))
 
 
@@ -156,10 +157,9 @@ def examine(
     known = clip_files.examine(below.root, below.images, config)
   else:
     refuse_others_alone(below, config.source)
-    below = label_files.labelled(below, labels) if labels.of else below
+    if labels.of:
+      return label_files.examine(below, labels, classes, config.source)
     known = photo_files.examine(below, config.source)
-  if labels.of:
-    return {**known, 'labels': label_files.numbers_of(known['names'], labels, classes)}
   label_of = {name: i for i, name in enumerate(classes)}
   numbers = [label_of.get(name.partition('/')[0], 0) for name in known['names']]
   return {**known, 'labels': np.array(numbers, np.int32)}
@@ -198,17 +198,3 @@ def refuse_other_classes(unseen: Listing, classes: list[str], labels: Labels) ->
       f'{unseen.root!r} has class folders that the training images lack: '
       f'{levels.some(unknown)}; both need the same names.'
     )
-
-
-def together(
-  train: dict[str, np.ndarray], unseen: dict[str, np.ndarray], held_out: np.ndarray
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """(Names, labels and contents of all images, whether each is held out), for `copies`."""
-  if unseen is train:
-    mask = np.zeros(len(train['labels']), bool)
-    mask[held_out] = True
-    return {**train, 'labels': data.one_label(train['labels'])}, mask
-  both = {name: np.concatenate([train[name], unseen[name]]) for name in ('names', 'contents')} | {
-    'labels': np.concatenate([data.one_label(of['labels']) for of in (train, unseen)])
-  }
-  return both, np.arange(len(both['labels'])) >= len(train['labels'])
