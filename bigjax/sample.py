@@ -328,7 +328,11 @@ def neighbours(args: argparse.Namespace, loaded: Any, labels: Any) -> str:
   from bigjax.sampling import grids, pictures
 
   source = nearest_neighbours.reference(
-    args.neighbours or loaded.card.get('data', ''), args.data_dir, loaded.shape, args.workdir
+    args.neighbours or loaded.card.get('data', ''),
+    args.data_dir,
+    loaded.shape,
+    args.workdir,
+    loaded.fit,
   )
   if args.num is None and len(labels) > SHOWN:
     labels = labels[np.arange(SHOWN) * len(labels) // SHOWN]

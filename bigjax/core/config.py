@@ -41,6 +41,7 @@ GROUPS = (
   'export',
 )
 FREE = ('run.', 'scores.', 'watch.', 'data.data_dir', 'eval.published')
+FITS = ('crop', 'pad', 'stretch')  # images that are not square
 GRADINIT = ('gradinit.optimizer', 'adam', 'sgd', 'normalised_sgd')  # where its keys exist
 SHARED: Keys = {
   'algorithm': Key('', 'the game that is played: a file of bigjax/algorithms'),
@@ -91,7 +92,16 @@ SHARED: Keys = {
     'images of the first class over those of the last, a long tail; 1 or 0: as is',
     since=1,
   ),
+  'data.label_column': Key(
+    '', "column of a file of labels, or of a set of hf; '': the one called label or alike", since=1
+  ),
   'data.crop': Key('center', 'of the longer side: center, or random at every visit'),
+  'data.fit': Key(
+    'crop',
+    'images that are not square: crop (see data.crop), pad with black, or stretch',
+    since=1,
+    choices=FITS,
+  ),
   'data.flip': Key(False, 'mirror half of the images that are trained on'),
   # A scale for every tensor, learned between init and the first step: training/gradinit.py.
   'gradinit.optimizer': Key(

@@ -64,7 +64,6 @@ __all__ = [
   'read_labels',
   'shrunk',
   'sizes',
-  'small_images',
   'stream',
   'subset',
   'survey',
@@ -171,6 +170,11 @@ def load(config: ml_collections.ConfigDict) -> Source:
       f'data.split is {config.split!r}, but only sets of tfds have splits by name, and data.source '
       f"is {config.source!r}; set data.split=''."
     )
+  if config.get('label_column', '') and not getattr(module, 'LABELS', False):
+    raise errors.UserError(
+      f'data.label_column is {config.label_column!r}, but only folder: and hf: have columns of '
+      f"labels, and data.source is {config.source!r}; set data.label_column=''."
+    )
   source = module.load(config, argument)
   if config.num_classes == 1:
     source = without_labels(source)
@@ -181,10 +185,11 @@ def load(config: ml_collections.ConfigDict) -> Source:
       f'{num} class{"" if num == 1 else "es"}; give that number, or None to read it from the data.'
     )
   refuse_one_label(source, config)
-  source = limit(source, config)
+  source = limit(fitted(source, config), config)
   small = None
   if not (source.at_once or config.frames) and config.crop == 'center':
-    small = SmallCopies(source.num_train, config.resolution, config.channels)
+    several = source.labels().shape[1:] if source.labels_known else ()
+    small = SmallCopies(source.num_train, config.resolution, config.channels, several)
   return dataclasses.replace(source, name=config.source, size=config.resolution, small=small)
 
 
@@ -201,6 +206,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   if config.channels not in (1, 3):
     raise errors.UserError(f'data.channels is {config.channels}; give 1 (grey) or 3 (colour).')
   errors.pick(config.crop, {'center': 0, 'random': 0}, 'data.crop')
+  if config.crop == 'random' and config.get('fit', 'crop') != 'crop':
+    raise errors.UserError(
+      f'data.crop is random, but data.fit={config.fit} crops nothing; set data.crop=center, or '
+      'data.fit=crop.'
+    )
   if 0 < config.imbalance < 1:
     raise errors.UserError(
       f'data.imbalance is {config.imbalance:g}; give the images of the first class over those of '
@@ -231,6 +241,18 @@ def refuse_one_label(source: Source, config: ml_collections.ConfigDict) -> None:
       f'training images have label {labels[0]} ({source.class_names[labels[0]]}); '
       'a wrong folder level or a broken conversion does that: mend the labels.'
     )
+
+
+def fitted(source: Source, config: ml_collections.ConfigDict) -> Source:
+  """The source, other images by its digests where these are not cropped."""
+  fit = config.get('fit', 'crop')
+  if fit == 'crop':
+    return source
+  return dataclasses.replace(
+    source,
+    digest=f'{source.digest} {fit}',
+    held_out_digest=f'{source.held_out_digest} {fit}',
+  )
 
 
 def limit(source: Source, config: ml_collections.ConfigDict) -> Source:
@@ -307,19 +329,6 @@ def labelled(images: Callable[..., Labelled], most: int) -> Labelled:
   """Return at most so many images, of Source.train or held_out, with one label each."""
   some, labels = images(most)
   return some, one_label(labels)
-
-
-def small_images(sizes: np.ndarray, resolution: int, what: str = 'images') -> Finding:
-  """Return the finding about images of these heights and widths, int [n, 2]; `what` they are."""
-  shorter = sizes.min(1)
-  at = int(shorter.argmin())
-  smallest = f'the smallest of {len(sizes):,} {what} looked at is {sizes[at, 1]}x{sizes[at, 0]}'
-  fewer = int((shorter < resolution).sum())
-  if fewer:
-    return 'warning', (
-      f'{smallest}, and {fewer:,} are below data.resolution={resolution}: they are enlarged'
-    )
-  return 'ok', f'{smallest} pixels, for data.resolution={resolution}'
 
 
 def check_memory(num: int, config: ml_collections.ConfigDict) -> None:

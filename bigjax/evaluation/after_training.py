@@ -304,7 +304,7 @@ def begin(
 
 
 def find_real(
-  args: Any, size: tuple[int, ...], labelled: bool = False
+  args: Any, size: tuple[int, ...], labelled: bool = False, fit: str = 'crop'
 ) -> tuple[ImageSet | None, dict[str, ImageSet], str]:
   """Return (the reference's images, all splits of its source, a file of statistics or '').
 
@@ -312,6 +312,7 @@ def find_real(
     args: of the command.
     size: of an image or clip.
     labelled: whether with the data's own labels, also where the run did not look at them.
+    fit: as data.fit, of the generator: of a source that its run does not know.
   """
   given, known = args.reference, {}
   if args.workdir:
@@ -329,7 +330,7 @@ def find_real(
   if labelled and known.get('num_classes') == 1:  # another number may decide the images, too
     del known['num_classes']
   data_dir = args.data_dir or (known.get('data_dir') if same else '') or ''
-  splits = image_sets.open_source(source, size, data_dir, known if same else {})
+  splits = image_sets.open_source(source, size, data_dir, known if same else {'fit': fit})
   say_warnings(splits[split])
   return splits[split], splits, ''
 
@@ -344,13 +345,13 @@ def with_encoder(args: Any, loaded: Loaded | None) -> encoder_scores.Measure:
     encoder_scores.refuse_images((), None, args.labels_per_class)
     return encoder_scores.of_none()
   size = loaded.encoder_shape
-  _, splits, _ = find_real(args, size, labelled=True)
+  _, splits, _ = find_real(args, size, labelled=True, fit=loaded.fit)
   train = splits.get('train')
   encoder_scores.refuse_images(args.of_encoder, train, args.labels_per_class)
   network = None
   tells = args.features == 'classifier' and train.num_classes > 1
   if 'reconstruction' in args.of_encoder and tells:
-    whole = splits if size == loaded.shape else find_real(args, loaded.shape, labelled=True)[1]
+    whole = splits if size == loaded.shape else find_real(args, loaded.shape, True, loaded.fit)[1]
     network = open_network(args.features, None, whole['train'])
   return encoder_scores.Measure(
     args.of_encoder, splits, args.num, args.labels_per_class, network, args.batch, args.out
@@ -372,7 +373,7 @@ def with_real(args: Any, module: Any, metrics: Sequence[str], loaded: Loaded | N
   """
   if not metrics:
     return module.of_none()
-  _, splits, _ = find_real(args, loaded.shape, labelled=loaded.num_classes > 1)
+  _, splits, _ = find_real(args, loaded.shape, loaded.num_classes > 1, loaded.fit)
   refusals.refuse_real(metrics, splits.get('test'), loaded.num_classes)
   return module.Measure(metrics, splits, args.num, args.batch)
 
@@ -406,7 +407,8 @@ def _run(args: Any) -> None:
   compares = bool(args.metrics or args.by_class)
   found = (None, {}, '')
   if compares or separates(args):
-    found = find_real(args, size, bool(first) and first.num_classes > 1 and reads_labels(args))
+    of_classes = bool(first) and first.num_classes > 1 and reads_labels(args)
+    found = find_real(args, size, of_classes, first.fit if first else 'crop')
   real_images, splits, statistics = found
   split = real_images.split if real_images else 'stats' if statistics else ''
   num_classes = first.num_classes if first else images.num_classes

@@ -15,7 +15,7 @@ import numpy as np
 
 from bigjax import data
 from bigjax.core import errors, files
-from bigjax.data.reading import levels, listing, photo_files
+from bigjax.data.reading import levels, photo_files, stores
 
 ImageBatch = tuple[np.ndarray, np.ndarray | None]  # uint8 images, labels int [b] if they have any
 MOST_CLASSES = 10**6
@@ -92,6 +92,9 @@ def config_of(
       'per_class': known.get('per_class', 0),
       'imbalance': known.get('imbalance', 1.0),
       'crop': 'center',
+      'fit': known.get('fit', 'crop'),
+      'label_column': known.get('label_column', ''),
+      'split': known.get('split', ''),
       'flip': False,
     }
   )
@@ -104,6 +107,7 @@ def as_of_run(
   workdir: str | None,
   held_out: float = 0.1,
   num_classes: int | None = None,
+  fit: str = 'crop',
 ) -> data.Source:
   """The images of a source as a generator sees them, split, limited and cut as those of its run.
 
@@ -114,13 +118,14 @@ def as_of_run(
     workdir: of a run, which counts where `name` is what it was trained on; or None.
     held_out: the share that is, of a source without a test split of its own, where no run says.
     num_classes: as data.num_classes, where no run says: 1 asks for no labels.
+    fit: as data.fit, where no run says.
   """
   known = {}
   if workdir:
     run = files.read_json(os.path.join(workdir, 'config.json'))
     known = {key.removeprefix('data.'): v for key, v in run.items() if key.startswith('data.')}
     known = known if known['source'] == name else {}
-  known = known or {'num_classes': num_classes}
+  known = known or {'num_classes': num_classes, 'fit': fit}
   data_dir = data_dir or known.get('data_dir') or ''
   return data.load(config_of(name, size, data_dir, known, held_out))
 
@@ -217,16 +222,18 @@ def rebatched(batches: Iterator[ImageBatch], size: int) -> Iterator[ImageBatch]:
 
 
 def open_files(path: str) -> ImageSet:
-  """Return the images of a folder, its subfolders' too, or of an .npz.
+  """Return the images of a folder or a zip, its subfolders' too, or of an .npz.
 
   Of an .npz, the array `images`, `arr_0` (the layout of ADM's evaluator) or the only one, as it is.
   Raises:
     UserError: there are none.
   """
-  if os.path.isdir(path):
+  if os.path.isdir(path) or stores.is_zip(path):
     return _open_folder(path)
   if not path.endswith('.npz') or not os.path.isfile(path):
-    raise errors.UserError(f'--images={path}: expected a folder of images, or an .npz of them.')
+    raise errors.UserError(
+      f'--images={path}: expected a folder or a zip of images, or an .npz of them.'
+    )
   try:
     with np.load(path) as file:
       names = [name for name in ('images', 'arr_0') if name in file.files] or file.files[:1]
@@ -260,16 +267,17 @@ def open_files(path: str) -> ImageSet:
 
 
 def _open_folder(path: str) -> ImageSet:
-  """The images of a folder as a source `folder:` of it has them: central squares of one size.
+  """The images of a folder or a zip as a source `folder:` has them: central squares of one size.
 
   Both list, decode, cut and resize by the same code. The size is the median of the shorter sides.
   """
-  everything = listing.walk(path)
+  everything = stores.walk(path)
   splits = levels.splits(everything)
   parts = [everything.within(part) for part in (splits.train, splits.unseen) if part is not None]
-  each = [photo_files.examine(part.root, part.images, path) for part in parts]
+  each = [photo_files.examine(part, path) for part in parts]
   columns = ('names', 'paths', 'labels', 'orientations', 'sizes', 'grey', 'contents')
   known = {name: np.concatenate([one[name] for one in each]) for name in columns}
+  known['store'] = each[0]['store']
   num, sizes = len(known['names']), known['sizes']
   side = int(np.sort(sizes.min(1))[(num - 1) // 2])
   size = (side, side, 1 if known['grey'].all() else 3)

@@ -84,7 +84,11 @@ class Nearest:
 
 
 def reference(
-  name: str, data_dir: str | None, shape: tuple[int, int, int], workdir: str | None = None
+  name: str,
+  data_dir: str | None,
+  shape: tuple[int, int, int],
+  workdir: str | None = None,
+  fit: str = 'crop',
 ) -> data.Source:
   """Return the training images of a source as a generator sees them.
 
@@ -96,6 +100,7 @@ def reference(
     data_dir: as data.data_dir; None for the run's, or TFDS's own.
     shape: (H, W, C) of the generator's images.
     workdir: of a run, or None.
+    fit: as data.fit, of the generator.
   Raises:
     UserError: there is no such source, or too few images in it.
   """
@@ -104,7 +109,7 @@ def reference(
       'the card does not say what this generator was trained on; name it, as in '
       '--neighbours tfds:cifar10.'
     )
-  source = image_sets.as_of_run(name, shape, data_dir, workdir, held_out=1e-9)
+  source = image_sets.as_of_run(name, shape, data_dir, workdir, held_out=1e-9, fit=fit)
   if source.num_train < 2:
     raise errors.UserError(f'{name!r} has one training image only; neighbours need two at least.')
   return source

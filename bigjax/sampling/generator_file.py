@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from bigjax.core import checkpoint, errors, files, ranges, trees
+from bigjax.core.config import FITS
 
 FORMAT = 3
 PACKED = 64  # times its size is what an .npz may unpack to: weights hardly compress at all
@@ -140,6 +141,10 @@ def check(card: Any, path: str) -> None:
   if type(rate) not in (int, float) or FRAME_RATE.refusal(rate):
     raise errors.UserError(
       f"{path!r} is no card: its 'frame_rate' is {ascii(rate)[:80]}, expected frames per second."
+    )
+  if card.get('fit', FITS[0]) not in FITS:
+    raise errors.UserError(
+      f"{path!r} is no card: its 'fit' is {ascii(card['fit'])[:80]}, expected {', '.join(FITS)}."
     )
 
 

@@ -62,6 +62,11 @@ class Loaded:
     """Frames per second of a clip; 0 for images, and where its card does not say."""
     return float(self.card.get('frame_rate', 0))
 
+  @property
+  def fit(self) -> str:
+    """How images that are not square were made so for it, as data.fit."""
+    return self.card.get('fit', 'crop')
+
   def __call__(
     self,
     labels: Labels = None,

@@ -70,6 +70,7 @@ def make_card(
     'license': f'data: {source.license}; weights: set by whoever publishes them',
     'config_hash': configs.config_hash(config),
     'sampling': algorithm.sampling(),
+    **({'fit': config.data.fit} if config.data.get('fit', 'crop') != 'crop' else {}),
     **({'frame_rate': source.frame_rate} if source.frame_rate else {}),  # of clips
   }
 

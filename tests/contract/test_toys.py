@@ -66,6 +66,15 @@ def test_a_run_writes_what_it_has(run):
   assert len(card['class_names']) == (1 if name == 'toy_denoiser' else 5)
 
 
+@pytest.mark.parametrize('fit', ['crop', 'pad'])
+def test_a_card_says_how_images_were_made_square(fit):
+  config = config_of('toy_denoiser', data__fit=fit)
+  config, source = batches.load_data(config)
+  card = ready.make_card(make_program(config, jax.devices()[:1]), source, config)
+  assert card.get('fit') == {'crop': None, 'pad': 'pad'}[fit]
+  assert source.digest.endswith(' pad') == (fit == 'pad')
+
+
 @pytest.mark.parametrize('at', [2, 3])
 @pytest.mark.usefixtures('no_pictures', 'shared_programs')
 def test_resuming_equals_going_on(run, at, tmp_path):

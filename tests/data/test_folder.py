@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 
-import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,59 +16,10 @@ from bigjax.core import errors
 from bigjax.data.reading import image_headers, levels, listing, photo_files
 
 import places
-from folders import shade, write
+from folders import config, everything, refusal, said, shade, shades, unseen, write
 from pictures import encoded, noise, smooth, square
 
 REAL = places.SHARED / 'data'
-
-
-def config(path, **changes):
-  """A config for the photos below a path, at 8 x 8 in colour, but for the changes."""
-  plain = {
-    'source': f'folder:{path}',
-    'data_dir': '',
-    'resolution': 8,
-    'channels': 3,
-    'frames': 0,
-    'num_classes': None,
-    'held_out': 0.25,
-    'fraction': 1.0,
-    'per_class': 0,
-    'imbalance': 1.0,
-    'crop': 'center',
-    'flip': False,
-  }
-  return ml_collections.ConfigDict({**plain, **changes})
-
-
-def shades(source):
-  """{shade: label} of the training images."""
-  images, labels = source.train()
-  assert (images == images[:, :1, :1, :1]).all()
-  return dict(zip(images[:, 0, 0, 0].tolist(), labels.tolist(), strict=True))
-
-
-def unseen(source):
-  """The shades held out."""
-  return sorted(source.held_out()[0][:, 0, 0, 0].tolist())
-
-
-def everything(source):
-  """All shades."""
-  return sorted([*shades(source), *unseen(source)])
-
-
-def said(source):
-  """The findings as one text."""
-  return '\n'.join(f'{level}: {sentence}' for level, sentence in source.findings)
-
-
-def refusal(given):
-  """The sentence with which data is refused."""
-  with pytest.raises(errors.UserError) as error:
-    data.load(given)
-  assert '\n' not in str(error.value)
-  return str(error.value)
 
 
 @pytest.fixture(autouse=True)
@@ -313,7 +263,7 @@ def test_what_is_lost_is_named(photos):
   for words in (
     'without an image that bigjax reads: masks (1 other files), scans (2 other files)',
     "2 pictures are of kinds that bigjax does not read; convert them to PNG, such as 'scans/0.bmp'",
-    "3 files look like labels and are not read: classes are folders, such as 'cats/labels.txt'",
+    "beside the images or their folders), such as 'cats/labels.txt'",
     "2 pictures in a device's or an archive's own folders are left out, such as 'cats/@eaDir/",
   ):
     assert re.search(f'warning: .*{re.escape(words)}', said(source)), (words, said(source))
@@ -428,11 +378,11 @@ def test_a_damaged_cache_is_made_again(photos, cache, monkeypatch):
   first = data.load(config(photos))
   (path,) = cache.iterdir()
   whole, made = dict(np.load(path)), []
-  monkeypatch.setattr(photo_files, 'read_all', lambda paths: made.append(paths) or whole)
+  monkeypatch.setattr(photo_files, 'read_all', lambda paths, store: made.append(paths) or whole)
   kept = path.read_bytes()
   for damage in (b'', b'PK\3\4 no archive', kept[:-200]):
     path.write_bytes(damage)
-    known = photo_files.examine(str(photos), listing.walk(str(photos)).images, '')
+    known = photo_files.examine(listing.walk(str(photos)), '')
     assert len(known['names']) == 8
     assert dict(np.load(path)).keys() == whole.keys()
   assert len(made) == 3 and len(made[0]) == 8 == first.num_train + 2

@@ -43,7 +43,7 @@ def test_real_images_of_a_generator_of_one_class_are_split_as_in_its_run(tmp_pat
   args.workdir = str(tmp_path)
   for module, metric in ((likelihood_scores, 'nll_bpd'), (prediction_scores, 'psnr')):
     for classes in (1, 10):
-      loaded = types.SimpleNamespace(shape=(8, 8, 1), num_classes=classes)
+      loaded = types.SimpleNamespace(shape=(8, 8, 1), num_classes=classes, fit='crop')
       measure = after_training.with_real(args, module, [metric], loaded)
       assert measure.splits['test'].num_classes == classes
 

@@ -142,6 +142,12 @@ def test_a_frame_rate_is_a_number(rate):
   assert 'expected frames per second' in refusal(cards.check, {**CARD, 'frame_rate': rate}, 'g')
 
 
+@pytest.mark.parametrize('fit', ['zoom', None, ['crop']])
+def test_how_images_were_made_square_is_a_word(fit):
+  cards.check({**CARD, 'fit': 'pad'}, 'g.json')
+  assert 'expected crop, pad, stretch' in refusal(cards.check, {**CARD, 'fit': fit}, 'g')
+
+
 @pytest.mark.parametrize('name', DAMAGED)
 def test_damage_is_one_sentence(tmp_path, name):
   kind, given = DAMAGED[name]

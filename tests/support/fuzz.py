@@ -220,10 +220,16 @@ def images(rng, folder, seeds):
       mangle_picture(rng, seeds)
     )
   given = ml_collections.ConfigDict(
-    {'source': 'folder', 'resolution': 16, 'channels': rng.choice((1, 3)), 'crop': 'center'}
+    {
+      'source': 'folder',
+      'resolution': 16,
+      'channels': rng.choice((1, 3)),
+      'crop': 'center',
+      'frames': 0,
+    }
   )
   try:
-    known = folders.examine(listing.walk(str(folder)), [], given.source)
+    known = folders.examine(listing.walk(str(folder)), [], given)
   except errors.UserError:
     return TOGETHER
   lookup = data.from_pictures(photo_files.picture_of(known), given, known['paths'].__getitem__)
@@ -231,6 +237,131 @@ def images(rng, folder, seeds):
   assert found.shape == (len(known['paths']), 16, 16, given.channels)
   photo_files.of_files(str(folder), known)
   return TOGETHER
+
+
+# Zips, and files of labels.
+
+
+def seed_zips(seeds):
+  """Return [bytes] of zips of images and labels, in the layouts that people have."""
+  small = [one for one in seeds if len(one) < 3000]
+  images = {f'0000{i % 2}/img{i:08d}.png': one for i, one in enumerate(small[:6])}
+  labels = json.dumps({'labels': [[name, i % 2] for i, name in enumerate(images)]})
+  table = 'file_name,label\n' + ''.join(f'{name},{name[4]}\n' for name in images)
+  lines = ''.join(json.dumps({'file_name': name, 'label': name[4]}) + '\n' for name in images)
+  out = []
+  for name, text in (('dataset.json', labels), ('labels.csv', table), ('metadata.jsonl', lines)):
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+      packed = io.BytesIO()
+      with zipfile.ZipFile(packed, 'w', method) as archive:
+        for one, given in {**images, name: text}.items():
+          with archive.open(one, 'w', force_zip64=method == zipfile.ZIP_DEFLATED) as file:
+            file.write(given if isinstance(given, bytes) else given.encode())
+        archive.comment = b'x' * (7 * (method == zipfile.ZIP_STORED))
+      out.append(packed.getvalue())
+  return out
+
+
+def mangle_zip(rng, given):
+  """Return a zip with changes in its list, its end, its headers or anywhere."""
+  out = bytearray(given)
+  marks = rng.choice((b'PK\1\2', b'PK\1\2', b'PK\1\2', b'PK\3\4', b'PK\5\6', b'PK\6\6', None))
+  if marks is None:
+    return mangle(rng, given)
+  places = [i for i in range(len(out)) if out[i : i + 4] == marks]
+  for _ in range(rng.choice((1, 1, 1, 2, 4))):
+    if not places:
+      break
+    at, kind = rng.choice(places), rng.randrange(6)
+    if kind < 3:  # a field
+      width = rng.choice((1, 2, 4, 8))
+      field = at + 4 + 2 * rng.randrange(24)
+      number = rng.choice((*EXTREMES, len(out), at, rng.randrange(len(out))))
+      out[field : field + width] = (number % 256**width).to_bytes(width, 'little')
+    elif kind == 3:  # a name
+      name = rng.choice(
+        (b'../', b'/', b'a//', b'.', b'C:', b'\0', b'\\', b'\xff\xfe', b'00000/img')
+      )
+      out[at + 46 : at + 46 + len(name)] = name
+    elif kind == 4:  # an entry again
+      out[at:at] = out[at : at + rng.choice((46, 67, 100))]
+    else:
+      out[at : at + 46] = out[(other := rng.choice(places)) : other + 46]
+  return bytes(out)
+
+
+def mangle_inside(rng, given):
+  """Return a sound zip with changes in its files of labels and some of its images."""
+  out = io.BytesIO()
+  with zipfile.ZipFile(io.BytesIO(given)) as old, zipfile.ZipFile(out, 'w') as new:
+    for entry in old.infolist():
+      content = old.read(entry)
+      if entry.filename.endswith('.json') and rng.random() < 0.7:
+        content = mangle_json(rng, json.loads(content))
+      elif entry.filename.endswith('.jsonl') and rng.random() < 0.7:
+        lines = [json.loads(line) for line in content.splitlines()]
+        content = b'\n'.join(mangle_json(rng, line) for line in lines)
+      elif rng.random() < 0.4:
+        content = mangle(rng, content)
+      new.writestr(entry.filename, content)
+  return out.getvalue()
+
+
+def zips(rng, folder, seeds):
+  """Try zips: their lists, all of their files, their labels; of the last, a whole source."""
+  import ml_collections
+  import numpy as np
+
+  from bigjax import data
+  from bigjax.core import errors
+  from bigjax.data.reading import label_files, levels, stores
+
+  given = ml_collections.ConfigDict(
+    {
+      'source': f'folder:{folder}/x.zip',
+      'data_dir': '',
+      'resolution': 16,
+      'channels': 3,
+      'frames': 0,
+      'num_classes': None,
+      'held_out': 0.3,
+      'fraction': 1.0,
+      'per_class': 0,
+      'imbalance': 1.0,
+      'crop': 'center',
+      'flip': False,
+    }
+  )
+
+  def attempt(call):
+    try:
+      return call()
+    except errors.UserError as error:
+      assert len(str(error).splitlines()) == 1 and str(error).isprintable(), repr(str(error))
+
+  def look():
+    store = stores.Zip(f'{folder}/x.zip')
+    listed = store.listing()
+    for path in store.members:
+      store.look(path)
+    labels = label_files.find(listed, levels.splits(listed), given)
+    if labels.of:
+      classes = label_files.classes_of(listed, labels)
+      label_files.of_images(listed, labels, classes)
+
+  for _ in range(TOGETHER):
+    seed = rng.choice(seeds)
+    way = rng.choice((mangle_zip, mangle_zip, mangle_inside))
+    (folder / 'x.zip').write_bytes(way(rng, seed))
+    attempt(look)
+
+  def whole():
+    source = data.load(given)
+    data.read(source.lookup, np.arange(source.num_train))
+
+  attempt(whole)
+  assert os.listdir(folder) == ['x.zip'], 'something was written'
+  return TOGETHER + 1
 
 
 # Cards, and what lies in a workdir.
@@ -365,14 +496,14 @@ def cards(rng, folder, _):
 
 
 KNOWN = set()
-TARGETS = {'images': images, 'cards': cards}
+TARGETS = {'images': images, 'cards': cards, 'zips': zips}
 
 
 def child(target, seed, until, root):
   """Run cases until a time; print how many, after each batch."""
   os.environ['BIGJAX_CACHE'] = str(root / 'cache')
   warnings.simplefilter('ignore')
-  seeds = pictures() if target == 'images' else None
+  seeds = {'images': pictures, 'zips': lambda: seed_zips(pictures())}.get(target, list)()
   folder = root / 'case'
   faulthandler.register(signal.SIGPROF, chain=True)  # then it ends the process
   most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -37,10 +37,10 @@ def pairs(images, labels):
   )
 
 
-def square(image, resolution, channels=3, chance=None):
+def square(image, resolution, channels=3, chance=None, fit='crop'):
   tf = data.tensorflow()
   chance = None if chance is None else tf.constant(chance, tf.int64)
-  return decode_lib.square(tf, tf.constant(image), resolution, channels, chance).numpy()
+  return decode_lib.square(tf, tf.constant(image), resolution, channels, chance, fit).numpy()
 
 
 def level(images, side):

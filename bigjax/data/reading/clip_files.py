@@ -8,6 +8,7 @@ are a clip is told in `window`.
 import concurrent.futures
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -17,9 +18,9 @@ from bigjax import data
 from bigjax.core import errors, progress
 from bigjax.data.reading import decode, listing, photo_files, tfrecord, video
 from bigjax.data.reading.levels import NAMED, readable, some
+from bigjax.data.reading.stores import HASH
 
 WHAT = 'clips'
-HASH = photo_files.HASH
 OF_CLIPS = ('nums', 'starts', 'rates', 'sizes', 'grey', 'contents')  # facts, one for each
 
 
@@ -225,7 +226,7 @@ def lookup(known: dict[str, Any], config: ml_collections.ConfigDict) -> data.Loo
   stride, span = spans(config)
   steps = np.arange(config.frames) * stride
   shape = config.resolution, config.resolution, config.channels
-  random = config.crop == 'random'
+  random, fit = config.crop == 'random', config.get('fit', 'crop')
   flat = [os.fsencode(path) for path in known['files']]  # a name need not be text
 
   def from_video(index, first, chance):
@@ -233,7 +234,7 @@ def lookup(known: dict[str, Any], config: ml_collections.ConfigDict) -> data.Loo
     places = known['places'][start : start + num]
     chance = int(chance) if random and chance >= 0 else None
     found = video.frames(known['paths'][index], places, (first + steps).tolist())
-    return np.stack([video.square(frame, *shape[1:], chance) for frame in found])
+    return np.stack([video.square(frame, *shape[1:], chance, fit) for frame in found])
 
   def look_up(tf, indices, chance):
     with tf.init_scope():  # outside the graph, whose constants may not exceed 2 GiB
@@ -244,7 +245,7 @@ def lookup(known: dict[str, Any], config: ml_collections.ConfigDict) -> data.Loo
 
     def picture(at):
       image = decode.decode(tf, tf.io.read_file(files[at]), orientations[at])
-      return decode.square(tf, image, *shape[1:], left if random else None)
+      return decode.square(tf, image, *shape[1:], left if random else None, fit)
 
     def from_folder():
       return tf.map_fn(picture, starts[index] + first + steps, fn_output_signature=tf.uint8)
@@ -309,8 +310,9 @@ def of_rates(known: dict[str, Any], config: ml_collections.ConfigDict) -> list[d
   return found
 
 
-def of_others(listed: listing.Listing) -> list[data.Finding]:
-  """Findings about what lies below a folder and is no clip."""
+def of_others(listed: listing.Listing, used: Sequence[str] = ()) -> list[data.Finding]:
+  """Findings about what lies below a folder and is no clip; see `photo_files.of_others`."""
+  del used  # clips have the labels of their folders
   stills = [path for path in listed.others if listing.is_image(path)]
   rest = sorted({*listed.others} - {*stills})
   found = []

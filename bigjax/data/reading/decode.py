@@ -174,10 +174,17 @@ def upright(tf: Any, image: Any, orientation: Any) -> Any:
   return tf.reverse(image, tf.boolean_mask([0, 1], flipped))
 
 
-def square(tf: Any, image: Any, resolution: int, channels: int, chance: Any | None = None) -> Any:
-  """Return uint8 [h, w, 3] as [resolution, resolution, channels]: crop, colour, resize.
+def square(
+  tf: Any,
+  image: Any,
+  resolution: int,
+  channels: int,
+  chance: Any | None = None,
+  fit: str = 'crop',
+) -> Any:
+  """Return uint8 [h, w, 3] as [resolution, resolution, channels]: fit, colour, resize.
 
-  Larger squares are averaged by area (antialiased; the paper's), smaller ones enlarged bicubically.
+  Larger ones are averaged by area (antialiased; the paper's), smaller ones enlarged bicubically.
   Grey is the luma of ITU-R 601.
 
   Args:
@@ -186,23 +193,51 @@ def square(tf: Any, image: Any, resolution: int, channels: int, chance: Any | No
     resolution: of the result, in pixels.
     channels: 1 (grey) or 3 (colour).
     chance: non-negative int64; where along the long edge to cut. None cuts in the middle.
+    fit: 'crop' to a square of the short edge; 'pad' with black to one of the long edge; 'stretch'
+      both edges to one length.
   """
+  if fit == 'crop':
+    image = cut(tf, image, chance)
+  if channels == 1:
+    image = luma(tf, image)
+  shape = tf.shape(image)[:2]
+  target = padded_size(tf, shape, resolution) if fit == 'pad' else [resolution, resolution]
+  image = resized(tf, image, target)
+  if fit == 'pad':
+    bars = resolution - target
+    image = tf.pad(image, [*tf.unstack(tf.stack([bars // 2, bars - bars // 2], 1)), [0, 0]])
+  return tf.ensure_shape(image, [resolution, resolution, channels])
+
+
+def cut(tf: Any, image: Any, chance: Any | None) -> Any:
+  """The square of the short edge of [h, w, C], by chance along the long one, or in its middle."""
   shape = tf.shape(image)
   size = tf.minimum(shape[0], shape[1])
   room = tf.maximum(shape[0], shape[1]) - size
   at = room // 2 if chance is None else tf.cast(chance % tf.cast(room + 1, tf.int64), tf.int32)
   top, left = tf.where(shape[0] > shape[1], at, 0), tf.where(shape[0] > shape[1], 0, at)
-  image = image[top : top + size, left : left + size]
-  if channels == 1:
-    image = luma(tf, image)
+  return image[top : top + size, left : left + size]
 
-  def resize(method):
-    resized = tf.image.resize(image, [resolution, resolution], method)
-    return tf.cast(tf.clip_by_value(tf.floor(resized + 0.5), 0, 255), tf.uint8)
 
-  other = lambda: tf.cond(size < resolution, lambda: resize('bicubic'), lambda: resize('area'))
-  image = tf.cond(size == resolution, lambda: image, other)
-  return tf.ensure_shape(image, [resolution, resolution, channels])
+def padded_size(tf: Any, shape: Any, resolution: int) -> Any:
+  """(Height, width), int32 [2], of a picture of that shape whose long edge is `resolution`."""
+  shape = tf.cast(shape, tf.int64)  # or an edge of a million pixels would be too many
+  longest = tf.reduce_max(shape)
+  return tf.cast(tf.maximum((2 * shape * resolution + longest) // (2 * longest), 1), tf.int32)
+
+
+def resized(tf: Any, image: Any, target: Any) -> Any:
+  """uint8 [h, w, C] at a height and width: averaged along edges that shrink, then enlarged."""
+
+  def resize(image, size, method):
+    floats = tf.image.resize(image, size, method)
+    return tf.cast(tf.clip_by_value(tf.floor(floats + 0.5), 0, 255), tf.uint8)
+
+  given = tf.shape(image)[:2]
+  least = tf.minimum(given, target)
+  same = lambda one, other: tf.reduce_all(one == other)
+  image = tf.cond(same(least, given), lambda: image, lambda: resize(image, least, 'area'))
+  return tf.cond(same(least, target), lambda: image, lambda: resize(image, target, 'bicubic'))
 
 
 def luma(tf: Any, image: Any) -> Any:

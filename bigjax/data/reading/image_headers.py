@@ -3,6 +3,7 @@
 Nothing here reads a pixel. What is left alone would cost hours or all memory, or is not a file.
 """
 
+import io
 import os
 import stat
 import warnings
@@ -28,23 +29,33 @@ def examine(path: str) -> tuple[int, str]:
       return 1, 'empty'
     if about.st_size > MOST_BYTES:
       return 1, f'over {MOST_BYTES // 2**20} MiB'
-    orientation, pixels = _header(path)
-    if pixels > decode.MOST_PIXELS:
-      return 1, 'too many pixels'
-    if pixels * _num_scans(path) > MOST_WORK:
-      return 1, 'too many scans'
+    with open(path, 'rb') as file:
+      return _of_file(file)
   except OSError:
     return 1, ''  # which the decoder fails at too
+
+
+def examine_bytes(given: bytes) -> tuple[int, str]:
+  """As `examine`, of the bytes of a file."""
+  return _of_file(io.BytesIO(given)) if given else (1, 'empty')
+
+
+def _of_file(file: BinaryIO) -> tuple[int, str]:
+  orientation, pixels = _header(file)
+  if pixels > decode.MOST_PIXELS:
+    return 1, 'too many pixels'
+  if pixels * _num_scans(file) > MOST_WORK:
+    return 1, 'too many scans'
   return orientation, ''
 
 
-def _header(path: str) -> tuple[int, int]:
+def _header(file: BinaryIO) -> tuple[int, int]:
   """Return the orientation and the number of pixels; 1 and the most where it cannot be told."""
   pixels = decode.MOST_PIXELS
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # of large pictures, damaged EXIF
-      with Image.open(path, formats=FORMATS) as image:
+      with Image.open(file, formats=FORMATS) as image:
         pixels = image.width * image.height
         # Not a PNG's own, which decodes all of the picture to look for EXIF behind it.
         given = Image.Image.getexif(image).get(ORIENTATION, 1)
@@ -55,13 +66,13 @@ def _header(path: str) -> tuple[int, int]:
   return (given if given in range(1, 9) else 1), pixels
 
 
-def _num_scans(path: str) -> int:
+def _num_scans(file: BinaryIO) -> int:
   """Return how often a decoder goes over the picture, at most: 1 unless it is a JPEG in scans."""
-  with open(path, 'rb') as file:
-    if file.read(2) != b'\xff\xd8' or _in_one_scan(file):
-      return 1
-    file.seek(0)
-    return max(file.read(MOST_BYTES).count(b'\xff\xda'), 1)
+  file.seek(0)
+  if file.read(2) != b'\xff\xd8' or _in_one_scan(file):
+    return 1
+  file.seek(0)
+  return max(file.read(MOST_BYTES).count(b'\xff\xda'), 1)
 
 
 def _in_one_scan(file: BinaryIO) -> bool:

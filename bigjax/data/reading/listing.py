@@ -7,6 +7,8 @@ which storage devices and archives keep thumbnails and deleted files beside phot
 import dataclasses
 import os
 import re
+from collections.abc import Iterable
+from typing import Any
 
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif')
 VIDEOS = ('.mp4', '.m4v', '.mov', '.webm', '.mkv', '.avi')
@@ -16,6 +18,7 @@ UNREAD = (  # endings of pictures that no decoder here reads
   '.rw2', '.raw', '.exr', '.hdr', '.dcm',
 )  # fmt: skip
 TABLES = ('.json', '.jsonl', '.csv', '.tsv', '.parquet', '.xml', '.mat')
+LABELS = ('dataset.json', 'labels.csv', 'labels.jsonl', 'metadata.csv', 'metadata.jsonl')
 ABOUT = re.compile(r'label|class|annot|attr|caption|meta')  # in the name of a .txt
 ASIDE = (  # in lower case, as the others
   '@eadir', '__macosx', '#recycle', '@recycle', '$recycle.bin', '#snapshot', '@recently-snapshot',
@@ -36,6 +39,7 @@ class Listing:
     aside: images in folders that are passed over (ASIDE, PREVIEWS).
     closed: folders that may not be read.
     what: images are called so; clips take their place where those are read.
+    store: of `stores`, what reads them; None for files on the disk.
   """
 
   root: str
@@ -45,6 +49,7 @@ class Listing:
   aside: list[str]
   closed: list[str]
   what: str = 'images'
+  store: Any = None
 
   def within(self, folder: str) -> 'Listing':
     """The part below one of its folders ('' for all)."""
@@ -52,7 +57,7 @@ class Listing:
       return self
     cut = lambda paths: [p[len(folder) + 1 :] for p in paths if p.startswith(folder + '/')]
     columns = self.images, self.others, self.folders, self.aside, self.closed
-    return Listing(os.path.join(self.root, folder), *map(cut, columns), self.what)
+    return Listing(os.path.join(self.root, folder), *map(cut, columns), self.what, self.store)
 
 
 def walk(root: str) -> Listing:
@@ -91,6 +96,43 @@ def walk(root: str) -> Listing:
   return listing
 
 
+def of_names(root: str, files: Iterable[str], folders: Iterable[str], store: Any) -> Listing:
+  """The listing of files by their names, as `walk` lists those of a folder.
+
+  Args:
+    root: what they are relative to.
+    files: names.
+    folders: names of those, also without files.
+    store: see Listing.
+  """
+  listing = Listing(root, [], [], [], [], [], store=store)
+  seen: set[str] = set()
+
+  def entered(folder: str) -> tuple[bool, bool]:
+    """(Whether a folder is hidden, whether it is passed over)."""
+    names = folder.split('/') if folder else []
+    hidden = any(name.startswith('.') for name in names)
+    aside = any(name.lower() in (ASIDE + PREVIEWS if i else ASIDE) for i, name in enumerate(names))
+    if not hidden and not aside:
+      seen.update('/'.join(names[: i + 1]) for i in range(len(names)))
+    return hidden, aside
+
+  known: dict[str, tuple[bool, bool]] = {}
+  for path in (*(f'{folder}/' for folder in folders), *files):
+    folder, _, name = path.rpartition('/')
+    hidden, aside = known[folder] if folder in known else known.setdefault(folder, entered(folder))
+    if hidden or not name:
+      continue
+    if is_image(name):
+      (listing.aside if aside else listing.images).append(path)
+    elif not aside and not name.startswith('.') and name.lower() not in ASIDE:
+      listing.others.append(path)
+  listing.folders.extend(seen)
+  for column in (listing.images, listing.others, listing.folders, listing.aside):
+    column.sort()
+  return listing
+
+
 def is_folder(entry: os.DirEntry) -> bool:
   """Whether an entry is a folder, or a link to one; a link in a circle is none."""
   try:
@@ -113,6 +155,11 @@ def is_table(name: str) -> bool:
   """Whether a file's name is that of labels or annotations."""
   base, suffix = os.path.splitext(os.path.basename(name.lower()))
   return suffix in TABLES or (suffix == '.txt' and bool(ABOUT.search(base)))
+
+
+def is_label_file(path: str) -> bool:
+  """Whether a file's name is one of those that labels of images are looked for in."""
+  return os.path.basename(path).lower() in LABELS
 
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:

@@ -8,46 +8,51 @@ import concurrent.futures
 import hashlib
 import os
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
 
 from bigjax import data
 from bigjax.core import errors
-from bigjax.data.reading import image_headers, listing, tfrecord
+from bigjax.data.reading import listing, tfrecord
 from bigjax.data.reading.levels import NAMED, readable, some
+from bigjax.data.reading.stores import FILES, HASH
 
-HASH = 16  # bytes of a file's
+OF_FITS = {  # what becomes of images that are not square
+  'crop': 'a square is cut out of them (data.fit=pad or stretch keeps all of them)',
+  'pad': 'black bars are laid beside them',
+  'stretch': 'they are stretched',
+}
 
 
-def examine(root: str, names: list[str], source: str) -> dict[str, np.ndarray]:
+def examine(below: listing.Listing, source: str) -> dict[str, Any]:
   """Facts about every image that can be read, in the order of their names.
 
-  names [n] (relative to `root`), paths [n], orientations int32 [n], sizes int [n, 2], grey bool
+  names [n] (relative to the root), paths [n], orientations int32 [n], sizes int [n, 2], grey bool
   [n] (whether it has no colour), contents uint8 [n, HASH], labels int32 [n] (0), the names of
-  unreadable images, and why they were not tried ('' if they were).
+  unreadable images, and why they were not tried ('' if they were); and the store they lie in.
 
   Args:
-    root: a folder.
-    names: of its images, relative to it.
-    source: what it was asked for by.
+    below: the images.
+    source: what they were asked for by.
   Raises:
     UserError: there is no image, or none can be read.
   """
+  names, store = below.images, below.store or FILES
   if not names:
     raise errors.UserError(
-      f'data.source is {source!r}, but no image is below {root!r} '
+      f'data.source is {source!r}, but no image is below {below.root!r} '
       f'(looked for {" ".join(listing.SUFFIXES)}).'
     )
-  paths = [os.path.join(root, name) for name in names]
-  facts = tfrecord.cached(
-    'photos', tfrecord.fingerprint(paths, need=False), lambda: read_all(paths)
-  )
+  paths = [os.path.join(below.root, name) for name in names]
+  facts = tfrecord.cached('photos', store.fingerprint(paths), lambda: read_all(paths, store))
   good, reasons = facts['readable'], facts['reasons']
   if not good.any():
     raise errors.UserError(
       f'data.source is {source!r}, but none of its {len(names)} images can be read, such as '
-      f'{paths[0]!r}.'
+      f'{paths[0]!r}' + f' ({reasons[0]})' * bool(reasons[0]) + '.'
     )
   # Of Python's own texts: NumPy's would all be as long as the longest.
   names, paths = np.array(names, object), np.array(paths, object)
@@ -57,17 +62,19 @@ def examine(root: str, names: list[str], source: str) -> dict[str, np.ndarray]:
     'labels': np.zeros(good.sum(), np.int32),
     'unreadable': names[~good],
     'reasons': reasons[~good],
+    'store': store,
     **{name: facts[name][good] for name in ('orientations', 'sizes', 'grey', 'contents')},
   }
 
 
-def read_all(paths: list[str]) -> dict[str, np.ndarray]:
-  """Reads what `examine` keeps of files, readable or not."""
+def read_all(paths: list[str], store: Any = FILES) -> dict[str, np.ndarray]:
+  """Reads what `examine` keeps of files in a store, readable or not."""
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    told = list(pool.map(look, paths))
+    told = list(pool.map(store.look, paths))
   orientations, reasons, contents = zip(*told, strict=True)
   reasons, orientations = np.array(reasons), np.array(orientations, np.int32)
   everything = {'paths': paths, 'orientations': orientations, 'labels': np.zeros(len(paths), int)}
+  everything['store'] = store
   seen = data.survey(picture_of(everything), np.flatnonzero(reasons == ''), 'examining photos')
   can_be = np.zeros(len(paths), bool)
   sizes, grey = np.zeros((len(paths), 2), np.int64), np.zeros(len(paths), bool)
@@ -82,28 +89,15 @@ def read_all(paths: list[str]) -> dict[str, np.ndarray]:
   }
 
 
-def look(path: str) -> tuple[int, str, bytes]:
-  """A file's orientation, why not to decode it ('' to do so), and the hash of its bytes if so."""
-  orientation, reason = image_headers.examine(path)
-  words = hashlib.blake2b(digest_size=HASH)
-  if not reason:
-    try:
-      with open(path, 'rb') as file:
-        words = hashlib.file_digest(file, lambda: words)
-    except OSError:  # which the decoder fails at too
-      pass
-  return orientation, reason, words.digest()
-
-
-def picture_of(known: dict[str, np.ndarray]) -> data.Picture:
+def picture_of(known: dict[str, Any]) -> data.Picture:
   """Return the pictures of examined files."""
-  paths = [os.fsencode(path) for path in known['paths']]  # a name need not be text
-  columns = paths, known['orientations'], known['labels']
+  read = known['store'].reader(known['paths'])
+  columns = known['orientations'], known['labels']
 
   def picture(tf, index):
     with tf.init_scope():  # outside the graph, whose constants may not exceed 2 GiB
-      path, orientation, label = (tf.constant(column) for column in columns)
-    return tf.io.read_file(path[index]), orientation[index], label[index]
+      orientation, label = (tf.constant(column) for column in columns)
+    return read(tf, index), orientation[index], label[index]
 
   return picture
 
@@ -136,24 +130,25 @@ def of_files(root: str, known: dict[str, np.ndarray]) -> data.Finding:
   )
 
 
-def of_others(listed: listing.Listing) -> list[data.Finding]:
-  """Findings about what lies below a folder and is not read."""
+def of_others(listed: listing.Listing, used: Sequence[str] = ()) -> list[data.Finding]:
+  """Findings about what lies below a folder and is not read; of labels, `used` are."""
   found: list[data.Finding] = []
   suffix = lambda path: os.path.splitext(path)[1].lower()
   unread = [path for path in listed.others if suffix(path) in listing.UNREAD]
-  tables = [path for path in listed.others if listing.is_table(path)]
+  tables = [path for path in listed.others if listing.is_table(path) and path not in used]
   if moving := [path for path in listed.images if suffix(path) == '.gif']:
     words = 'of an animation the first picture is used; data.frames=16 makes clips of them'
     found.append(('ok', f'{len(moving):,} GIFs: {words}'))
   videos = [path for path in listed.others if is_video(path)]
-  numbered = in_order(listed)
-  rest = sorted({*listed.others} - {*unread} - {*tables} - {*videos})
+  numbered = [] if used else in_order(listed)
+  rest = sorted({*listed.others} - {*unread} - {*tables} - {*videos} - {*used})
   for paths, level, words in (
     (unread, 'warning', 'pictures are of kinds that bigjax does not read; convert them to PNG'),
     (
       tables,
       'warning',
-      'files look like labels and are not read: classes are folders',
+      'files look like labels and are not read (dataset.json, labels.csv and metadata.jsonl are, '
+      'beside the images or their folders)',
     ),
     (videos, 'warning', 'videos are left out; data.frames=16 makes clips of 16 frames of them'),
     (
@@ -189,6 +184,31 @@ def in_order(listed: listing.Listing) -> list[str]:
   return sorted(numbers) if len(numbers) > 1 and all(map(gapless, numbers.values())) else []
 
 
+def of_sizes(
+  sizes: np.ndarray, config: ml_collections.ConfigDict, what: str = 'images'
+) -> tuple[data.Finding, ...]:
+  """Findings about how images of these heights and widths, int [n, 2], become squares of one size.
+
+  Args:
+    sizes: of those that were looked at.
+    config: the group `data`.
+    what: they are called.
+  """
+  resolution, fit = config.resolution, config.get('fit', 'crop')
+  edge = sizes.max(1) if fit == 'pad' else sizes.min(1)  # which becomes data.resolution
+  at = int(edge.argmin())
+  words = f'the smallest of {len(sizes):,} {what} looked at is {sizes[at, 1]}x{sizes[at, 0]}'
+  fewer = int((edge < resolution).sum())
+  found: list[data.Finding] = [('ok', f'{words} pixels, for data.resolution={resolution}')]
+  if fewer:
+    words += f', and {fewer:,} are below data.resolution={resolution}: they are enlarged'
+    found = [('warning', words)]
+  if others := int((sizes[:, 0] != sizes[:, 1]).sum()):
+    words = f'{others:,} of {len(sizes):,} {what} looked at are not square: '
+    found.append(('ok', words + OF_FITS[fit]))
+  return tuple(found)
+
+
 def greyed(grey: np.ndarray, channels: int, what: str = 'images') -> tuple[data.Finding, ...]:
   """The finding about pictures in colour that `data.channels` makes grey; none where none is.
 
@@ -203,6 +223,20 @@ def greyed(grey: np.ndarray, channels: int, what: str = 'images') -> tuple[data.
   return (
     ('warning', f'{colour:,} of {len(grey):,} {what} looked at are in colour, and are made grey'),
   )
+
+
+def together(
+  train: dict[str, Any], unseen: dict[str, Any], held_out: np.ndarray
+) -> tuple[dict[str, Any], np.ndarray]:
+  """(Names, labels and contents of all images, whether each is held out), for `copies`."""
+  if unseen is train:
+    mask = np.zeros(len(train['labels']), bool)
+    mask[held_out] = True
+    return {**train, 'labels': data.one_label(train['labels'])}, mask
+  both = {name: np.concatenate([train[name], unseen[name]]) for name in ('names', 'contents')} | {
+    'labels': np.concatenate([data.one_label(of['labels']) for of in (train, unseen)])
+  }
+  return both, np.arange(len(both['labels'])) >= len(train['labels'])
 
 
 def copies(

@@ -72,15 +72,17 @@ def from_pictures(
 
   Args:
     picture: (tf, scalar index) -> (encoded image, EXIF orientation, label).
-    config: the group `data`: resolution, channels, crop.
+    config: the group `data`: resolution, channels, crop, fit.
     name_of: see Named.
   """
+
+  fit = config.get('fit', 'crop')
 
   def lookup(tf, indices, chance):
     encoded, orientation, label = picture(tf, indices[0])
     image = decode.decode(tf, encoded, orientation)
     chance = chance[0] if config.crop == 'random' and chance is not None else None
-    image = decode.square(tf, image, config.resolution, config.channels, chance)
+    image = decode.square(tf, image, config.resolution, config.channels, chance, fit)
     return image[None], tf.cast(label, tf.int32)[None]
 
   return Named(lookup, name_of)

@@ -127,13 +127,15 @@ def lookup(
   stride, span = clip_files.spans(config)
   steps = np.arange(config.frames) * stride
   shape = config.resolution, config.resolution, config.channels
+  fit = config.get('fit', 'crop')
 
   def look_up(tf, indices, chance):
     encoded, orientation, label = picture(tf, indices[0])
     num = tf.size(encoded, tf.int64)
     first, left = clip_files.window(num, span, None if chance is None else chance[0])
     left = left if config.crop == 'random' else None
-    frame = lambda one: decode.square(tf, decode.decode(tf, one, orientation), *shape[1:], left)
+    whole = lambda one: decode.decode(tf, one, orientation)
+    frame = lambda one: decode.square(tf, whole(one), *shape[1:], left, fit)
     clip = tf.map_fn(frame, tf.gather(encoded, first + steps), fn_output_signature=tf.uint8)
     return tf.ensure_shape(clip, [config.frames, *shape])[None], tf.cast(label, tf.int32)[None]
 

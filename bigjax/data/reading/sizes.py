@@ -99,7 +99,8 @@ class SmallCopies:
     num_bytes: of all.
   """
 
-  def __init__(self, num: int, resolution: int, channels: int):
+  def __init__(self, num: int, resolution: int, channels: int, several: tuple[int, ...] = ()):
+    """`several` are the labels of an image, (m,) where that may be more than one."""
     halves = [resolution >> i for i in range(1, 32) if resolution % 2**i == 0]
     self.sides, self.num_bytes = (), 0
     for side in sorted(side for side in halves if side >= SMALLEST):
@@ -109,7 +110,7 @@ class SmallCopies:
       self.sides, self.num_bytes = (side, *self.sides), self.num_bytes + more
     # Pages of memory are the system's until something is written to them.
     self._images = {side: np.zeros((num, side, side, channels), np.uint8) for side in self.sides}
-    self._labels = np.zeros(num, np.int32)
+    self._labels = np.zeros((num, *several), np.int32)
     self._known = np.zeros(num, bool)
 
   def have(self, wanted: Mapping[str, int]) -> bool:
@@ -156,7 +157,7 @@ class SmallCopies:
       shapes = {side: [*indices.shape, side, side, channels] for side in sides}
       images = [tf.ensure_shape(x, shapes[side]) for side, x in zip(sides, images, strict=True)]
       of_side = dict(zip(sides, images, strict=True))
-      labels = tf.ensure_shape(labels, indices.shape)
+      labels = tf.ensure_shape(labels, [*indices.shape, *self._labels.shape[1:]])
       return {name: of_side[side] for name, side in wanted.items()}, labels
 
     return looked_up

@@ -255,7 +255,7 @@ def is_grey(frame: np.ndarray) -> bool:
 
 
 def square(
-  frame: np.ndarray, resolution: int, channels: int, chance: int | None = None
+  frame: np.ndarray, resolution: int, channels: int, chance: int | None = None, fit: str = 'crop'
 ) -> np.ndarray:
   """uint8 [h, w, 3] as [resolution, resolution, channels]: what `decode.square` does, in NumPy.
 
@@ -264,24 +264,39 @@ def square(
     resolution: of the result, in pixels.
     channels: 1 (grey) or 3 (colour).
     chance: where along the long edge to cut; None cuts in the middle.
+    fit: as of `decode.square`.
   """
   height, width = frame.shape[:2]
   size, room = min(height, width), abs(height - width)
-  at = room // 2 if chance is None else chance % (room + 1)
-  top, left = (at, 0) if height > width else (0, at)
-  frame = frame[top : top + size, left : left + size]
+  if fit == 'crop':
+    at = room // 2 if chance is None else chance % (room + 1)
+    top, left = (at, 0) if height > width else (0, at)
+    frame = frame[top : top + size, left : left + size]
   if channels == 1:
     grey = frame.astype(np.int32) @ [19595, 38470, 7471] + 0x8000 >> 16
     frame = grey.astype(np.uint8)[..., None]
-  if size == resolution:
+  if fit != 'pad':
+    return resized(frame, resolution, resolution)
+  longest = max(height, width)
+  edges = [max((2 * edge * resolution + longest) // (2 * longest), 1) for edge in (height, width)]
+  bars = [((resolution - edge) // 2, (resolution - edge + 1) // 2) for edge in edges]
+  return np.pad(resized(frame, *edges), [*bars, (0, 0)])
+
+
+def resized(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+  """uint8 [h, w, C] at a height and width: averaged along edges that shrink, then enlarged."""
+  given, channels = frame.shape[:2], frame.shape[2]
+  least = min(given[0], height), min(given[1], width)
+  if least != given:
+    rows = area(given[0], least[0]) @ frame.reshape(given[0], -1).astype(np.float32)
+    rows = rows.reshape(least[0], given[1], channels)
+    mean = np.einsum('js,isc->ijc', area(given[1], least[1]), rows, optimize=True)
+    frame = np.floor(mean + 0.5).astype(np.uint8)
+  if least == (height, width):
     return frame
-  if size < resolution:
-    picture = Image.fromarray(frame if channels == 3 else frame[..., 0])
-    picture = picture.resize((resolution, resolution), Image.Resampling.BICUBIC)
-    return np.asarray(picture).reshape(resolution, resolution, channels)
-  mean = area(size, resolution)
-  rows = (mean @ frame.reshape(size, -1).astype(np.float32)).reshape(resolution, size, channels)
-  return np.floor(np.einsum('js,isc->ijc', mean, rows, optimize=True) + 0.5).astype(np.uint8)
+  picture = Image.fromarray(frame if channels == 3 else frame[..., 0])
+  picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+  return np.asarray(picture).reshape(height, width, channels)
 
 
 @functools.lru_cache(64)

@@ -93,7 +93,7 @@ def open_set(tf: Any, builder: Any, config: ml_collections.ConfigDict) -> data.S
     'held_out_digest': digest(unseen or seen),
     'findings': (
       *found,
-      data.small_images(looked_at[:, 1:3], config.resolution),
+      *photo_files.of_sizes(looked_at[:, 1:3], config),
       *photo_files.greyed(looked_at[:, 4].astype(bool), config.channels),
     ),
   }

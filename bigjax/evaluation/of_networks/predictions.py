@@ -37,7 +37,9 @@ def held_out(
       '--predict synthetic.'
     )
   blind = 1 if loaded.num_classes == 1 else None  # else as many as there are, checked below
-  source = image_sets.as_of_run(name, loaded.shape, data_dir, workdir, num_classes=blind)
+  source = image_sets.as_of_run(
+    name, loaded.shape, data_dir, workdir, num_classes=blind, fit=loaded.fit
+  )
   known = len(source.class_names)
   if loaded.num_classes not in (1, known):
     raise errors.UserError(

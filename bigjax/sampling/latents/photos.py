@@ -1,7 +1,7 @@
 """Photos for a generator to find: files read as for training, by Pillow alone.
 
-Upright, on white, the central square, averaged down or enlarged to the generator's size. Files that
-would not be decoded for training are not decoded here either.
+Upright, on white, made square as its training images were, averaged down or enlarged to its size.
+Files that would not be decoded for training are not decoded here either.
 """
 
 import os
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from bigjax.core import errors
-from bigjax.data.reading import image_headers, listing
+from bigjax.data.reading import image_headers, listing, video
 
 MOST = 10_000
 
@@ -35,8 +35,8 @@ def files(path: str) -> list[str]:
   return found
 
 
-def read(path: str, shape: tuple[int, ...]) -> np.ndarray:
-  """A photo as uint8 [H, W, C] of a generator's shape.
+def read(path: str, shape: tuple[int, ...], fit: str = 'crop') -> np.ndarray:
+  """A photo as uint8 [H, W, C] of a generator's shape; `fit` as data.fit.
 
   Raises:
     UserError: it cannot be read.
@@ -52,9 +52,5 @@ def read(path: str, shape: tuple[int, ...]) -> np.ndarray:
       f'the image {path!r} cannot be read ({error}); leave it out, or give another.'
     ) from None
   white = Image.new('RGBA', picture.size, 'white')
-  picture = Image.alpha_composite(white, picture).convert('L' if shape[-1] == 1 else 'RGB')
-  side, size = min(picture.size), shape[-3]
-  left, top = (picture.width - side) // 2, (picture.height - side) // 2
-  picture = picture.crop((left, top, left + side, top + side))
-  way = Image.Resampling.BICUBIC if side < size else Image.Resampling.BOX
-  return np.asarray(picture.resize((size, size), way)).reshape(size, size, shape[-1])
+  picture = Image.alpha_composite(white, picture).convert('RGB')
+  return video.square(np.asarray(picture), shape[-3], shape[-1], fit=fit)

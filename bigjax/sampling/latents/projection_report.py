@@ -258,7 +258,7 @@ def run(args: argparse.Namespace) -> None:
   loaded = of_options(args)
   check(args, loaded)
   paths = photos.files(args.images)
-  images = np.stack([photos.read(path, loaded.shape) for path in paths])
+  images = np.stack([photos.read(path, loaded.shape, loaded.fit) for path in paths])
   begun = begin(args, loaded)
   found = begun.search.in_parts(images, args.batch, 'given')
   names = [os.path.basename(path) for path in paths]
