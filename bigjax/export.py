@@ -6,8 +6,8 @@ of small images and of others that enlarge them (Ho et al. 2022). Tensors are av
 spectral norm folded in and BatchNorm's standing statistics at every truncation of
 `export.truncations`.
 
-`--hub DIR` writes a folder that the Hugging Face hub understands (sampling/hub_folder.py), and
-`--push OWNER/NAME` sends it there.
+`--hub DIR` writes a folder that the Hugging Face hub understands, and `--push OWNER/NAME` sends it
+there (sampling/sharing/).
 
 The program, of jax.export, makes images where bigjax is not installed: it needs jax and flatbuffers
 alone, on CPU, CUDA or TPU, for batches of any size. Weights, and the statistics of one truncation,
@@ -23,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigjax.core import errors
-from bigjax.sampling import addresses, options
+from bigjax.sampling import options
+from bigjax.sampling.sharing import addresses
 
 FORMATS = ('safetensors', 'npz', 'stablehlo')
 
@@ -83,8 +84,8 @@ def arguments() -> errors.Arguments:
     nargs='+',
     default=[],
     metavar='GENERATOR',
-    help='workdirs or exported files: a generator, then those that enlarge its samples, in order; '
-    '--sampling then sets what the cascade does unless told otherwise, 1.augmentation=100',
+    help='workdirs, exported files or addresses: a generator, then those that enlarge its samples, '
+    'in order; --sampling then sets what the cascade does unless told otherwise, 1.augmentation=100',
   )
   parser.add_argument(
     '--format', help=f'{", ".join(FORMATS)}, or several with commas (default: safetensors)'
@@ -165,9 +166,9 @@ def check_hub(args: argparse.Namespace) -> None:
       )
   if args.private and not args.push:
     raise errors.UserError('--private is of the repository that --push=OWNER/NAME makes.')
-  from bigjax.sampling import hub_licences
+  from bigjax.sampling.sharing import licences
 
-  hub_licences.check(args.license)
+  licences.check(args.license)
   if args.push:
     addresses.check_repo('--push=', args.push)
     errors.need('--push', 'hub', 'huggingface_hub')
@@ -204,7 +205,7 @@ def loaded_of(args: argparse.Namespace) -> Any:
 
 def write_hub(args: argparse.Namespace) -> None:
   """Write the folder for the hub, and send it where that was asked for."""
-  from bigjax.sampling import hub_folder
+  from bigjax.sampling.sharing import hub_folder
 
   hub_folder.check_folder(args.hub)
   loaded = loaded_of(args)
@@ -220,9 +221,9 @@ def write_hub(args: argparse.Namespace) -> None:
   if licence == 'unknown':
     print('others may use the weights only by a licence: name yours with --license.')
   if args.push:
-    from bigjax.sampling import hub_push
+    from bigjax.sampling.sharing import push
 
-    print(f'sent to {hub_push.push(args.hub, names, args.push, args.private)}')
+    print(f'sent to {push.push(args.hub, names, args.push, args.private)}')
     print(f'bigjax sample --params hf://{args.push}')
 
 

@@ -49,9 +49,10 @@ from bigjax.evaluation.reference import (
   read_statistics,
 )
 from bigjax.models.pretrained import taps
-from bigjax.sampling import addresses, generator_file, options
+from bigjax.sampling import generator_file, options
 from bigjax.sampling.loaded import Loaded, load, of_workdir
 from bigjax.sampling.sampler import shape_of
+from bigjax.sampling.sharing import addresses
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from bigjax.core import buckets, checkpoint, errors, files, ranges, trees
-from bigjax.sampling import addresses, remote
+from bigjax.sampling.sharing import addresses, remote
 
 FORMAT = 3
 PACKED = 64  # times its size is what an .npz may unpack to: weights hardly compress at all

@@ -20,9 +20,10 @@ from bigjax.algorithms.compositions import guided as guidance
 from bigjax.core import buckets, errors, paths, ranges, trees
 from bigjax.core.ranges import whole
 from bigjax.sampling import generator_file as cards
-from bigjax.sampling import options, showing
+from bigjax.sampling import options
 from bigjax.sampling.image_files import BATCH
 from bigjax.sampling.sampler import Sampler, from_card, refusing_misfits
+from bigjax.sampling.sharing import showing
 
 Labels = int | str | Sequence[int | str] | np.ndarray | None
 
@@ -122,7 +123,16 @@ class Loaded:
     Raises:
       UserError: as a call, or the generator makes clips.
     """
-    return showing.image(self, label, seed, truncation, **options)
+    if len(self.shape) == 4:
+      raise errors.UserError(
+        'this generator makes clips, of which none is an image: .grid(...) shows their frames side '
+        'by side, a call gives them as arrays.'
+      )
+    several = np.ndim(label) == 1 and np.asarray(label).dtype.kind != 'f'
+    made = self(label if several else [label], truncation, seed, **options)
+    if len(made) != 1:
+      raise errors.UserError(f'{len(made)} labels are several images: .grid(...) shows these.')
+    return showing.picture(made[0])
 
   def grid(
     self,
@@ -148,7 +158,9 @@ class Loaded:
     Raises:
       UserError: as a call, or the images are too many for a picture.
     """
-    return showing.grid(self, classes, seed, seeds, num, truncation, names, **options)
+    labels = read_labels(classes, self.class_names, None)
+    spec = self.spec(truncation, **options)
+    return showing.grid(self, labels, spec, seed, seeds, num, names)
 
   def spec(self, truncation: float | str | None = None, /, **options: Any) -> Spec:
     """Sampling settings: those of the card, but for what is given.

@@ -8,7 +8,7 @@ from typing import Any
 
 from bigjax.core import errors, ranges
 from bigjax.models.pretrained.published import DISTANCES
-from bigjax.sampling import addresses
+from bigjax.sampling.sharing import addresses
 
 FILMS = ('.webp', '.gif', '.mp4')  # endings of files in which clips move
 

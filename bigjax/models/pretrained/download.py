@@ -4,7 +4,8 @@ import hashlib
 import importlib.util
 import os
 
-from bigjax.core import downloads, errors, files
+from bigjax.core import errors, files
+from bigjax.core.web import downloads
 from bigjax.models.pretrained.published import PublishedFile
 
 

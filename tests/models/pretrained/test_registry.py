@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from bigjax.core import downloads, errors, trees
+from bigjax.core import errors, trees
+from bigjax.core.web import downloads
 from bigjax.models.pretrained import cifar_resnet, registry, torch_layout
 from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 

@@ -18,9 +18,10 @@ import urllib.parse
 from collections.abc import Callable
 from typing import IO, NamedTuple
 
-from bigjax.core import downloads, errors, files, progress
-from bigjax.sampling import addresses
-from bigjax.sampling.addresses import Address
+from bigjax.core import errors, files, progress
+from bigjax.core.web import downloads
+from bigjax.sampling.sharing import addresses
+from bigjax.sampling.sharing.addresses import Address
 
 LARGEST = 2**34  # bytes of a generator; ADM's at 512 px has 2**31
 LARGEST_CARD = 2**24

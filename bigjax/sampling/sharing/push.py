@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from bigjax.core import errors
-from bigjax.sampling import remote
+from bigjax.sampling.sharing import remote
 
 SECRET = re.compile(r'\bhf_\w{6,}|(?<=Bearer )\S+|(?<=[?&])\S+')  # the last: what signs an address
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from bigjax.core import errors, files
-from bigjax.sampling import addresses, showing
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.loaded import Loaded
+from bigjax.sampling.sharing import addresses, showing
 
 README, PICTURE, CONFIG = 'README.md', 'samples.png', 'config.json'
 FILES = (README, addresses.FILE, 'generator.json', PICTURE, CONFIG)

@@ -10,9 +10,10 @@ import pytest
 
 from bigjax import sample
 from bigjax.algorithms import family
-from bigjax.core import downloads, errors
-from bigjax.sampling import addresses, remote
+from bigjax.core import errors
+from bigjax.core.web import downloads
 from bigjax.sampling import generator_file as cards
+from bigjax.sampling.sharing import addresses, remote
 from bigjax.training import init_from
 
 import fake_hub

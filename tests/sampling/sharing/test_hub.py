@@ -11,7 +11,7 @@ from PIL import Image
 from bigjax import sample
 from bigjax.core import errors
 from bigjax.sampling import generator_file as cards
-from bigjax.sampling import hub_folder, hub_push
+from bigjax.sampling.sharing import hub_folder, push
 
 import fake_hub
 
@@ -209,7 +209,7 @@ def test_private_is_not_pushed_in_public(bigjax, params, hub, tmp_path):
 
 
 def test_what_looks_like_a_token_is_hidden():
-  words = hub_push.hidden('a hf_abcDEF123 b Bearer xyz c\nsecret http://s3/x?sign=y z', 'secret')
+  words = push.hidden('a hf_abcDEF123 b Bearer xyz c\nsecret http://s3/x?sign=y z', 'secret')
   assert words == 'a *** b Bearer *** c *** http://s3/x?*** z'
 
 
