@@ -85,7 +85,8 @@ def arguments() -> errors.Arguments:
     default=[],
     metavar='GENERATOR',
     help='workdirs, exported files or addresses: a generator, then those that enlarge its samples, '
-    'in order; --sampling then sets what the cascade does unless told otherwise, 1.augmentation=100',
+    'in order; --sampling then sets what the cascade does unless told otherwise: '
+    '1.augmentation=100',
   )
   parser.add_argument(
     '--format', help=f'{", ".join(FORMATS)}, or several with commas (default: safetensors)'
