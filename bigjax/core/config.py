@@ -46,7 +46,9 @@ GRADINIT = ('gradinit.optimizer', 'adam', 'sgd', 'normalised_sgd')  # where its 
 SHARED: Keys = {
   'algorithm': Key('', 'the game that is played: a file of bigjax/algorithms'),
   'seed': Key(0, 'of parameters, latents and the order of the data', most=ranges.SEED.most),
-  'init_from': Key('', "a workdir or file whose weights a run begins with; '': fresh ones"),
+  'init_from': Key(
+    '', "a workdir, file or address whose weights a run begins with; '': fresh ones"
+  ),
   # Steps, periods, memory.
   'run.steps': Key(150_000, "generator updates, each with all of the other players'", least=1),
   'run.log_every': Key(100, 'steps between two rows of metrics.jsonl; 0: never'),

@@ -50,8 +50,9 @@ from bigjax.evaluation.reference import (
 )
 from bigjax.models.pretrained import taps
 from bigjax.sampling import generator_file, options
-from bigjax.sampling.loaded import Loaded, generator_digest, load, of_workdir
+from bigjax.sampling.loaded import Loaded, load, of_workdir
 from bigjax.sampling.sampler import shape_of
+from bigjax.sampling.sharing import addresses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +193,7 @@ def of_generators(
   while readers:
     loaded = None  # gone before the next one is read
     loaded = readers.pop(0)()
-    digest = digest_of(loaded)
+    digest = loaded.digest
     for spec in specs(args, loaded):
       if prepared:
         loaded.prepare(spec, anew=True)
@@ -221,15 +222,6 @@ def of_generators(
       scores = over_seeds(each)
       found.append(Generated(what, step, spec, loaded.card, scores, digest, classes, about))
   return found
-
-
-def digest_of(loaded: Loaded) -> str:
-  """Digest of all weights, also those of what guides; not of statistics: these are measured anew.
-
-  A run's checkpoint and its export have the same, and so have a composition's parts and its file.
-  """
-  bare = loaded.sampler.generator.bare(loaded.stored)
-  return generator_digest(dataclasses.replace(loaded, stored=bare))
 
 
 def separates(args: Any) -> bool:
@@ -479,7 +471,8 @@ def _run(args: Any) -> None:
   write(args.out, written)
   if by_class:
     write(args.out, [record for row in rows for record in row.classes], 'by_class.jsonl')
-  name = os.path.basename(os.path.normpath(args.workdir or args.params or args.images))
+  given = args.workdir or addresses.shown(args.params or '') or args.images
+  name = os.path.basename(os.path.normpath(given))
   draw(args, rows, floor, f'{data.printable(name)}, {args.num:,} samples')
   if told := overview(written, floor, floor_num):
     print(told)

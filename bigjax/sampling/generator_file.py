@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from bigjax.core import checkpoint, errors, files, ranges, trees
+from bigjax.core import buckets, checkpoint, errors, files, ranges, trees
 from bigjax.core.config import FITS
+from bigjax.sampling.sharing import addresses, remote
 
 FORMAT = 3
 PACKED = 64  # times its size is what an .npz may unpack to: weights hardly compress at all
@@ -64,12 +65,16 @@ def save_npz(path: str, gen: Any, card: Mapping[str, Any]) -> None:
     np.savez(file, card=np.array(json.dumps(card)), **arrays)
 
 
-def load_npz(path: str) -> tuple[Any, dict[str, Any]]:
+def load_npz(path: str, name: str = '') -> tuple[Any, dict[str, Any]]:
   """Return (gen, card) of a generator that `save_npz` wrote.
 
+  Args:
+    path: of the file.
+    name: that sentences call it by; '' for its path.
   Raises:
     UserError: the file is missing, damaged, or something else.
   """
+  name = name or path
   if not os.path.isfile(path):
     raise errors.UserError(f'there is no exported generator {path!r}.')
   try:
@@ -82,11 +87,11 @@ def load_npz(path: str) -> tuple[Any, dict[str, Any]]:
     card = json.loads(str(arrays.pop('card'))) if 'card' in arrays else None
     gen = tree(arrays)
   except Exception as error:  # zipfile and NumPy have dozens of ways to say that a file is damaged
-    raise damaged(repr(path), error) from None
+    raise damaged(repr(name), error) from None
   if card is None:
-    raise errors.UserError(f'{path!r} holds no generator that bigjax wrote: no card.')
-  check(card, path)
-  files.check_weights(arrays, path, INFINITE)
+    raise errors.UserError(f'{name!r} holds no generator that bigjax wrote: no card.')
+  check(card, name)
+  files.check_weights(arrays, name, INFINITE)
   return gen, card
 
 
@@ -161,16 +166,31 @@ def numbers_in(value: Any, key: str) -> Iterator[tuple[str, float]]:
       yield key, value
 
 
+def in_folder(path: str) -> str:
+  """The file of a generator: of a folder that holds one, that; of a file, itself."""
+  inside = os.path.join(path, addresses.FILE)
+  return inside if os.path.isdir(path) and os.path.isfile(inside) else path
+
+
+def is_workdir(path: str) -> bool:
+  """Whether a path means a workdir, here or in a bucket, and not an exported generator."""
+  if buckets.is_url(path):
+    return not addresses.is_one(path)
+  return os.path.isdir(path) and in_folder(path) == path
+
+
 def load(path: str) -> tuple[Any, dict[str, Any]]:
   """Return (gen, card) of an exported generator.
 
   Args:
-    path: of .safetensors, with its card beside it, or of .npz.
+    path: of .safetensors, with its card beside it, or of .npz; or of a folder that holds
+      generator.safetensors, as `bigjax export --hub` writes it; or an address (addresses.py).
   Raises:
-    UserError: a file is missing, damaged, or of another format.
+    UserError: a file is missing, damaged, or of another format, or cannot be fetched.
   """
+  path, name = remote.fetch(path) if addresses.is_one(path) else (in_folder(path), in_folder(path))
   if path.endswith('.npz'):
-    return load_npz(path)
+    return load_npz(path, name)
   for needed, what in ((path, 'exported generator'), (card_path(path), 'card')):
     if not os.path.isfile(needed):
       raise errors.UserError(
@@ -182,9 +202,9 @@ def load(path: str) -> tuple[Any, dict[str, Any]]:
       card = json.load(f)
     gen = tree(safetensors.numpy.load_file(path))
   except Exception as error:  # of JSON: nested too deep; of safetensors: a type NumPy has not
-    raise damaged(f'{path!r} or its card', error) from None
-  check(card, card_path(path))
-  files.check_weights(trees.flat(gen), path, INFINITE)
+    raise damaged(f'{name!r} or its card', error) from None
+  check(card, card_path(name))
+  files.check_weights(trees.flat(gen), name, INFINITE)
   return gen, card
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from PIL import Image
 
 from bigjax.algorithms.base.contract import GUIDANCE, Spec
 from bigjax.algorithms.base.generators.parts import encoder_of, predictor_of, styles_of
@@ -23,6 +24,7 @@ from bigjax.sampling import generator_file as cards
 from bigjax.sampling import options
 from bigjax.sampling.image_files import BATCH
 from bigjax.sampling.sampler import Sampler, from_card, refusing_misfits
+from bigjax.sampling.sharing import showing
 
 Labels = int | str | Sequence[int | str] | np.ndarray | None
 
@@ -38,6 +40,19 @@ class Loaded:
   def __post_init__(self):
     self.gen = self.stored
     self._measured: dict[Spec, Any] = {}
+
+  def __repr__(self) -> str:
+    return showing.described(self)
+
+  @property
+  def digest(self) -> str:
+    """16 hexadecimal digits of all weights, also those of what guides; as in scores.jsonl.
+
+    Not of statistics, which may be measured anew: a run's checkpoint and its export have the same,
+    and so have a composition's parts and its file.
+    """
+    bare = self.sampler.generator.bare(self.stored)
+    return generator_digest(dataclasses.replace(self, stored=bare))
 
   @property
   def class_names(self) -> list[str]:
@@ -98,6 +113,60 @@ class Loaded:
     seed, batch = whole('seed', seed, ranges.SEED), whole('batch', batch, ranges.BATCH)
     self.prepare(spec)
     return self.images(self.sampler.latents(seed, len(y), spec), y, spec, batch)
+
+  def image(
+    self,
+    label: Labels = 0,
+    seed: int = 0,
+    truncation: float | str | None = None,
+    **options: Any,
+  ) -> Image.Image:
+    """One image, as large as it is: the first of a seed, mode L where it is grey, else RGB.
+
+    Args:
+      label: its class, by number or name, or float weights [classes].
+      seed, truncation, options: as of a call.
+    Raises:
+      UserError: as a call, or the generator makes clips.
+    """
+    if len(self.shape) == 4:
+      raise errors.UserError(
+        'this generator makes clips, of which none is an image: .grid(...) shows their frames side '
+        'by side, a call gives them as arrays.'
+      )
+    several = np.ndim(label) == 1 and np.asarray(label).dtype.kind != 'f'
+    made = self(label if several else [label], truncation, seed, **options)
+    if len(made) != 1:
+      raise errors.UserError(f'{len(made)} labels are several images: .grid(...) shows these.')
+    return showing.picture(made[0])
+
+  def grid(
+    self,
+    classes: Labels = 'all',
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    num: int | None = None,
+    truncation: float | str | None = None,
+    names: bool = True,
+    **options: Any,
+  ) -> Image.Image:
+    """A picture of samples, a row per class, those of `bigjax sample`; of clips, strips of frames.
+
+    Mode RGB; without names, of grey images, L.
+
+    Args:
+      classes: by number or name, or 'all'.
+      seed: of all latents.
+      seeds: in its place, a column each: the first image of each seed.
+      num: of images, shared evenly among the classes, by default ten of each.
+      truncation, options: as of a call.
+      names: whether with those of classes and seeds, and with what was asked for.
+    Raises:
+      UserError: as a call, or the images are too many for a picture.
+    """
+    labels = read_labels(classes, self.class_names, None)
+    spec = self.spec(truncation, **options)
+    return showing.grid(self, labels, spec, seed, seeds, num, names)
 
   def spec(self, truncation: float | str | None = None, /, **options: Any) -> Spec:
     """Sampling settings: those of the card, but for what is given.
@@ -286,7 +355,7 @@ def load(
   """Load a generator from a workdir (checkpoint `which`) or an exported .safetensors or .npz file.
 
   Args:
-    path: of the generator.
+    path: of the generator; or where it lies elsewhere: hf://OWNER/NAME, https://, gs://, s3://.
     which: of a workdir's checkpoints.
     classifier: a workdir or file of what guides it (the option `guidance` says how strongly); None:
       nothing.
@@ -305,8 +374,9 @@ def read(path: str | os.PathLike, which: str = 'last') -> tuple[Any, dict[str, A
   path, verbosity = paths.expanded(os.fspath(path)), logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
   try:
-    folder = os.path.isdir(path) or buckets.is_url(path)
-    return cards.load_workdir(buckets.local(path), str(which)) if folder else cards.load(path)
+    if cards.is_workdir(path):
+      return cards.load_workdir(buckets.local(path), str(which))
+    return cards.load(path)
   finally:
     logging.set_verbosity(verbosity)
 
@@ -354,7 +424,7 @@ def of_cascade(given: Sequence[str], options: Mapping[str, str]) -> Loaded:
   parts = []
   for path in given:
     one = load(path)
-    if not os.path.isfile(paths.expanded(path)):  # a workdir's has nothing measured
+    if cards.is_workdir(paths.expanded(path)):  # which has nothing measured
       one.stored = one.sampler.prepare_all(one.stored, one.card['sampling'])
     parts.append((one.stored, one.card))
   return Loaded(*from_card(*cascade.compose(parts, options, given)))

@@ -8,6 +8,7 @@ from typing import Any
 
 from bigjax.core import errors, ranges
 from bigjax.models.pretrained.published import DISTANCES
+from bigjax.sampling.sharing import addresses
 
 WAY = ranges.Range(-1000, 1000, whole=False)  # along a direction, in standard deviations
 DIRECTIONS = 'directions.npz'  # where `bigjax directions` writes, and --direction looks
@@ -29,14 +30,18 @@ def add_generator(parser: argparse.ArgumentParser, several: bool = False) -> Any
   name = '--checkpoints' if several else '--checkpoint'
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument('--workdir', help=f'of a run: its newest checkpoint (see {name})')
-  source.add_argument('--params', help='an exported or converted generator, .safetensors or .npz')
+  source.add_argument(
+    '--params',
+    help='an exported or converted generator, .safetensors or .npz: a file, or at hf://OWNER/NAME, '
+    'https://, gs:// or s3://',
+  )
   which = 'last (default), best, ' + ('all, or steps: 1000,2000' if several else 'or a step')
   parser.add_argument(name, dest='checkpoint', help=f'of the workdir: {which}')
   return source
 
 
 def check_generator(args: argparse.Namespace) -> None:
-  """Refuses a checkpoint of what has none, and a classifier beside no generator.
+  """Refuses a checkpoint of what has none, a classifier beside no generator, addresses of nothing.
 
   Raises:
     UserError: says so.
@@ -49,6 +54,21 @@ def check_generator(args: argparse.Namespace) -> None:
     raise errors.UserError(
       f'--checkpoint {args.checkpoint} is one of a --workdir; without a --workdir, leave it out.'
     )
+  if args.workdir and addresses.is_one(args.workdir):
+    raise errors.UserError(
+      f'--workdir={addresses.shown(args.workdir)} is the address of an exported generator: give it '
+      'with --params.'
+    )
+  for option, path in named_files(args):
+    if addresses.is_one(path):
+      addresses.parse(path, option)
+
+
+def named_files(args: argparse.Namespace) -> list[tuple[str, str]]:
+  """[(option as it is written, what it names)] of the options that name generators' files."""
+  given = [('--params=', args.params), ('--classifier=', getattr(args, 'classifier', None))]
+  given += [('--cascade ', path) for path in getattr(args, 'cascade', None) or ()]
+  return [(option, path) for option, path in given if path]
 
 
 class ByItsName(argparse.Action):
@@ -90,8 +110,8 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
   """
   parser.add_argument(
     '--classifier',
-    help='of a diffusion: the workdir, or the exported file, of a classifier of noisy images that '
-    'guides it (see --guidance)',
+    help='of a diffusion: the workdir, or the exported file or its address (see --params), of a '
+    'classifier of noisy images that guides it (see --guidance)',
   )
   add_settings(parser)
   for name, words in (

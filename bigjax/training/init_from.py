@@ -37,7 +37,7 @@ def read(path: str) -> tuple[WeightsByPlayer, list[str]]:
   Raises:
     UserError: it is neither, or cannot be read.
   """
-  if os.path.isdir(path) or buckets.is_url(path):
+  if cards.is_workdir(path):
     path = buckets.local(path)
     _, card = cards.load_workdir(path)
     weights: WeightsByPlayer = {}

@@ -369,6 +369,26 @@ def test_an_encoder_is_part_of_what_is_exported(run):
       gen.encode(images)
 
 
+def test_both_go_to_the_hub_and_say_what_they_are(run, bigjax, tmp_path):
+  name, workdir = run
+  status, _, err = bigjax('export', '--workdir', workdir, '--hub', tmp_path)
+  assert status == 0, err
+  gen = sample.load(tmp_path)
+  said = repr(gen)
+  assert '\n' not in said and name in said and gen.digest in said and 'step 4' in said
+  page = (tmp_path / 'README.md').read_text(encoding='utf-8')
+  shape = ', '.join(map(str, (16, *gen.shape)))
+  assert f'gen(num=16, seed=0)  # uint8 [{shape}]' in page
+  with Image.open(tmp_path / 'samples.png') as picture:
+    assert picture.width > gen.shape[-2]
+  if len(gen.shape) == 4:
+    assert 'pipeline_tag' not in page and 'frames of' in page
+    with pytest.raises(errors.UserError, match='makes clips'):
+      gen.image()
+  else:
+    assert gen.image().size == gen.shape[1::-1]
+
+
 def test_export_of_both(run, bigjax, tmp_path):
   from jax import export
 

@@ -12,7 +12,6 @@ from bigjax.core import config as core_config
 from bigjax.core import trees
 from bigjax.core.checkpoint import Checkpoints
 from bigjax.evaluation import image_sets
-from bigjax.evaluation.after_training import digest_of
 from bigjax.evaluation.quick import classifier
 from bigjax.sampling import generator_file
 from bigjax.sampling.loaded import load
@@ -69,6 +68,6 @@ def test_a_guided_run_is_scored_by_the_datas_own_labels(bigjax, tmp_path, monkey
   known = {'held_out': config.data.held_out}
   real = image_sets.open_source('digits', (8, 8, 1), '', known)['train']
   assert real.num_classes == 10 and about['reference_digest'] == real.digest
-  of = lambda guide: digest_of(load(walk, classifier=guide))
+  of = lambda guide: load(walk, classifier=guide).digest
   assert about['generator_digest'] == of(guides[0])
   assert len({of(guide) for guide in (*guides, None)}) == 3

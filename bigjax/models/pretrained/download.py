@@ -1,19 +1,12 @@
 """Files of published weights: found on disk, or fetched, checked and kept."""
 
 import hashlib
-import http.client
 import importlib.util
 import os
-import sys
-import time
-import urllib.request
-from typing import IO
 
-from bigjax.core import errors, files, progress
+from bigjax.core import errors, files
+from bigjax.core.web import downloads
 from bigjax.models.pretrained.published import PublishedFile
-
-BLOCK = 1 << 20  # bytes read at once
-PATIENCE = 20.0  # seconds without an answer or a byte
 
 
 def file_sha256(path: str) -> str:
@@ -32,45 +25,6 @@ def file_sha256(path: str) -> str:
     ) from None
 
 
-class _Report:
-  """One line on stderr about a download, at most every second on a terminal, else every ten."""
-
-  def __init__(self, what: str, total: int | None):
-    self._what, self._total = what, total
-    self._terminal = sys.stderr.isatty()
-    self._began = self._said = time.monotonic()
-
-  def __call__(self, done: int, end: bool = False) -> None:
-    now = time.monotonic()
-    if not end and now - self._said < (1 if self._terminal else 10):
-      return
-    self._said, seconds = now, max(now - self._began, 1e-3)
-    words = f'{self._what}: {done / 1e6:,.1f} MB'
-    if end:
-      words += f' in {progress.duration(seconds)}'
-    elif self._total and done:
-      left = progress.duration(seconds * (self._total - done) / done)
-      words += f' of {self._total / 1e6:,.1f} MB, {done / 1e6 / seconds:,.1f} MB/s, {left} left'
-    head, tail = ('\r\033[K', '\n' if end else '') if self._terminal else ('', '\n')
-    print(head + words, end=tail, file=sys.stderr, flush=True)
-
-
-def _receive(url: str, file: IO[bytes]) -> tuple[int, int | None, str]:
-  """Write what lies at `url`; return its size, the size that was promised, and its SHA-256."""
-  sha256, done = hashlib.sha256(), 0
-  with urllib.request.urlopen(url, timeout=PATIENCE) as response:
-    length = response.headers.get('Content-Length', '')
-    total = int(length) if length.isdigit() else None
-    say = _Report(f'downloading {url.rsplit("/", 1)[-1]}', total)
-    while block := response.read(BLOCK):
-      file.write(block)
-      sha256.update(block)
-      done += len(block)
-      say(done)
-    say(done, end=True)
-  return done, total, sha256.hexdigest()
-
-
 def download(weights: PublishedFile, path: str) -> None:
   """Fetch published weights; the file is there whole, with the right checksum, or not at all.
 
@@ -81,7 +35,8 @@ def download(weights: PublishedFile, path: str) -> None:
   try:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with files.whole(path, shared=True) as file:  # processes of one machine may fetch at once
-      size, total, found = _receive(weights.url, file)
+      what = weights.url.rsplit('/', 1)[-1]
+      size, total, found, _ = downloads.receive(weights.url, file, what)
       if total is not None and size < total:
         raise errors.UserError(
           f'the download of {weights.url} ended after {size:,} of {total:,} bytes; try again, '
@@ -92,11 +47,9 @@ def download(weights: PublishedFile, path: str) -> None:
           f'what lies at {weights.url} has the SHA-256 {found[:16]}..., where {weights.sha256}... '
           f'was expected, so it is not the published file and was not kept; try again, {by_hand}.'
         )
-  except (OSError, http.client.HTTPException) as error:  # OSError: no network, no space, refused
-    told = not isinstance(error, urllib.error.HTTPError) and getattr(error, 'reason', None)
-    why = ' '.join(f'{told or error!s:.200}'.split())  # what a server says may have line breaks
+  except downloads.FAILURES as error:
     raise errors.UserError(
-      f'cannot download {weights.url} ({why}); try again with a network and room '
+      f'cannot download {weights.url} ({downloads.why(error)}); try again with a network and room '
       f'on the disk, {by_hand}.'
     ) from None
 

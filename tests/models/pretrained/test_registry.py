@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from bigjax.core import errors, trees
-from bigjax.models.pretrained import cifar_resnet, download, registry, torch_layout
+from bigjax.core.web import downloads
+from bigjax.models.pretrained import cifar_resnet, registry, torch_layout
 from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 
 from feature_networks import draw, pictures
@@ -343,8 +344,8 @@ def test_a_download_is_kept(length, empty, fetched, published, capsys):
 
 def test_progress_says_how_much_is_left(monkeypatch, capsys):
   clock = iter([0.0, 2.0, 20.0, 30.0, 60.0])
-  monkeypatch.setattr(download.time, 'monotonic', lambda: next(clock))
-  say = download._Report('downloading any', total=30_000_000)
+  monkeypatch.setattr(downloads.time, 'monotonic', lambda: next(clock))
+  say = downloads.Report('downloading any', total=30_000_000)
   for done in (1_000_000, 10_000_000, 15_000_000):
     say(done)
   say(30_000_000, end=True)
@@ -390,7 +391,7 @@ def test_answers_that_are_none_are_said(empty, fetched, monkeypatch):
     fetched(url)
     fails(url, 'nonsense')
   done = threading.Event()
-  monkeypatch.setattr(download, 'PATIENCE', 0.2)
+  monkeypatch.setattr(downloads, 'PATIENCE', 0.2)
   with served(lambda handler: done.wait(20)) as url:
     fetched(url)
     fails(url, 'timed out')

@@ -1,0 +1,1 @@
+"""What lies on other machines, and how it comes here."""
