@@ -55,6 +55,7 @@ def pixels(dim=12):
     ('fid', 'fid', 10_000, 'cifar_resnet56', 'fd10k_train_cifar_resnet56'),
     ('is', 'is', 50_000, 'inception', 'is50k_inception_10splits'),
     ('precision', 'pr', 1500, 'inception', 'precision1500_train_inception_k3'),
+    ('fid', 'fid', 50_000, 'inception_clean', 'fid50k_train_inception_clean'),
     ('fid', 'fid', 5000, 'inception_torchvision', 'fd5k_train_inception_torchvision'),
     ('swd@64', 'swd', 16_384, 'inception', 'swd16384_train_64'),
     ('kid@subsets450', 'kid', 450, 'inception', 'kid450_train_inception_subsets450'),

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SWD_IMAGES = 16_384  # as in the PGGAN paper
 FEW = 100  # images on either side, of which no score says much
-FID_NETWORKS = ('inception', 'inception_pytorch_fid')  # one network, two ways to resize
+# One network, three ways to resize.
+FID_NETWORKS = ('inception', 'inception_pytorch_fid', 'inception_clean')
 FVD_NETWORK = 'i3d'
 
 

@@ -36,6 +36,7 @@ _FID = PublishedFile(
 PUBLISHED: Mapping[str, PublishedFile | None] = {
   'inception': _FID,
   'inception_pytorch_fid': _FID,
+  'inception_clean': _FID,
   'inception_torchvision': PublishedFile(
     'inception_v3_google-0cc3c7bd.pth',
     '0cc3c7bd',

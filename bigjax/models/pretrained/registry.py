@@ -79,6 +79,9 @@ NETWORKS = {
   'inception_pytorch_fid': Network(
     inception.RECIPES['pytorch_fid'], PUBLISHED['inception_pytorch_fid'], 'torch_bilinear_299'
   ),
+  'inception_clean': Network(
+    inception.RECIPES['clean'], PUBLISHED['inception_clean'], 'pil_bicubic_299'
+  ),
   'inception_torchvision': Network(
     inception.RECIPES['torchvision'],
     PUBLISHED['inception_torchvision'],
@@ -195,9 +198,10 @@ def load(name: str, path: str | None = None) -> FeatureNetwork:
 
   Args:
     name: 'inception' (what FID and the Inception score are defined in), 'inception_pytorch_fid'
-      (the same weights behind pytorch-fid's resize), 'inception_torchvision' (as BigGAN-PyTorch
-      scores), 'cifar_resnet56', 'efficientnet_lite0', 'efficientnet_lite0_random', whose weights
-      are drawn, or 'i3d', of clips (what the Frechet video distance is defined in).
+      (the same weights behind pytorch-fid's resize), 'inception_clean' (behind clean-fid's),
+      'inception_torchvision' (as BigGAN-PyTorch scores), 'cifar_resnet56', 'efficientnet_lite0',
+      'efficientnet_lite0_random', whose weights are drawn, or 'i3d', of clips (what the Frechet
+      video distance is defined in).
     path: of the weights: torch's file, or a .npz with its names and layout. None for the published
       file in the folder $BIGJAX_WEIGHTS, in its package, in the cache folder, or from the network.
 

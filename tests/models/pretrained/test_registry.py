@@ -220,7 +220,7 @@ def test_images_in_floats_are_a_generators_and_gradients_reach_them(published):
     network.apply(network.variables, images.astype(np.int32))
 
 
-SLOW = ('inception_pytorch_fid',)  # but for the resize, inception
+SLOW = ('inception_pytorch_fid', 'inception_clean')  # but for the resize, inception
 
 
 @pytest.mark.parametrize(
