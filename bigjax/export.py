@@ -4,7 +4,8 @@
 `bigjax train` writes safetensors when it ends; `--cascade BASE STAGE ...` makes one of a generator
 of small images and of others that enlarge them (Ho et al. 2022). Tensors are averaged weights with
 spectral norm folded in and BatchNorm's standing statistics at every truncation of
-`export.truncations`.
+`export.truncations`; with --ema_std, another average of the weights, made of those that a run with
+`optim.posthoc_ema` has stored (training/posthoc_ema.py).
 
 The program, of jax.export, makes images where bigjax is not installed: it needs jax and flatbuffers
 alone, on CPU, CUDA or TPU, for batches of any size. Weights, and the statistics of one truncation,
@@ -16,9 +17,11 @@ promises to read such programs for six months only: keep the tensors too.
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from bigjax.core import errors
+from bigjax.core import errors, ranges
 from bigjax.sampling import options
 
 FORMATS = ('safetensors', 'npz', 'stablehlo')
@@ -31,9 +34,13 @@ def places(
   params: str | None,
   cascade: Sequence[str] = (),
   classifier: str | None = None,
+  name: str = 'generator',
 ) -> dict[str, str]:
   """Return {format: where to write}, from what the command line says.
 
+  Args:
+    out, formats, workdir, params, cascade, classifier: the options.
+    name: of the file, unless told otherwise.
   Raises:
     UserError: there is no such format, the name of --out ends otherwise or is that of a part, or
       there is none for a generator made of several.
@@ -41,7 +48,7 @@ def places(
   if (cascade or classifier) and not out:
     option = '--cascade' if cascade else f'--classifier={classifier}'
     raise errors.UserError(f'{option} makes a new generator: say with --out where it is to lie.')
-  base, dot = os.path.splitext(out or params or os.path.join(workdir or '', 'export', 'generator.'))
+  base, dot = os.path.splitext(out or params or os.path.join(workdir or '', 'export', f'{name}.'))
   known = dot[1:] in FORMATS
   asked = (formats or (dot[1:] if out and known else FORMATS[0])).split(',')
   for name in asked:
@@ -63,7 +70,10 @@ def places(
 
 def places_of(args: argparse.Namespace) -> dict[str, str]:
   """`places` of what the options say."""
-  return places(args.out, args.format, args.workdir, args.params, args.cascade, args.classifier)
+  name = 'generator' if args.ema_std is None else f'generator_std{args.ema_std:g}'
+  return places(
+    args.out, args.format, args.workdir, args.params, args.cascade, args.classifier, name
+  )
 
 
 def arguments() -> errors.Arguments:
@@ -80,6 +90,13 @@ def arguments() -> errors.Arguments:
     '--format', help=f'{", ".join(FORMATS)}, or several with commas (default: safetensors)'
   )
   options.add_sampling(parser)
+  ranges.add_option(
+    parser,
+    '--ema_std',
+    ranges.EMA_STD,
+    'of a --workdir whose run kept optim.posthoc_ema: the width of the average of its weights, '
+    'relative to the steps so far',
+  )
   parser.add_argument(
     '--labels',
     choices=('numbers', 'weights'),
@@ -87,8 +104,8 @@ def arguments() -> errors.Arguments:
   )
   parser.add_argument(
     '--out',
-    help='the file (default: generator.FORMAT in WORKDIR/export, or beside --params; a --cascade '
-    'and what a --classifier guides have none)',
+    help='the file (default: generator.FORMAT in WORKDIR/export, or beside --params; with '
+    '--ema_std generator_stdN.FORMAT; a --cascade and what a --classifier guides have none)',
   )
   return parser
 
@@ -102,6 +119,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
   args = arguments().parse_args(argv)
   options.check_generator(args)
   options.parse_sampling(args.sampling)
+  if args.ema_std is not None and not args.workdir:
+    raise errors.UserError(
+      f'--ema_std={args.ema_std:g} is of the averages that a run has stored: give its --workdir.'
+    )
   paths = places_of(args)
   if 'stablehlo' in paths:
     errors.need('--format=stablehlo', 'export', 'flatbuffers')
@@ -128,8 +149,29 @@ def run(args: argparse.Namespace) -> None:
   """
   from bigjax.core import buckets
 
-  with buckets.copied(args.workdir) as args.workdir:
+  with buckets.copied(args.workdir, state=args.ema_std is not None) as args.workdir:
     write(args, places_of(args))
+
+
+def of_average(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+  """(gen, card) of --ema_std, once it has been said what it is made of.
+
+  Raises:
+    UserError: the run has no averages, or they are damaged.
+  """
+  from bigjax.training import posthoc_ema
+
+  gen, card = posthoc_ema.load(args.workdir, args.checkpoint or 'last', args.ema_std)
+  about = card[posthoc_ema.NAME]
+  met = f'met to {100 * about["profile_error"]:.2g} %'
+  print(f'an average of width {args.ema_std:g} of {about["snapshots"]} stored steps: {met}')
+  if about['profile_error'] > posthoc_ema.ROUGH:
+    print(
+      f'warning: the profile of --ema_std={args.ema_std:g} is {met} only; give a width nearer to '
+      'those that were tracked.',
+      file=sys.stderr,
+    )
+  return gen, card
 
 
 def write(args: argparse.Namespace, paths: Mapping[str, str]) -> None:
@@ -142,7 +184,11 @@ def write(args: argparse.Namespace, paths: Mapping[str, str]) -> None:
 
   given = options.parse_sampling(args.sampling)
   truncation = {'truncation': args.truncation} if args.truncation else {}
-  loaded = of_cascade(args.cascade, given | truncation) if args.cascade else of_options(args)
+  averaged = None if args.ema_std is None else of_average(args)
+  if args.cascade:
+    loaded = of_cascade(args.cascade, given | truncation)
+  else:
+    loaded = of_options(args, averaged)
   spec = loaded.spec(args.truncation, **given)
   try:
     for name, path in paths.items():

@@ -110,6 +110,16 @@ SHARED: Keys = {
   'gradinit.gamma': Key(
     1.0, "norm of a loss's gradient above which that is lowered", since=1, above=0, where=GRADINIT
   ),
+  # Averages of the weights that others are made of after training: training/posthoc_ema.py.
+  'optim.posthoc_ema': Key(
+    (),
+    'widths of averages that are kept for export --ema_std, such as 0.05,0.1 (Karras et al. 2024); '
+    '(): none',
+    since=1,
+    items=(float,),
+    above=0,
+    below=ranges.EMA_STD.below,
+  ),
   # Scores at each evaluation.
   'eval.name': Key(
     'none', 'what scores a run: pixels (small images), classifier, prediction (of clips), none'

@@ -79,6 +79,7 @@ LARGEST = 2**31 - 1  # what 32 bits hold: steps and sizes on the devices
 SEED = Range(0, 2**32 - 1)  # of jax.random and NumPy: larger ones would repeat smaller ones' images
 COUNT = Range(1, LARGEST)
 IMAGES = Range(1, 10**8)  # that one command makes or looks at
+EMA_STD = Range(above=0, below=0.289, whole=False)  # widths of averages; near its end, a plain mean
 BATCH = Range(1, 2**20)  # examples at a time, over all devices
 
 
