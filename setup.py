@@ -91,6 +91,7 @@ setup(
       'torchvision',
       'torch-fidelity',
       'pytorch-fid',
+      'transformers',
       'prdc',
       'scikit-image',
       'moto[server]',

@@ -5,7 +5,7 @@
 of small images and of others that enlarge them (Ho et al. 2022). Tensors are averaged weights with
 spectral norm folded in and BatchNorm's standing statistics at every truncation of
 `export.truncations`; with --ema_std, another average of the weights, made of those that a run with
-`optim.posthoc_ema` has stored (training/posthoc_ema.py).
+`ema.posthoc` has stored (training/posthoc/).
 
 The program, of jax.export, makes images where bigjax is not installed: it needs jax and flatbuffers
 alone, on CPU, CUDA or TPU, for batches of any size. Weights, and the statistics of one truncation,
@@ -94,7 +94,7 @@ def arguments() -> errors.Arguments:
     parser,
     '--ema_std',
     ranges.EMA_STD,
-    'of a --workdir whose run kept optim.posthoc_ema: the width of the average of its weights, '
+    'of a --workdir whose run kept ema.posthoc: the width of the average of its weights, '
     'relative to the steps so far',
   )
   parser.add_argument(
@@ -159,13 +159,14 @@ def of_average(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
   Raises:
     UserError: the run has no averages, or they are damaged.
   """
-  from bigjax.training import posthoc_ema
+  from bigjax.algorithms.base.posthoc.tracking import NAME
+  from bigjax.training.posthoc import reconstruction
 
-  gen, card = posthoc_ema.load(args.workdir, args.checkpoint or 'last', args.ema_std)
-  about = card[posthoc_ema.NAME]
+  gen, card = reconstruction.load(args.workdir, args.checkpoint or 'last', args.ema_std)
+  about = card[NAME]
   met = f'met to {100 * about["profile_error"]:.2g} %'
   print(f'an average of width {args.ema_std:g} of {about["snapshots"]} stored steps: {met}')
-  if about['profile_error'] > posthoc_ema.ROUGH:
+  if about['profile_error'] > reconstruction.ROUGH:
     print(
       f'warning: the profile of --ema_std={args.ema_std:g} is {met} only; give a width nearer to '
       'those that were tracked.',

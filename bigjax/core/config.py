@@ -35,6 +35,7 @@ GROUPS = (
   'optim',
   'augment',
   'gradinit',
+  'ema',
   'eval',
   'scores',
   'watch',
@@ -110,8 +111,8 @@ SHARED: Keys = {
   'gradinit.gamma': Key(
     1.0, "norm of a loss's gradient above which that is lowered", since=1, above=0, where=GRADINIT
   ),
-  # Averages of the weights that others are made of after training: training/posthoc_ema.py.
-  'optim.posthoc_ema': Key(
+  # Averages of the weights that others are made of after training: training/posthoc/.
+  'ema.posthoc': Key(
     (),
     'widths of averages that are kept for export --ema_std, such as 0.05,0.1 (Karras et al. 2024); '
     '(): none',

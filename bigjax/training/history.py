@@ -29,7 +29,7 @@ FIXED = (
   'init_from',
   'data.',
   'export.',
-  'optim.posthoc_ema',
+  'ema.',
 )  # which make another run of it
 
 

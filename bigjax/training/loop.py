@@ -21,17 +21,11 @@ from bigjax.algorithms.base.contract import Stage
 from bigjax.core import buckets, checkpoint, errors, files, processes, progress
 from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
-from bigjax.training import (
-  gradinit,
-  holder,
-  init_from,
-  posthoc_ema,
-  quick_evaluation,
-  rollback,
-)
+from bigjax.training import gradinit, holder, init_from, quick_evaluation, rollback
 from bigjax.training import history as histories
 from bigjax.training.batches import Batches, held_out_batch, load_data
 from bigjax.training.logs import Log, Profile, Say, Session
+from bigjax.training.posthoc import snapshots
 from bigjax.training.program import Compiler
 from bigjax.training.ready import Ready, card_architecture, check, make_ready
 from bigjax.training.workdir import (
@@ -140,7 +134,7 @@ class Run:
   alarms: rollback.AlarmHandler
   scorer: during_training.Scoring | during_training.Off
   profile: Profile
-  snapshots: posthoc_ema.Snapshots | posthoc_ema.Off
+  snapshots: snapshots.Snapshots | snapshots.Off
   copies: buckets.Copies
   compiler: Compiler
   say: Say
@@ -257,7 +251,7 @@ def begin(
       stack, during_training.make_scorer(program.sampler(stage), config, workdir, card, first)
     ),
     profile=closing(stack, Profile(workdir, first, config.run.profile_steps if main else 0, say)),
-    snapshots=posthoc_ema.make_snapshots(program, workdir, first),
+    snapshots=snapshots.make_snapshots(program, workdir, first),
     copies=buckets.Copies(workdir if main else '', say),
     compiler=Compiler(program, first, last, say),
     say=say,

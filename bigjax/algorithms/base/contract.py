@@ -17,7 +17,7 @@ State is nested dicts with these keys, and shared code reads nothing deeper:
            has them, but their digest
 
 No value of a hyper-parameter changes the tree, and no stage does, but for the copies of weights
-that `optim.posthoc_ema` adds to `aux`. The generator that is sampled, exported and kept in
+that `ema.posthoc` adds to `aux`. The generator that is sampled, exported and kept in
 checkpoints is one tree, too, which only its Generator looks into.
 """
 

@@ -64,6 +64,11 @@ PUBLISHED: Mapping[str, PublishedFile | None] = {
   'dinov2_vits14': _dinov2('vits14', 'b938bf1bc15cd2ec'),
   'dinov2_vitb14': _dinov2('vitb14', '0b8b82f85de91b42'),
   'dinov2_vitl14': _dinov2('vitl14', 'd5383ea8f4877b24'),
+  'clip_vitl14_336': PublishedFile(
+    'clip-vit-large-patch14-336.bin',
+    'c6032c2e0caae3dc',
+    'https://huggingface.co/openai/clip-vit-large-patch14-336/resolve/main/pytorch_model.bin',
+  ),
 }
 
 # Of images: by the network that they are perceived with, or in pixels (see taps.py).

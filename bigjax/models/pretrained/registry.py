@@ -20,7 +20,6 @@ import numpy as np
 from bigjax.core import errors, files, trees
 from bigjax.models.pretrained import (
   cifar_resnet,
-  dinov2,
   efficientnet_lite0,
   i3d,
   inception,
@@ -29,6 +28,7 @@ from bigjax.models.pretrained import (
 from bigjax.models.pretrained.download import file_sha256, find
 from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 from bigjax.models.pretrained.torch_layout import from_torch, shapes
+from bigjax.models.pretrained.vit import clip_vision, dinov2
 
 Array = jax.Array
 
@@ -112,6 +112,12 @@ NETWORKS = {
     )
     for name, make in dinov2.NETWORKS.items()
   },
+  'clip_vitl14_336': Network(
+    clip_vision.CLIPVision,
+    PUBLISHED['clip_vitl14_336'],
+    'pil_bicubic_uint8_336',
+    unused=clip_vision.UNUSED,
+  ),
   # Of weights that nobody trained: for tests, and as a baseline of what training is good for.
   'efficientnet_lite0_random': Network(
     efficientnet_lite0.EfficientNetLite0,
@@ -214,8 +220,8 @@ def load(name: str, path: str | None = None) -> FeatureNetwork:
       (the same weights behind pytorch-fid's resize), 'inception_clean' (behind clean-fid's),
       'inception_torchvision' (as BigGAN-PyTorch scores), 'cifar_resnet56', 'efficientnet_lite0',
       'efficientnet_lite0_random', whose weights are drawn, 'i3d', of clips (what the Frechet video
-      distance is defined in), or 'dinov2_vits14', 'dinov2_vitb14', 'dinov2_vitl14' (what FD-DINOv2
-      is defined in).
+      distance is defined in), 'dinov2_vits14', 'dinov2_vitb14', 'dinov2_vitl14' (what FD-DINOv2 is
+      defined in), or 'clip_vitl14_336' (what CMMD is defined in).
     path: of the weights: torch's file, or a .npz with its names and layout. None for the published
       file in the folder $BIGJAX_WEIGHTS, in its package, in the cache folder, or from the network.
 

@@ -1,7 +1,7 @@
 """Averages of the sampled player beside the one that is sampled, for any family (post-hoc EMA).
 
 Karras et al. 2024: two averages by power functions are tracked and stored now and then, and after
-training an average of any width is made of them (training/posthoc_ema.py). Here is the tracking: a
+training an average of any width is made of them (training/posthoc/). Here is the tracking: a
 game around a game, which families need not know of. It lies in `aux`, as nothing that training
 reads.
 """
@@ -26,11 +26,11 @@ from bigjax.algorithms.base.contract import (
   Stage,
   State,
 )
+from bigjax.algorithms.base.posthoc import power_functions
 from bigjax.core import errors
-from bigjax.nn import power_ema
 
 NAME = 'posthoc_ema'  # of the averages, in `aux`: {width: tree of weights}
-KEY = 'optim.posthoc_ema'
+KEY = 'ema.posthoc'
 
 
 def width(std: float) -> str:
@@ -71,7 +71,7 @@ class Tracking:
     # Where an update was refused, the weights of this step are those of the one before.
     params, averages = new['players'][self.game.sampled]['params'], state['aux'][NAME]
     averages = {
-      width(std): power_ema.updated(averages[width(std)], params, state['step'], std)
+      width(std): power_functions.updated(averages[width(std)], params, state['step'], std)
       for std in self.stds
     }
     return {**new, 'aux': {**new['aux'], NAME: averages}}, metrics

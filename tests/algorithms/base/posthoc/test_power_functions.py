@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.nn import power_ema
+from bigjax.algorithms.base.posthoc import power_functions
 
 STDS = (0.05, 0.1)  # those that are tracked in Karras et al. 2024
 STEPS, EVERY = 2000, 40
@@ -14,13 +14,13 @@ STEPS, EVERY = 2000, 40
 @pytest.mark.parametrize(('std', 'gamma'), [(0.05, 16.97), (0.1, 6.94), (12**-0.5, 0.0)])
 def test_widths_are_those_of_the_paper(std, gamma):
   """Section 3.1: gamma = 16.97 and 6.94 of 5 % and 10 %; of a plain mean, 1/sqrt(12)."""
-  assert power_ema.exponent(std) == pytest.approx(gamma, abs=5e-3)
+  assert power_functions.exponent(std) == pytest.approx(gamma, abs=5e-3)
 
 
 @pytest.mark.parametrize('std', [0.01, 0.05, 0.1, 0.25, 0.288])
 def test_a_width_is_the_profiles_deviation(std):
-  gamma = power_ema.exponent(std)
-  assert power_ema.deviation(gamma) == pytest.approx(std, rel=1e-9)
+  gamma = power_functions.exponent(std)
+  assert power_functions.deviation(gamma) == pytest.approx(std, rel=1e-9)
   t = (np.arange(200_000) + 0.5) / 200_000  # and by numbers
   p = t**gamma / (t**gamma).sum()
   assert np.sqrt((p * t**2).sum() - (p * t).sum() ** 2) == pytest.approx(std, rel=1e-5)
@@ -31,10 +31,10 @@ def test_inner_products_are_integrals():
   t = (np.arange(400_000) + 0.5) * 100 / 400_000
   profiles = []
   for end, std in zip(ends, stds, strict=True):
-    gamma = power_ema.exponent(std)
+    gamma = power_functions.exponent(std)
     profiles.append(np.where(t <= end, (gamma + 1) / end * (t / end) ** gamma, 0))
   want = np.einsum('it,jt->ij', profiles, profiles) * 100 / 400_000
-  np.testing.assert_allclose(power_ema.inner(ends, stds, ends, stds), want, rtol=1e-4)
+  np.testing.assert_allclose(power_functions.inner(ends, stds, ends, stds), want, rtol=1e-4)
 
 
 def tracked(weights, stds):
@@ -42,7 +42,7 @@ def tracked(weights, stds):
 
   def one(averages, x):
     step, params = x
-    new = {std: power_ema.updated(averages[std], params, step, std) for std in stds}
+    new = {std: power_functions.updated(averages[std], params, step, std) for std in stds}
     return new, new
 
   start = {std: jnp.full(weights.shape[1:], 7.0) for std in stds}  # which counts for nothing
@@ -64,7 +64,7 @@ def test_an_average_is_the_profiles_integral(walk):
   weights, averages = walk
   t = np.arange(STEPS + 1) / STEPS
   for std, found in averages.items():
-    power = power_ema.exponent(std) + 1
+    power = power_functions.exponent(std) + 1
     np.testing.assert_allclose(found[-1], np.diff(t**power) @ weights, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(averages[0.05][0], weights[0], atol=1e-6)
 
@@ -72,7 +72,7 @@ def test_an_average_is_the_profiles_integral(walk):
 def rebuilt(averages, std, every, stds=STDS):
   ends = np.repeat(np.arange(every, STEPS + 1, every), len(stds)).astype(float)
   widths = np.tile(stds, STEPS // every)
-  found, error = power_ema.coefficients(ends, widths, float(STEPS), std)
+  found, error = power_functions.coefficients(ends, widths, float(STEPS), std)
   rows = np.stack([averages[w][int(end) - 1] for end, w in zip(ends, widths, strict=True)])
   return found @ rows.astype(np.float64), error
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from bigjax.core import errors, parallel, trees
 from bigjax.evaluation.feature_pass import FeaturePass
-from bigjax.models.pretrained import dinov2, registry, torch_layout
+from bigjax.models.pretrained import registry, torch_layout
+from bigjax.models.pretrained.vit import dinov2
 from bigjax.nn import resizing
 
 import places

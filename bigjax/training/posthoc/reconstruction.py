@@ -1,17 +1,8 @@
-"""Stored averages of the weights, and the generator of any average made of them (post-hoc EMA).
-
-algorithms/base/posthoc_ema.py tracks averages by power functions. While training, they are written
-to the workdir's folder `posthoc_ema`, a file whenever the step has grown by a twentieth, and
-removed once they are older than a thousandth of it: at most some 150 files, however long the run.
-Nothing is lost by that: how fine a profile can be told grows with its age. Every checkpoint has the
-averages of its own step. A run that goes on from an earlier step forgets what came after it.
-"""
+"""The generator of any average of the weights, made of stored ones (post-hoc EMA)."""
 
 import functools
-import math
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,83 +10,16 @@ import numpy as np
 import safetensors.numpy
 
 from bigjax.algorithms.base import configs
-from bigjax.algorithms.base.posthoc_ema import KEY, NAME
-from bigjax.core import buckets, checkpoint, errors, files, parallel, processes, trees
+from bigjax.algorithms.base.posthoc import power_functions
+from bigjax.algorithms.base.posthoc.tracking import KEY, NAME
+from bigjax.core import checkpoint, errors, files, trees
 from bigjax.core import config as core_config
-from bigjax.nn import power_ema
 from bigjax.sampling import generator_file as cards
 from bigjax.training import history as histories
+from bigjax.training.posthoc.snapshots import stored
 from bigjax.training.program import Program, make_program, on_mesh
 
-FOLDER = buckets.SNAPSHOTS
-GROWTH = 1.05  # of the step, between two files
-OLDEST = 1000  # times as old a step needs no such file
 ROUGH = 0.05  # relative error of a profile above which a warning is due
-
-
-# --- While training
-
-
-def due(step: int) -> bool:
-  """Whether the averages after so many steps are stored."""
-  age = lambda n: math.floor(math.log(n) / math.log(GROWTH))
-  return step == 1 or age(step) > age(step - 1)
-
-
-class Off:
-  """Of runs that keep no such averages."""
-
-  def take(self, state: Any, done: int) -> None:
-    del state, done
-
-
-class Snapshots:
-  """Stores the averages of a run at the steps that are due.
-
-  Args:
-    program: of the run.
-    workdir: where it lives; files of steps after the first are removed.
-    first: the step that the run begins or goes on at.
-  """
-
-  def __init__(self, program: Program, workdir: str, first: int):
-    self._workdir = workdir
-    whole = jax.jit(lambda tree: tree, out_shardings=parallel.replicated(program.mesh))
-    self._whole = on_mesh(program.mesh, whole)
-    if jax.process_index() == 0:
-      self._remove(lambda step: step > first)
-    processes.wait('averages of later steps')
-
-  def _remove(self, old: Callable[[int], bool]) -> None:
-    for step, path in stored(self._workdir).items():
-      if old(step):
-        os.remove(path)
-
-  def take(self, state: Any, done: int) -> None:
-    """Write the averages after a step, where they are due."""
-    if due(done):
-      averages = self._whole(state['aux'][NAME])
-      if jax.process_index() == 0:
-        path = os.path.join(self._workdir, FOLDER, f'{done:08d}.safetensors')
-        cards.save_tensors(path, jax.device_get(averages))
-        self._remove(lambda step: step * OLDEST < done)
-
-
-def make_snapshots(program: Program, workdir: str, first: int) -> Snapshots | Off:
-  """What stores a run's averages, where it has any."""
-  kept = NAME in program.shapes()['aux']
-  return Snapshots(program, workdir, first) if kept else Off()
-
-
-# --- Afterwards
-
-
-def stored(workdir: str) -> dict[int, str]:
-  """{step: path} of the stored averages, ascending."""
-  folder = os.path.join(workdir, FOLDER)
-  names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-  found = [(re.fullmatch(r'(\d+)\.safetensors', name), name) for name in names]
-  return {int(match[1]): os.path.join(folder, name) for match, name in found if match}
 
 
 def read(path: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -130,7 +54,7 @@ def combined(
   widths = list(dict.fromkeys(path.partition('/')[0] for path in averages))
   paths = {at: path for at, path in paths.items() if at < step}
   ends = np.repeat([*paths, step], len(widths)).astype(np.float64)
-  found, error = power_ema.coefficients(
+  found, error = power_functions.coefficients(
     ends, np.tile(np.array(widths, np.float64), len(paths) + 1), float(step), std
   )
   shapes, total = {path: x.shape for path, x in averages.items()}, {}

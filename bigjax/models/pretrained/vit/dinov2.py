@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigjax.models.pretrained.inception import EXACT, ZEROS
+from bigjax.models.pretrained.vit.layers import attend, dense, patches
 from bigjax.nn import resizing
 
 Array = jax.Array
@@ -38,23 +39,19 @@ def position_matrix(grid: int, new: int) -> np.ndarray:
   return matrix
 
 
-dense = functools.partial(nn.Dense, precision=EXACT, kernel_init=ZEROS)
 norm = functools.partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
 
 
 class Attention(nn.Module):
-  """Attention of all tokens to all, [B, N, C] -> [B, N, C]."""
+  """Attention with its projections, [B, N, C] -> [B, N, C]."""
 
   heads: int
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    b, n, c = x.shape
-    qkv = dense(3 * c, name='qkv')(x).reshape(b, n, 3, self.heads, c // self.heads)
-    q, k, v = (qkv[:, :, i] for i in range(3))
-    scores = jnp.einsum('bqhd,bkhd->bhqk', q * (c // self.heads) ** -0.5, k, precision=EXACT)
-    x = jnp.einsum('bhqk,bkhd->bqhd', nn.softmax(scores), v, precision=EXACT)
-    return dense(c, name='proj')(x.reshape(b, n, c))
+    c = x.shape[-1]
+    q, k, v = jnp.split(dense(3 * c, name='qkv')(x), 3, axis=-1)
+    return dense(c, name='proj')(attend(q, k, v, self.heads))
 
 
 class Mlp(nn.Module):
@@ -100,16 +97,14 @@ class Blocks(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-  """Images [B, H, W, 3] -> patches [B, H/p, W/p, C], each by itself."""
+  """Images [B, H, W, 3] -> patches [B, H/p, W/p, C]."""
 
   width: int
   patch: int
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    size = (self.patch, self.patch)
-    conv = nn.Conv(self.width, size, size, 'VALID', precision=EXACT, kernel_init=ZEROS, name='proj')
-    return conv(x)
+    return patches(self.width, self.patch, 'proj')(x)
 
 
 class DINOv2(nn.Module):
@@ -142,11 +137,11 @@ class DINOv2(nn.Module):
 
   def positions(self, stored: Array, new: int) -> Array:
     """Positions [1, 1 + new^2, C] of the class token and a grid of `new` patches a side."""
-    own, patches = stored[:, :1], stored[:, 1:].reshape(self.grid, self.grid, -1)
+    own, rest = stored[:, :1], stored[:, 1:].reshape(self.grid, self.grid, -1)
     if new != self.grid:
       matrix = jnp.asarray(position_matrix(self.grid, new), jnp.float32)
-      patches = jnp.einsum('yh,xw,hwc->yxc', matrix, matrix, patches, precision=EXACT)
-    return jnp.concatenate([own, patches.reshape(1, new * new, -1)], axis=1)
+      rest = jnp.einsum('yh,xw,hwc->yxc', matrix, matrix, rest, precision=EXACT)
+    return jnp.concatenate([own, rest.reshape(1, new * new, -1)], axis=1)
 
   @nn.compact
   def __call__(self, images: Array) -> dict[str, Array]:

@@ -12,7 +12,8 @@ import safetensors.numpy
 from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, trees
 from bigjax.sampling import generator_file
-from bigjax.training import loop, posthoc_ema
+from bigjax.training import loop
+from bigjax.training.posthoc import reconstruction, snapshots
 
 import toys
 from tiny_run import one_program_each
@@ -25,7 +26,7 @@ INSIDE = 'aux/posthoc_ema/'
 def train(workdir, steps=STEPS, stds=(0.05, 0.1), lr=0.5):
   """A run that stores averages after every step, at first."""
   config = configs.read(f'{TOY}:tiny')
-  config.optim.update({'posthoc_ema': stds, 'lr': lr})
+  config.optim.lr, config.ema.posthoc = lr, stds
   config.run.update({'steps': steps, 'checkpoint_every': 20, 'keep': 9, 'eval_every': 0})
   with one_program_each():
     loop.train(config, str(workdir), jax.devices()[:2])
@@ -51,12 +52,12 @@ def run(tmp_path_factory):
 
 
 def files(workdir):
-  found = posthoc_ema.stored(workdir)
+  found = snapshots.stored(workdir)
   return {step: open(path, 'rb').read() for step, path in found.items()}
 
 
 def test_steps_that_are_stored_grow_apart_and_follow_from_the_step_alone():
-  due = [step for step in range(1, 4001) if posthoc_ema.due(step)]
+  due = [step for step in range(1, 4001) if snapshots.due(step)]
   assert due[:24] == list(range(1, 25))  # every one, while a step is more than a twentieth
   gaps = np.diff(due) / due[:-1]
   assert (gaps[24:] < 0.1).all() and len(due) == 128
@@ -67,12 +68,12 @@ def test_the_run_is_the_same_with_averages_beside_it(run, tmp_path):
   assert {path for path in ours if not path.startswith(INSIDE)} == plain.keys()
   for path, x in plain.items():
     np.testing.assert_array_equal(ours[path], x, err_msg=path)
-  assert posthoc_ema.stored(str(tmp_path / 'plain')) == {}
+  assert snapshots.stored(str(tmp_path / 'plain')) == {}
 
 
 def test_stored_averages_are_the_checkpoints_own(run):
-  assert list(posthoc_ema.stored(run)) == [n for n in range(1, STEPS + 1) if posthoc_ema.due(n)]
-  found = safetensors.numpy.load_file(posthoc_ema.stored(run)[20])
+  assert list(snapshots.stored(run)) == [n for n in range(1, STEPS + 1) if snapshots.due(n)]
+  found = safetensors.numpy.load_file(snapshots.stored(run)[20])
   kept = {p.removeprefix(INSIDE): x for p, x in state(run, 20).items() if p.startswith(INSIDE)}
   assert found.keys() == kept.keys() and len(found) == 2 * 4
   for path, x in kept.items():
@@ -81,8 +82,8 @@ def test_stored_averages_are_the_checkpoints_own(run):
 
 def test_a_resumed_run_stores_the_same_bytes_and_forgets_what_came_after(run, tmp_path):
   workdir = train(tmp_path / 'halves', steps=20)
-  stray = posthoc_ema.stored(workdir)[20].replace('0020', '0023')  # of a run killed at 25
-  shutil.copy(posthoc_ema.stored(workdir)[20], stray)
+  stray = snapshots.stored(workdir)[20].replace('0020', '0023')  # of a run killed at 25
+  shutil.copy(snapshots.stored(workdir)[20], stray)
   train(workdir)
   assert files(workdir) == files(run)
   ours, theirs = state(workdir), state(run)
@@ -99,15 +100,15 @@ def apart(found, want, start):
 def test_what_is_made_afterwards_is_what_would_have_been_tracked(run, tmp_path):
   direct = state(train(tmp_path / 'direct', stds=(0.08,)))
   want = {p.removeprefix(f'{INSIDE}0.08/'): x for p, x in direct.items() if p.startswith(INSIDE)}
-  start = trees.flat(posthoc_ema.program_of(run).init(jax.random.key(0), {})['ema'])
-  made = lambda std: trees.flat(posthoc_ema.load(run, 'last', std)[0])
+  start = trees.flat(reconstruction.program_of(run).init(jax.random.key(0), {})['ema'])
+  made = lambda std: trees.flat(reconstruction.load(run, 'last', std)[0])
   assert apart(made(0.08), want, start) < 1e-3
   assert apart(made(0.07), want, start) > 1e-3  # the bar tells widths apart
   assert apart(made(0.1), want, start) > 1e-3
-  _, card = posthoc_ema.load(run, 'last', 0.08)
+  _, card = reconstruction.load(run, 'last', 0.08)
   about = card['posthoc_ema']
   assert about['std'] == 0.08 and about['profile_error'] < 0.05
-  assert about['snapshots'] == len({*posthoc_ema.stored(run), STEPS})  # and the checkpoint's
+  assert about['snapshots'] == len({*snapshots.stored(run), STEPS})  # and the checkpoint's
 
 
 def test_export_writes_it_with_its_card(run, tmp_path, bigjax):
@@ -115,7 +116,7 @@ def test_export_writes_it_with_its_card(run, tmp_path, bigjax):
   path = os.path.join(run, 'export', 'generator_std0.08.safetensors')
   assert status == 0 and f'wrote {path}' in said and 'an average of width 0.08' in said
   gen, card = generator_file.load(path)
-  want, _ = posthoc_ema.load(run, '20', 0.08)
+  want, _ = reconstruction.load(run, '20', 0.08)
   assert card['posthoc_ema']['std'] == 0.08 and card['step'] == 20
   for name, x in trees.flat(want).items():
     np.testing.assert_array_equal(trees.flat(gen)[name], x)
@@ -136,10 +137,10 @@ def test_what_cannot_be_made_is_said(run, tmp_path, bigjax):
   assert 'less than 0.289' in said('--workdir', run, '--ema_std', '0.5')
   assert "no checkpoint '7'" in said('--workdir', run, '--ema_std', '0.1', '--checkpoint', '7')
   plain = train(tmp_path / 'plain', steps=10, stds=())
-  assert 'optim.posthoc_ema=0.05,0.1' in said('--workdir', plain, '--ema_std', '0.1')
+  assert 'ema.posthoc=0.05,0.1' in said('--workdir', plain, '--ema_std', '0.1')
   copy = str(tmp_path / 'copy')
   shutil.copytree(run, copy)
-  path = posthoc_ema.stored(copy)[5]
+  path = snapshots.stored(copy)[5]
   with open(path, 'r+b') as file:
     file.truncate(100)
   assert path in said('--workdir', copy, '--ema_std', '0.1')
@@ -149,8 +150,8 @@ def test_what_cannot_be_made_is_said(run, tmp_path, bigjax):
 
 def test_widths_are_part_of_what_a_run_is(run):
   with open(os.path.join(run, 'config.json'), encoding='utf-8') as file:
-    assert json.load(file)['optim.posthoc_ema'] == [0.05, 0.1]
-  with pytest.raises(errors.UserError, match=r'optim\.posthoc_ema'):
+    assert json.load(file)['ema.posthoc'] == [0.05, 0.1]
+  with pytest.raises(errors.UserError, match=r'ema\.posthoc'):
     train(run, steps=50, stds=(0.05,))
   with pytest.raises(errors.UserError, match='widths that differ'):
     train(run, stds=(0.05, 0.05))
