@@ -110,6 +110,7 @@ setup(
       'torchvision',
       'torch-fidelity',
       'pytorch-fid',
+      'transformers',
       'prdc',
       'scikit-image',
       'moto[server]',

@@ -4,7 +4,8 @@
 `bigjax train` writes safetensors when it ends; `--cascade BASE STAGE ...` makes one of a generator
 of small images and of others that enlarge them (Ho et al. 2022). Tensors are averaged weights with
 spectral norm folded in and BatchNorm's standing statistics at every truncation of
-`export.truncations`.
+`export.truncations`; with --ema_std, another average of the weights, made of those that a run with
+`ema.posthoc` has stored (training/posthoc/).
 
 `--hub DIR` writes a folder that the Hugging Face hub understands, and `--push OWNER/NAME` sends it
 there (sampling/sharing/).
@@ -19,10 +20,11 @@ promises to read such programs for six months only: keep the tensors too.
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigjax.core import errors
+from bigjax.core import errors, ranges
 from bigjax.sampling import options
 from bigjax.sampling.sharing import addresses
 
@@ -36,9 +38,13 @@ def places(
   params: str | None,
   cascade: Sequence[str] = (),
   classifier: str | None = None,
+  name: str = 'generator',
 ) -> dict[str, str]:
   """Return {format: where to write}, from what the command line says.
 
+  Args:
+    out, formats, workdir, params, cascade, classifier: the options.
+    name: of the file, unless told otherwise.
   Raises:
     UserError: there is no such format, the name of --out ends otherwise or is that of a part, or
       there is none for a generator made of several.
@@ -52,7 +58,7 @@ def places(
       f'--params={addresses.shown(params)} is on another machine: say with --out where the file is '
       'to lie.'
     )
-  base, dot = os.path.splitext(out or params or os.path.join(workdir or '', 'export', 'generator.'))
+  base, dot = os.path.splitext(out or params or os.path.join(workdir or '', 'export', f'{name}.'))
   known = dot[1:] in FORMATS
   asked = (formats or (dot[1:] if out and known else FORMATS[0])).split(',')
   for name in asked:
@@ -74,7 +80,10 @@ def places(
 
 def places_of(args: argparse.Namespace) -> dict[str, str]:
   """`places` of what the options say."""
-  return places(args.out, args.format, args.workdir, args.params, args.cascade, args.classifier)
+  name = 'generator' if args.ema_std is None else f'generator_std{args.ema_std:g}'
+  return places(
+    args.out, args.format, args.workdir, args.params, args.cascade, args.classifier, name
+  )
 
 
 def arguments() -> errors.Arguments:
@@ -92,6 +101,13 @@ def arguments() -> errors.Arguments:
     '--format', help=f'{", ".join(FORMATS)}, or several with commas (default: safetensors)'
   )
   options.add_sampling(parser)
+  ranges.add_option(
+    parser,
+    '--ema_std',
+    ranges.EMA_STD,
+    'of a --workdir whose run kept ema.posthoc: the width of the average of its weights, '
+    'relative to the steps so far',
+  )
   parser.add_argument(
     '--labels',
     choices=('numbers', 'weights'),
@@ -99,8 +115,9 @@ def arguments() -> errors.Arguments:
   )
   parser.add_argument(
     '--out',
-    help='the file (default: generator.FORMAT in WORKDIR/export, or beside --params; a --cascade, '
-    'what a --classifier guides, and what is at an address have none)',
+    help='the file (default: generator.FORMAT in WORKDIR/export, or beside --params; with '
+    '--ema_std generator_stdN.FORMAT; a --cascade, what a --classifier guides, and what is at an '
+    'address have none)',
   )
   parser.add_argument(
     '--hub',
@@ -136,6 +153,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
   options.check_generator(args)
   options.parse_sampling(args.sampling)
   check_hub(args)
+  if args.ema_std is not None and not args.workdir:
+    raise errors.UserError(
+      f'--ema_std={args.ema_std:g} is of the averages that a run has stored: give its --workdir.'
+    )
   paths = {} if args.hub else places_of(args)
   if 'stablehlo' in paths:
     errors.need('--format=stablehlo', 'export', 'flatbuffers')
@@ -165,6 +186,10 @@ def check_hub(args: argparse.Namespace) -> None:
       raise errors.UserError(
         f'--hub writes a folder of its own, with safetensors: leave out --{option}.'
       )
+  if args.ema_std is not None:
+    raise errors.UserError(
+      f"--hub shows a run's scores, which are of its own average: leave out --ema_std={args.ema_std:g}."
+    )
   if args.private and not args.push:
     raise errors.UserError('--private is of the repository that --push=OWNER/NAME makes.')
   from bigjax.sampling.sharing import licences
@@ -188,7 +213,7 @@ def run(args: argparse.Namespace) -> None:
   """
   from bigjax.core import buckets
 
-  with buckets.copied(args.workdir) as args.workdir:
+  with buckets.copied(args.workdir, state=args.ema_std is not None) as args.workdir:
     if args.hub:
       write_hub(args)
     else:
@@ -196,12 +221,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def loaded_of(args: argparse.Namespace) -> Any:
-  """The generator that the options name, guided or composed as they say."""
+  """The generator that the options name, averaged, guided or composed as they say."""
   from bigjax.sampling.loaded import of_cascade, of_options
 
   given = options.parse_sampling(args.sampling)
   truncation = {'truncation': args.truncation} if args.truncation else {}
-  return of_cascade(args.cascade, given | truncation) if args.cascade else of_options(args)
+  if args.cascade:
+    return of_cascade(args.cascade, given | truncation)
+  return of_options(args, None if args.ema_std is None else of_average(args))
 
 
 def write_hub(args: argparse.Namespace) -> None:
@@ -226,6 +253,28 @@ def write_hub(args: argparse.Namespace) -> None:
 
     print(f'sent to {push.push(args.hub, names, args.push, args.private)}')
     print(f'bigjax sample --params hf://{args.push}')
+
+
+def of_average(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+  """(gen, card) of --ema_std, once it has been said what it is made of.
+
+  Raises:
+    UserError: the run has no averages, or they are damaged.
+  """
+  from bigjax.algorithms.base.posthoc.tracking import NAME
+  from bigjax.training.posthoc import reconstruction
+
+  gen, card = reconstruction.load(args.workdir, args.checkpoint or 'last', args.ema_std)
+  about = card[NAME]
+  met = f'met to {100 * about["profile_error"]:.2g} %'
+  print(f'an average of width {args.ema_std:g} of {about["snapshots"]} stored steps: {met}')
+  if about['profile_error'] > reconstruction.ROUGH:
+    print(
+      f'warning: the profile of --ema_std={args.ema_std:g} is {met} only; give a width nearer to '
+      'those that were tracked.',
+      file=sys.stderr,
+    )
+  return gen, card
 
 
 def write(args: argparse.Namespace, paths: Mapping[str, str]) -> None:

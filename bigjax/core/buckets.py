@@ -28,6 +28,7 @@ HELD = '.held'  # in a workdir: which run writes to it now; see training/holder.
 WHOLE = '.copied'  # in a checkpoint in a bucket: all of it is there
 DIRECT = ('gs://', 'file://')  # where Orbax itself writes checkpoints
 ASIDE = ('corrupt', 'rolled_back')  # folders that nothing reads again
+SNAPSHOTS = 'posthoc_ema'  # a folder of stored averages: many and large, for few commands
 MODULES = {'gs': "pip install 'bigjax[gcs]'", 's3': "pip install 'bigjax[s3]'"}
 
 
@@ -75,12 +76,14 @@ def filesystem(url: str) -> tuple[Any, str]:
     ) from None
 
 
-def local(workdir: str, training: bool = False) -> str:
+def local(workdir: str, training: bool = False, state: bool = False) -> str:
   """Return a local folder for a workdir: itself, or a fresh copy of what a bucket has.
 
   Args:
     workdir: a folder or a URL.
-    training: with the training state in the checkpoints, not only the generators.
+    training: for a run that writes there; the folder is its own.
+    state: with the training state in the checkpoints and stored averages, as such runs have it,
+      not only the generators.
   Raises:
     UserError: the bucket cannot be read, or several hosts cannot share it.
   """
@@ -109,7 +112,7 @@ def local(workdir: str, training: bool = False) -> str:
     paths = files.find(root) if files.exists(root) else []
     inside = {os.path.relpath(path, root.rstrip('/')).replace(os.sep, '/'): path for path in paths}
     for name, path in inside.items():
-      if wanted(name, inside, training, url):
+      if wanted(name, inside, training or state, url):
         target = os.path.join(folder, name)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         files.get_file(path, target)
@@ -131,17 +134,19 @@ def checkpoints_of(workdir: str) -> epath.Path:
   return epath.Path(base) / 'checkpoints'
 
 
-def wanted(name: str, names: Container[str], training: bool, url: str) -> bool:
+def wanted(name: str, names: Container[str], state: bool, url: str) -> bool:
   """Return whether a file of a bucket, by its path in the workdir, belongs in a local copy."""
   first, *rest = name.split('/')
   if first in ('..', HELD) or rest[-1:] == [WHOLE]:
     return False
+  if first == SNAPSHOTS:
+    return state
   if first != 'checkpoints':
     return first not in ASIDE
   if url.startswith(DIRECT):
     return False
   whole = f'checkpoints/{rest[0]}/{WHOLE}' in names
-  return whole and (training or 'state' not in rest[1:2])
+  return whole and (state or 'state' not in rest[1:2])
 
 
 def try_to_write(url: str) -> None:
@@ -240,13 +245,16 @@ class Copies:
 
 
 @contextlib.contextmanager
-def copied(workdir: str | None) -> Iterator[str | None]:
+def copied(workdir: str | None, state: bool = False) -> Iterator[str | None]:
   """Within, a workdir is a local folder; afterwards, what was written to it is copied back.
 
+  Args:
+    workdir: a folder or a URL.
+    state: as of `local`.
   Raises:
     UserError: the bucket cannot be read, or not be written.
   """
-  folder = workdir and local(workdir)
+  folder = workdir and local(workdir, state=state)
   copies = Copies(folder or '', lambda words: None)
   yield folder
   copies.finish()

@@ -35,6 +35,7 @@ GROUPS = (
   'optim',
   'augment',
   'gradinit',
+  'ema',
   'eval',
   'scores',
   'watch',
@@ -121,6 +122,16 @@ SHARED: Keys = {
   'gradinit.eta': Key(0.1, 'length of that step', since=1, above=0, most=1000, where=GRADINIT),
   'gradinit.gamma': Key(
     1.0, "norm of a loss's gradient above which that is lowered", since=1, above=0, where=GRADINIT
+  ),
+  # Averages of the weights that others are made of after training: training/posthoc/.
+  'ema.posthoc': Key(
+    (),
+    'widths of averages that are kept for export --ema_std, such as 0.05,0.1 (Karras et al. 2024); '
+    '(): none',
+    since=1,
+    items=(float,),
+    above=0,
+    below=ranges.EMA_STD.below,
   ),
   # Scores at each evaluation.
   'eval.name': Key(

@@ -81,6 +81,7 @@ COUNT = Range(1, LARGEST)
 IMAGES = Range(1, 10**8)  # that one command makes or looks at
 FRAMES = Range(2, 100_000)  # of a film
 FPS = Range(0.1, 240, whole=False)  # of a film, per second
+EMA_STD = Range(above=0, below=0.289, whole=False)  # widths of averages; near its end, a plain mean
 BATCH = Range(1, 2**20)  # examples at a time, over all devices
 
 

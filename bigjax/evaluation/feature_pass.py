@@ -26,7 +26,8 @@ class FeaturePass:
   Counts where the time went since the last `restart`.
 
   Raises:
-    UserError: the network has no features of places, and these are to be kept.
+    UserError: the network has no features of places, or tells no classes apart, and that is to be
+      kept.
   """
 
   def __init__(
@@ -40,6 +41,12 @@ class FeaturePass:
     self.batch = samples.whole_batches(batch, mesh.size)
     self.restart()
     self._keeps = keeps
+    if 'logits' in keeps and not network.num_logits:
+      raise errors.UserError(
+        'the Inception score, and whatever else is of classes, needs a network that tells some '
+        f'apart, which {network.name!r} does not; leave it out, as in --metrics=fid,kid,pr, or '
+        'give --features=inception.'
+      )
     self._dims = {'features': network.dim}
     if 'spatial' in keeps:
       if not network.spatial:

@@ -430,9 +430,14 @@ def of_cascade(given: Sequence[str], options: Mapping[str, str]) -> Loaded:
   return Loaded(*from_card(*cascade.compose(parts, options, given)))
 
 
-def of_options(args: argparse.Namespace) -> Loaded:
+def of_options(
+  args: argparse.Namespace, generator: tuple[Any, dict[str, Any]] | None = None
+) -> Loaded:
   """The generator that --workdir and --checkpoint, or --params, name, with its --classifier.
 
+  Args:
+    args: of a verb.
+    generator: (gen, card) that stands for it.
   Raises:
     UserError: there is none, or they do not fit together.
   """
@@ -440,9 +445,9 @@ def of_options(args: argparse.Namespace) -> Loaded:
   if classifier is not None:
     scale = options.parse_sampling(args.sampling).get(GUIDANCE)
     scale = scale and GUIDANCE_SCALE.read(f'--{GUIDANCE}=', scale)
-  if args.workdir:
+  if generator is None and args.workdir:
     generator = cards.load_workdir(args.workdir, args.checkpoint or 'last')
-  else:
+  elif generator is None:
     generator = cards.load(args.params)
   return guided(generator, classifier, scale)
 

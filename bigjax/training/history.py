@@ -24,7 +24,13 @@ NUMBERS = {  # of an entry, and their ranges
   'seed': ranges.SEED,
   'position': ranges.Range(0, 2**63 - 1),
 }
-FIXED = ('algorithm', 'init_from', 'data.', 'export.')  # which make another run of it
+FIXED = (
+  'algorithm',
+  'init_from',
+  'data.',
+  'export.',
+  'ema.',
+)  # which make another run of it
 
 
 def begin(seed: int) -> History:

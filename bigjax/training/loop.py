@@ -25,6 +25,7 @@ from bigjax.training import gradinit, holder, init_from, quick_evaluation, rollb
 from bigjax.training import history as histories
 from bigjax.training.batches import Batches, held_out_batch, load_data
 from bigjax.training.logs import Log, Profile, Say, Session
+from bigjax.training.posthoc import snapshots
 from bigjax.training.program import Compiler
 from bigjax.training.ready import Ready, card_architecture, check, make_ready
 from bigjax.training.workdir import (
@@ -133,6 +134,7 @@ class Run:
   alarms: rollback.AlarmHandler
   scorer: during_training.Scoring | during_training.Off
   profile: Profile
+  snapshots: snapshots.Snapshots | snapshots.Off
   copies: buckets.Copies
   compiler: Compiler
   say: Say
@@ -249,6 +251,7 @@ def begin(
       stack, during_training.make_scorer(program.sampler(stage), config, workdir, card, first)
     ),
     profile=closing(stack, Profile(workdir, first, config.run.profile_steps if main else 0, say)),
+    snapshots=snapshots.make_snapshots(program, workdir, first),
     copies=buckets.Copies(workdir if main else '', say),
     compiler=Compiler(program, first, last, say),
     say=say,
@@ -335,6 +338,7 @@ def loop(
       # What is before a checkpoint would not be scored again by a run that goes on from it.
       run.log_scores(wait_for=done if save_now else None)
       # Checkpoint.
+      run.snapshots.take(state, done)
       if save_now:
         gen = gen if evaluated else program.gen(state, stage)
         run.save(state, gen, stage, done, scores if evaluated else None)

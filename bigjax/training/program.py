@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from bigjax.algorithms import family
 from bigjax.algorithms.base import configs, contract
 from bigjax.algorithms.base.contract import Algorithm, Batch, Due, Stage
+from bigjax.algorithms.base.posthoc.tracking import tracking
 from bigjax.core import device, errors, parallel, progress
 from bigjax.nn import microbatches
 from bigjax.sampling.sampler import Sampler
@@ -221,7 +222,7 @@ def make_program(
   """
   configs.check(config)
   module = family(config.algorithm)
-  algorithm = module.make(config, class_counts)
+  algorithm = tracking(module.make(config, class_counts), config.ema.posthoc)
   mesh = parallel.make_mesh(devices)
   stages = list(algorithm.stages(config.run.steps))
   check_stages(stages, mesh.size, config.run.get('microbatches', 1))

@@ -121,10 +121,11 @@ def config_hash(config: ml_collections.ConfigDict) -> str:
 
 
 def later(config: ml_collections.ConfigDict) -> Values:
-  """Defaults of the keys of a config that older runs know nothing of."""
+  """Defaults of the keys of a config that older runs know nothing of, as files have them."""
   values = core_config.flat(config)
   table = core_config.existing(keys(values), values)
-  return {name: key.default for name, key in table.items() if key.since}
+  found = {name: key.default for name, key in table.items() if key.since}
+  return {name: list(x) if isinstance(x, tuple) else x for name, x in found.items()}
 
 
 # --- The command line

@@ -16,8 +16,9 @@ State is nested dicts with these keys, and shared code reads nothing deeper:
   frozen   weights that no one trains: `init` makes the same whatever its key, and no checkpoint
            has them, but their digest
 
-No value of a hyper-parameter changes the tree, and no stage does. The generator that is sampled,
-exported and kept in checkpoints is one tree, too, which only its Generator looks into.
+No value of a hyper-parameter changes the tree, and no stage does, but for the copies of weights
+that `ema.posthoc` adds to `aux`. The generator that is sampled, exported and kept in
+checkpoints is one tree, too, which only its Generator looks into.
 """
 
 import dataclasses

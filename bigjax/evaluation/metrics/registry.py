@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 SWD_IMAGES = 16_384  # as in the PGGAN paper
 FEW = 100  # images on either side, of which no score says much
-FID_NETWORKS = ('inception', 'inception_pytorch_fid')  # one network, two ways to resize
+# One network, three ways to resize.
+FID_NETWORKS = ('inception', 'inception_pytorch_fid', 'inception_clean')
 FVD_NETWORK = 'i3d'
+CMMD_NETWORK = 'clip_vitl14_336'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,11 @@ def _kid(samples, real, seed):
   subset = min(kid.SUBSET, len(samples.features), len(real.features))
   mean, _ = kid.kid(samples.features, real.features, subset=subset, seed=seed)
   return {'kid' if subset == kid.SUBSET else f'kid@subsets{subset}': mean}
+
+
+def _cmmd(samples, real, seed):
+  del seed
+  return {'cmmd': kid.mmd_rbf(samples.features, real.features)}
 
 
 def _is(samples, real, seed):
@@ -155,6 +162,7 @@ METRICS = {
   'fid': Metric(_fid),
   'sfid': Metric(_sfid, keeps=('spatial',)),
   'kid': Metric(_kid, keeps=('features',), spread='KID'),
+  'cmmd': Metric(_cmmd, keeps=('features',), spread='CMMD'),
   'is': Metric(
     _is, keeps=('logits',), compares=False, words='10splits', spread='the Inception Score'
   ),
@@ -219,11 +227,14 @@ def full_name(short: str, metric: Metric, num: int, split: str, network: str) ->
   """Return a score's name with its protocol: 'fid' -> 'fid50k_train_inception'.
 
   Only what is computed in the FID Inception's features is called FID, and FVD (Unterthiner et al.
-  2018) what is in the logits of I3D; in others it is `fd`.
+  2018) what is in the logits of I3D; in others it is `fd`. CMMD is in CLIP's embeddings; in other
+  features it is `mmd_rbf`.
   """
   kind, _, rest = short.partition('@')  # '@' parts a score from its level: swd@16
   if metric.sees and network not in FID_NETWORKS:
     kind = kind.replace('fid', 'fvd' if network == FVD_NETWORK else 'fd')
+  if kind == 'cmmd' and network != CMMD_NETWORK:
+    kind = 'mmd_rbf'
   words = [kind + thousands(num)]
   words += [split] if metric.compares else []
   words += [network] if metric.sees else []

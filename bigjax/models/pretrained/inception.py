@@ -1,10 +1,13 @@
-"""Inception-v3 (Szegedy et al. 2015) as the network of FID and Inception score, in three recipes.
+"""Inception-v3 (Szegedy et al. 2015) as the network of FID and Inception score, in four recipes.
 
 Scores depend on more than weights. `fid` is the TensorFlow graph of 2015-12-05, as torch-fidelity
 runs it: TensorFlow 1's bilinear resize, then (x - 128) / 128. `pytorch_fid` is the same network
-behind torch's resize, then x / 127.5 - 1, as pytorch-fid runs it. `torchvision` has other weights
-and poolings, and is fed as BigGAN-PyTorch feeds it: normalised by ImageNet's mean and deviation
-(which torchvision itself undoes, `transform_input`), resized with corners aligned.
+behind torch's resize, then x / 127.5 - 1, as pytorch-fid runs it. `clean` is the same network again
+behind Pillow's bicubic resize, which widens its filter where images become smaller, of each channel
+in floats that are not rounded, cut off at 0 and 255: clean-fid's (Parmar et al. 2022).
+`torchvision` has other weights and poolings, and is fed as BigGAN-PyTorch feeds it: normalised by
+ImageNet's mean and deviation (which torchvision itself undoes, `transform_input`), resized with
+corners aligned.
 
 Names are those of the torch checkpoints. BatchNorm is as after training, products are of float32 on
 every backend, never of bfloat16 or TF32.
@@ -214,6 +217,7 @@ class Inception(nn.Module):
   last_pool: str
   num_logits: int
   bias_of_logits: bool
+  clip: bool = False  # to 0..255, what a filter with negative weights leads out of that
 
   @property
   def dim(self) -> int:
@@ -226,6 +230,7 @@ class Inception(nn.Module):
   def prepare(self, images: Array) -> Array:
     """Input of the first convolution: float32 [B, 299, 299, 3]."""
     x = resize(images.astype(jnp.float32), SIDE, self.resizer)
+    x = jnp.clip(x, 0, 255) if self.clip else x
     mean, std = (np.asarray(v, np.float32).reshape(1, 1, 1, 3) for v in (self.mean, self.std))
     return (x - mean) / std
 
@@ -277,6 +282,17 @@ RECIPES: dict[str, Callable[[], Inception]] = {
     last_pool='max',
     num_logits=1008,
     bias_of_logits=True,  # pytorch-fid has no Inception score: all of the network
+  ),
+  'clean': functools.partial(
+    Inception,
+    resizer='pil_bicubic',
+    mean=(128.0,) * 3,
+    std=(128.0,) * 3,
+    pool='average',
+    last_pool='max',
+    num_logits=1008,
+    bias_of_logits=False,  # clean-fid has no Inception score: as `fid`
+    clip=True,
   ),
   'torchvision': functools.partial(
     Inception,

@@ -18,10 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigjax.core import errors, files, trees
-from bigjax.models.pretrained import cifar_resnet, efficientnet_lite0, i3d, inception, torch_pickle
+from bigjax.models.pretrained import (
+  cifar_resnet,
+  efficientnet_lite0,
+  i3d,
+  inception,
+  torch_pickle,
+)
 from bigjax.models.pretrained.download import file_sha256, find
 from bigjax.models.pretrained.published import PUBLISHED, PublishedFile
 from bigjax.models.pretrained.torch_layout import from_torch, shapes
+from bigjax.models.pretrained.vit import clip_vision, dinov2
 
 Array = jax.Array
 
@@ -35,13 +42,13 @@ class FeatureNetwork:
     digest: 16 hex digits of the SHA-256 of all weights, whatever file they came in.
     resizer: how images come to the network's size.
     dim: of the features.
-    num_logits: classes that the network tells apart.
+    num_logits: classes that the network tells apart; 0: none.
     variables: NumPy arrays, as `apply` takes them.
     apply: (variables, images [B, H, W, 1 or 3]) -> {'features': float32 [B, dim], 'logits':
-      float32 [B, num_logits]}, pure; images are uint8, or floats in [-1, 1], to which gradients
-      flow; grey images are repeated in three channels. The logits are
-      those that the network's reference computes the Inception score of. UserError: the images
-      have another size or number of channels than the network takes.
+      float32 [B, num_logits]}, pure, the latter where there are classes; images are uint8, or
+      floats in [-1, 1], to which gradients flow; grey images are repeated in three channels. The
+      logits are those that the network's reference computes the Inception score of. UserError: the
+      images have another size or number of channels than the network takes.
     class_names: of the classes that the logits are of, where they are those of a known data set.
     licence: of the weights, where a card has to name it.
     spatial: features of places, 'spatial' [B, spatial] of what `apply` gives; 0: it has none.
@@ -79,6 +86,9 @@ NETWORKS = {
   'inception_pytorch_fid': Network(
     inception.RECIPES['pytorch_fid'], PUBLISHED['inception_pytorch_fid'], 'torch_bilinear_299'
   ),
+  'inception_clean': Network(
+    inception.RECIPES['clean'], PUBLISHED['inception_clean'], 'pil_bicubic_299'
+  ),
   'inception_torchvision': Network(
     inception.RECIPES['torchvision'],
     PUBLISHED['inception_torchvision'],
@@ -96,6 +106,18 @@ NETWORKS = {
     efficientnet_lite0.EfficientNetLite0, PUBLISHED['efficientnet_lite0'], 'torch_bilinear_224'
   ),
   'i3d': Network(i3d.I3D, PUBLISHED['i3d'], 'tf1_bilinear_224'),
+  **{
+    f'dinov2_{name}': Network(
+      make, PUBLISHED[f'dinov2_{name}'], 'pil_bicubic_uint8_224', unused=('mask_token',)
+    )
+    for name, make in dinov2.NETWORKS.items()
+  },
+  'clip_vitl14_336': Network(
+    clip_vision.CLIPVision,
+    PUBLISHED['clip_vitl14_336'],
+    'pil_bicubic_uint8_336',
+    unused=clip_vision.UNUSED,
+  ),
   # Of weights that nobody trained: for tests, and as a baseline of what training is good for.
   'efficientnet_lite0_random': Network(
     efficientnet_lite0.EfficientNetLite0,
@@ -195,9 +217,11 @@ def load(name: str, path: str | None = None) -> FeatureNetwork:
 
   Args:
     name: 'inception' (what FID and the Inception score are defined in), 'inception_pytorch_fid'
-      (the same weights behind pytorch-fid's resize), 'inception_torchvision' (as BigGAN-PyTorch
-      scores), 'cifar_resnet56', 'efficientnet_lite0', 'efficientnet_lite0_random', whose weights
-      are drawn, or 'i3d', of clips (what the Frechet video distance is defined in).
+      (the same weights behind pytorch-fid's resize), 'inception_clean' (behind clean-fid's),
+      'inception_torchvision' (as BigGAN-PyTorch scores), 'cifar_resnet56', 'efficientnet_lite0',
+      'efficientnet_lite0_random', whose weights are drawn, 'i3d', of clips (what the Frechet video
+      distance is defined in), 'dinov2_vits14', 'dinov2_vitb14', 'dinov2_vitl14' (what FD-DINOv2 is
+      defined in), or 'clip_vitl14_336' (what CMMD is defined in).
     path: of the weights: torch's file, or a .npz with its names and layout. None for the published
       file in the folder $BIGJAX_WEIGHTS, in its package, in the cache folder, or from the network.
 

@@ -12,7 +12,7 @@ from bigjax.core import errors, trees
 
 # Torch's state dicts in our layout.
 
-_LEAVES = {  # ours -> torch's
+_LEAVES = {  # ours -> torch's, where they differ
   ('params', 'kernel'): 'weight',
   ('params', 'scale'): 'weight',
   ('params', 'bias'): 'bias',
@@ -40,7 +40,7 @@ def shapes(network: nn.Module, side: int = 32) -> dict[str, tuple[int, ...]]:
 def torch_name(path: str) -> str:
   """PyTorch's name of a variable: 'params/a/conv/kernel' -> 'a.conv.weight'."""
   collection, *modules, leaf = path.split('/')
-  return '.'.join([*modules, _LEAVES[collection, leaf]])
+  return '.'.join([*modules, _LEAVES.get((collection, leaf), leaf)])
 
 
 def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:

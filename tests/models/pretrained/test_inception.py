@@ -11,6 +11,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from bigjax.models.pretrained import inception, torch_layout
 from bigjax.nn import resizing
@@ -165,7 +166,7 @@ def make_golden():
   """Return some of what the references compute."""
   found = {}
   for name, (height, width) in RESIZED.items():
-    for resizer in resizing.RESIZERS:
+    for resizer in resizing.BILINEAR:
       resized = reference_resize(pictures(height, width, num=1), resizer)
       found[f'{resizer}/{name}'] = resized[PIXELS]
   for recipe, make in REFERENCES.items():
@@ -209,17 +210,17 @@ def test_golden_is_what_the_references_compute():
 
 
 @pytest.mark.parametrize('size', RESIZED)
-@pytest.mark.parametrize('resizer', resizing.RESIZERS)
+@pytest.mark.parametrize('resizer', resizing.BILINEAR)
 def test_resized_pictures_are_as_kept(resizer, size):
   images = pictures(*RESIZED[size], num=1).astype(np.float32)
   found = np.asarray(inception.resize(images, 299, resizer))
   assert found.shape == (1, 299, 299, 3)
   np.testing.assert_allclose(found[PIXELS], golden()[f'{resizer}/{size}'], rtol=0, atol=1e-3)
-  for other in set(resizing.RESIZERS) - {resizer}:  # which they would not be, were they mixed up
+  for other in set(resizing.BILINEAR) - {resizer}:  # which they would not be, were they mixed up
     assert np.abs(found[PIXELS] - golden()[f'{other}/{size}']).max() > 0.1
 
 
-@pytest.mark.parametrize('resizer', resizing.RESIZERS)
+@pytest.mark.parametrize('resizer', resizing.BILINEAR)
 def test_pictures_of_the_right_size_stay(resizer):
   images = pictures(9, 9).astype(np.float32)
   np.testing.assert_array_equal(inception.resize(images, 9, resizer), images)
@@ -234,6 +235,23 @@ def test_what_the_network_sees_is_as_kept(recipe):
   assert distance(found, golden()[f'{recipe}/input']) < 1e-5
   for other in set(RECIPES) - {recipe}:
     assert distance(found, golden()[f'{other}/input']) > 1e-3
+
+
+def test_clean_fid_sees_pillows_pictures():
+  """clean-fid 0.1.35: each channel in mode F by Image.resize(BICUBIC), cut off, (x - 128) / 128."""
+  images = pictures(40, 52, num=1)
+  images[0, :20, :26] = np.random.RandomState(0).choice([0, 255], (20, 26, 3))  # overshoots
+  channels = [Image.fromarray(images[0, ..., c].astype(np.float32)) for c in range(3)]
+  resized = [np.asarray(c.resize((299, 299), Image.Resampling.BICUBIC)) for c in channels]
+  want = (np.stack(resized, -1).clip(0, 255) - 128) / 128
+  found = np.asarray(inception.RECIPES['clean']().prepare(images))[0]
+  assert np.abs(found - want).max() < 1e-5
+  for wrong in ({'clip': False}, {'resizer': 'torch_bilinear'}):
+    found = np.asarray(inception.RECIPES['clean'](**wrong).prepare(images))[0]
+    assert np.abs(found - want).max() > 0.1
+  same = ('mean', 'std', 'pool', 'last_pool', 'num_logits', 'bias_of_logits')
+  clean, fid = (inception.RECIPES[name].keywords for name in ('clean', 'fid'))
+  assert [clean[name] for name in same] == [fid[name] for name in same]
 
 
 # The network of `pytorch_fid` is that of `fid`.

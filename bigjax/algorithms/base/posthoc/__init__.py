@@ -1,0 +1,1 @@
+"""Averages of weights whose length is chosen after training (post-hoc EMA)."""

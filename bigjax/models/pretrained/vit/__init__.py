@@ -1,0 +1,1 @@
+"""Vision transformers with published weights."""

@@ -1,0 +1,1 @@
+"""Averages of the weights whose length is chosen after training (post-hoc EMA)."""
