@@ -82,6 +82,8 @@ setup(
     'export': EXPORT,
     'features': FEATURES,
     'video': VIDEO,
+    'wandb': ['wandb>=0.20'],
+    'mlflow': ['mlflow>=3'],
     'gcs': ['gcsfs'],
     's3': ['s3fs'],
     'test': TEST,

@@ -19,7 +19,7 @@ from bigjax.core import buckets, errors
 from bigjax.core import config as core_config
 from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
-from bigjax.training import gradinit, quick_evaluation, watchdog
+from bigjax.training import gradinit, quick_evaluation, watchdog, writers
 from bigjax.training import history as histories
 from bigjax.training.batches import check_data, load_data
 from bigjax.training.program import Program, make_program
@@ -38,6 +38,7 @@ CHECKS: tuple[Callable[[ml_collections.ConfigDict], Any], ...] = (
   lambda config: reference_curves.get(config.eval.published),
   quick_evaluation.check,
   gradinit.check,
+  writers.check,
 )
 
 
