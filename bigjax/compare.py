@@ -46,6 +46,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
   """`bigjax compare`."""
   args = parse(argv)
-  from bigjax.training import comparison  # and with it JAX
+  from bigjax.training.records import comparison  # and with it JAX
 
   comparison.run(args)

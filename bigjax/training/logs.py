@@ -12,7 +12,7 @@ from bigjax.algorithms.base.metrics import LOSS
 from bigjax.core import files, progress
 from bigjax.evaluation import reference_curves
 from bigjax.training import plots
-from bigjax.training.writers import TensorBoard, read_picture
+from bigjax.training.records.writers import TensorBoard, read_picture
 
 Say = Callable[[str], None]
 

@@ -22,13 +22,14 @@ from bigjax.core import buckets, checkpoint, errors, files, processes, progress,
 from bigjax.core import config as core_config
 from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
-from bigjax.training import gradinit, holder, init_from, quick_evaluation, rollback, writers
+from bigjax.training import gradinit, holder, init_from, quick_evaluation, rollback
 from bigjax.training import history as histories
 from bigjax.training.batches import Batches, held_out_batch, load_data
 from bigjax.training.logs import Log, Profile, Say
 from bigjax.training.program import Compiler
 from bigjax.training.ready import Ready, card_architecture, check, make_ready
-from bigjax.training.session import Session
+from bigjax.training.records import writers
+from bigjax.training.records.session import Session
 from bigjax.training.workdir import (
   about_data,
   frozen_digest,
@@ -399,6 +400,7 @@ def loop(
       run.log_scores(wait_for=periods.steps + 1)
   ended = int(state['step']) >= periods.steps
   summary = finish(ready, state, workdir, scores, session) if ended else {}
+  session.mark(int(state['step']))  # what came after its checkpoint is not to be done again
   run.copies.finish()
   return summary
 

@@ -19,11 +19,12 @@ from bigjax.core import buckets, errors
 from bigjax.core import config as core_config
 from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
-from bigjax.training import gradinit, quick_evaluation, watchdog, writers
+from bigjax.training import gradinit, quick_evaluation, watchdog
 from bigjax.training import history as histories
 from bigjax.training.batches import check_data, load_data
 from bigjax.training.program import Program, make_program
 from bigjax.training.quick_evaluation import Evaluation
+from bigjax.training.records import writers
 from bigjax.training.workdir import about_data, given_weights, refuse_other_data
 
 ASSUMED_CLASSES = 10  # of a config that leaves their number to its data, where that is absent

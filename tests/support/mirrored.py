@@ -12,7 +12,7 @@ from PIL import Image
 
 from bigjax.algorithms.base import configs
 from bigjax.core import files
-from bigjax.training import writers
+from bigjax.training.records import writers
 
 LAST = 10
 START = [{'from_step': 0, 'seed': 0, 'patch': {}, 'position': 0, 'reason': 'start'}]

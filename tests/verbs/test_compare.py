@@ -9,7 +9,7 @@ from PIL import Image
 
 from bigjax.algorithms.base import configs
 from bigjax.core import config as core_config
-from bigjax.training import comparison, session
+from bigjax.training.records import comparison, session
 
 pytest_plugins = ['tiny_run']
 

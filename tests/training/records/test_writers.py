@@ -13,7 +13,7 @@ import pytest
 
 from bigjax.algorithms.base import configs
 from bigjax.core import errors
-from bigjax.training import writers
+from bigjax.training.records import writers
 
 import mirrored
 import places

@@ -15,7 +15,7 @@ from bigjax.core import buckets, checkpoint, errors, files, plotting, progress
 from bigjax.core import config as core_config
 from bigjax.evaluation import plots, quick
 from bigjax.training import history as histories
-from bigjax.training import session as sessions
+from bigjax.training.records import session as sessions
 
 ASIDE = ('seed', 'data.data_dir', 'eval.published')  # what makes no other group
 COUNTS = 'run.steps'  # of the keys that may change in a run, the one that makes another result

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from bigjax.core import stopwatch
-from bigjax.training import session as sessions
+from bigjax.training.records import session as sessions
 
 
 @pytest.fixture
