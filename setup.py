@@ -101,6 +101,8 @@ setup(
     'video': VIDEO,
     'hf': HF,
     'hub': HUB,
+    'wandb': ['wandb>=0.20'],
+    'mlflow': ['mlflow>=3'],
     'gcs': ['gcsfs'],
     's3': ['s3fs'],
     'test': TEST,

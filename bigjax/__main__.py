@@ -8,6 +8,7 @@ VERBS = {
   'train': 'train from a config, or resume a run',
   'plan': 'what a run needs on a TPU slice that is not there: memory, time, chip-hours',
   'evaluate': 'scores of checkpoints or of any images: FID, IS, precision and recall, ...',
+  'compare': 'several runs: scores over seeds, what they differ in, where their time went',
   'sample': 'make images: class grids, seeds, interpolations, truncation sweeps, neighbours',
   'view': 'a page with sliders for what a generator makes, and its run beside; or a report',
   'project': 'find given photos among the images of a generator; whose are they?',

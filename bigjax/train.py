@@ -1,6 +1,7 @@
 """`bigjax train`: trains from a config, or resumes a run."""
 
 import os
+import time
 
 import ml_collections
 
@@ -36,11 +37,17 @@ def main(argv: list[str]) -> None:
   if '--help' in argv or '-h' in argv:
     print(USAGE + '\nconfigs: ' + ', '.join(sorted(core_config.builtin())))
     return
-  run(*parse(argv))
+  began = time.monotonic()
+  run(*parse(argv), began)
 
 
-def run(config: ml_collections.ConfigDict, workdir: str, given: dict[str, bool]) -> None:
-  """Train, or show what would be trained."""
+def run(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  given: dict[str, bool],
+  began: float | None = None,
+) -> None:
+  """Train, or show what would be trained; `began` is time.monotonic() of the process's start."""
   from bigjax.core import device, errors, processes
   from bigjax.training import loop, ready
 
@@ -51,4 +58,4 @@ def run(config: ml_collections.ConfigDict, workdir: str, given: dict[str, bool])
   processes.connect()
   device.use_compilation_cache()
   with processes.together():
-    loop.train(config, workdir, change=given['change'])
+    loop.train(config, workdir, change=given['change'], began=began)

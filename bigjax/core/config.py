@@ -62,6 +62,9 @@ SHARED: Keys = {
   'run.best': Key('', "score whose best checkpoint stays (-NAME: lower is better); '': none"),
   'run.max_skipped': Key(10, 'non-finite updates in a row after which a run stops', least=1),
   'run.profile_steps': Key(0, 'steps that the profiler records; 0: none'),
+  'run.writers': Key(
+    '', "trackers that get all rows, too, as wandb,mlflow; '': TensorBoard alone", since=1
+  ),
   # What is trained on.
   'data.source': Key(
     '', 'NAME or NAME:ARGUMENT: digits, moving_digits:1, folder:DIR, tfds:NAME, synthetic'

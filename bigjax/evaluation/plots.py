@@ -24,6 +24,11 @@ def _kind(name: str) -> str:
   return re.match(r'[a-z_]*[a-z]', name)[0]
 
 
+def is_higher_better(name: str) -> bool:
+  """Whether more of a score is better; a group of classes is as all (agreement_rare)."""
+  return name == 'worst_class' or name.split('_')[0] in HIGHER or _kind(name) in HIGHER
+
+
 def _scored(points: Sequence[Mapping[str, Any]]) -> list[str]:
   return list(dict.fromkeys(name for point in points for name in point['scores']))
 

@@ -3,7 +3,7 @@
 import collections
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -61,6 +61,7 @@ class Batches:
     config: of the run.
     history: seeds, and positions in the order of the data.
     step: the first.
+    waiting: is told of seconds that were spent waiting, right after them.
   """
 
   def __init__(
@@ -70,10 +71,11 @@ class Batches:
     config: ml_collections.ConfigDict,
     history: histories.History,
     step: int,
+    waiting: Callable[[float], None] = lambda seconds: None,
   ):
     self._placed = _placed(program, source, config.data.flip, history, step)
     self._ahead: collections.deque[Any] = collections.deque()
-    self._waited = 0.0
+    self._waited, self._waiting = 0.0, waiting
 
   def next(self, previous: Any) -> Any:
     """The next batch. Where `previous` (a step's metrics) is done by then, that was waiting.
@@ -84,7 +86,9 @@ class Batches:
     while len(self._ahead) < AHEAD:
       self._ahead.append(next(self._placed))
     if all(leaf.is_ready() for leaf in jax.tree.leaves(previous)):
-      self._waited += time.monotonic() - began
+      spent = time.monotonic() - began
+      self._waited += spent
+      self._waiting(spent)
     return self._ahead.popleft()
 
   def waited(self) -> float:

@@ -1,6 +1,5 @@
 """What a run writes down while it trains: rows, clock, events, curves, a profile."""
 
-import dataclasses
 import os
 import sys
 import time
@@ -13,37 +12,16 @@ from bigjax.algorithms.base.metrics import LOSS
 from bigjax.core import files, progress
 from bigjax.evaluation import reference_curves
 from bigjax.training import plots
+from bigjax.training.records.writers import TensorBoard, read_picture
 
 Say = Callable[[str], None]
-
-
-@dataclasses.dataclass
-class Session:
-  """This process's part of a run: when it began, and the earliest step that it went on from."""
-
-  began: float
-  first: int | None = None
-
-  def goes_on_from(self, step: int) -> None:
-    """A roll-back goes on from an earlier one than the process began with, or a later one."""
-    self.first = step if self.first is None else min(step, self.first)
-
-  @property
-  def seconds(self) -> float:
-    """Since it began."""
-    return time.monotonic() - self.began
-
-  def words(self, step: int) -> str:
-    """What was done up to a step, and how long this process took for its part of that."""
-    of_them = f', {step - self.first} of them' if self.first else ''
-    return f'{step} steps{of_them} in {progress.duration(self.seconds)}'
 
 
 class Log:
   """metrics.jsonl (values), timing.jsonl (clock), TensorBoard and the progress line."""
 
   def __init__(self, workdir: str, first: int, last: int, images_per_step: int):
-    main = jax.process_index() == 0
+    self._main = main = jax.process_index() == 0
     self._path = os.path.join(workdir, 'metrics.jsonl')
     self._values = files.JsonLines(self._path, first) if main else files.Null()
     self._clock = (
@@ -82,7 +60,6 @@ class Log:
     values = {name: float(value) for name, value in sorted(jax.device_get(metrics).items())}
     losses = {name: value for name, value in values.items() if name in LOSS}
     self.progress.update(step, losses)
-    self.write(step, values)
     now = time.monotonic()
     shown = {
       'images_per_second': round(self.progress.rate, 2),
@@ -91,8 +68,20 @@ class Log:
     }
     self._last = now
     self._write_clock(step, shown)
+    self.write(step, values)  # after its clock, so that who reads the row finds that
     self._events.write({'step': step, **shown})
     return values
+
+  def describe(self, step: int, config: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+    """Show what the run is from this step on: {'group.key': value}, and texts in Markdown."""
+    if self._main:
+      self._events.describe(step, config, texts)
+
+  def picture(self, step: int) -> None:
+    """Show the class grid of an evaluation."""
+    path = os.path.join(os.path.dirname(self._path), 'samples', f'{step:08d}.png')
+    if self._main and os.path.exists(path):
+      self._events.picture(step, 'samples', read_picture(path))
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Write a row of values."""
@@ -114,7 +103,7 @@ class Log:
     player: str,
   ) -> None:
     """Draw curves.png and vital_signs.png from all rows so far."""
-    if isinstance(self._values, files.Null):
+    if not self._main:
       return
     folder = os.path.dirname(self._path)
     rows = files.read_rows(self._path)
@@ -160,21 +149,3 @@ class Profile:
       self._tracing = False
       jax.profiler.stop_trace()
       self._say(f'profile in {self._folder}: tensorboard --logdir {self._folder}')
-
-
-class TensorBoard:
-  """TensorBoard events through clu, which is imported when the first row is written."""
-
-  def __init__(self, logdir: str):
-    self._logdir, self._writer = logdir, None
-
-  def write(self, row: Mapping[str, Any]) -> None:
-    if self._writer is None:
-      from clu import metric_writers  # imports TensorFlow
-
-      self._writer = metric_writers.SummaryWriter(self._logdir)
-    self._writer.write_scalars(row['step'], {k: v for k, v in row.items() if k != 'step'})
-
-  def close(self) -> None:
-    if self._writer is not None:
-      self._writer.close()

@@ -18,16 +18,19 @@ import ml_collections
 import bigjax
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.contract import Stage
-from bigjax.core import buckets, checkpoint, errors, files, processes, progress
+from bigjax.core import buckets, checkpoint, errors, files, processes, progress, stopwatch
+from bigjax.core import config as core_config
 from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
 from bigjax.training import gradinit, holder, init_from, quick_evaluation, rollback
 from bigjax.training import history as histories
 from bigjax.training.batches import Batches, held_out_batch, load_data
-from bigjax.training.logs import Log, Profile, Say, Session
+from bigjax.training.logs import Log, Profile, Say
 from bigjax.training.posthoc import snapshots
 from bigjax.training.program import Compiler
 from bigjax.training.ready import Ready, card_architecture, check, make_ready
+from bigjax.training.records import writers
+from bigjax.training.records.session import Session
 from bigjax.training.workdir import (
   about_data,
   frozen_digest,
@@ -58,6 +61,7 @@ def train(
   workdir: str,
   devices: Sequence[jax.Device] | None = None,
   change: bool = False,
+  began: float | None = None,
 ) -> dict[str, Any]:
   """Train from where the workdir stands to `config.run.steps`; return the summary.
 
@@ -67,6 +71,7 @@ def train(
       is not.
     devices: to train on (default: all, on all hosts).
     change: go on with this config where the workdir has another, and write that in its history.
+    began: time.monotonic() when the process began, for the run's clock (default: now).
   Returns:
     What summary.json holds; {} where the run was told to end before its last step.
   Raises:
@@ -75,7 +80,10 @@ def train(
   """
   check(config)
   with holder.hold(workdir, progress.say) as still_held:
-    return train_alone(config, buckets.local(workdir, training=True), devices, change, still_held)
+    folder = buckets.local(workdir, training=True)
+    session = Session(folder, began)
+    with contextlib.closing(session), stopwatch.compilations(session.watch, 'compilation'):
+      return train_alone(config, folder, devices, change, still_held, session)
 
 
 def train_alone(
@@ -84,9 +92,9 @@ def train_alone(
   devices: Sequence[jax.Device] | None,
   change: bool,
   still_held: holder.Check,
+  session: Session,
 ) -> dict[str, Any]:
   """Train in a folder that no other run writes to; see `train`."""
-  session = Session(time.monotonic())
   # Everything that can be refused, before anything is written.
   config, source = load_data(config)
   ready = make_ready(config, source, devices)
@@ -137,6 +145,8 @@ class Run:
   snapshots: snapshots.Snapshots | snapshots.Off
   copies: buckets.Copies
   compiler: Compiler
+  mirrors: writers.Mirrors
+  session: Session
   say: Say
 
   def draw(self, done: int) -> None:
@@ -146,7 +156,8 @@ class Run:
     marks = histories.events(self.history, self.alarms.events())
     curve = reference_curves.get(ready.config.eval.published)
     player = ready.program.algorithm.sampled
-    self.log.draw(ready.evaluation.floor, curve, marks, title, player)
+    with self.session.watch.part('logs'):
+      self.log.draw(ready.evaluation.floor, curve, marks, title, player)
 
   def check_alarms(self, done: int, row: Mapping[str, float]) -> None:
     """Let the watchdog see a row; what ends the run is in the picture.
@@ -168,6 +179,7 @@ class Run:
     with progress.ticking(f'evaluating step {done} (the first time compiles)'):
       signs = jax.device_get(program.probe(state, batch, held_out, stage))
       gen, scores = self.ready.evaluation(state, stage, self.workdir, done, self.scorer)
+    self.log.picture(done)
     signs = {name: float(value) for name, value in sorted(signs.items())}
     # A last step off the periods leaves no row: a run that goes on has none there.
     if progress.due(done, config.run.eval_every) and jax.process_index() == 0:  # who has samples/
@@ -196,6 +208,7 @@ class Run:
       'frozen': self.frozen,
     }
     self.checkpoints.save(done, thawed(state), gen, meta, scores)
+    self.session.mark(done)
 
   def log_scores(self, wait_for: int | None) -> None:
     """Show the scores by protocol that have come in; see Scoring.finished."""
@@ -209,6 +222,7 @@ def begin(
   history: histories.History,
   given: tuple[init_from.WeightsByPlayer, str],
   say: Say,
+  session: Session,
   stack: contextlib.ExitStack,
 ) -> tuple[Any, Run]:
   """(The state to go on from, the run): from the newest checkpoint, or freshly drawn."""
@@ -244,7 +258,9 @@ def begin(
     first=first,
     frozen=frozen_digest(state),
     checkpoints=checkpoints,
-    stream=Batches(program, ready.source, config, history, first),
+    stream=Batches(
+      program, ready.source, config, history, first, lambda s: session.watch.move(s, 'data')
+    ),
     log=closing(stack, Log(workdir, first, last, stage.num_images)),
     alarms=closing(stack, rollback.AlarmHandler(config, program, workdir, history, first, say)),
     scorer=closing(
@@ -254,12 +270,40 @@ def begin(
     snapshots=snapshots.make_snapshots(program, workdir, first),
     copies=buckets.Copies(workdir if main else '', say),
     compiler=Compiler(program, first, last, say),
+    mirrors=closing(stack, writers.Mirrors(config, workdir, history, tags_of(card), say)),
+    session=session,
     say=say,
   )
+  run.log.describe(first, core_config.flatten(config), described(ready, history))
   if run.scorer.missing(first):
-    ready.evaluation.catch_up(state, stage, first, run.scorer)
+    with session.watch.part('evaluation'):
+      ready.evaluation.catch_up(state, stage, first, run.scorer)
+  session.goes_on_from(first)
   run.copies.push()
+  # What the stack closes is waited for: checkpoints, most of all.
+  stack.callback(session.watch.goes_on, 'checkpoints')
   return state, run
+
+
+def tags_of(card: Mapping[str, Any]) -> dict[str, str]:
+  """What a tracker tells a run by, beside its config."""
+  return {'bigjax': bigjax.__version__, 'config_hash': card['config_hash']}
+
+
+def described(ready: Ready, history: histories.History) -> dict[str, str]:
+  """What a run is, in Markdown: {its config, its data, what it has been}."""
+  config, source = ready.config, ready.source
+  defaults = {name: key.default for name, key in configs.keys(core_config.flat(config)).items()}
+  classes = ', '.join(source.class_names[:100])
+  found = [f'{level}: {sentence}' for level, sentence in source.findings]
+  data = [f'{source.num_train:,} training images of {config.data.source}; {classes}', *found]
+  entries = [f'- step {entry["from_step"]}: {entry["reason"]}, seed {entry["seed"]}'
+             for entry in history]  # fmt: skip
+  return {
+    'config': writers.config_table(config, defaults),
+    'data': '\n\n'.join(data),
+    'history': '\n'.join(entries),
+  }
 
 
 def closing(stack: contextlib.ExitStack, thing: Any) -> Any:
@@ -283,17 +327,19 @@ def loop(
     RollBack: to be run again, with another history.
   """
   config, program = ready.config, ready.program
-  periods = config.run
+  periods, watch = config.run, session.watch
+  watch.goes_on('start')
   with contextlib.ExitStack() as stack:
-    state, run = begin(ready, workdir, history, given, say, stack)
-    session.goes_on_from(run.first)
+    state, run = begin(ready, workdir, history, given, say, session, stack)
+    watch.goes_on('steps')
     stage, held_out, gen = None, None, None
     metrics: Any = ()
     scores: dict[str, float] = {}
     if run.first >= periods.steps:
       say(f'{workdir} is at step {run.first} already; a larger --config.run.steps trains on')
       now = program.stage(run.first)
-      _, scores = ready.evaluation(state, now, workdir, run.first, during_training.Off())
+      with watch.part('evaluation'):
+        _, scores = ready.evaluation(state, now, workdir, run.first, during_training.Off())
 
     for step in range(run.first, periods.steps):
       # Stage: another one has programs, sizes and a held-out batch of its own.
@@ -302,8 +348,10 @@ def loop(
         jax.block_until_ready(state)  # the last steps of the stage before are no pause
         changed = pause = time.monotonic()
         stage = program.stage(step)
-        held_out = held_out_batch(program, ready.source, stage)
-        run.compiler.enter(step)
+        with watch.part('data'):
+          held_out = held_out_batch(program, ready.source, stage)
+        with watch.part('compilation'):
+          run.compiler.enter(step)
         run.log.skip(time.monotonic() - pause)
       # Step.
       batch = run.stream.next(metrics)
@@ -321,8 +369,10 @@ def loop(
         run.log.restart(done, stage.num_images)
       # Log.
       if progress.due(done, periods.log_every):
-        row = metrics | program.batch_statistics(batch)
-        run.check_alarms(done, run.log.metrics(done, row, run.stream.waited()))
+        row = jax.block_until_ready(metrics | program.batch_statistics(batch))
+        with watch.part('logs'):
+          values = run.log.metrics(done, row, run.stream.waited())
+        run.check_alarms(done, values)
         refuse_non_finite(metrics, done, periods.max_skipped)
       last = done == periods.steps
       preempted = notice.reached(done) and not last
@@ -333,22 +383,29 @@ def loop(
       pause = time.monotonic()
       run.profile.after(done, state)
       # Evaluation.
-      if evaluated:
-        gen, scores = run.evaluate(state, batch, held_out, stage, done)
-      # What is before a checkpoint would not be scored again by a run that goes on from it.
-      run.log_scores(wait_for=done if save_now else None)
+      with watch.part('evaluation'):
+        if evaluated:
+          gen, scores = run.evaluate(state, batch, held_out, stage, done)
+        # What is before a checkpoint would not be scored again by a run that goes on from it.
+        run.log_scores(wait_for=done if save_now else None)
       # Checkpoint.
-      run.snapshots.take(state, done)
+      with watch.part('checkpoints'):
+        run.snapshots.take(state, done)
       if save_now:
-        gen = gen if evaluated else program.gen(state, stage)
-        run.save(state, gen, stage, done, scores if evaluated else None)
+        with watch.part('checkpoints'):
+          gen = gen if evaluated else program.gen(state, stage)
+          run.save(state, gen, stage, done, scores if evaluated else None)
+      if evaluated or progress.due(done, periods.log_every):
+        run.mirrors.push(done)
       run.log.skip(time.monotonic() - pause)
       if preempted:
         say(f'told to end: saved step {done}; the same command goes on from there')
         break
-    run.log_scores(wait_for=periods.steps + 1)
+    with watch.part('evaluation'):
+      run.log_scores(wait_for=periods.steps + 1)
   ended = int(state['step']) >= periods.steps
   summary = finish(ready, state, workdir, scores, session) if ended else {}
+  session.mark(int(state['step']))  # what came after its checkpoint is not to be done again
   run.copies.finish()
   return summary
 
@@ -376,7 +433,7 @@ def finish(
     'real': evaluation.floor,
     **({'floor_of': evaluation.floor_name} if evaluation.floor_name != 'real' else {}),
     'step': step,
-    'seconds': round(session.seconds, 1),
+    **session.summary(),
     'config_hash': card['config_hash'],
     'bigjax': bigjax.__version__,
   }
@@ -393,4 +450,5 @@ def finish(
       f'{session.words(step)}: see samples, curves.png and '
       f'vital_signs.png in {workdir}; try: bigjax sample --params {shlex.quote(path)}'
     )
+    print(session.clock_words())
   return summary

@@ -24,6 +24,7 @@ from bigjax.training import history as histories
 from bigjax.training.batches import check_data, load_data
 from bigjax.training.program import Program, make_program
 from bigjax.training.quick_evaluation import Evaluation
+from bigjax.training.records import writers
 from bigjax.training.workdir import about_data, given_weights, refuse_other_data
 
 ASSUMED_CLASSES = 10  # of a config that leaves their number to its data, where that is absent
@@ -38,6 +39,7 @@ CHECKS: tuple[Callable[[ml_collections.ConfigDict], Any], ...] = (
   lambda config: reference_curves.get(config.eval.published),
   quick_evaluation.check,
   gradinit.check,
+  writers.check,
 )
 
 

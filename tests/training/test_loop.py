@@ -64,10 +64,12 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize('stop', [3, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures('no_pictures', 'shared_programs')
 def test_resumed_run_equals_the_uninterrupted_one(uninterrupted, tmp_path, stop, capsys):
-  workdir = str(tmp_path)
+  workdir, began = str(tmp_path), time.monotonic()
   train(tiny(steps=stop), workdir)
   train(tiny(steps=6), workdir)
-  assert f'resuming at step {stop}' in capsys.readouterr().err
+  whole = time.monotonic() - began
+  told = capsys.readouterr()
+  assert f'resuming at step {stop}' in told.err and ' in 2 sessions: ' in told.out
   assert read(workdir, 'metrics.jsonl') == read(uninterrupted, 'metrics.jsonl')
   ours, theirs = saved_state(workdir, 6), saved_state(uninterrupted, 6)
   assert ours.keys() == theirs.keys()
@@ -77,6 +79,14 @@ def test_resumed_run_equals_the_uninterrupted_one(uninterrupted, tmp_path, stop,
   assert steps == [1, 2, 3, 4, 5, 6]  # no row doubled or lost
   exports = [read(w, 'export/generator.safetensors') for w in (workdir, uninterrupted)]
   assert exports[0] == exports[1]
+  # The clock is of both, its parts are all of it, and nothing was done twice.
+  summary = json.loads(read(workdir, 'summary.json'))
+  clock = summary['clock']
+  assert summary['sessions'] == 2
+  assert sum(clock.values()) == pytest.approx(summary['seconds'], abs=0.01)
+  assert summary['seconds'] == pytest.approx(whole, rel=0.02, abs=1)
+  assert clock['steps'] > 0 and clock['compilation'] > 0 and clock['evaluation'] > 0
+  assert clock['lost'] < 0.02 * whole + 0.5
 
 
 @pytest.mark.slow

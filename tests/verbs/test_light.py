@@ -52,6 +52,7 @@ WRONG = [  # a command line, and a word of the sentence that it gets
   (['sample', '--workdir=x', '--predict=synthetic', '--seeds=3'], 'leave out --seeds'),
   (['sample', '--workdir=x', '--sampling=much'], 'NAME=VALUE'),
   (['sample', '--params=x.npz', '--checkpoint=best'], '--workdir'),
+  (['compare', 'x', '--out=x.jpg'], '.png'),
   (['evaluate', '--workdir=x', '--colour=red'], '--colour'),
   (['evaluate', '--workdir=x', '--metrics=fidd'], 'did you mean fid?'),
   (['evaluate', '--workdir=x', '--features=incept'], 'did you mean inception?'),
