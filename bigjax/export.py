@@ -188,7 +188,8 @@ def check_hub(args: argparse.Namespace) -> None:
       )
   if args.ema_std is not None:
     raise errors.UserError(
-      f"--hub shows a run's scores, which are of its own average: leave out --ema_std={args.ema_std:g}."
+      "--hub shows a run's scores, which are of its own average: leave out "
+      f'--ema_std={args.ema_std:g}.'
     )
   if args.private and not args.push:
     raise errors.UserError('--private is of the repository that --push=OWNER/NAME makes.')

@@ -391,8 +391,7 @@ def loop(
       # Checkpoint.
       with watch.part('checkpoints'):
         run.snapshots.take(state, done)
-      if save_now:
-        with watch.part('checkpoints'):
+        if save_now:
           gen = gen if evaluated else program.gen(state, stage)
           run.save(state, gen, stage, done, scores if evaluated else None)
       if evaluated or progress.due(done, periods.log_every):
