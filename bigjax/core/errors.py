@@ -23,7 +23,7 @@ class AbsentData(UserError):
 class Arguments(argparse.ArgumentParser):
   """An argument parser whose errors are UserErrors, like all others; a ~ means home in any word."""
 
-  def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+  def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:  # type: ignore[override]  # no namespace of another class
     """As argparse's, but that `--option=` with nothing behind it is a mistake, and ~ is home."""
     given = super().parse_args(*args, **kwargs)
     for action in self._actions:

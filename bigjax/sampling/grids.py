@@ -134,7 +134,7 @@ def strips(
     clips.reshape(-1, *clips.shape[2:]),
     times,
     gaps=(3 * across, across),
-    marked=() if marked is None else marked.reshape(-1),
+    marked=() if marked is None else marked.reshape(-1).tolist(),
   )
   heads = [f'{i}' for i in range(1, times + 1)]
   words = f'frames 1 to {times} from left to right'
@@ -164,7 +164,7 @@ def film(
     marked: bool [n, T], which frames have a coloured frame; None: none.
   """
   num_rows = -(-len(clips) // columns)
-  of = lambda t: () if marked is None else marked[:, t]
+  of = lambda t: () if marked is None else marked[:, t].tolist()
   side = _side(num_rows, columns)
   at = lambda t: grid(clips[:, t], columns, side, marked=of(t))
   first = lettering.labelled(at(0), num_rows, columns, rows, heads, caption)

@@ -45,8 +45,14 @@ class Wanted:
   caption: str = ''
   rate: float = 0.0
 
+  def classes(self) -> np.ndarray:
+    """The labels, where no classes are mixed."""
+    assert self.labels is not None
+    return self.labels
+
   def seed(self, i: int) -> int:
     """Of image i, where each has its own."""
+    assert self.seeds is not None
     return self.seeds[i % len(self.seeds)]
 
   def name(self, i: int) -> str:

@@ -8,6 +8,7 @@ generated and a real image of which the real one stays farther away: 1 tells all
 import argparse
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def draw_histogram(path: str, generated: np.ndarray, real: np.ndarray, name: str
   bins = np.linspace(both.min(), max(both.max(), both.min() + 1e-9), 21)
   for values, label, colour in ((generated, 'generated', 'C1'), (real, 'given', 'C0')):
     weights = np.full(len(values), 1 / len(values))
-    axis.hist(values, bins, weights=weights, alpha=0.6, color=colour, label=label)
+    axis.hist(values, bins.tolist(), weights=weights, alpha=0.6, color=colour, label=label)
   axis.set_ylabel('share of images')
   hint = f'told apart: {told_apart(generated, real):.3f} of pairs (0.5: not at all)'
   plotting.finish(axis, 'how far projections stay from their images', hint, x=name)
@@ -52,7 +53,7 @@ def draw_histogram(path: str, generated: np.ndarray, real: np.ndarray, name: str
 
 def save_w(path: str, found: Projected, names: Sequence[str], distance: str, steps: int) -> None:
   """Write w and the noise maps, and how far from its target each image is, as .npz."""
-  noise = {f'noise{i:02d}': maps for i, maps in enumerate(found.noise)}
+  noise: dict[str, Any] = {f'noise{i:02d}': maps for i, maps in enumerate(found.noise)}
   with files.whole(path) as file:
     np.savez(
       file, w=found.w, before=found.before, after=found.after, names=np.array(names),
