@@ -12,12 +12,13 @@ VERBS = {
   'project': 'find given photos among the images of a generator with styles; whose are they?',
   'export': 'write a generator for use elsewhere: safetensors, npz, a StableHLO program',
   'convert': 'weights of BigGAN-PyTorch in and out, of Hugging Face and TF-Hub in',
+  'completion': 'a script that completes these commands in bash, zsh or fish',
 }
 
 
 def usage() -> str:
   lines = ['usage: bigjax VERB [options]      (bigjax VERB --help for its options)', '']
-  return '\n'.join(lines + [f'  {verb:<10}{what}' for verb, what in VERBS.items()])
+  return '\n'.join(lines + [f'  {verb:<12}{what}' for verb, what in VERBS.items()])
 
 
 def speak_all_letters() -> None:

@@ -27,7 +27,7 @@ BASE = {  # the fewest words with which a verb has something to do
   'train': [], 'doctor': [], 'plan': ['--topology=v3-8'], 'evaluate': ['--params=x.npz'],
   'sample': ['--params=x.npz'], 'export': ['--params=x.npz', '--format=stablehlo'],
   'convert': ['--gen=x.pth', '--out=y.safetensors'],
-  'project': ['--params=x.npz', '--images=photos'],
+  'project': ['--params=x.npz', '--images=photos'], 'completion': ['--shell=bash'],
 }  # fmt: skip
 
 
