@@ -9,11 +9,21 @@ from typing import Any, NoReturn
 
 from bigjax.core import paths
 
+# Exit statuses of commands; the last two as shells have them.
+DONE, FAILED, MISTAKE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
+STATUSES = {
+  DONE: 'done, or told to end and saved',
+  FAILED: 'a check failed, nothing fits, or a defect',
+  MISTAKE: 'a sentence says what to mend',
+  INTERRUPTED: 'by Ctrl-C',
+  UNREAD: 'nobody reads the output any more',
+}
+
 FOREIGN = {'--network': '--params', '--outdir': '--out'}  # of other people's generators
 
 
 class UserError(Exception):
-  """A mistake of the user's. `__main__` prints its one sentence and exits with status 2."""
+  """A mistake of the user's. `__main__` prints its one sentence and exits with MISTAKE."""
 
 
 class AbsentData(UserError):

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from bigjax.core import errors
 
 PATIENCE = 60  # seconds without a sign of life after which a host counts as dead
-INTERRUPTED, UNREAD = 130, 141  # exit statuses, as shells have them
+INTERRUPTED, UNREAD = errors.INTERRUPTED, errors.UNREAD
 
 
 def connect() -> None:
@@ -129,14 +129,14 @@ def together() -> Iterator[None]:
       raise
     who = f'bigjax: process {jax.process_index()} of {jax.process_count()}'
     if isinstance(error, errors.UserError):
-      end(f'{who}: {error}', 2)
+      end(f'{who}: {error}', errors.MISTAKE)
     if isinstance(error, KeyboardInterrupt):
       end(f'{who}: interrupted.', INTERRUPTED)
     traceback.print_exc()
     end(
       f'{who} ends, for the reason above. Where that is another host which died, start all of '
       'them again: the run goes on from its last checkpoint.',
-      1,
+      errors.FAILED,
     )
 
 

@@ -185,7 +185,8 @@ def lines(page):
   blocks = [body for kind, body in BLOCK.findall(page.read_text()) if not kind]
   given = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
   given += code(page)
-  return [part.strip() for line in given for part in line.split('  #')[0].split(' && ')]
+  split = re.compile(r' && | \| | > ').split
+  return [part.strip() for line in given for part in split(line.partition('  #')[0])]
 
 
 def commands(page):
