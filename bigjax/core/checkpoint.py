@@ -139,7 +139,7 @@ class Checkpoints:
       ),
     )
     known = scores and self._best.removeprefix('-') in scores
-    self._manager.save(step, args=items, metrics=dict(scores) if known else None, force=True)
+    self._manager.save(step, args=items, metrics=dict(scores or {}) if known else None, force=True)
 
   def steps(self) -> list[int]:
     """Return the steps of the finished checkpoints, ascending."""
@@ -350,4 +350,4 @@ def best_step(workdir: str) -> int:
       f'{workdir!r} has no checkpoint with a score to be best by: '
       'set config.run.best to the name of a score.'
     )
-  return max(scored, key=scored.get)
+  return max(scored, key=scored.__getitem__)

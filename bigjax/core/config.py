@@ -260,6 +260,7 @@ def layers(given: str) -> list[Values | str]:
   """
   path, words = find(given)
   spec = importlib.util.spec_from_file_location('bigjax_config', path)
+  assert spec and spec.loader, path  # it ends in .py
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   variants, arguments = getattr(module, 'VARIANTS', None), []
@@ -291,7 +292,7 @@ def layers(given: str) -> list[Values | str]:
 
 def flat(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Values:
   """{'group.key': value} of nested groups, or of what is flat already."""
-  values = {}
+  values: Values = {}
   for group, value in config.items():
     if isinstance(value, (Mapping, ml_collections.ConfigDict)):
       values |= {f'{group}.{key}': v for key, v in value.items()}

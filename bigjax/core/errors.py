@@ -9,11 +9,21 @@ from typing import Any, NoReturn
 
 from bigjax.core import paths
 
+# Exit statuses of commands; the last two as shells have them.
+DONE, FAILED, MISTAKE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
+STATUSES = {
+  DONE: 'done, or told to end and saved',
+  FAILED: 'a check failed, nothing fits, or a defect',
+  MISTAKE: 'a sentence says what to mend',
+  INTERRUPTED: 'by Ctrl-C',
+  UNREAD: 'nobody reads the output any more',
+}
+
 FOREIGN = {'--network': '--params', '--outdir': '--out'}  # of other people's generators
 
 
 class UserError(Exception):
-  """A mistake of the user's. `__main__` prints its one sentence and exits with status 2."""
+  """A mistake of the user's. `__main__` prints its one sentence and exits with MISTAKE."""
 
 
 class AbsentData(UserError):
@@ -23,7 +33,7 @@ class AbsentData(UserError):
 class Arguments(argparse.ArgumentParser):
   """An argument parser whose errors are UserErrors, like all others; a ~ means home in any word."""
 
-  def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+  def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:  # type: ignore[override]  # no namespace of another class
     """As argparse's, but that `--option=` with nothing behind it is a mistake, and ~ is home."""
     given = super().parse_args(*args, **kwargs)
     for action in self._actions:

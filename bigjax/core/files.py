@@ -257,7 +257,7 @@ def write_cache(path: str, arrays: Mapping[str, np.ndarray], what: str = '') -> 
   try:
     os.makedirs(folder, exist_ok=True)
     with whole(path, shared=True) as file:  # by all hosts
-      np.savez(file, **arrays)
+      np.savez(file, **dict[str, Any](arrays))
   except OSError as error:
     if what:
       progress.say(

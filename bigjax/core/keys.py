@@ -53,6 +53,12 @@ class Key:
     most = largest if self.most is None and self.below is None else self.most
     return ranges.Range(least, most, self.above, self.below, whole)
 
+  def read(self, name: str, word: str) -> Any:
+    """The number of a word, of a key that is one; see ranges.Range.read."""
+    within = self.within
+    assert within, name
+    return within.read(name, word)
+
   def like(self, value: Any = None) -> str:
     """What fits, for an error; `value` is an example."""
     words = {int: 'a whole number', float: 'a number', bool: 'True or False', tuple: 'a tuple'}

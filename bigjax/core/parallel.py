@@ -82,7 +82,7 @@ def batched(mesh: Mesh, lead: int = 0) -> NamedSharding:
 def local_rows(mesh: Mesh, num: int) -> np.ndarray:
   """Return which of `num` examples of a global minibatch this process must supply, ascending."""
   spans = batched(mesh).addressable_devices_indices_map((num,)).values()
-  return np.unique(np.concatenate([np.arange(num)[span[0]] for span in spans]))
+  return np.unique(np.concatenate([np.arange(num)[span[0]] for span in spans if span]))
 
 
 def to_global(mesh: Mesh, batch: Any) -> Any:

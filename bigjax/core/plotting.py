@@ -118,7 +118,11 @@ def finish(
     axis.set_yticks([])
   elif labels:
     columns = max(1, min(len(labels), 66 // (max(map(len, labels)) + 6)))
-    below = {'loc': 'upper center', 'bbox_to_anchor': (0.5, -0.16), 'borderaxespad': 0}
+    below: dict[str, Any] = {
+      'loc': 'upper center',
+      'bbox_to_anchor': (0.5, -0.16),
+      'borderaxespad': 0,
+    }
     axis.legend(fontsize=8, ncols=columns, frameon=False, **below)
 
 

@@ -14,13 +14,13 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from bigjax.core import errors
 
 PATIENCE = 60  # seconds without a sign of life after which a host counts as dead
-INTERRUPTED, UNREAD = 130, 141  # exit statuses, as shells have them
+INTERRUPTED, UNREAD = errors.INTERRUPTED, errors.UNREAD
 
 
 def connect() -> None:
@@ -34,7 +34,7 @@ def connect() -> None:
   if jax.distributed.is_initialized():
     return
   address = os.environ.get('JAX_COORDINATOR_ADDRESS')
-  told = {}
+  told: dict[str, Any] = {}
   if address:
     try:
       num, mine = (int(os.environ[f'JAX_{name}']) for name in ('NUM_PROCESSES', 'PROCESS_ID'))
@@ -108,7 +108,8 @@ def quiet_libraries() -> None:
   log = logging.getLogger(__name__).debug
   sys.excepthook = lambda *error: log('in the background', exc_info=error)  # tensorstore
   sys.unraisablehook = lambda it: log(
-    'in the background', exc_info=(it.exc_type, it.exc_value, it.exc_traceback)
+    'in the background',
+    exc_info=it.exc_value and (it.exc_type, it.exc_value, it.exc_traceback),
   )
 
 
@@ -128,14 +129,14 @@ def together() -> Iterator[None]:
       raise
     who = f'bigjax: process {jax.process_index()} of {jax.process_count()}'
     if isinstance(error, errors.UserError):
-      end(f'{who}: {error}', 2)
+      end(f'{who}: {error}', errors.MISTAKE)
     if isinstance(error, KeyboardInterrupt):
       end(f'{who}: interrupted.', INTERRUPTED)
     traceback.print_exc()
     end(
       f'{who} ends, for the reason above. Where that is another host which died, start all of '
       'them again: the run goes on from its last checkpoint.',
-      1,
+      errors.FAILED,
     )
 
 
@@ -176,7 +177,7 @@ class Interrupts:
           self._hear(signum)
 
   @contextlib.contextmanager
-  def heard_by(self, hear: Hear, signals: list[int]) -> Iterator[None]:
+  def heard_by(self, hear: Hear, signals: Sequence[int]) -> Iterator[None]:
     """Within, `hear` is asked first about these signals; what it leaves is done as before."""
     if threading.current_thread() is not threading.main_thread():  # which may not set handlers
       yield
@@ -184,8 +185,9 @@ class Interrupts:
     before = {s: signal.getsignal(s) for s in signals if signal.getsignal(s) != signal.SIG_IGN}
 
     def handler(signum, frame):
-      if not hear(signum) and callable(before[signum]):
-        before[signum](signum, frame)
+      known = before[signum]
+      if not hear(signum) and callable(known):
+        known(signum, frame)
 
     for signum in before:
       signal.signal(signum, (lambda *_: None) if self._listening else handler)

@@ -78,14 +78,15 @@ class Range:
 LARGEST = 2**31 - 1  # what 32 bits hold: steps and sizes on the devices
 SEED = Range(0, 2**32 - 1)  # of jax.random and NumPy: larger ones would repeat smaller ones' images
 COUNT = Range(1, LARGEST)
-IMAGES = Range(1, 10**8)  # that one command makes or looks at
 FRAMES = Range(2, 100_000)  # of a film
 FPS = Range(0.1, 240, whole=False)  # of a film, per second
 EMA_STD = Range(above=0, below=0.289, whole=False)  # widths of averages; near its end, a plain mean
+MOST_IMAGES = 10**8
+IMAGES = Range(1, MOST_IMAGES)  # that one command makes or looks at
 BATCH = Range(1, 2**20)  # examples at a time, over all devices
 
 
-def text(number: float) -> str:
+def text(number: float | None) -> str:
   """A number for people: 4,294,967,295, 0.5, 1e+09."""
   return f'{number:,}' if isinstance(number, int) else f'{number:g}'
 

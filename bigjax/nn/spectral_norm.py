@@ -42,7 +42,7 @@ def spec(embeddings: bool = False) -> Spec:
   return lambda path, leaf: path.rsplit('/', 1)[-1] in names
 
 
-def kernel(path: str, w: jax.Array) -> jax.Array:
+def kernel(path: str, w: Any) -> Any:
   """Return a tensor as the kernel [..., out] that is normalised, seen as M [in, out].
 
   The rows of a class table are its outputs, as in PyTorch.

@@ -60,7 +60,7 @@ def save(path: str, gen: Any, card: Mapping[str, Any]) -> None:
 def save_npz(path: str, gen: Any, card: Mapping[str, Any]) -> None:
   """Write a generator as one .npz for NumPy alone: arrays by path, and `card`, the card's JSON."""
   os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-  arrays = {name: np.asarray(leaf) for name, leaf in trees.flat(gen).items()}
+  arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in trees.flat(gen).items()}
   with files.whole(path) as file:
     np.savez(file, card=np.array(json.dumps(card)), **arrays)
 

@@ -179,7 +179,7 @@ def strips(
     clips.reshape(-1, *clips.shape[2:]),
     times,
     gaps=(3 * across, across),
-    marked=() if marked is None else marked.reshape(-1),
+    marked=() if marked is None else marked.reshape(-1).tolist(),
   )
   if plain:
     return lettering.labelled(picture, num, times, names, caption=caption)
@@ -219,7 +219,7 @@ def film(
     marked: bool [n, T], which frames have a coloured frame; None: none.
   """
   num_rows = -(-len(clips) // columns)
-  of = lambda t: () if marked is None else marked[:, t]
+  of = lambda t: () if marked is None else marked[:, t].tolist()
   side = side_of_film(num_rows, columns, clips.shape[2:4])
   at = lambda t: grid(clips[:, t], columns, side, marked=of(t))
   first = lettering.labelled(at(0), num_rows, columns, rows, heads, caption)

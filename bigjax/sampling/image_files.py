@@ -47,8 +47,14 @@ class Wanted:
   rate: float = 0.0
   plain: bool = False
 
+  def classes(self) -> np.ndarray:
+    """The labels, where no classes are mixed."""
+    assert self.labels is not None
+    return self.labels
+
   def seed(self, i: int) -> int:
     """Of image i, where each has its own."""
+    assert self.seeds is not None
     return self.seeds[i % len(self.seeds)]
 
   def name(self, i: int) -> str:

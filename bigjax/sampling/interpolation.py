@@ -14,7 +14,7 @@ def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
   The norm goes linearly from one's to the other's, so that every point is as likely as its ends.
   """
   shape, (a, b) = a.shape, (a.reshape(-1), b.reshape(-1))
-  norm_a, norm_b = (max(np.linalg.norm(x), 1e-12) for x in (a, b))
+  norm_a, norm_b = (max(float(np.linalg.norm(x)), 1e-12) for x in (a, b))
   angle = np.arccos(np.clip(a @ b / (norm_a * norm_b), -1, 1))
   if angle < 1e-4:
     return (a[None] + way[:, None] * (b - a)[None]).reshape(-1, *shape)

@@ -441,10 +441,11 @@ def of_options(
   Raises:
     UserError: there is none, or they do not fit together.
   """
-  classifier, scale = getattr(args, 'classifier', None), None  # which not all verbs have
+  classifier = getattr(args, 'classifier', None)  # which not all verbs have
+  scale: float | None = None
   if classifier is not None:
-    scale = options.parse_sampling(args.sampling).get(GUIDANCE)
-    scale = scale and GUIDANCE_SCALE.read(f'--{GUIDANCE}=', scale)
+    word = options.parse_sampling(args.sampling).get(GUIDANCE)
+    scale = GUIDANCE_SCALE.read(f'--{GUIDANCE}=', word) if word else None
   if generator is None and args.workdir:
     generator = cards.load_workdir(args.workdir, args.checkpoint or 'last')
   elif generator is None:
@@ -530,7 +531,7 @@ def read_labels(labels: Labels, class_names: list[str], num: int | None) -> np.n
   if isinstance(labels, str):
     labels = parse_classes(labels, class_names)
   else:
-    given = labels
+    given: Any = labels
     labels = np.atleast_1d(np.asarray(labels))
     if labels.dtype.kind in 'OU' and labels.ndim == 1:  # names, with numbers among them
       words = [given] if np.ndim(given) == 0 else list(given)  # before NumPy made all of them texts
@@ -556,5 +557,5 @@ def generator_digest(loaded: Loaded) -> str:
   told = hashlib.sha256()
   for path, leaf in trees.flat(loaded.stored).items():
     told.update(path.encode())
-    told.update(np.ascontiguousarray(leaf))
+    told.update(np.ascontiguousarray(leaf).data)
   return told.hexdigest()[:16]

@@ -134,7 +134,7 @@ def parse_layers(text: str, num: int = MOST_LAYERS) -> list[int]:
   Raises:
     UserError: it is not like that, or there are not as many layers.
   """
-  found = set()
+  found: set[int] = set()
   for word in LAYERS.get(text, text).split(','):
     first, dash, last = (part.strip() for part in word.partition('-'))
     last = last or (f'{max(num - 1, 0)}' if dash else first)
@@ -214,14 +214,14 @@ class Seeds(Sequence):
   def __len__(self) -> int:
     return self._ends[-1]
 
-  def __getitem__(self, index: int) -> int:
+  def __getitem__(self, index: int) -> int:  # type: ignore[override]  # none cuts a slice
     if not 0 <= index < len(self):
       raise IndexError(index)
     part = bisect.bisect_right(self._ends, index)
     return self._parts[part][index - self._ends[part]]
 
 
-def parse_seeds(text: str, most: int = ranges.IMAGES.most) -> Seeds:
+def parse_seeds(text: str, most: int = ranges.MOST_IMAGES) -> Seeds:
   """The seeds of '0-9', '0,1,2' or '3,10-12', at most so many.
 
   Raises:

@@ -182,16 +182,16 @@ def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.n
   heads = [f'seed {seed}' for seed in seeds] if len(seeds) == columns else []
   if args.sweep:
     rows = [name for name, _ in swept(loaded, args)]
-    classes_of = [of(label) for label in wanted.labels[:columns]]
+    classes_of = [of(label) for label in wanted.classes()[:columns]]
     heads = heads or (classes_of if len(set(classes_of)) > 1 else [])
   elif args.mixing:
-    rows, heads = wanted.rows, wanted.heads
+    rows, heads = list(wanted.rows), list(wanted.heads)
   elif args.interpolate:
     ends = labels if args.interpolate in ('z', 'w') else np.roll(labels, -1)
     pairs = zip(labels, ends, strict=True)
     rows = [of(a) if a == b else f'{of(a)} → {of(b)}' for a, b in pairs]
   else:
-    some = [set(wanted.labels[start : start + columns].tolist()) for start in starts]
+    some = [set(wanted.classes()[start : start + columns].tolist()) for start in starts]
     rows = [of(*one) if len(one) == 1 else '' for one in some]
     if seeds and not heads:  # more of one class than a row holds
       some = [[seeds[i] for i in range(wanted.num)[start:][:columns]] for start in starts]
@@ -201,6 +201,6 @@ def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.n
   words += [f'layers {args.mixing} of the upper row'] if args.mixing else []
   if len(set(labels.tolist())) == 1 and args.sweep and of(labels[0]):
     words.append(f'class {of(labels[0])}')
-  rows = rows if any(rows) else ()
+  rows = rows if any(rows) else []
   caption = ', '.join(words)
   return dataclasses.replace(wanted, rows=rows, heads=heads, caption=caption, rate=rate)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from bigjax.algorithms import generator_of
 from bigjax.algorithms.base.contract import Gen, Generator, Spec
 from bigjax.algorithms.base.draws import with_noise_of
+from bigjax.algorithms.base.generators import parts
 from bigjax.core import errors, parallel
 from bigjax.core.device import use_compilation_cache
 
@@ -74,9 +75,9 @@ class Sampler:
 
   def latents(self, seed: int, num: int, spec: Spec, start: int = 0) -> np.ndarray:
     """Latents [num, ...] of samples `start` and on of a seed; each follows from its number."""
-    key, start = jax.random.key(seed), np.int32(start)
+    key, first = jax.random.key(seed), np.int32(start)
     with jax.set_mesh(self.mesh):
-      return np.asarray(self._latents(key, num, spec, start).addressable_data(0))
+      return np.asarray(self._latents(key, num, spec, first).addressable_data(0))
 
   def first_of_each(self, seeds: Iterable[int], spec: Spec) -> np.ndarray:
     """The first latents of every seed, [n, ...]."""
@@ -136,11 +137,11 @@ class Sampler:
 
   @functools.cached_property
   def _encode(self):
-    return self._look(self.generator.encoder.encode)
+    return self._look(parts.encoder_of(self.generator, 'encoding').encode)
 
   @functools.cached_property
   def _features(self):
-    return self._look(self.generator.encoder.features)
+    return self._look(parts.encoder_of(self.generator, 'encoding').features)
 
   def encoded(self, gen: Gen, images: np.ndarray, batch: int = 64) -> np.ndarray:
     """Latents float32 [n, ...] of uint8 images [n, ...]."""
@@ -156,7 +157,7 @@ class Sampler:
   def _bits(self):
     def run(gen, images, y, numbers, seed):
       keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(numbers)
-      of = self.generator.likelihood
+      of = parts.likelihood_of(self.generator, 'likelihood')
       return of.bits(gen, images.astype(jnp.float32) / 127.5 - 1, y, keys)
 
     examples, everywhere = parallel.batched(self.mesh), parallel.replicated(self.mesh)
@@ -189,7 +190,7 @@ class Sampler:
   @functools.cached_property
   def _predict(self):
     def run(gen, frames, z, y, spec):
-      of = self.generator.predictor
+      of = parts.predictor_of(self.generator, 'prediction')
       return to_uint8(of.predict(gen, frames.astype(jnp.float32) / 127.5 - 1, z, y, spec))
 
     examples, everywhere = parallel.batched(self.mesh), parallel.replicated(self.mesh)
@@ -223,18 +224,18 @@ class Sampler:
   def _map(self):
     examples = parallel.batched(self.mesh)
     return jax.jit(
-      self.generator.styles.map,
+      parts.styles_of(self.generator, 'mapping').map,
       in_shardings=(None, examples, examples),
       out_shardings=parallel.replicated(self.mesh),
     )
 
   @functools.cached_property
   def _synthesize(self):
-    styles = self.generator.styles
+    styles = parts.styles_of(self.generator, 'mixing')
 
     def run(gen, w, others, z, theirs, spec):
-      ws = [styles.layers(gen, one, spec) for one in (w, others)]
-      ws = jnp.where(theirs[None, :, None], *reversed(ws))
+      own, other = (styles.layers(gen, one, spec) for one in (w, others))
+      ws = jnp.where(theirs[None, :, None], other, own)
       return to_uint8(styles.synthesize(gen, ws, styles.noise(gen, z, spec), spec))
 
     examples, everywhere = parallel.batched(self.mesh), parallel.replicated(self.mesh)
@@ -283,7 +284,7 @@ class Sampler:
       theirs: numbers of layers, from 0 on.
       batch: images at a time.
     """
-    layers = np.isin(np.arange(self.generator.styles.num_layers), list(theirs))
+    layers = np.isin(np.arange(parts.styles_of(self.generator, 'mixing').num_layers), list(theirs))
     run = lambda *part: self._synthesize(gen, *part, layers, spec)
     return self.in_batches(run, (w, w if others is None else others, z), batch)
 
@@ -365,7 +366,7 @@ def trace(generator: Generator, gen: Gen, sampling: Mapping[str, Any]) -> None:
     images = jax.ShapeDtypeStruct((1, *classifier.shape), jnp.float32)
     jax.eval_shape(classifier.log_probabilities, gen, images, jax.ShapeDtypeStruct((1,), jnp.int32))
   ready = lambda spec: generator.provenance(gen, spec, sampling)[0]
-  spec = generator.spec(sampling)
+  spec: Spec | None = generator.spec(sampling)
   if not ready(spec):
     spec = next(filter(ready, generator.prepared(sampling)), None)
   if spec is None:  # statistics are missing, which sampling will measure

@@ -55,7 +55,7 @@ def program(loaded: Loaded, spec: Spec, weights: bool = False) -> bytes:
 
   def run(z, y, *numbers):
     given = dict(zip(generator.inputs, numbers, strict=True))
-    at = dataclasses.replace(spec, **given) if given else spec
+    at = dataclasses.replace(spec, **given) if given else spec  # type: ignore[type-var]  # with inputs it is a dataclass
     return to_uint8(generator.generate(jax.tree.map(jnp.asarray, gen), z, y, at))
 
   (batch,) = export.symbolic_shape('b')
@@ -65,7 +65,7 @@ def program(loaded: Loaded, spec: Spec, weights: bool = False) -> bytes:
     y = jax.ShapeDtypeStruct((batch, loaded.num_classes), jnp.float32)
   with device.for_any_device():
     numbers = [jax.ShapeDtypeStruct((), jnp.float32)] * len(generator.inputs)
-    return export.export(jax.jit(run), platforms=PLATFORMS)(z, y, *numbers).serialize()
+    return bytes(export.export(jax.jit(run), platforms=PLATFORMS)(z, y, *numbers).serialize())
 
 
 def program_card(loaded: Loaded, spec: Spec, weights: bool, path: str) -> dict[str, Any]:

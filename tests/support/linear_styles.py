@@ -25,6 +25,7 @@ class LinearStyles(truncation.WithStyles):
   latent_shape = (Z,)
   num_classes = 1
   num_layers = LAYERS
+  gains = None  # no run begins with its weights
 
   @property
   def styles(self):

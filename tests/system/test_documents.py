@@ -185,7 +185,8 @@ def lines(page):
   blocks = [body for kind, body in BLOCK.findall(page.read_text()) if not kind]
   given = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
   given += code(page)
-  return [part.strip() for line in given for part in line.split('  #')[0].split(' && ')]
+  split = re.compile(r' && | \| | > ').split
+  return [part.strip() for line in given for part in split(line.partition('  #')[0])]
 
 
 def commands(page):
@@ -343,7 +344,7 @@ def test_the_citation_is_of_this_version(metadata):
   cited = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
   assert cited['cff-version'] == '1.2.0' and cited['type'] == 'software' and cited['message']
   assert cited['version'] == package.__version__ == metadata[0]['version']
-  assert cited['license'] == metadata[0]['license']
+  assert cited['license'] == metadata[0]['license_expression']
   assert cited['authors'] == [{'name': 'The bigjax developers'}]
   (paper,) = cited['references']
   assert paper['authors'][0]['family-names'] == 'Brock' and paper['year'] == 2019

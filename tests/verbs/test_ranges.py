@@ -28,7 +28,7 @@ BASE = {  # the fewest words with which a verb has something to do
   'sample': ['--params=x.npz'], 'export': ['--params=x.npz', '--format=stablehlo'],
   'convert': ['--gen=x.pth', '--out=y.safetensors'],
   'project': ['--params=x.npz', '--images=photos'], 'view': ['x.npz'],
-  'directions': ['--params=x.npz'], 'compare': ['x'],
+  'directions': ['--params=x.npz'], 'compare': ['x'], 'completion': ['--shell=bash'],
 }  # fmt: skip
 
 

@@ -167,9 +167,11 @@ def parse(
 
 def _split(verb: str, argv: list[str], given: dict[str, Any]) -> dict[str, str | None]:
   """Set the flags of `given`, and return {'group.key': text or None} of --config.group.key."""
-  overrides, words = {}, list(argv)
+  overrides: dict[str, str | None] = {}
+  words = list(argv)
   while words:
     word = words.pop(0)
+    text: str | None
     flag, equals, text = word.removeprefix('-').removeprefix('-').partition('=')
     key = flag.removeprefix('config.')
     if not word.startswith('-'):
@@ -186,9 +188,9 @@ def _split(verb: str, argv: list[str], given: dict[str, Any]) -> dict[str, str |
     if key != flag:
       overrides[key] = text
     elif isinstance(given[flag], bool):
-      given[flag] = _switch(flag, text) if equals else True
+      given[flag] = _switch(flag, text or '') if equals else True
     else:
-      given[flag] = paths.expanded(text)
+      given[flag] = paths.expanded(text or '')
   return overrides
 
 

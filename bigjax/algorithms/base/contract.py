@@ -21,6 +21,7 @@ that `ema.posthoc` adds to `aux`. The generator that is sampled, exported and ke
 checkpoints is one tree, too, which only its Generator looks into.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +35,7 @@ from bigjax.core import errors
 Array = jax.Array
 State = dict[str, Any]
 Gen = Any
+OwnSpec = Any  # the Spec that the same generator's `spec` makes, which only it looks into
 Metrics = dict[str, Array]
 Batch = Mapping[str, Array]
 Due = frozenset[str]
@@ -124,7 +126,7 @@ def stage_at(stages: Stages, step: int) -> Stage:
 
 def position_at(stages: Stages, step: int) -> int:
   """Number of real images consumed before `step` (may exceed 32 bits)."""
-  ends = [*(first for first, _ in stages[1:]), math.inf]
+  ends = [*(first for first, _ in stages[1:]), step]
   return sum(
     (min(step, end) - first) * stage.num_images
     for (first, stage), end in zip(stages, ends, strict=True)
@@ -139,7 +141,8 @@ def due_at(periods: Mapping[str, int], step: int) -> Due:
 
 def dues_between(periods: Mapping[str, int], first: int, last: int) -> dict[Due, int]:
   """{terms due together: in how many of the steps `first` to `last` - 1}, as they come up."""
-  cycle, counts = math.lcm(*periods.values()), {}
+  cycle = math.lcm(*periods.values())
+  counts: dict[Due, int] = {}
   for i in range(min(last - first, cycle)):
     due = due_at(periods, first + i)
     counts[due] = counts.get(due, 0) + len(range(first + i, last, cycle))
@@ -154,7 +157,8 @@ class Loss(Protocol):
       reparametrisation divides it out.
   """
 
-  scale_free: frozenset[str]
+  @property
+  def scale_free(self) -> frozenset[str]: ...
 
   def __call__(self, params: Any) -> tuple[Array, Metrics]:
     """(The loss, metrics), means over the global batch."""
@@ -243,11 +247,20 @@ class Generator(Protocol):
       exported program therefore takes as inputs.
   """
 
-  shape: tuple[int, ...]
-  latent_shape: tuple[int, ...]
-  num_classes: int
-  options: Mapping[str, str]
-  inputs: Mapping[str, str]
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+
+  @property
+  def latent_shape(self) -> tuple[int, ...]: ...
+
+  @property
+  def num_classes(self) -> int: ...
+
+  @property
+  def options(self) -> Mapping[str, str]: ...
+
+  @property
+  def inputs(self) -> Mapping[str, str]: ...
 
   def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> Spec:
     """Settings from a card's `sampling` and the words {option: value} given by a user.
@@ -259,19 +272,19 @@ class Generator(Protocol):
   def prepared(self, sampling: Mapping[str, Any]) -> Sequence[Spec]:
     """The settings that an export is prepared for."""
 
-  def latents(self, key: Array, num: int, spec: Spec, start: Array | int = 0) -> Array:
+  def latents(self, key: Array, num: int, spec: OwnSpec, start: Array | int = 0) -> Array:
     """Latents [num, ...] of samples `start` and on; each follows from its number alone."""
 
-  def generate(self, gen: Gen, z: Array, y: Array, spec: Spec) -> Array:
+  def generate(self, gen: Gen, z: Array, y: Array, spec: OwnSpec) -> Array:
     """Samples [B, ...] in [-1, 1]; y is int32 [B] or float32 [B, classes] weights."""
 
-  def prepare(self, gen: Gen, key: Array, spec: Spec) -> Gen:
+  def prepare(self, gen: Gen, key: Array, spec: OwnSpec) -> Gen:
     """`gen` with whatever these settings need measured; itself where they need nothing."""
 
   def bare(self, gen: Gen) -> Gen:
     """`gen` with nothing prepared."""
 
-  def provenance(self, gen: Gen, spec: Spec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
+  def provenance(self, gen: Gen, spec: OwnSpec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
     """Whether `gen` is ready for these settings, and what is to be said: '' for nothing."""
 
   def weights(self, gen: Gen) -> Any:
@@ -280,7 +293,7 @@ class Generator(Protocol):
     A run that begins with them, and averages nothing yet, samples as `gen` does.
     """
 
-  def recipe(self, spec: Spec) -> str | None:
+  def recipe(self, spec: OwnSpec) -> str | None:
     """Python source, for jax alone, whose latents(seed, num) are ours; None where there is none."""
 
 
@@ -356,50 +369,57 @@ class OfNetwork:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlainGenerator:
+class PlainGenerator(abc.ABC):
   """A generator that needs no preparing, with N(0, I) latents of `latent_shape`.
 
   A family adds fields and `generate`; one whose latents have another law, `latents` and `recipe`;
   one that takes many steps from latents to a sample is not `searchable`.
   """
 
-  options = {}  # noqa: RUF012 - constants, not fields
-  inputs = {}  # noqa: RUF012
-  styles = None
-  enlarger = None
+  @property
+  @abc.abstractmethod
+  def latent_shape(self) -> tuple[int, ...]: ...
 
   @property
   def searchable(self) -> 'PlainGenerator | None':
     return self
 
-  def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> NoChoice:
+  @property
+  def options(self) -> Mapping[str, str]:
+    return {}
+
+  @property
+  def inputs(self) -> Mapping[str, str]:
+    return {}
+
+  def spec(self, sampling: Mapping[str, Any], given: Mapping[str, str] | None = None) -> Spec:
     del sampling
     check_options(given, self.options)
     return NoChoice()
 
-  def prepared(self, sampling: Mapping[str, Any]) -> Sequence[NoChoice]:
+  def prepared(self, sampling: Mapping[str, Any]) -> Sequence[Spec]:
     del sampling
     return ()
 
-  def latents(self, key: Array, num: int, spec: NoChoice, start: Array | int = 0) -> Array:
+  def latents(self, key: Array, num: int, spec: OwnSpec, start: Array | int = 0) -> Array:
     del spec
     return normal_latents(key, num, self.latent_shape, start)
 
-  def prepare(self, gen: Gen, key: Array, spec: NoChoice) -> Gen:
+  def prepare(self, gen: Gen, key: Array, spec: OwnSpec) -> Gen:
     del key, spec
     return gen
 
   def bare(self, gen: Gen) -> Gen:
     return gen
 
-  def provenance(self, gen: Gen, spec: NoChoice, sampling: Mapping[str, Any]) -> tuple[bool, str]:
+  def provenance(self, gen: Gen, spec: OwnSpec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
     del gen, spec, sampling
     return True, ''
 
   def weights(self, gen: Gen) -> Any:
     return gen
 
-  def recipe(self, spec: NoChoice) -> str | None:
+  def recipe(self, spec: OwnSpec) -> str | None:
     del spec
     return NORMAL_RECIPE.format(shape=tuple(self.latent_shape))
 

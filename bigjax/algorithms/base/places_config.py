@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from bigjax.algorithms.base.places import DiscTerm, GenTerm, Places
+from bigjax.algorithms.base.places import DiscTerm, GenTerm, Named, Places
 from bigjax.core import errors
 from bigjax.core.config import flat
 from bigjax.core.keys import Key, Keys
@@ -187,8 +187,9 @@ def check_augmentation(config: ml_collections.ConfigDict) -> None:
       f'{what} needs a probability; give augment.target=0.6, which adapts it, or a fixed one by '
       'augment.p.'
     )
-  adaptive_of = augment.find(how.name) if how.name.startswith(ADAPTIVE) else None
-  if adaptive_of and config.data.channels == 1 and adaptive_of.transforms <= ada.OF_COLOURS:
+  of = augment.find(how.name) if how.name.startswith(ADAPTIVE) else None
+  coloured = isinstance(of, ada.Pipeline) and of.transforms <= ada.OF_COLOURS
+  if coloured and config.data.channels == 1:
     raise errors.UserError(
       f'augment.name={how.name} changes colours alone, and images are grey (data.channels=1); '
       "give another of ADA's sets, such as augment.name=ada_bg, or data.channels=3."
@@ -237,7 +238,11 @@ def places(
   opt = config.optim
   counts = class_counts or (lambda: [1] * config.data.num_classes)  # not read where not needed
   disc_terms, gen_terms = terms(opt)
-  score_terms, weight_terms, filters, starts, periods = (), (), (), (), ()
+  score_terms: Named = ()
+  weight_terms: Named = ()
+  filters: Named = ()
+  starts: Named = ()
+  periods: tuple[tuple[str, int], ...] = ()
   # Terms with a state: each brings what it starts from.
   if opt.lecam_weight:
     score_terms = (('lecam', regularizers.lecam(opt.lecam_weight, opt.lecam_decay)),)
@@ -289,7 +294,8 @@ def augmentation(config: ml_collections.ConfigDict, num: int) -> dict[str, Any]:
     config: with OF_AUGMENTATION at least, checked.
     num: training images of a step.
   """
-  how, controller, starts = config.augment, None, ()
+  how, controller = config.augment, None
+  starts: Named = ()
   if how.target:  # ADA's controller of p, whose state is the augmentation's
     measure = errors.pick(how.get('measure', 'lambda_r'), adaptive.MEASURES, 'augment.measure')
     controller = adaptive.Controller(num, how.target, how.kimg, measure=measure)

@@ -192,8 +192,8 @@ class Player:
       return (player, skipped, trees.select(finite, new, state)), metrics
 
     carry, metrics = scan(one, (player, skipped, dict(state)), minibatches)
-    player, skipped, state = carry
-    return player, skipped, jax.tree.map(lambda x: x.mean(), metrics), state
+    player, skipped, carried = carry
+    return player, skipped, jax.tree.map(lambda x: x.mean(), metrics), carried
 
   def loss(
     self, player: dict[str, Any], fn: Callable[..., tuple[Array, Metrics]], *others: Any
@@ -314,7 +314,7 @@ def spectral_signs(name: str, player: dict[str, Any]) -> Metrics:
 
 def vital_signs(players: Mapping[str, Player], states: Mapping[str, dict[str, Any]]) -> Metrics:
   """What the players' reparametrisations say of their states, which are whole on every device."""
-  signs = {}
+  signs: Metrics = {}
   for name, of in players.items():
     signs |= of.reparametrisation.signs(name, states[name])
   return signs

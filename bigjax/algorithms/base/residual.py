@@ -338,7 +338,7 @@ class ResidualGAN:
 
       train, held_out, z, y = (examples[name] for name in ('train', 'held_out', 'z', 'y'))
       real = [score(to_float(given['image']), given['label']) for given in (train, held_out)]
-      return player.accuracies(*real, score(self.images(weights['gen'], z, y), y))
+      return player.accuracies(real[0], real[1], score(self.images(weights['gen'], z, y), y))
 
     fresh = self.fresh(key, train['label'].shape, state['step'])
     examples = {'train': train, 'held_out': held_out, 'z': fresh['z'], 'y': fresh['y']}

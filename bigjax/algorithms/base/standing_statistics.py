@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from bigjax.algorithms.base import contract
-from bigjax.algorithms.base.contract import Gen
+from bigjax.algorithms.base.contract import Gen, OwnSpec
 from bigjax.core import parallel
 from bigjax.core.keys import Key, Keys
 from bigjax.core.ranges import BATCH
@@ -79,7 +79,7 @@ class StandingStatistics(contract.OfNetwork):
     'standing_passes': 'batches over which BatchNorm moments are averaged',
     'standing_batch': 'samples in each of them',
   }
-  inputs = {}  # noqa: RUF012 - its numbers are those of latents and of what is prepared
+  inputs: ClassVar[dict[str, str]] = {}  # its numbers are those of latents and of what is prepared
 
   @property
   def searchable(self) -> 'StandingStatistics | None':
@@ -105,7 +105,7 @@ class StandingStatistics(contract.OfNetwork):
     numbers = {}
     for name in ('standing_passes', 'standing_batch'):
       word = str(given.get(name, sampling[name]))
-      numbers[name] = KEYS[f'eval.{name}'].within.read(f'{name}=', word)
+      numbers[name] = KEYS[f'eval.{name}'].read(f'{name}=', word)
     asked = latents.parse(given.get('truncation', 'none'), sampling['dialect'])
     latents.check_truncation(asked, self.law.dialects)
     return dataclasses.replace(asked, **numbers)
@@ -117,7 +117,7 @@ class StandingStatistics(contract.OfNetwork):
   def latents(self, key: Array, num: int, spec: SamplingSpec, start: Array | int = 0) -> Array:
     return self.law.draw(contract.sample_keys(key, num, start), self.net.z_dim, spec)
 
-  def given(self, gen: Gen, z: Array, y: Array, spec: SamplingSpec) -> dict[str, Any]:
+  def given(self, gen: Gen, z: Array, y: Array, spec: OwnSpec) -> dict[str, Any]:
     """What the network is given besides latents and labels, by the names of its arguments."""
     del gen, z, y, spec
     return {}
@@ -178,9 +178,7 @@ class StandingStatistics(contract.OfNetwork):
   def bare(self, gen: Gen) -> Gen:
     return {'params': gen['params']}
 
-  def provenance(
-    self, gen: Gen, spec: SamplingSpec, sampling: Mapping[str, Any]
-  ) -> tuple[bool, str]:
+  def provenance(self, gen: Gen, spec: OwnSpec, sampling: Mapping[str, Any]) -> tuple[bool, str]:
     """Stored at this very truncation, interpolated between two in its dialect, or missing.
 
     Stored ones are of the card's passes and batch, and no answer to others.

@@ -7,6 +7,7 @@ N(0, I) here, whatever psi is, and psi is the way that is left from the average 
 2019, Appendix B), in all layers or the first few. Untruncated unless told: scores are of psi = 1.
 """
 
+import abc
 import dataclasses
 import fnmatch
 import re
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.algorithms.base import contract, draws
-from bigjax.algorithms.base.contract import Gen
+from bigjax.algorithms.base.contract import Gen, OwnSpec
 from bigjax.algorithms.base.generators import parts
 from bigjax.core import errors, parallel, trees
 from bigjax.core.ranges import COUNT, Range
@@ -150,7 +151,9 @@ def fields(given: Mapping[str, str] | None, num_layers: int) -> dict[str, Any]:
 
 def mapped(net: stylegan2.Generator, params: Any, z: Array, y: Array) -> Array:
   """w [B, w_dim] of latents and labels."""
-  return net.apply({'params': params}, z, y, method=lambda net, z, y: net.mapping(z, y))
+  run = lambda net, z, y: net.mapping(z, y)
+  w: Any = net.apply({'params': params}, z, y, method=run)  # with nothing mutable, no tuple
+  return w
 
 
 def synthesized(
@@ -158,7 +161,8 @@ def synthesized(
 ) -> Array:
   """Images [B, H, W, C] of styles [B, num_ws, w_dim] and the noise of the layers."""
   run = lambda net, ws, noise: net.synthesis(ws, noise)
-  return net.apply({'params': params}, ws, noise, method=run)
+  images: Any = net.apply({'params': params}, ws, noise, method=run)
+  return images
 
 
 def noise_maps(keys: Array, resolution: int) -> tuple[Array, ...]:
@@ -175,13 +179,30 @@ def stored_noise(maps: Mapping[str, Any], resolution: int) -> tuple[Array, ...]:
 class WithStyles(contract.OfNetwork, contract.PlainGenerator):
   """A generator that is parts.Styles itself; gen is {params, w_avg} at least.
 
-  A family adds `net`, `gains` (of its equalised learning rate), `num_layers`, `map`, `noise`,
-  `synthesize`, and `style_kernels`, a pattern of the paths below `synthesis` of the kernels that
-  make styles of w, for closed-form directions in w; '' where it has none.
+  A family adds `net`, what is abstract here (`gains` are of its equalised learning rate), and
+  `style_kernels`, a pattern of the paths below `synthesis` of the kernels that make styles of w,
+  for closed-form directions in w; '' where it has none.
   """
 
   style_kernels = ''
   space = 'w'
+
+  @property
+  @abc.abstractmethod
+  def gains(self) -> equalized.Gains: ...
+
+  @property
+  @abc.abstractmethod
+  def num_layers(self) -> int: ...
+
+  @abc.abstractmethod
+  def map(self, gen: Gen, z: Array, y: Array) -> Array: ...
+
+  @abc.abstractmethod
+  def noise(self, gen: Gen, z: Array, spec: OwnSpec) -> Sequence[Array]: ...
+
+  @abc.abstractmethod
+  def synthesize(self, gen: Gen, ws: Array, noise: Sequence[Array], spec: OwnSpec) -> Array: ...
 
   @property
   def styles(self) -> parts.Styles | None:

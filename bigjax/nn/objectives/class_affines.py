@@ -151,7 +151,7 @@ def penalty(values: Mapping[str, Array], lambdas: Array) -> Array:
   return 2 * each.mean()  # a layer has two of them
 
 
-def gsr(lambdas: Array, iterations: int = 4) -> Any:
+def gsr(lambdas: Array | np.ndarray, iterations: int = 4) -> Any:
   """The term of a generator's step.
 
   Args:

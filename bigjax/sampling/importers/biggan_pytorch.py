@@ -180,7 +180,7 @@ def disc_architecture(arrays: Arrays) -> Architecture:
   published = published if deep else published[0]
   ch = outs[0] // published[0]
   if tuple(outs) == tuple(w * ch for w in published):
-    widths = ()
+    widths: tuple[int, ...] = ()
   else:
     ch = math.gcd(*outs)
     widths = tuple(n // ch for n in outs)
@@ -334,11 +334,11 @@ def plain_tables(params: Any, us: Mapping[str, np.ndarray]) -> tuple[Any, dict[s
   return trees.map_paths(scaled, params), {p: u for p, u in us.items() if not trees.is_table(p)}
 
 
-def _norm(path: str, w: np.ndarray, us: Mapping[str, np.ndarray]) -> np.ndarray:
+def _norm(path: str, w: np.ndarray, us: Mapping[str, np.ndarray]) -> float:
   """Return |v M|, what the codes divide by that keep u: one power iteration from it."""
   m = np.asarray(linalg.matrix(spectral_norm.kernel(path, w)), np.float64)
   v = m @ us[path]
-  return np.float32(np.linalg.norm(v @ m) / np.linalg.norm(v))
+  return float(np.linalg.norm(v @ m) / np.linalg.norm(v))
 
 
 def folded(params: Any, us: Mapping[str, np.ndarray], norms: Mapping[str, float]) -> Any:
@@ -366,8 +366,8 @@ def folded(params: Any, us: Mapping[str, np.ndarray], norms: Mapping[str, float]
 def from_biggan_pytorch(arrays: Arrays) -> layout.PublishedGenerator:
   """A generator of BigGAN-PyTorch as it is: its eps 1e-5 is what its scripts train with."""
   return layout.PublishedGenerator(
-    layout.TORCH, arrays, {}, {}, {}, np.float32([np.inf]), 'resample', 1e-5, layout.LAST_EPS,
-    None, [],
+    layout.TORCH, arrays, {}, {}, {}, np.array([np.inf], np.float32), 'resample', 1e-5,
+    layout.LAST_EPS, None, [],
   )  # fmt: skip
 
 

@@ -258,7 +258,7 @@ def bring_in(args: argparse.Namespace) -> None:
     architecture = gen_architecture(source.arrays, source.bn_eps, source.channels)
   gen, params, shapes = generator_in(source, architecture)
   knots = gen.get('knots', ())
-  own = '' if source.layout == layout.TORCH else f' ({source.layout})'
+  whose = '' if source.layout == layout.TORCH else f' ({source.layout})'
   sampling = {
     'dialect': source.dialect,
     'standing_passes': 100,
@@ -266,7 +266,7 @@ def bring_in(args: argparse.Namespace) -> None:
     'truncations': [f'{k:g}' if np.isfinite(k) else 'none' for k in knots] or ['none'],
   }
   algorithm = 'sngan' if source.layout == layout.CHAINER else 'biggan'
-  card = card_of(args, algorithm, architecture, own, sampling)
+  card = card_of(args, algorithm, architecture, whose, sampling)
   # What training begins with, where it was given: raw weights and a discriminator.
   players = {}
   raw = source._replace(arrays=source.raw) if source.raw else source
@@ -318,12 +318,13 @@ def take_out(args: argparse.Namespace) -> None:
       f'{args.workdir!r} is a run of {card["algorithm"]!r}, which no layout of another code is '
       f'known for; give one of {" or ".join(layouts)}.'
     )
-  wanted = lambda path: generator_file.is_weight(path) or re.search('/sn_[uv]/|^aux/w_avg$', path)
+  vectors = re.compile('/sn_[uv]/|^aux/w_avg$')
+  wanted = lambda path: generator_file.is_weight(path) or bool(vectors.search(path))
   leaves = checkpoint.restore_part(args.workdir, card['step'], wanted)
   networks, said = layouts[card['algorithm']](leaves, gen, card)
   os.makedirs(args.out, exist_ok=True)
   for name, arrays in networks.items():
-    np.savez(os.path.join(args.out, f'{name}.npz'), **arrays)
+    np.savez(os.path.join(args.out, f'{name}.npz'), **dict[str, Any](arrays))
   print(
     f'wrote {", ".join(f"{args.out}/{name}.npz" for name in networks)}: step {card["step"]}, {said}'
   )

@@ -176,7 +176,8 @@ class _Storages:
   """Reads each storage of a file once; `size` counts the bytes of the file."""
 
   def __init__(self, size: int):
-    self.read, self.size, self.num_bytes = {}, size, 0
+    self.read: dict[int, Any] = {}
+    self.size, self.num_bytes = size, 0
 
   def array(self, name: str, view: Any) -> np.ndarray:
     if len(name) > torch_pickle.MAX_NAME:

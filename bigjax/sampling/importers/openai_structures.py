@@ -91,8 +91,7 @@ def whole(arrays: Arrays) -> Whole:
       'twice as many where they enlarge others; give one of these.'
     )
   channels = given // 2 if given in (2, 6) else given
-  ups = [_UP.match(name) for name in arrays]
-  ups = [match[1] for match in ups if match]  # what doubles maps
+  ups = [match[1] for match in map(_UP.match, arrays) if match]  # what doubles maps
   levels = len(ups) + 1
   blocks = _count(_OUTPUT, arrays) // levels - 1
   first = [1 + level * (blocks + 1) for level in range(levels)]  # block of each resolution

@@ -156,8 +156,9 @@ def from_chainer(arrays: Arrays) -> PublishedGenerator:
   modules = {name.removesuffix('.weight') for name in found if name.endswith('.weight')}
   norms = dict.fromkeys(modules, 1.0)  # there is no spectral norm
   return PublishedGenerator(
-    CHAINER, found, names, {}, norms, np.float32([np.inf]), 'resample', BN_EPS, BN_EPS, None, []
-  )
+    CHAINER, found, names, {}, norms, np.array([np.inf], np.float32), 'resample', BN_EPS, BN_EPS,
+    None, [],
+  )  # fmt: skip
 
 
 # --- architectures -------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def disc_architecture(arrays: Arrays) -> dict[str, Any]:
   sizes = {sngan.num_disc_widths(r): r for r in RESOLUTIONS}
   resolution = _resolution(num, sizes, 'discriminator')
   embed = arrays.get('embed.weight')
-  fields = {
+  fields: dict[str, Any] = {
     'resolution': resolution,
     'num_classes': 1 if embed is None else len(embed),
     'ch': len(arrays['blocks.0.0.conv1.weight']) // sngan.DISC_WIDTHS[resolution][0][0],

@@ -363,7 +363,9 @@ def generator_out(params: Any, w_avg: np.ndarray, resolution: int) -> Arrays:
   """A generator's state dict of raw parameters; its constant noise is what noise=const is here."""
   flat = {path: np.asarray(w) for path, w in trees.flat(params).items()}
   names = noise_names(resolution)
-  maps = noise_maps(StyleSpec(noise='const').noise_keys(w_avg), resolution)
+  keys = StyleSpec(noise='const').noise_keys(jnp.asarray(w_avg))
+  assert keys is not None, 'constant noise has a key'
+  maps = noise_maps(keys, resolution)
   noise = {name: np.asarray(w)[0, :, :, 0] for (name, _), w in zip(names, maps, strict=True)}
   layers = {name.removesuffix('.noise_const') for name in noise}
   blocks = {layer.rsplit('.', 1)[0] for layer in layers}

@@ -45,8 +45,8 @@ def read(path: str, shape: tuple[int, ...], fit: str = 'crop') -> np.ndarray:
   try:
     if reason:
       raise ValueError(reason)
-    with Image.open(path, formats=image_headers.FORMATS) as picture:
-      picture = ImageOps.exif_transpose(picture).convert('RGBA')
+    with Image.open(path, formats=image_headers.FORMATS) as file:
+      picture = ImageOps.exif_transpose(file).convert('RGBA')
   except Exception as error:  # Pillow has a dozen ways to say that a file is damaged
     raise errors.UserError(
       f'the image {path!r} cannot be read ({error}); leave it out, or give another.'

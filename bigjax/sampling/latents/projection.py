@@ -248,10 +248,10 @@ class Projector:
       results, after = jax.device_get(self._show(gen, self._variables, target, moved))
       moved = jax.device_get(moved)
     cut = lambda x: np.asarray(x)[:num]
+    noise = [cut(x) for x in moved['noise']]
     return Projected(
-      images, *map(cut, (starts, results, moved['w'])), [cut(x) for x in moved['noise']],
-      *map(cut, (before, after)),
-    )  # fmt: skip
+      images, cut(starts), cut(results), cut(moved['w']), noise, cut(before), cut(after)
+    )
 
   def in_parts(self, images: np.ndarray, batch: int, what: str) -> Projected:
     """Projects uint8 images [n, H, W, C], so many at a time."""

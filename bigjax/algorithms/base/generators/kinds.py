@@ -143,7 +143,8 @@ class StyleGAN2:
   def images(self, weights: Any, z: Array, y: Array, keys: Array) -> Array:
     """Images in training [b, r, r, C], with noise of the examples' keys."""
     noise = truncation.noise_maps(purpose(keys, 'noise'), self.net.resolution)
-    return self.net.apply({'params': weights}, z, y, noise)
+    images: Any = self.net.apply({'params': weights}, z, y, noise)
+    return images
 
   def carried(self, aux: dict[str, Any], weights: Any, examples: dict) -> dict[str, Array]:
     mapping = lambda weights, batch: truncation.mapped(self.net, weights, batch['z'], batch['y'])

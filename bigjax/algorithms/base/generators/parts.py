@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import jax
 
-from bigjax.algorithms.base.contract import Gen, Generator, Spec
+from bigjax.algorithms.base.contract import Gen, Generator, OwnSpec, Spec
 from bigjax.core import errors
 
 Array = jax.Array
@@ -27,18 +27,19 @@ class Styles(Protocol):
     num_layers: that are given a style, from the smallest resolution on.
   """
 
-  num_layers: int
+  @property
+  def num_layers(self) -> int: ...
 
   def map(self, gen: Gen, z: Array, y: Array) -> Array:
     """w [B, w_dim] of latents and labels, untruncated."""
 
-  def layers(self, gen: Gen, w: Array, spec: Spec) -> Array:
+  def layers(self, gen: Gen, w: Array, spec: OwnSpec) -> Array:
     """What each layer is given, [B, num_layers, w_dim], truncated as the settings say."""
 
-  def noise(self, gen: Gen, z: Array, spec: Spec) -> Sequence[Array]:
+  def noise(self, gen: Gen, z: Array, spec: OwnSpec) -> Sequence[Array]:
     """Maps [B or 1, H, W, 1] of what layers add for these latents; () where they add nothing."""
 
-  def synthesize(self, gen: Gen, ws: Array, noise: Sequence[Array], spec: Spec) -> Array:
+  def synthesize(self, gen: Gen, ws: Array, noise: Sequence[Array], spec: OwnSpec) -> Array:
     """Samples [B, ...] in [-1, 1] of what each layer is given and adds; () adds nothing."""
 
 
@@ -75,8 +76,11 @@ class Encoder(Protocol):
     num_features: of an image.
   """
 
-  shape: tuple[int, ...]
-  num_features: int
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+
+  @property
+  def num_features(self) -> int: ...
 
   def encode(self, gen: Gen, images: Array) -> Array:
     """Latents [B, ...] of images [B, ...] in [-1, 1]: of a law of latents, the mean."""
@@ -92,7 +96,8 @@ class Likelihood(Protocol):
     words: how it is computed, for a score's name: '1000steps'.
   """
 
-  words: str
+  @property
+  def words(self) -> str: ...
 
   def bits(self, gen: Gen, images: Array, y: Array, keys: Array) -> Array:
     """-log2 p(image | y) for each of an image's numbers, or a bound above that, float32 [B].
@@ -114,7 +119,8 @@ class Enlarger(Protocol):
     low_shape: of the small images, (h, w, C).
   """
 
-  low_shape: tuple[int, ...]
+  @property
+  def low_shape(self) -> tuple[int, ...]: ...
 
   def enlarge(
     self,
@@ -122,7 +128,7 @@ class Enlarger(Protocol):
     low: Array,
     z: Array,
     y: Array,
-    spec: Spec,
+    spec: OwnSpec,
     others: Array | None = None,
     noisy: bool = False,
     left: int = 0,
@@ -143,20 +149,22 @@ class Enlarger(Protocol):
   def takes_unfinished(self, generator: Generator) -> bool:
     """Whether what another generator leaves unfinished has the noise that this one knows."""
 
-  def level_of(self, spec: Spec) -> int:
+  def level_of(self, spec: OwnSpec) -> int:
     """The level of the noise of small images in its settings."""
 
-  def at_level(self, spec: Spec, level: int) -> Spec:
+  def at_level(self, spec: OwnSpec, level: int) -> Spec:
     """Settings with another one."""
 
 
 class Unfinished(Protocol):
   """What a Generator also has whose samples are made by taking noise away."""
 
-  def reachable(self, spec: Spec, level: int) -> int:
+  def reachable(self, spec: OwnSpec, level: int) -> int:
     """The level nearest to this one at which it can stop, 0 for 0 alone."""
 
-  def unfinished(self, gen: Gen, z: Array, y: Array, spec: Spec, others: Array, left: int) -> Array:
+  def unfinished(
+    self, gen: Gen, z: Array, y: Array, spec: OwnSpec, others: Array, left: int
+  ) -> Array:
     """`with_noise_of` the others, with the noise of a level that is reachable left in it."""
 
 
@@ -189,9 +197,14 @@ class Classifier(Protocol):
     noising: of the images that it was trained with.
   """
 
-  shape: tuple[int, ...]
-  num_classes: int
-  noising: Noising
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+
+  @property
+  def num_classes(self) -> int: ...
+
+  @property
+  def noising(self) -> Noising: ...
 
   def log_probabilities(self, gen: Gen, x: Array, t: Array) -> Array:
     """log p(y | x_t), float32 [B, classes], of noisy images [B, H, W, C] at steps t [B]."""
@@ -204,10 +217,11 @@ class Steerable(Protocol):
     noising: what it walks back.
   """
 
-  noising: Noising
+  @property
+  def noising(self) -> Noising: ...
 
   def steered(
-    self, gen: Gen, z: Array, y: Array, spec: Spec, gradient: Gradient | None, others: Array
+    self, gen: Gen, z: Array, y: Array, spec: OwnSpec, gradient: Gradient | None, others: Array
   ) -> Array:
     """Samples of z with the noise of other latents, moved at every step by a gradient, or none."""
 
@@ -222,9 +236,10 @@ class Predictor(Protocol):
     num_given: frames that it is given, at least 1 and fewer than T.
   """
 
-  num_given: int
+  @property
+  def num_given(self) -> int: ...
 
-  def predict(self, gen: Gen, frames: Array, z: Array, y: Array, spec: Spec) -> Array:
+  def predict(self, gen: Gen, frames: Array, z: Array, y: Array, spec: OwnSpec) -> Array:
     """The T - num_given frames that follow [B, num_given, H, W, C], both in [-1, 1]."""
 
 

@@ -6,7 +6,7 @@ training kept of its last batches, so that whatever samples a generator samples 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -79,7 +79,8 @@ class Teller:
       none = jnp.broadcast_to(jnp.asarray(none), t.shape).astype(y.dtype)[:, None]
       y = jnp.concatenate([y * (1 - none), none], -1)
     level = level if level is None else self.told(level)
-    return self.net.apply({'params': weights}, x, self.told(t), y, keys, low, level)
+    said: Any = self.net.apply({'params': weights}, x, self.told(t), y, keys, low, level)
+    return said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +147,13 @@ class Walker(contract.PlainGenerator):
   teller: Teller
   process: Process  # of all steps
 
-  options = OPTIONS
-  searchable = None  # it takes many steps
+  @property
+  def options(self) -> Mapping[str, str]:
+    return OPTIONS
+
+  @property
+  def searchable(self) -> None:  # it takes many steps
+    return None
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -198,9 +204,8 @@ class Walker(contract.PlainGenerator):
     stop = int((of.timesteps < left).sum())
     walk = Walk(dataclasses.replace(self.process, tables=of), spec.sampler, spec.eta)
     say = lambda x, t, none=False: self.teller.say(gen['params'], x, t, y, None, none, **given)
-    if spec.label_guidance == 1:
-      network = say
-    else:
+    network: Callable[..., Array] = say
+    if spec.label_guidance != 1:
       unlabelled = lambda x, t: say(x, t, True)
       network = sampling.classifier_free(say, unlabelled, spec.label_guidance)
     return walk.back(network, z, lambda i: walk.noise(keys, i, self.shape), gradient, stop)
@@ -404,9 +409,12 @@ def make(architecture: Mapping[str, Any]) -> Walker:
   rescale, unlabelled = fields.pop('rescale_steps'), fields.pop('unlabelled')
   small = {name: fields.pop(name) for name in conditionings.CARD if name in fields}
   conditioning = conditionings.of_card(small, of)
-  lists = {name: tuple(fields.pop(name)) for name in ('widths', 'attention')}
-  enlarges = {'low_resolution': conditioning.resolution, 'augmented': conditioning.levels > 0}
+  lists: dict[str, Any] = {name: tuple(fields.pop(name)) for name in ('widths', 'attention')}
+  enlarges: dict[str, Any] = {
+    'low_resolution': conditioning.resolution,
+    'augmented': conditioning.levels > 0,
+  }
   teller = Teller(unet.UNet(**fields, **lists, **enlarges), of.num, rescale, unlabelled)
-  if not conditioning.resolution:
+  if isinstance(conditioning, conditionings.Nothing):
     return Walker(teller, process)
   return Upsampler(teller, process, conditioning)

@@ -8,13 +8,13 @@ from bigjax.algorithms.base import residual_config
 from bigjax.core import errors
 from bigjax.core.config import WAYS
 from bigjax.core.keys import Key, Keys, with_defaults
-from bigjax.core.ranges import BATCH
+from bigjax.core.ranges import BATCH, Range
 from bigjax.models import unet
 from bigjax.nn import kernels
 from bigjax.nn.diffusion import tables
 from bigjax.nn.diffusion.tables import Tables
 
-GUIDANCE = Key(1.0, '', most=1000).within  # scales of it
+GUIDANCE = Range(0, 1000, whole=False)  # scales of it
 SHARED = (
   'optim.schedule', 'optim.schedule_start', 'optim.schedule_end', 'optim.warmup', 'optim.eps',
   'optim.ema_half_life', 'optim.ema_ramp', 'optim.ema_start', 'model.ch', 'model.dtype',

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from bigjax.algorithms.base import contract, draws
 from bigjax.algorithms.base.contract import GUIDANCE, Gen, Spec
+from bigjax.algorithms.base.generators import parts
 from bigjax.algorithms.base.generators.parts import Classifier, Noising
 from bigjax.algorithms.base.noising import config
 from bigjax.nn.diffusion import sampling
@@ -117,7 +118,8 @@ class Guided(contract.PlainGenerator, abc.ABC):
       return draws.with_noise_of(self.walker, of_walk, z, label, spec.walk, others)
     log_p = lambda x, t: self.tells.log_probabilities(of_classifier, x, t)
     gradient = sampling.guidance(log_p, y, spec.guidance)
-    return self.walker.steerable.steered(of_walk, z, label, spec.walk, gradient, others)
+    walk = parts.steerable_of(self.walker, GUIDANCE)
+    return walk.steered(of_walk, z, label, spec.walk, gradient, others)
 
   def recipe(self, spec: GuidedSpec) -> str | None:
     return self.walker.recipe(spec.walk)
