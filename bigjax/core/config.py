@@ -67,7 +67,9 @@ SHARED: Keys = {
   ),
   # What is trained on.
   'data.source': Key(
-    '', 'NAME or NAME:ARGUMENT: digits, moving_digits:1, folder:DIR, tfds:NAME, synthetic'
+    '',
+    'NAME or NAME:ARGUMENT: digits, moving_digits:1, folder:DIR (or a zip), tfds:NAME, hf:NAME or '
+    'hf:DIR, synthetic',
   ),
   'data.split': Key(
     '', "split of a tfds set that is trained on, such as stl10's unlabelled; '': train", since=1

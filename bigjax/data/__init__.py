@@ -2,7 +2,7 @@
 
 `load(config.data)` returns a Source with random access; `stream` turns it into minibatches. NumPy
 and tf.data only; nothing here knows JAX. One file per kind of source in `sources/`; what they
-share, and the order of a run, is in `reading/`.
+share, and the order of a run, is in `reading/`; zips and files of labels are known to `files/`.
 """
 
 import dataclasses

@@ -15,7 +15,8 @@ import numpy as np
 
 from bigjax import data
 from bigjax.core import errors, files
-from bigjax.data.reading import levels, photo_files, stores
+from bigjax.data.files import stores
+from bigjax.data.reading import levels, photo_files
 
 ImageBatch = tuple[np.ndarray, np.ndarray | None]  # uint8 images, labels int [b] if they have any
 MOST_CLASSES = 10**6

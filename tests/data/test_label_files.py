@@ -9,7 +9,8 @@ import zips
 
 from bigjax import data
 from bigjax.core import errors
-from bigjax.data.reading import label_files, levels, listing, stores
+from bigjax.data.files import label_files, stores
+from bigjax.data.reading import levels, listing
 
 from folders import config, refusal, said, shade, shades, unseen, write
 
@@ -72,7 +73,7 @@ def test_forms_of_one_table(tmp_path, form):
     (3, ('3',)), (3.0, ('3',)), (2.5, ('2.5',)), (float('nan'), ()), (None, ()), ('', ()),
     (' ', ()), (True, ('true',)), (' a b ', ('a b',)), (['x', 'y', 'x'], ('x', 'y')), ([], ()),
     ([1, None], ('1',)), (-1, ('-1',)), ('a\nb\x1b', (r'a\nb\x1b',)), (float('inf'), ('inf',)),
-    (10**30, ('1' + '0' * 30,)),
+    (10**30, ('1' + '0' * 30,)), ('\ud800', (r'\ud800',)),
   ],
 )  # fmt: skip
 def test_what_a_value_means(value, expected):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from bigjax import data
 from bigjax.core import errors
-from bigjax.data.reading import listing, photo_files, stores
+from bigjax.data.files import stores
+from bigjax.data.reading import listing, photo_files
 from bigjax.evaluation import image_sets
 
 from folders import config, everything, refusal, said, shade, shades, unseen, write
@@ -82,6 +83,16 @@ def test_splits_classes_and_packing(tmp_path):
     given = given[: at + 5] + b'\0' + given[at + 6 :]
   path.write_bytes(given)
   assert stores.walk(str(path)).images == found.images
+
+
+def test_names_that_are_not_said_to_be_utf8(tmp_path):
+  """A Mac's are; others keep the letters of DOS."""
+  path = zips.packed(tmp_path / 'x.zip', {'\u00c4pfel/\u00fc.png': GREY})
+  zips.changed(path, 0, *zips.FLAGS, 0)
+  assert stores.walk(str(path)).images == ['\u00c4pfel/\u00fc.png']
+  given = path.read_bytes().replace('\u00c4pfel/\u00fc.png'.encode(), b'\x8ea.pfel/\x81.png')
+  path.write_bytes(given)
+  assert stores.walk(str(path)).images == ['\u00c4a.pfel/\u00fc.png']
 
 
 def test_a_folder_of_a_zip_is_a_class_or_what_lies_around_all(tmp_path):

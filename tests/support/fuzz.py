@@ -314,7 +314,8 @@ def zips(rng, folder, seeds):
 
   from bigjax import data
   from bigjax.core import errors
-  from bigjax.data.reading import label_files, levels, stores
+  from bigjax.data.files import label_files, stores
+  from bigjax.data.reading import levels
 
   given = ml_collections.ConfigDict(
     {

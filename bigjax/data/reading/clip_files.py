@@ -16,9 +16,9 @@ import numpy as np
 
 from bigjax import data
 from bigjax.core import errors, progress
+from bigjax.data.files.stores import HASH
 from bigjax.data.reading import decode, listing, photo_files, tfrecord, video
 from bigjax.data.reading.levels import NAMED, readable, some
-from bigjax.data.reading.stores import HASH
 
 WHAT = 'clips'
 OF_CLIPS = ('nums', 'starts', 'rates', 'sizes', 'grey', 'contents')  # facts, one for each

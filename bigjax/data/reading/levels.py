@@ -5,6 +5,7 @@ others allow it; what looks like splits or like a wrong level all the same is re
 sure, and said where it is not.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -59,7 +60,9 @@ def paired(names: Iterable[str]) -> list[str]:
 
 def readable(name: str) -> str:
   """A file's name as one line that can be printed, whatever bytes it is made of."""
-  return printable(os.fsencode(name).decode(errors='backslashreplace'))
+  with contextlib.suppress(UnicodeEncodeError):  # half of a pair, as JSON may have
+    name = os.fsencode(name).decode(errors='backslashreplace')
+  return printable(name)
 
 
 def some(names: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ class Listing:
     aside: images in folders that are passed over (ASIDE, PREVIEWS).
     closed: folders that may not be read.
     what: images are called so; clips take their place where those are read.
-    store: of `stores`, what reads them; None for files on the disk.
+    store: of `files.stores`, what reads them; None for files on the disk.
   """
 
   root: str

@@ -16,9 +16,9 @@ import numpy as np
 
 from bigjax import data
 from bigjax.core import errors
+from bigjax.data.files.stores import FILES, HASH
 from bigjax.data.reading import listing, tfrecord
 from bigjax.data.reading.levels import NAMED, readable, some
-from bigjax.data.reading.stores import FILES, HASH
 
 OF_FITS = {  # what becomes of images that are not square
   'crop': 'a square is cut out of them (data.fit=pad or stretch keeps all of them)',

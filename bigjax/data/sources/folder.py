@@ -1,10 +1,10 @@
 """Anybody's photos: `folder:PATH`, with a folder per class, labels in a file, or all in one class.
 
 JPEG, PNG, WebP and GIF of any size, grey, colour or transparent, in a folder or in a zip
-(`reading.stores`). PATH may hold a folder `train` and one that is held out, each with the class
+(`files.stores`). PATH may hold a folder `train` and one that is held out, each with the class
 folders (`reading.levels` knows the usual names); otherwise the share `config.held_out` of every
 class is held out, chosen by the hash of each file's name. Labels in a file beside the images
-(`reading.label_files`) come before class folders. Every file is decoded once, when the folder is
+(`files.label_files`) come before class folders. Every file is decoded once, when the folder is
 first used: those that cannot be, and those too large to be (`reading.decode`,
 `reading.image_headers`), are named, counted and left out. A file's contents tell what it is, not
 its name.
@@ -22,8 +22,9 @@ import numpy as np
 
 from bigjax import data
 from bigjax.core import errors
-from bigjax.data.reading import clip_files, label_files, levels, photo_files, stores
-from bigjax.data.reading.label_files import NOTHING, Labels
+from bigjax.data.files import label_files, stores
+from bigjax.data.files.label_files import NOTHING, Labels
+from bigjax.data.reading import clip_files, levels, photo_files
 from bigjax.data.reading.levels import readable
 from bigjax.data.reading.listing import Listing
 

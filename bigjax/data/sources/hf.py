@@ -16,8 +16,9 @@ import numpy as np
 
 from bigjax import data
 from bigjax.core import errors
-from bigjax.data.reading import image_headers, label_files, photo_files, stores, tfrecord
-from bigjax.data.reading.label_files import Labels
+from bigjax.data.files import label_files, stores
+from bigjax.data.files.label_files import Labels
+from bigjax.data.reading import image_headers, photo_files, tfrecord
 from bigjax.data.reading.levels import UNSEEN, readable, some
 from bigjax.data.reading.listing import Listing
 

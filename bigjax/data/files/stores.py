@@ -10,6 +10,7 @@ encrypted, a link, packed by another method than DEFLATE, or much larger than it
 out with the reason.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -237,8 +238,11 @@ def of_names(fingerprint: str, paths: Sequence[str]) -> str:
 
 def inner_name(entry: zipfile.ZipInfo) -> str:
   """The name of a member; between folders, some programs for Windows have backslashes."""
-  windows = entry.create_system == 0
-  name = entry.filename.replace('\\', '/') if windows else entry.filename
+  name = entry.filename
+  if not entry.flag_bits & 0x800:  # not said to be UTF-8, as of Macs, which it is all the same
+    with contextlib.suppress(UnicodeError):
+      name = name.encode('cp437').decode()
+  name = name.replace('\\', '/') if entry.create_system == 0 else name
   return name.removeprefix('./')
 
 

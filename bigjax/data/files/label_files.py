@@ -23,7 +23,8 @@ import ml_collections
 import numpy as np
 
 from bigjax.core import errors
-from bigjax.data.reading import listing, photo_files, stores
+from bigjax.data.files import stores
+from bigjax.data.reading import listing, photo_files
 from bigjax.data.reading.levels import Finding, Splits, readable, some
 from bigjax.data.reading.listing import natural
 

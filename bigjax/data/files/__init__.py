@@ -1,0 +1,1 @@
+"""Files of images as people have them: in folders and zips, with labels beside them."""
