@@ -161,9 +161,9 @@ def sweep(
   pictures.check_grid(len(latents) * len(strengths), len(strengths), loaded, args.out)
   images = swept(loaded, latents, directions, number, strengths, spec, args.batch)
   labels = None if latents.labels is None else np.repeat(latents.labels, len(strengths))
-  share = f'direction {number} ({directions.explained[number]:.1%}, {directions.method})'
+  name = f'direction {number} ({directions.explained[number]:.1%})'
   return dataclasses.replace(
     ready(images, labels, len(strengths)), rows=names,
     heads=heads(strengths),
-    caption=f'{share}; {UNIT.format(space=directions.space)}; {spec}',
+    caption=f'{name}; {UNIT.format(space=directions.space)}; {spec}',
   )  # fmt: skip
