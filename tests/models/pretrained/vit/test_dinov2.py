@@ -7,16 +7,17 @@ without it; running this file writes it.
 """
 
 import functools
-import math
 
 import jax
 import numpy as np
 import pytest
+import scipy.special
 from PIL import Image
 
 from bigjax.core import errors, parallel, trees
 from bigjax.evaluation.feature_pass import FeaturePass
-from bigjax.models.pretrained import registry, torch_layout
+from bigjax.models.pretrained import download, registry, torch_layout
+from bigjax.models.pretrained.published import PUBLISHED
 from bigjax.models.pretrained.vit import dinov2
 from bigjax.nn import resizing
 
@@ -199,15 +200,16 @@ def test_gradients_pass_the_rounding():
   assert distance(np.asarray(found), np.asarray(want)) < 0.05 and np.abs(want).max() > 1
 
 
-def test_a_block_by_hand():
-  """In float64: tokens, three blocks and the last norm, of what `prepare` gives."""
-  of = {name: x.astype(np.float64) for name, x in weights().items()}
-  x = np.asarray(net().prepare(images()), np.float64)
-  patches = x.reshape(2, 3, 14, 3, 14, 3).transpose(0, 1, 3, 5, 2, 4).reshape(2, 9, -1)
-  x = patches @ of['patch_embed.proj.weight'].reshape(32, -1).T + of['patch_embed.proj.bias']
-  x = np.concatenate([np.broadcast_to(of['cls_token'], (2, 1, 32)), x], 1)
-  matrix, grid = dinov2.position_matrix(5, 3), of['pos_embed'][0, 1:].reshape(5, 5, 32)
-  moved = np.einsum('yh,xw,hwc->yxc', matrix, matrix, grid).reshape(1, 9, 32)
+def by_hand(module, state, images):
+  """The features in float64: tokens, blocks and the last norm, of what `prepare` gives."""
+  of = {name: x.astype(np.float64) for name, x in state.items()}
+  x = np.asarray(module.prepare(images), np.float64)
+  b, c, old, new = len(x), module.width, module.grid, module.side // module.patch
+  x = x.reshape(b, new, 14, new, 14, 3).transpose(0, 1, 3, 5, 2, 4).reshape(b, new**2, -1)
+  x = x @ of['patch_embed.proj.weight'].reshape(c, -1).T + of['patch_embed.proj.bias']
+  x = np.concatenate([np.broadcast_to(of['cls_token'], (b, 1, c)), x], 1)
+  matrix, grid = dinov2.position_matrix(old, new), of['pos_embed'][0, 1:].reshape(old, old, c)
+  moved = np.einsum('yh,xw,hwc->yxc', matrix, matrix, grid).reshape(1, new**2, c)
   x = x + np.concatenate([of['pos_embed'][:, :1], moved], 1)
 
   def norm(x, name):
@@ -217,20 +219,22 @@ def test_a_block_by_hand():
   def linear(x, name):
     return x @ of[f'{name}.weight'].T + of[f'{name}.bias']
 
-  erf = np.vectorize(math.erf)
-  for i in range(3):
+  for i in range(module.depth):
     at = f'blocks.{i}'
     q, k, v = np.split(linear(norm(x, f'{at}.norm1'), f'{at}.attn.qkv'), 3, -1)
-    heads = lambda t: t.reshape(2, 10, 4, 8).transpose(0, 2, 1, 3)
-    scores = heads(q) @ heads(k).transpose(0, 1, 3, 2) / np.sqrt(8)
-    scores = np.exp(scores - scores.max(-1, keepdims=True))
-    seen = scores / scores.sum(-1, keepdims=True) @ heads(v)
-    seen = linear(seen.transpose(0, 2, 1, 3).reshape(2, 10, 32), f'{at}.attn.proj')
+    heads = lambda t: t.reshape(b, -1, module.heads, c // module.heads).transpose(0, 2, 1, 3)
+    scores = heads(q) @ heads(k).transpose(0, 1, 3, 2) / np.sqrt(c // module.heads)
+    seen = scipy.special.softmax(scores, -1) @ heads(v)
+    seen = linear(seen.transpose(0, 2, 1, 3).reshape(x.shape), f'{at}.attn.proj')
     x = x + of[f'{at}.ls1.gamma'] * seen
     h = linear(norm(x, f'{at}.norm2'), f'{at}.mlp.fc1')
-    h = linear(h * (1 + erf(h / np.sqrt(2))) / 2, f'{at}.mlp.fc2')
+    h = linear(h * (1 + scipy.special.erf(h / np.sqrt(2))) / 2, f'{at}.mlp.fc2')
     x = x + of[f'{at}.ls2.gamma'] * h
-  assert distance(features(), norm(x[:, 0], 'norm')) < RTOL
+  return norm(x[:, 0], 'norm')
+
+
+def test_a_network_by_hand():
+  assert distance(features(), by_hand(net(), weights(), images())) < RTOL
 
 
 # What is published.
@@ -250,6 +254,18 @@ def test_networks_have_the_published_sizes(name, num):
     'cls_token', 'pos_embed', 'patch_embed.proj.weight', 'blocks.11.attn.qkv.bias',
     'blocks.0.ls1.gamma', 'blocks.0.mlp.fc2.weight', 'norm.bias',
   } <= names  # fmt: skip
+
+
+@pytest.mark.parametrize('name', dinov2.NETWORKS)
+def test_the_published_file_where_it_is(name):
+  """Its names and shapes are ours, and so is what is computed of them."""
+  path = download.find_here(PUBLISHED[f'dinov2_{name}'])
+  if path is None:
+    pytest.skip(f'needs {PUBLISHED[f"dinov2_{name}"].file} in $BIGJAX_WEIGHTS')
+  network = registry.load(f'dinov2_{name}', path)
+  found = np.asarray(jax.jit(network.apply)(network.variables, images())['features'])
+  assert distance(found, by_hand(dinov2.NETWORKS[name](), registry.read(path), images())) < 1e-3
+  assert distance(found[:1], found[1:]) > 0.1
 
 
 def test_a_file_becomes_a_network_without_classes(tmp_path, monkeypatch):
