@@ -18,7 +18,7 @@ import ml_collections
 import bigjax
 from bigjax.algorithms.base import configs
 from bigjax.algorithms.base.contract import Stage
-from bigjax.core import buckets, checkpoint, errors, files, processes, progress, stopwatch
+from bigjax.core import buckets, checkpoint, errors, files, processes, progress
 from bigjax.core import config as core_config
 from bigjax.evaluation import during_training, reference_curves
 from bigjax.sampling import generator_file as cards
@@ -29,7 +29,7 @@ from bigjax.training.logs import Log, Profile, Say
 from bigjax.training.posthoc import snapshots
 from bigjax.training.program import Compiler
 from bigjax.training.ready import Ready, card_architecture, check, make_ready
-from bigjax.training.records import writers
+from bigjax.training.records import stopwatch, writers
 from bigjax.training.records.session import Session
 from bigjax.training.workdir import (
   about_data,

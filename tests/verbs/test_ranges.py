@@ -122,8 +122,8 @@ def options_of(verb):
   """{'--option': its action, or None} of a verb, whatever its parser."""
   module = importlib.import_module(f'bigjax.{verb}')
   if hasattr(module, 'arguments'):
-    actions = [action for action in module.arguments()._actions if action.dest != 'help']
-    return {action.option_strings[0]: action for action in actions if action.option_strings}
+    actions = [a for a in module.arguments()._actions if a.option_strings and a.dest != 'help']
+    return {action.option_strings[0]: action for action in actions}
   words = [*module.OPTIONS, *getattr(module, 'SWITCHES', ()), 'config']
   return {f'--{word}': None for word in words}
 

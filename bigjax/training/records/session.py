@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 
-from bigjax.core import files, progress, stopwatch
+from bigjax.core import files, progress
+from bigjax.training.records import stopwatch
 
 PARTS = {  # of the wall clock, in words
   'start': 'start-up',

@@ -5,8 +5,8 @@ import json
 import jax
 import pytest
 
-from bigjax.core import stopwatch
 from bigjax.training.records import session as sessions
+from bigjax.training.records import stopwatch
 
 
 @pytest.fixture

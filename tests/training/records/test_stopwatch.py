@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bigjax.core import stopwatch
+from bigjax.training.records import stopwatch
 
 
 class Clock:
