@@ -102,6 +102,24 @@ def whole_number(word: str) -> int:
   return int(word)
 
 
+UNITS = {'GiB': 2**30, 'GB': 10**9, 'MiB': 2**20, 'MB': 10**6}
+
+
+def read_bytes(name: str, word: str) -> float:
+  """The bytes of a word such as 24GiB.
+
+  Args:
+    name: of what it is for, such as '--memory='; the error begins with it.
+    word: as it was given.
+  Raises:
+    UserError: it is none.
+  """
+  found = re.fullmatch(r'(\d{1,9}(?:\.\d{1,9})?) ?(\w+)', word, re.ASCII)
+  if not found or found[2] not in UNITS or not float(found[1]):
+    raise errors.UserError(f'{name}{word:.80}: give a size with its unit, such as 24GiB or 80GB.')
+  return float(found[1]) * UNITS[found[2]]
+
+
 def whole(name: str, given: Any, within: Range) -> int:
   """A whole number that Python code gave, as int.
 

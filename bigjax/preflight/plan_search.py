@@ -10,10 +10,9 @@ from bigjax import algorithms
 from bigjax.core import config as core_config
 from bigjax.core import errors, progress
 from bigjax.core.progress import size
-from bigjax.preflight import tpu_slices
-from bigjax.preflight.step_cost import plan
+from bigjax.preflight import step_cost, tpu_slices
 
-Plan = Callable[[ml_collections.ConfigDict, tpu_slices.Slice], dict[str, Any]]
+Plan = Callable[[ml_collections.ConfigDict, Any], dict[str, Any]]  # of a Slice, or of LocalGpus
 
 
 def batch_key(config: ml_collections.ConfigDict) -> str:
@@ -26,11 +25,11 @@ def batch_of(config: ml_collections.ConfigDict) -> int:
   return core_config.flatten(config)[batch_key(config)]
 
 
-def watched() -> Plan:
-  """Return `plan`, with progress on stderr; later ones are expected to take as long as the last."""
+def watched(plan: Plan = step_cost.plan) -> Plan:
+  """A plan with progress on stderr; later ones are expected to take as long as the last."""
   last: list[float] = []
 
-  def run(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, Any]:
+  def run(config: ml_collections.ConfigDict, of: Any) -> dict[str, Any]:
     what = f'compiling for {of.name}, batch {batch_of(config)}'
     with progress.ticking(what, last[-1] if last else None):
       found = plan(config, of)
@@ -120,7 +119,7 @@ def settings(config: ml_collections.ConfigDict, per_device: int) -> list[dict[st
 
 
 def fitted(
-  config: ml_collections.ConfigDict, of: tpu_slices.Slice, run: Plan, say: Callable[[str], None]
+  config: ml_collections.ConfigDict, of: Any, run: Plan, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
   """Return the plan of the first of `settings` that fits, by halving; None where none does."""
   batch = batch_of(config)

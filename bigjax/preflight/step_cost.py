@@ -61,6 +61,20 @@ def compile_step(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     jax.config.update('jax_enable_compilation_cache', cached)
 
 
+def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
+  """Bytes per device that a program needs: for what it is given and returns, and in between."""
+  memory = compiled.memory_analysis()
+  arguments = (
+    memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+  )
+  temporary = memory.temp_size_in_bytes
+  return {
+    'argument_bytes': arguments,
+    'temporary_bytes': temporary,
+    'peak_bytes': arguments + temporary,
+  }
+
+
 def fewest(config: ml_collections.ConfigDict) -> Program:
   """The program of a config with the fewest multiplications known for each layer."""
   config = config.copy_and_resolve_references()
@@ -243,17 +257,8 @@ def figures(
     if memory is None:
       raise
     return found | {'fits': False, 'peak_bytes': memory[0], 'usable_bytes': memory[1]}
-  memory = compiled.memory_analysis()
-  arguments = (
-    memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-  )
-  peak = arguments + memory.temp_size_in_bytes
-  found |= {
-    'argument_bytes': arguments,
-    'temporary_bytes': memory.temp_size_in_bytes,
-    'peak_bytes': peak,
-    'fits': peak <= of.generation.usable,
-  }
+  found |= memory_of(compiled)
+  found['fits'] = found['peak_bytes'] <= of.generation.usable
   lines = account(hlo.parse(compiled.as_text()), of)
   return found | totals(lines, of, images, wanted)
 
