@@ -86,7 +86,7 @@ def test_a_run_leaves_these_files_with_these_fields(workdir):
   paths = [path for path in workdir.rglob('*.json*') if 'checkpoints' not in path.parts]
   found = {str(path.relative_to(workdir)): path for path in paths}
   assert not set(found) - set(table)
-  assert set(table) - set(found) <= {'scores.jsonl', 'gradinit.json'}
+  assert set(table) - set(found) <= {'scores.jsonl', 'gradinit.json', 'writers.json'}
   read = 0
   for name, path in found.items():
     text = path.read_text(encoding='utf-8')
