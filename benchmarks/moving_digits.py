@@ -1,7 +1,7 @@
 """Clips of bouncing digits: what DVD-GAN and TrIVD-GAN make of them, and how well they predict.
 
   nice -n 15 python benchmarks/moving_digits.py --part classes      # half an hour of a CPU core
-  nice -n 15 python benchmarks/moving_digits.py --part prediction   # an hour
+  nice -n 15 python benchmarks/moving_digits.py --part prediction   # three quarters of an hour
   nice -n 15 python benchmarks/moving_digits.py --part units        # an hour
 
 `classes`: one digit of 16 px in 8 frames, of the class that is asked for, scored by a classifier of
@@ -46,7 +46,7 @@ PARTS = {  # {recipe: (config, keys)}, steps, seeds
       'gru': ('dvdgan:moving_digits', SMALL),
       **{unit: ('trivdgan:moving_digits', {**SMALL, 'model.unit': unit}) for unit in UNITS[1:]},
     },
-    1200, 3,
+    800, 3,
   ),
 }  # fmt: skip
 
