@@ -8,9 +8,9 @@ VERBS = {
   'train': 'train from a config, or resume a run',
   'plan': 'what a run needs on a TPU slice that is not there: memory, time, chip-hours',
   'evaluate': 'scores of checkpoints or of any images: FID, IS, precision and recall, ...',
-  'compare': 'several runs: scores over seeds, what they differ in, where their time went',
   'sample': 'make images: class grids, seeds, interpolations, truncation sweeps, neighbours',
   'project': 'find given photos among the images of a generator with styles; whose are they?',
+  'compare': 'several runs: scores over seeds, what they differ in, where their time went',
   'export': 'write a generator for use elsewhere: safetensors, npz, a StableHLO program',
   'convert': 'weights of BigGAN-PyTorch in and out, of Hugging Face and TF-Hub in',
 }
