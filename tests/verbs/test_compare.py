@@ -166,6 +166,6 @@ def test_what_is_no_run_gets_a_sentence(bigjax, runs, tmp_path):
 def test_a_real_run_is_read(bigjax, workdir):
   """The tiny run of other tests: its images and clock are there."""
   run = comparison.read(str(workdir))
-  assert run.step == run.last == 4 and run.images == 4 * 2 * 16 // 2
+  assert run.step == run.last == 4 and run.images == 4 * 16
   assert run.seconds > 0 and run.scores.keys() == run.real.keys()
   assert bigjax('compare', str(workdir))[0] == 0

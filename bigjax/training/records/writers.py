@@ -104,12 +104,14 @@ class Tracker(Protocol):
     is_new: whether it was made now, so that it has no rows.
     place: of what a killed process leaves unfinished; '' where there is no such thing.
     keeps: whether a row that was handed over stays there, though the process is killed.
+    at_once: how many values it is to be given in one call: of these all arrive, or none.
   """
 
   run: str
   is_new: bool
   place: str
   keeps: bool
+  at_once: int
 
   def has(self, row: Row) -> bool:
     """Whether it certainly has a row."""
@@ -154,7 +156,7 @@ class Wandb:
     # A row's own step lies along the axes: scores come later than rows of later steps.
     self._run.define_metric('step')
     self._run.define_metric('*', step_metric='step')
-    self.run, self.keeps = self._run.id, not self._run.offline
+    self.run, self.keeps, self.at_once = self._run.id, not self._run.offline, 1
     folder = os.path.dirname(self._run.dir)
     self.place = os.path.relpath(folder, about.workdir) if self._run.offline else ''
 
@@ -182,7 +184,7 @@ class Mlflow:
     from mlflow.entities import Metric, Param
 
     self._metric, self._client, self._known = Metric, mlflow.MlflowClient(), {}
-    self.place, self.keeps = 'open', True
+    self.place, self.keeps, self.at_once = 'open', True, MOST
     found = self._find(run)
     self.is_new = found is None
     if found is None:
@@ -267,6 +269,15 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 # --- Mirrors of a workdir
+
+
+def taken(rows: Sequence[tuple[int, Row]], most: int) -> int:
+  """How many rows, at least one, have at most so many values."""
+  num, values = 1, len(rows[0][1][1])
+  while num < len(rows) and values + len(rows[num][1][1]) <= most:
+    values += len(rows[num][1][1])
+    num += 1
+  return num
 
 
 def scored(row: Mapping[str, Any]) -> dict[str, float]:
@@ -387,22 +398,25 @@ class Mirror:
 
   def _send(self, key: str, values_of: Callable[[Mapping[str, Any]], dict[str, float]]) -> None:
     """Send the rows of a file that were not sent."""
-    rows = []
+    rows: list[tuple[int, Row]] = []  # with the numbers of their lines
     for found in self._tails[key].read():
       self._seen[key] += 1
       values = values_of(found)
       if self._seen[key] > self._sent[key] and values:
-        rows.append((found['step'], values))
+        rows.append((self._seen[key], (found['step'], values)))
     # What a killed process had handed over, but had not lived to write down.
     while rows and key in self._unsure:
-      if not self._tracker.has(rows[0]):
+      if not self._tracker.has(rows[0][1]):
         self._unsure.remove(key)
         break
       rows.pop(0)
       self._sent['rows'] += 1
-    if rows:
-      self._tracker.write(self._sent['rows'], rows)
-    self._sent['rows'] += len(rows)
+    while rows:
+      num = taken(rows, self._tracker.at_once)
+      self._tracker.write(self._sent['rows'], [row for _, row in rows[:num]])
+      self._sent |= {'rows': self._sent['rows'] + num, key: rows[num - 1][0]}
+      self._keep()
+      del rows[:num]
     if self._seen[key] > self._sent[key]:
       self._sent[key] = self._seen[key]
       self._keep()

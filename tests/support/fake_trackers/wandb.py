@@ -5,7 +5,7 @@ import json
 import os
 
 NUMBERS = itertools.count()
-REFUSE = []  # errors that the next calls of `log` raise
+REFUSE = []  # errors that the next calls of `log` raise, None for none
 
 
 class Settings:
@@ -32,8 +32,8 @@ class Run:
     self.metrics.append((name, step_metric))
 
   def log(self, values, step, commit):
-    if REFUSE:
-      raise REFUSE.pop(0)
+    if REFUSE and (refused := REFUSE.pop(0)):
+      raise refused
     assert commit and (not self.rows or step > self.rows[-1]['_step'])
     values = {k: 'picture' if isinstance(v, Image) else v for k, v in values.items()}
     self.rows.append({**values, '_step': step})

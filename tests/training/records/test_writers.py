@@ -107,14 +107,23 @@ def test_a_tracker_may_come_in_the_middle(fakes, tmp_path):
   assert of_wandb(tmp_path)[0] == mirrored.expected()
 
 
-def test_what_a_tracker_refuses_is_sent_later(fakes, tmp_path):
+def push(mirror, step):
+  """As Mirror.push, and one at a time."""
+  mirror._step = step
+  return mirror._thread.submit(mirror._sync)
+
+
+def test_what_a_tracker_refuses_is_sent_later(fakes, tmp_path, monkeypatch):
+  """Some rows of a push go through, and the rest at a later one."""
   wandb, _ = fakes
-  wandb.REFUSE.extend([OSError('no route'), OSError('no route'), OSError('no route')])
+  monkeypatch.setattr(writers.Mirror, 'push', lambda self, step: push(self, step).result())
+  wandb.REFUSE.extend([None, None, OSError('no route'), OSError('no route'), None, OSError('busy')])
   said = []
   mirrored.work(str(tmp_path), 'wandb', 0, mirrored.LAST, say=said.append)
   assert of_wandb(tmp_path)[0] == mirrored.expected()
   assert [words for words in said if 'warning' in words] == [
-    'warning: wandb: OSError: no route; what was not sent will be tried again'
+    f'warning: wandb: OSError: {why}; what was not sent will be tried again'
+    for why in ('no route', 'busy')
   ]
 
 
