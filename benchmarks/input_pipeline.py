@@ -5,8 +5,9 @@
 Bare is decode, crop and resize alone, from bytes in memory, by as many threads as there are cores;
 the pipeline also draws the order, reads the files, hashes, batches and hands NumPy arrays over. The
 two take turns in one process, because machines are noisy: what counts is their ratio. Without
---folder, JPEG files of 500x375 pixels are made; with --data_dir, CIFAR-10 is read as well: decoded
-once and held in memory, as a run does, and record by record, as a set too large for memory is.
+--folder, JPEG files of 500x375 pixels are made, which are read from a zip, too; with --data_dir,
+CIFAR-10 is read as well: decoded once and held in memory, as a run does, and record by record, as a
+set too large for memory is.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 
 import ml_collections
@@ -66,6 +68,19 @@ def photos(num: int = 256) -> Iterator[str]:
       os.makedirs(os.path.dirname(name), exist_ok=True)
       image.save(name, quality=88)
     yield folder
+
+
+@contextlib.contextmanager
+def zipped(folder: str) -> Iterator[str]:
+  """Yield a zip of a folder's files, stored, as dataset_tool's."""
+  with tempfile.TemporaryDirectory() as other:
+    path = os.path.join(other, 'photos.zip')
+    with zipfile.ZipFile(path, 'w') as archive:
+      for root, _, names in os.walk(folder):
+        for name in names:
+          whole = os.path.join(root, name)
+          archive.write(whole, os.path.relpath(whole, folder))
+    yield path
 
 
 def bare(encoded: list[bytes], resolution: int) -> Callable[[], float]:
@@ -134,6 +149,9 @@ def main() -> None:
       source = data.load(settings(f'folder:{folder}', resolution))
       sides = {'bare': bare(encoded, resolution), 'piped': piped(source)}
       compare(f'JPEG files to {resolution} px', sides, args.rounds, cores)
+    source = data.load(settings(f'folder:{stack.enter_context(zipped(folder))}', 128))
+    sides = {'bare': bare(encoded, 128), 'piped': piped(source)}
+    compare('the same in a zip, to 128 px', sides, args.rounds, cores)
   if args.data_dir:
     encoded = cifar_bytes(args.data_dir)
     for how, most in (('in memory', tfds.MOST_MIB), ('by record', 0)):

@@ -146,6 +146,13 @@ def test_numbers_that_no_image_has(tmp_path, classes, gone):
   assert named == ([f'no image has the label {gone}, though there are higher ones'] if gone else [])
 
 
+def test_names_that_are_no_text(tmp_path):
+  """Half of a pair, as JSON may have; found by tests/support/fuzz.py."""
+  found = labels_of(tmp_path, {JSON: r'{"labels": [["\ud800.png", 1], ["a.png", "\ud800"]]}'}, AB)
+  assert found.of == {'a.png': (r'\ud800',)}
+  assert found.findings[0][1].endswith(r'not there: \ud800.png')
+
+
 def test_names_are_found_in_folders(tmp_path):
   """By their path, and by a name alone where there is one such file."""
   images = ('train/x/a.png', 'train/y/b.png', 'train/y/c.png', 'train/x/c.jpg')

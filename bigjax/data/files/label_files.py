@@ -289,7 +289,7 @@ def resolved(
     path = posixpath.normpath(posixpath.join(place, name))
     if path in images:
       yield path, value
-    elif '/' not in name and len(alike.get(name, ())) == 1:
+    elif len(alike.get(name, ())) == 1:
       yield alike[name][0], value
     else:
       unknown.append(name)
