@@ -20,7 +20,6 @@ No value of a hyper-parameter changes the tree, and no stage does. The generator
 exported and kept in checkpoints is one tree, too, which only its Generator looks into.
 """
 
-import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -368,15 +367,15 @@ class OfNetwork:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlainGenerator(abc.ABC):
+class PlainGenerator:
   """A generator that needs no preparing, with N(0, I) latents of `latent_shape`.
 
   A family adds fields and `generate`; one whose latents have another law, `latents` and `recipe`.
   """
 
   @property
-  @abc.abstractmethod
-  def latent_shape(self) -> tuple[int, ...]: ...
+  def latent_shape(self) -> tuple[int, ...]:
+    raise NotImplementedError
 
   @property
   def options(self) -> Mapping[str, str]:
