@@ -21,7 +21,6 @@ that `ema.posthoc` adds to `aux`. The generator that is sampled, exported and ke
 checkpoints is one tree, too, which only its Generator looks into.
 """
 
-import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -369,7 +368,7 @@ class OfNetwork:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlainGenerator(abc.ABC):
+class PlainGenerator:
   """A generator that needs no preparing, with N(0, I) latents of `latent_shape`.
 
   A family adds fields and `generate`; one whose latents have another law, `latents` and `recipe`;
@@ -377,8 +376,8 @@ class PlainGenerator(abc.ABC):
   """
 
   @property
-  @abc.abstractmethod
-  def latent_shape(self) -> tuple[int, ...]: ...
+  def latent_shape(self) -> tuple[int, ...]:
+    raise NotImplementedError
 
   @property
   def searchable(self) -> 'PlainGenerator | None':

@@ -176,7 +176,7 @@ def stored_noise(maps: Mapping[str, Any], resolution: int) -> tuple[Array, ...]:
   return tuple(maps[f'b{r}'][conv][None, :, :, None] for r, conv in layers[1:])
 
 
-class WithStyles(contract.OfNetwork, contract.PlainGenerator):
+class WithStyles(contract.OfNetwork, contract.PlainGenerator, abc.ABC):
   """A generator that is parts.Styles itself; gen is {params, w_avg} at least.
 
   A family adds `net`, what is abstract here (`gains` are of its equalised learning rate), and
