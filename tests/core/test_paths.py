@@ -57,7 +57,7 @@ def test_every_option_and_every_path_of_a_config_knows_home(home):
 def test_an_unknown_ending_is_refused_before_anything_is_made(tmp_path, monkeypatch, name):
   monkeypatch.chdir(tmp_path)
   refused = [
-    (sample.main, ['--params', 'none.npz', '--out', name], 'or .mp4, or a folder'),
+    (sample.main, ['--params', 'none.npz', '--out', name], ', or a folder'),
     (evaluate.main, ['--images', 'none', '--out', name], 'a folder'),
     (plan.main, ['--topology', 'v3-8', '--png', name], '.png or .pdf or .svg'),
   ]

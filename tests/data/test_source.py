@@ -630,8 +630,11 @@ def test_what_comes_in_time_is_not_waited_for(monkeypatch, counted, capfd):
   watched = random_access.watched(iter([1, 2]), 'x')
   next(watched)
   del watched
-  time.sleep(0.2)
-  assert not [thread for thread in threading.enumerate() if thread.name == 'data-watch']
+  left = lambda: [thread for thread in threading.enumerate() if thread.name == 'data-watch']
+  until = time.monotonic() + 30
+  while left() and time.monotonic() < until:
+    time.sleep(0.05)
+  assert not left()
 
 
 def test_a_source_knows_its_name(source):

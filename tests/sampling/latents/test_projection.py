@@ -153,7 +153,7 @@ def test_strip_w_and_attribution(bigjax, tmp_path, monkeypatch):
   (tmp_path / 'photos').mkdir()
   rng = np.random.RandomState(1)
   for i in range(3):  # noise, which the generator has none of
-    Image.fromarray(rng.randint(0, 256, (20, 24, 3), np.uint8)).save(tmp_path / f'photos/{i}.png')
+    Image.fromarray(rng.randint(0, 256, (16, 19, 3), np.uint8)).save(tmp_path / f'photos/{i}.png')
   out = tmp_path / 'new' / 'p.png'
   status, said, err = bigjax(
     'project', '--params=x.npz', f'--images={tmp_path / "photos"}', f'--out={out}', '--steps=150',
