@@ -43,13 +43,16 @@ def save(pictures: Iterable[Image.Image], rate: float, path: str, num: int | Non
     pictures: of one size, grey or in colour; those of STREAMED are taken one at a time.
     rate: pictures per second.
     path: ends in one of options.FILMS; its folder is there.
-    num: how many pictures; None: `pictures` says.
+    num: how many pictures; None: they are taken all at once, and counted.
   Raises:
     UserError: PyAV is not installed.
   """
   ending = os.path.splitext(path)[1].lower()
   save_as = {'.webp': _save_webp, '.gif': _save_gif, '.mp4': _save_mp4, '.apng': _save_apng}[ending]
-  save_as(pictures, len(pictures) if num is None else num, rate, path)
+  if num is None:
+    pictures = list(pictures)
+    num = len(pictures)
+  save_as(pictures, num, rate, path)
 
 
 class _Reel(Image.Image):

@@ -1,7 +1,7 @@
 """Images and clips as pictures: grids of images, strips of clips, and the pictures of a film."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -36,15 +36,15 @@ def check_grid(num: int, columns: int, shape: tuple[int, ...], film: bool = Fals
   if height * width * (times if film else 1) > MOST_PIXELS or (
     film and max(height, width) > MOST_FILM_SIDE
   ):
-    what, side = (f'clips of {times} frames', f'{w}x{h}') if frames else ('images', f'{w}x{h}')
+    what = f'clips of {times} frames' if frames else 'images'
     raise errors.UserError(
-      f'{num:,} {what} of {side} are too many for one {"film" if film else "picture"}; ask for '
+      f'{num:,} {what} of {w}x{h} are too many for one {"film" if film else "picture"}; ask for '
       'fewer with --num or --classes, or give an --out ending in .npz, or a folder.'
     )
 
 
 def check_film(
-  num: int, columns: int, shape: tuple[int, ...], times: int, names: Sequence[str] = ()
+  num: int, columns: int, shape: tuple[int, ...], times: int, names: Collection[str] = ()
 ) -> None:
   """Refuse a film of still images that is too large, before these are made.
 
@@ -57,14 +57,14 @@ def check_film(
   Raises:
     UserError: they have more than MOST_PIXELS, or a side has more than MOST_FILM_SIDE.
   """
-  rows, size = -(-num // columns), shape[:2]
-  side = side_of_film(rows, columns, size, names)
-  height, width = _sides(rows, columns, size, side)
+  rows, (h, w) = -(-num // columns), shape[:2]
+  side = side_of_film(rows, columns, (h, w), names)
+  height, width = _sides(rows, columns, (h, w), side)
   height += rows * lettering.BAND if names else 0
   if height * width * times > MOST_PIXELS or max(height, width) > MOST_FILM_SIDE:
     frames = f'{times:,} frames of ' if times > 1 else ''
     raise errors.UserError(
-      f'{frames}{num:,} images of {size[1]}x{size[0]} are too many for one film; ask for fewer '
+      f'{frames}{num:,} images of {w}x{h} are too many for one film; ask for fewer '
       f'with {"--frames, " if frames else ""}--num or --classes.'
     )
 
@@ -189,7 +189,9 @@ def strips(
   return lettering.labelled(picture, num, times, names, heads, caption)
 
 
-def side_of_film(rows: int, columns: int, size: tuple[int, int], names: Sequence[str] = ()) -> int:
+def side_of_film(
+  rows: int, columns: int, size: tuple[int, int], names: Collection[str] = ()
+) -> int:
   """Pixels of an image's height in a film of so many, at least.
 
   Args:

@@ -28,7 +28,7 @@ def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
 
 
 def between(
-  kind: str, z: np.ndarray, y: Sequence[int], way: np.ndarray, num_classes: int
+  kind: str, z: np.ndarray, y: Sequence[int] | np.ndarray, way: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """What lies at `way` [n] between two samples: latents [n, ...], and their classes.
 

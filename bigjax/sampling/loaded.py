@@ -116,7 +116,7 @@ class Loaded:
 
   def image(
     self,
-    label: Labels = 0,
+    label: int | str | Sequence[int | str | float] | np.ndarray = 0,
     seed: int = 0,
     truncation: float | str | None = None,
     **options: Any,
@@ -134,8 +134,9 @@ class Loaded:
         'this generator makes clips, of which none is an image: .grid(...) shows their frames side '
         'by side, a call gives them as arrays.'
       )
-    several = np.ndim(label) == 1 and np.asarray(label).dtype.kind != 'f'
-    made = self(label if several else [label], truncation, seed, **options)
+    given: Any = label
+    several = np.ndim(given) == 1 and np.asarray(given).dtype.kind != 'f'
+    made = self(given if several else [given], truncation, seed, **options)
     if len(made) != 1:
       raise errors.UserError(f'{len(made)} labels are several images: .grid(...) shows these.')
     return showing.picture(made[0])

@@ -191,8 +191,8 @@ def named(wanted: Wanted, loaded: Loaded, args: argparse.Namespace, labels: np.n
     pairs = zip(labels, ends, strict=True)
     rows = [of(a) if a == b else f'{of(a)} → {of(b)}' for a, b in pairs]
   else:
-    some = [set(wanted.classes()[start : start + columns].tolist()) for start in starts]
-    rows = [of(*one) if len(one) == 1 else '' for one in some]
+    ones = [set(wanted.classes()[start : start + columns].tolist()) for start in starts]
+    rows = [of(*one) if len(one) == 1 else '' for one in ones]
     if seeds and not heads:  # more of one class than a row holds
       some = [[seeds[i] for i in range(wanted.num)[start:][:columns]] for start in starts]
       rows = [', '.join(filter(None, pair)) for pair in zip(rows, map(seeds_of, some), strict=True)]

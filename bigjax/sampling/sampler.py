@@ -244,7 +244,7 @@ class Sampler:
 
   @functools.cached_property
   def _synthesize_with(self):
-    styles = self.generator.styles
+    styles = parts.styles_of(self.generator, 'noise in maps')
 
     def run(gen, w, maps, spec):
       return to_uint8(styles.synthesize(gen, styles.layers(gen, w, spec), maps, spec))

@@ -215,7 +215,7 @@ class WithStyles(contract.OfNetwork, contract.PlainGenerator, abc.ABC):
   def kernels(self, gen: Gen) -> Mapping[str, Array]:
     """Those of the resolutions that there are; see parts.LinearLayers."""
     leaves = trees.flat(gen['params']['synthesis'])
-    size = lambda path: int(re.match(r'b?(\d+)', path)[1])  # b8/conv0, 8x8/Conv1
+    size = lambda path: int(re.findall(r'\d+', path)[0])  # b8/conv0, 8x8/Conv1
     fits = lambda path: fnmatch.fnmatchcase(path, self.style_kernels)
     return {
       path: leaf for path, leaf in leaves.items() if fits(path) and size(path) <= self.shape[0]

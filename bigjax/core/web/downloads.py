@@ -4,7 +4,6 @@ A redirection never leads from https to anything else, and a secret header goes 
 is for alone. What is received is the caller's to keep or to throw away (`files.whole`).
 """
 
-import email.message
 import hashlib
 import http.client
 import sys
@@ -67,7 +66,7 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
     fp: IO[bytes],
     code: int,
     msg: str,
-    headers: email.message.Message,
+    headers: http.client.HTTPMessage,
     newurl: str,
   ) -> urllib.request.Request | None:
     there = urllib.parse.urlsplit(newurl)

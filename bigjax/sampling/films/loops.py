@@ -71,7 +71,7 @@ class Loop:
     """
     noise_of = np.concatenate([self.z[0]] * len(which))
     following = (which + 1) % len(self.z)
-    if self.kind == 'w':
+    if self.w is not None:
       weight = share[:, None, None]
       w = (1 - weight) * self.w[which] + weight * self.w[following]
       w = w.reshape(-1, w.shape[-1])

@@ -7,6 +7,7 @@ them), `explained` and `linear` (see directions.Directions); `space`, z or w; `m
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -28,15 +29,13 @@ def write(
     words: sampling options {name: word} that they were found with.
     labels: classes of the samples.
   """
-  how = {
+  arrays: dict[str, Any] = {
+    'directions': found.vectors, 'scales': found.scales, 'explained': found.explained,
+    'linear': found.linear, 'labels': labels, 'sampling': json.dumps(dict(words)),
     'space': found.space, 'method': found.method, 'generator': generator_digest(loaded),
-    'sampling': json.dumps(dict(words)), 'labels': labels,
   }  # fmt: skip
   with files.whole(path) as file:
-    np.savez(
-      file, directions=found.vectors, scales=found.scales, explained=found.explained,
-      linear=found.linear, **{name: np.array(x) for name, x in how.items()},
-    )  # fmt: skip
+    np.savez(file, **arrays)
 
 
 def read(path: str, loaded: Loaded) -> Directions:
@@ -62,7 +61,8 @@ def read(path: str, loaded: Loaded) -> Directions:
   shape = latent_files.latent_shape(loaded, space, f'--directions={path}, of w,')
   vectors = latent_files.numbers(path, 'directions', arrays['directions'], shape)
   others = [latent_files.numbers(path, name, arrays[name], ()) for name in names[1:]]
+  scales, explained, linear = others
   if any(len(x) != len(vectors) for x in others):
     raise errors.UserError(f'--directions={path}: its arrays are of different lengths.')
   latent_files.note_if_of_another(loaded, text('generator'), f'{path} has directions')
-  return Directions(space, vectors, *others, text('method'))
+  return Directions(space, vectors, scales, explained, linear, text('method'))

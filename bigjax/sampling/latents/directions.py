@@ -133,7 +133,7 @@ def pointed(vectors: np.ndarray) -> np.ndarray:
   return vectors * np.where(largest < 0, -1, 1) / np.maximum(lengths, 1e-30)
 
 
-def regressed(moments: Moments, num: int) -> tuple[np.ndarray, ...]:
+def regressed(moments: Moments, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Principal components of what is seen, each by its slope in the latents.
 
   Args:
@@ -160,7 +160,8 @@ def deviations(zz: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 def closed_form(kernels: Sequence[np.ndarray], num: int) -> tuple[np.ndarray, np.ndarray]:
   """SeFa's directions [k, d] of kernels [d, outputs], and their shares of the eigenvalues."""
-  total = 0
+  d = len(kernels[0])
+  total = np.zeros((d, d))
   for kernel in kernels:
     kernel = np.asarray(kernel, np.float64)
     unit = kernel / np.maximum(np.linalg.norm(kernel, axis=0, keepdims=True), 1e-30)
@@ -289,7 +290,8 @@ class Finder:
     shape = generator.latent_shape if self.space == 'z' else vectors.shape[1:]
     cast = lambda x: np.asarray(x, np.float32)
     vectors = cast(vectors).reshape(len(vectors), *shape)
-    return Directions(self.space, vectors, *map(cast, (scales, explained, linear)), method)
+    scales, explained, linear = cast(scales), cast(explained), cast(linear)
+    return Directions(self.space, vectors, scales, explained, linear, method)
 
 
 def find(

@@ -84,6 +84,7 @@ def of_options(loaded: Loaded, args: argparse.Namespace, labels: np.ndarray) -> 
     directions = direction_files.read(args.directions or options.DIRECTIONS, loaded)
     check_number(args.direction, directions)
   if latents is None:
+    assert directions is not None  # one of both is asked for
     seeds = options.parse_seeds(args.seeds) if args.seeds else None
     num = args.num or len(labels)
     latents = drawn(loaded, directions.space, spec, labels, args.seed, num, seeds)

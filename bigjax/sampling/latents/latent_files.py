@@ -61,7 +61,7 @@ class Latents:
       values=self.values[index],
       labels=cut(self.labels),
       noise_of=cut(self.noise_of),
-      maps=[cut(x) for x in self.maps],
+      maps=[x[index] for x in self.maps],
       names=np.array(self.names)[index].tolist() if self.names else (),
     )
 
@@ -75,13 +75,13 @@ class Latents:
 def images(loaded: Loaded, latents: Latents, spec: Spec, batch: int = BATCH) -> np.ndarray:
   """uint8 images [n, ...] of latents; call `loaded.prepare(spec)` first."""
   sampler, gen, num = loaded.sampler, loaded.gen, len(latents)
+  noise = latents.noise_of
   if latents.space == 'z':
     labels = np.zeros(num, np.int32) if latents.labels is None else latents.labels
-    noise = latents.values if latents.noise_of is None else latents.noise_of
+    noise = latents.values if noise is None else noise
     return sampler.images_with_noise_of(gen, latents.values, labels, spec, noise, batch)
   if latents.maps:
     return sampler.synthesized_with(gen, latents.values, latents.maps, spec, batch)
-  noise = latents.noise_of
   if noise is None:
     noise = np.repeat(sampler.latents(0, 1, spec), num, axis=0)
   return sampler.synthesized(gen, latents.values, noise, spec, batch=batch)
@@ -95,12 +95,14 @@ def write(path: str, latents: Latents, **others: Any) -> None:
     latents: these.
     others: further arrays, or what NumPy makes arrays of.
   """
-  found = {latents.space: latents.values, 'names': latents.names, 'labels': latents.labels}
-  found |= {'noise_of': latents.noise_of, 'generator': latents.generator}
+  found: dict[str, Any] = {latents.space: latents.values, 'names': latents.names}
+  found |= {'labels': latents.labels, 'noise_of': latents.noise_of}
+  found |= {'generator': latents.generator}
   found |= {f'noise{i:02d}': maps for i, maps in enumerate(latents.maps)}
   found |= {'sampling': json.dumps(dict(latents.sampling)), **others}
+  arrays: dict[str, Any] = {name: np.array(x) for name, x in found.items() if x is not None}
   with files.whole(path) as file:
-    np.savez(file, **{name: np.array(x) for name, x in found.items() if x is not None})
+    np.savez(file, **arrays)
 
 
 def latent_shape(loaded: Loaded, space: str, what: str = 'w') -> tuple[int, ...]:
@@ -178,8 +180,9 @@ def check_maps(path: str, maps: Sequence[np.ndarray], loaded: Loaded) -> None:
     UserError: says so.
   """
   generator, spec = loaded.sampler.generator, loaded.spec()
+  styles = styles_of(generator, f'--latents={path}, of w,')
   z = jax.ShapeDtypeStruct((1, *generator.latent_shape), np.float32)
-  wanted = jax.eval_shape(lambda gen, z: generator.styles.noise(gen, z, spec), loaded.gen, z)
+  wanted = jax.eval_shape(lambda gen, z: styles.noise(gen, z, spec), loaded.gen, z)
   ours, theirs = ([x.shape[1:] for x in some] for some in (wanted, maps))
   if ours != theirs or any(x.dtype != np.float32 for x in maps):
     raise errors.UserError(

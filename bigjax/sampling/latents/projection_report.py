@@ -63,7 +63,8 @@ class Begun:
 
   def latents(self, found: Projected | Found, names: Sequence[str]) -> Latents:
     """What was found, as it is written."""
-    how = {'names': names, 'sampling': self.words, 'generator': generator_digest(self.loaded)}
+    how: dict[str, Any] = {'names': names, 'sampling': self.words}
+    how |= {'generator': generator_digest(self.loaded)}
     if isinstance(found, Projected):
       return Latents('w', found.w, maps=found.noise, **how)
     return Latents('z', found.z, found.labels, found.noise_of, **how)
@@ -81,14 +82,13 @@ def begin(args: argparse.Namespace, loaded: Loaded) -> Begun:
   spec, distance = loaded.spec(**words), taps.image_distance(args.distance, args.distance_weights)
   if args.space == 'w':
     loaded.prepare(spec)
-    search = Projector(loaded, distance, args.steps, args.seed, labels, spec)
-    weight, random = 0.0, RandomSamples(loaded, distance, args.random, args.seed, labels, spec)
-  else:
-    weight = PIXEL_WEIGHT if args.pixel_weight is None else args.pixel_weight
-    given = labels, spec, args.random, args.starts or STARTS, weight
-    search = LatentSearch(loaded, distance, args.steps, args.seed, *given)
-    random = search.random
-  return Begun(loaded, args.space, search, random, weight, labels, words)
+    projector = Projector(loaded, distance, args.steps, args.seed, labels, spec)
+    random = RandomSamples(loaded, distance, args.random, args.seed, labels, spec)
+    return Begun(loaded, args.space, projector, random, 0.0, labels, words)
+  weight = PIXEL_WEIGHT if args.pixel_weight is None else args.pixel_weight
+  given = labels, spec, args.random, args.starts or STARTS, weight
+  search = LatentSearch(loaded, distance, args.steps, args.seed, *given)
+  return Begun(loaded, args.space, search, search.random, weight, labels, words)
 
 
 def check(args: argparse.Namespace, loaded: Loaded) -> None:
@@ -122,7 +122,7 @@ def told_apart(generated: np.ndarray, real: np.ndarray) -> float:
 
 def figures(begun: Begun, found: Projected | Found, batch: int) -> list[dict[str, Any]]:
   """Of each image: how far random latents, the best of them and the result are from it."""
-  rows = []
+  rows: list[dict[str, Any]] = []
   for start in range(0, len(found.targets), batch):
     stop = min(start + batch, len(found.targets))
     first = max(stop - batch, 0)  # a last batch of another shape would be compiled anew
@@ -155,7 +155,7 @@ def write_figures(
     'classes': [begun.loaded.class_names[i] for i in begun.labels],
     'generator': generator_digest(begun.loaded),
   }  # fmt: skip
-  if begun.space == 'z':
+  if isinstance(begun.search, LatentSearch):
     protocol['starts'] = begun.search.num_starts
   images = [{'name': name, **row} for name, row in zip(names, rows, strict=True)]
   files.write_json(path, {'protocol': protocol, 'mean': averages(rows), 'images': images})
@@ -197,7 +197,7 @@ def draw_histogram(path: str, generated: np.ndarray, real: np.ndarray, name: str
   """Draw how far from their targets the projections of both kinds of images stay."""
   figure, (axis,) = plotting.figure(1, 'generated and given images, projected')
   both = np.concatenate([generated, real])
-  bins = np.linspace(both.min(), max(both.max(), both.min() + 1e-9), 21)
+  bins = np.linspace(both.min(), max(both.max(), both.min() + 1e-9), 21).tolist()
   for values, label, colour in ((generated, 'generated', 'C1'), (real, 'given', 'C0')):
     weights = np.full(len(values), 1 / len(values))
     axis.hist(values, bins, weights=weights, alpha=0.6, color=colour, label=label)

@@ -71,17 +71,17 @@ class Place:
   short: float = 0.0
   long: float = float('inf')
 
-  def length(self, z: Array) -> Array:
+  def length(self, z: Array | np.ndarray) -> Array:
     """Root mean squares [B] of z's numbers in deviations from their means: about 1."""
     away = (z - self.mean[None]) / self.deviation[None]
     return jnp.sqrt(jnp.square(away).mean(tuple(range(1, z.ndim))))
 
-  def nearest(self, z: Array) -> Array:
+  def nearest(self, z: Array | np.ndarray) -> Array:
     """z [B, ...], each put back to a length that latents have, and then to such numbers."""
     length = jnp.maximum(self.length(z), 1e-6)
     scale = jnp.clip(length, self.short, self.long) / length
-    z = self.mean[None] + (z - self.mean[None]) * scale.reshape(-1, *[1] * (z.ndim - 1))
-    return jnp.clip(z, self.least[None], self.most[None])
+    moved = self.mean[None] + (z - self.mean[None]) * scale.reshape(-1, *[1] * (z.ndim - 1))
+    return jnp.clip(moved, self.least[None], self.most[None])
 
 
 def place_of(z: np.ndarray) -> Place:

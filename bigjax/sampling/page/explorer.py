@@ -92,8 +92,9 @@ def truncations(loaded: Loaded) -> dict[str, Any] | None:
   if 'truncation' not in generator.options:
     return None
   ready = lambda spec: generator.provenance(loaded.gen, spec, sampling)[0]
-  table = sorted(spec.truncation for spec in generator.prepared(sampling) if ready(spec))
-  finite, whole = [t for t in table if math.isfinite(t)], generator.spec(sampling).truncation
+  truncation = lambda spec: spec.truncation  # which the settings have where it is an option
+  table = sorted(truncation(spec) for spec in generator.prepared(sampling) if ready(spec))
+  finite, whole = [t for t in table if math.isfinite(t)], truncation(generator.spec(sampling))
   if table:
     if not finite:
       return None
@@ -208,7 +209,7 @@ class Explorer:
     spec, _ = self.spec(settings)
     first, second = self.latents(settings.seeds, spec)
     # At its ends the way is the samples themselves, to the last bit.
-    z = {0: first, 1: second}.get(way)
+    z = {0.0: first, 1.0: second}.get(way)
     z = slerp(first, second, np.array([way], np.float32))[0] if z is None else z
     y = np.zeros((1, loaded.num_classes), np.float32)
     y[0, settings.classes[0]] += np.float32(1 - way)
@@ -218,7 +219,7 @@ class Explorer:
 
   def command(self, settings: Settings) -> str:
     """The command that makes this very image at its size, '' where there is none."""
-    at = {0: 0, 1: 1}.get(settings.way)
+    at = {0.0: 0, 1.0: 1}.get(settings.way)
     if settings.seeds[0] == settings.seeds[1] and settings.classes[0] == settings.classes[1]:
       at = 0
     noise = hasattr(self.loaded.sampler.generator, 'with_noise_of')

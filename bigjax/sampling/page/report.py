@@ -141,9 +141,10 @@ def document(title: str, subtitle: str, parts: Iterable[str]) -> str:
 
 def grids_of(found: Mapping[str, run_files.Picture]) -> tuple[str, str]:
   """(The newest class grid, some of the earlier ones), '' where there are none."""
-  *earlier, last = run_files.grids(found) or [None]
-  if last is None:
+  grids = run_files.grids(found)
+  if not grids:
     return '', ''
+  *earlier, last = grids
   num = min(len(earlier), EARLIER)
   some = [earlier[i * len(earlier) // num] for i in range(num)]
   return drawn([last]), drawn(some)

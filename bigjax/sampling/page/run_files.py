@@ -169,7 +169,8 @@ def score_tables(workdir: str) -> list[Table]:
     _tolerant(checkpoint.read_meta, workdir, step) for step in checkpoint.list_steps(workdir)
   ]
   kept = [meta['scores'] for meta in metas if isinstance((meta or {}).get('scores'), dict)]
-  real = summary.get('real') if isinstance(summary.get('real'), dict) else {}
+  given = summary.get('real')
+  real = given if isinstance(given, dict) else {}
   names = list(dict.fromkeys([*real, *(name for scores in kept for name in scores)]))
   by_step = {row['step']: row for row in rows if any(name in row for name in names)}
   if by_step:

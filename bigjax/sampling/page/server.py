@@ -241,7 +241,7 @@ class Server(http.server.ThreadingHTTPServer):
   def server_bind(self) -> None:
     """Without looking up the machine's name, which may take seconds."""
     socketserver.TCPServer.server_bind(self)
-    self.server_name, self.server_port = self.server_address[:2]
+    self.server_name, self.server_port = ADDRESS, self.server_address[1]
 
   def handle_error(self, request: Any, client_address: Any) -> None:
     if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # browsers come and go

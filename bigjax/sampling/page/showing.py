@@ -36,10 +36,11 @@ def run(args: argparse.Namespace) -> None:
     )
   which = args.checkpoint or 'last'
   if args.html:
-    of_file = os.path.isfile(path)
-    usable = of_file or checkpoint.list_steps(path)
-    shelf = Shelf(path, which, args.classifier, shown) if usable else None
-    made = report.of_generator(shelf) if of_file else report.of_run(path, shelf)
+    opened = lambda: Shelf(path, which, args.classifier, shown)
+    if os.path.isfile(path):
+      made = report.of_generator(opened())
+    else:
+      made = report.of_run(path, opened() if checkpoint.list_steps(path) else None)
     print(report.write(args.html, title, *made))
     return
   listening = server.Server(args.port or 0)  # before a generator is opened for nothing

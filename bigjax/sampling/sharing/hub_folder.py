@@ -128,13 +128,16 @@ def evaluated(workdir: str, digest: str) -> list[Scores]:
 
 def of_the_run(workdir: str | None, card: Mapping[str, Any]) -> list[Scores]:
   """What the run itself said of this step: summary.json beside real images, or the card alone."""
-  scores, real, about = card.get('scores'), {}, {'by': 'the run, at its end'}
+  scores: Any = card.get('scores')
+  real: dict[str, Any] = {}
+  about: dict[str, Any] = {'by': 'the run, at its end'}
   if workdir:
     path = os.path.join(workdir, 'summary.json')
     summary = files.read_json(path) if os.path.isfile(path) else {}
     if not isinstance(summary, dict) or summary.get('step') != card.get('step'):
       return []
-    real = summary.get('real') if isinstance(summary.get('real'), dict) else {}
+    floor = summary.get('real')
+    real = floor if isinstance(floor, dict) else {}
     scores = {name: value for name, value in summary.items() if name in real}
     about |= {'real': summary.get('floor_of', 'real'), 'bigjax': summary.get('bigjax')}
     config = config_of(workdir)
@@ -181,7 +184,7 @@ def front_matter(loaded: Loaded, title: str, licence: str, found: Sequence[Score
   """The YAML at the head of the page, between its lines of dashes."""
   card, clips = loaded.card, len(loaded.shape) == 4
   tags = ['bigjax', 'jax', 'flax', card['algorithm'], 'video' if clips else 'image-generation']
-  told = {
+  told: dict[str, Any] = {
     'license': licence,
     'library_name': 'bigjax',
     **({} if clips else {'pipeline_tag': task_of(loaded)}),
@@ -193,7 +196,7 @@ def front_matter(loaded: Loaded, title: str, licence: str, found: Sequence[Score
       'task': {'type': task_of(loaded)},
       'dataset': {'type': re.sub(r'\W+', '-', name.lower()).strip('-') or 'data', 'name': name},
       'metrics': [
-        {'type': re.match(r'[A-Za-z_]*', score.name)[0].strip('_') or 'score',
+        {'type': re.split(r'[^A-Za-z_]', score.name)[0].strip('_') or 'score',
          'name': score.name + one.beside, 'value': float(f'{score.value:.6g}')}
         for score in one.scores
       ],
