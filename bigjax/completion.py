@@ -17,27 +17,27 @@ SHELLS = ('bash', 'zsh', 'fish')
 
 
 def _names(module: str, table: str) -> Callable[[], Sequence[str]]:
-  """The names in a table, or that a function makes, of a module that imports no JAX."""
+  """The names in a table, or that a function makes, of a module of bigjax that imports no JAX."""
 
   def names() -> Sequence[str]:
-    found = getattr(importlib.import_module(module), table)
+    found = getattr(importlib.import_module(f'bigjax.{module}'), table)
     return list(found() if callable(found) else found)
 
   return names
 
 
-SLICES = _names('bigjax.preflight.tpu_slices', 'names')
+SLICES = _names('preflight.tpu_slices', 'names')
 # Words of options that do not say by `choices` which they know: often one of these, never a path.
 WORDS: Mapping[str, Callable[[], Sequence[str]]] = {
   'checkpoint': lambda: ('last', 'best'),
   'classes': lambda: ('all',),
-  'distance': _names('bigjax.models.pretrained.published', 'DISTANCES'),
-  'features': lambda: (*_names('bigjax.models.pretrained.published', 'PUBLISHED')(), 'classifier'),
+  'distance': _names('models.pretrained.published', 'DISTANCES'),
+  'features': lambda: (*_names('models.pretrained.published', 'PUBLISHED')(), 'classifier'),
   'fit': lambda: ('gpu', *SLICES()),
-  'format': _names('bigjax.export', 'FORMATS'),
+  'format': _names('export', 'FORMATS'),
   'memory': lambda: ('24GiB', '80GiB'),
-  'metrics': _names('bigjax.evaluation.metrics.registry', 'METRICS'),
-  'mixing': _names('bigjax.sampling.options', 'LAYERS'),
+  'metrics': _names('evaluation.metrics.registry', 'METRICS'),
+  'mixing': _names('sampling.options', 'LAYERS'),
   'per_device': lambda: (),
   'reference': lambda: ('digits', 'folder:', 'tfds:'),
   'samples': lambda: (),

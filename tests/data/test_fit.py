@@ -7,7 +7,7 @@ from PIL import Image
 from bigjax import data
 from bigjax.data.reading import video
 from bigjax.evaluation import image_sets
-from bigjax.sampling import photos
+from bigjax.sampling.latents import photos
 
 from folders import config, refusal, said, write
 from pictures import noise, square

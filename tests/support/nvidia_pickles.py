@@ -4,6 +4,7 @@ import collections
 import io
 import pickle
 import re
+import sys
 
 import numpy as np
 
@@ -55,6 +56,11 @@ RECORD = function('torch_utils.persistence', '_reconstruct_persistent_obj')
 REBUILD = function('torch._utils', '_rebuild_tensor_v2')
 PARAMETER = function('torch._utils', '_rebuild_parameter')
 STORED = function('torch.storage', '_load_from_bytes')
+
+
+# Hugging Face's datasets bring dill, which changes Python's own pickler wherever it is imported.
+if 'dill' in sys.modules:
+  sys.modules['dill'].extend(use_dill=False)
 
 
 class Writer(pickle._Pickler):

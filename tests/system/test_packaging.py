@@ -62,7 +62,8 @@ def test_the_wheel_has_every_module_and_says_that_it_is_typed(metadata):
   modules = {path for path in files if path.endswith('.py')}
   assert {path.rpartition('/')[0] for path in modules} == set(paths.values())
   data = [f'{paths[name]}/{file}' for name, some in given['package_data'].items() for file in some]
-  assert files - modules == set(data) == {'bigjax/py.typed'}
+  page = {f'bigjax/sampling/page/page.{of}' for of in ('css', 'html', 'js')}
+  assert files - modules == set(data) == {'bigjax/py.typed', *page}
 
 
 @pytest.mark.parametrize('url', ['', 'https://host/owner/name'])

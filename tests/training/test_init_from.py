@@ -385,7 +385,7 @@ def test_a_run_from_other_weights_trains_and_resumes_without_them(
   more = (*ask, '--config.run.steps=4')
   status, _, err = bigjax(*more, f'--config.init_from={source}')
   assert 'resuming at step 2' in err and 'weights of' not in err and begins in err
-  assert stop.call_args.args[-1] == 2
+  assert stop.call_args.args[4] == 2  # the step
 
   for other in ('', str(workdir)):
     status, _, err = bigjax(*more, f'--config.init_from={other}')
