@@ -209,11 +209,13 @@ class Mirror:
   def _sync(self) -> None:
     """Send everything that is new; what fails is tried again the next time."""
     try:
+      # The clock's rows last: each is written before the row that it is of.
+      measured, later = (list(self._tails[f'{of}.jsonl'].read()) for of in ('metrics', 'scores'))
       for row in self._tails['timing.jsonl'].read():
         if values := {k: v for k, v in row.items() if k not in ('step', *CLOCK)}:
           self._times[row['step']] = values
-      self._send('metrics.jsonl', self._measured)
-      self._send('scores.jsonl', scored)
+      self._send('metrics.jsonl', measured, self._measured)
+      self._send('scores.jsonl', later, scored)
       self._send_pictures()
       self._warned = ''
     except Exception as error:  # days of training must not end for a tracker
@@ -227,10 +229,15 @@ class Mirror:
     """The values of a row of metrics.jsonl, and of the clock where it is the first of its step."""
     return {k: v for k, v in row.items() if k != 'step'} | self._times.pop(row['step'], {})
 
-  def _send(self, key: str, values_of: Callable[[Mapping[str, Any]], dict[str, float]]) -> None:
-    """Send the rows of a file that were not sent."""
+  def _send(
+    self,
+    key: str,
+    new: Sequence[Mapping[str, Any]],
+    values_of: Callable[[Mapping[str, Any]], dict[str, float]],
+  ) -> None:
+    """Send those of a file's new rows that were not sent."""
     rows: list[tuple[int, Row]] = []  # with the numbers of their lines
-    for found in self._tails[key].read():
+    for found in new:
       self._seen[key] += 1
       values = values_of(found)
       if self._seen[key] > self._sent[key] and values:
