@@ -199,9 +199,10 @@ def test_the_images_are_those_that_were_written(four):
     assert images.dtype == np.uint8 and labels.dtype == np.int32
     assert pairs(images, labels) == pairs(pictured(rows), [label for _, label in rows])
   assert source.license == 'see the dataset mixed/1.2.3 (https://x.org/y)'
-  ((level, sentence),) = source.findings
   words = r'the smallest of 25 images looked at is 9x1\d pixels, for data.resolution=8'
-  assert level == 'ok' and re.fullmatch(words, sentence)
+  (level, sentence), (other, shapes) = source.findings
+  assert level == other == 'ok' and re.fullmatch(words, sentence)
+  assert re.match(r'\d+ of 25 images looked at are not square: a square is cut out of', shapes)
 
 
 @pytest.mark.parametrize('kind', FORMATS)
@@ -233,7 +234,7 @@ def test_random_crops_are_read_by_number(prepared):
 
 def test_too_large_for_its_images_is_a_warning(prepared):
   source = data.load(config('mixed', prepared['array_record'], resolution=12))
-  ((level, sentence),) = source.findings
+  (level, sentence), _ = source.findings
   assert level == 'warning' and 'below data.resolution=12: they are enlarged' in sentence
 
 
