@@ -274,6 +274,12 @@ def test_no_labels_are_one_class(tmp_path):
   assert unseen(blind) == unseen(source)
 
 
+def test_a_set_of_hf_needs_its_library(monkeypatch):
+  monkeypatch.setattr(errors, 'is_installed', lambda name: False)
+  assert "pip install 'bigjax[hf]'" in refusal(config('', source='hf:x'))
+  assert 'has still images; set data.frames=0' in refusal(config('', source='hf:x', frames=4))
+
+
 def test_a_column_is_of_sources_that_have_some():
   assert 'only folder: and hf:' in refusal(config('x', source='digits', label_column='x'))
 

@@ -199,10 +199,10 @@ def test_the_images_are_those_that_were_written(four):
     assert images.dtype == np.uint8 and labels.dtype == np.int32
     assert pairs(images, labels) == pairs(pictured(rows), [label for _, label in rows])
   assert source.license == 'see the dataset mixed/1.2.3 (https://x.org/y)'
-  (level, sentence), (other, of_edges) = source.findings
   words = r'the smallest of 25 images looked at is 9x1\d pixels, for data.resolution=8'
+  (level, sentence), (other, shapes) = source.findings
   assert level == other == 'ok' and re.fullmatch(words, sentence)
-  assert re.match(r'\d+ of 25 images looked at are not square: ', of_edges)
+  assert re.match(r'\d+ of 25 images looked at are not square: a square is cut out of', shapes)
 
 
 @pytest.mark.parametrize('kind', FORMATS)
