@@ -40,7 +40,7 @@ def picture(cell, kind='image/png'):
   return Image.open(io.BytesIO(base64.b64decode(shown)))
 
 
-def shown(notebook, classes):
+def shown(notebook):
   """What the cells that promise something show, checked; the movie."""
   by = {cell.source.split('\n')[-1].split('(')[0]: cell for cell in code_of(notebook)}
   texts = data_of(by['gen'], 'text/plain')
@@ -50,7 +50,7 @@ def shown(notebook, classes):
       assert len(picture(cell).convert('RGB').getcolors(2**20)) > 2, cell.source
   assert picture(by['gen.image']).size == (128, 128)
   movie = picture(by['Movie'], 'image/gif')
-  assert movie.n_frames == 30 and movie.size == (48 * classes, 48)
+  assert movie.n_frames == 32 and min(movie.size) > 2 * 48  # two rows of five images
   return movie
 
 
@@ -67,15 +67,15 @@ def test_it_runs(tmp_path, monkeypatch):
   notebook = read()
   where = {'metadata': {'path': str(tmp_path)}}
   NotebookClient(notebook, timeout=3600, kernel_name='python3', resources=where).execute()
-  movie = shown(notebook, classes=10)
-  assert 'WARNING' not in str([cell.outputs for cell in code_of(notebook)])
+  movie = shown(notebook)
+  assert 'WARNING:absl' not in str([cell.outputs for cell in code_of(notebook)])
   frames = []
-  for i in (0, 8, 15):
+  for i in (0, 8, 20):
     movie.seek(i)
     frames.append(movie.convert('L').tobytes())
   assert len(set(frames)) == 3
   written = {path.name for path in tmp_path.iterdir()}
-  assert {'digits', 'runs', 'contact_sheet.png', 'path.npz', 'movie.gif', 'for_the_hub'} <= written
+  assert {'digits', 'runs', 'contact_sheet.png', 'movie.gif', 'for_the_hub'} <= written
   assert (tmp_path / 'for_the_hub' / 'generator.safetensors').is_file()
 
 
@@ -83,7 +83,7 @@ def test_what_is_stored_is_of_a_real_run():
   """Cells in order, each run once, without an error, without a path of a machine."""
   notebook = read()
   assert [cell.execution_count for cell in code_of(notebook)] == [*range(1, 11)]
-  shown(notebook, classes=10)
+  shown(notebook)
   for cell in code_of(notebook):
     for one in cell.outputs:
       assert one.output_type != 'error'
