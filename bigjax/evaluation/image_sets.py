@@ -209,17 +209,22 @@ def in_batches(images: np.ndarray, labels: np.ndarray | None, size: int) -> Iter
 
 
 def rebatched(batches: Iterator[ImageBatch], size: int) -> Iterator[ImageBatch]:
-  """Yield the same labelled images, all batches but the last of this size."""
+  """Yield the same images, with labels if they have any, all batches but the last of this size."""
   images, labels = [], []
   for some, their in batches:
     images.append(some)
     labels.append(their)
     if sum(map(len, images)) >= size:
-      all_images, all_labels = np.concatenate(images), np.concatenate(labels)
-      yield all_images[:size], all_labels[:size]
-      images, labels = [all_images[size:]], [all_labels[size:]]
+      all_images, all_labels = joined(images, labels)
+      yield all_images[:size], None if all_labels is None else all_labels[:size]
+      images, labels = [all_images[size:]], [None if all_labels is None else all_labels[size:]]
   if sum(map(len, images)):
-    yield np.concatenate(images), np.concatenate(labels)
+    yield joined(images, labels)
+
+
+def joined(images: list[np.ndarray], labels: list[np.ndarray | None]) -> ImageBatch:
+  """Batches as one."""
+  return np.concatenate(images), None if labels[0] is None else np.concatenate(labels)
 
 
 def open_files(path: str) -> ImageSet:

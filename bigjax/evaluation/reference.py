@@ -194,6 +194,6 @@ def chosen(batches: Iterator[ImageBatch], kept: np.ndarray, size: int) -> Iterat
     for images, labels in batches:
       pick = np.flatnonzero(kept[done : done + len(images)])
       done += len(images)
-      yield images[pick], labels[pick]
+      yield images[pick], None if labels is None else labels[pick]
 
   return image_sets.rebatched(parts(), size)

@@ -13,7 +13,7 @@ from bigjax import data
 from bigjax.core import errors
 from bigjax.data.files import stores
 from bigjax.data.reading import listing, photo_files
-from bigjax.evaluation import image_sets
+from bigjax.evaluation import image_sets, reference
 
 from folders import config, everything, refusal, said, shade, shades, unseen, write
 from pictures import encoded, noise
@@ -63,6 +63,10 @@ def test_scores_know_a_zip(made):
   assert ours.digest == theirs.digest and ours.size == theirs.size == (20, 20, 3)
   (images, _), (expected, _) = (next(one.batches(16)) for one in (ours, theirs))
   np.testing.assert_array_equal(images, expected)
+  kept = np.arange(16) % 3 == 0  # a share, of images that have no labels
+  ((some, labels),) = reference.chosen(ours.batches(5), kept, 8)
+  np.testing.assert_array_equal(some, expected[kept])
+  assert labels is None
   assert image_sets.split_of(f'folder:{archive}/test') == (f'folder:{archive}', 'test')
 
 
