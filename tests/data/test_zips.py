@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -55,6 +57,28 @@ def test_a_zip_of_dataset_tool_gives_the_batches_of_its_folder(made):
       np.testing.assert_array_equal(ours[name], theirs[name])
   assert f'all 16 images in {str(archive)!r} can be read' in said(zipped)
   assert said(zipped).replace(str(archive), str(root)) == said(folder)
+
+
+ENDS = """
+import sys, time
+import ml_collections, numpy as np
+from bigjax import data
+from bigjax.data.files import stores
+source = data.load(ml_collections.ConfigDict(eval(sys.argv[1])))
+read = stores.Zip.read
+stores.Zip.read = lambda *args: time.sleep(0.3) or read(*args)
+stream = data.stream(source, 0, 0, (1, 2), np.arange(2))
+next(stream)
+print('read')
+"""
+
+
+def test_a_program_ends_while_a_zip_is_still_read(made):
+  """TensorFlow waits for a reader in Python, which an interpreter that ends does not run."""
+  given = config(made[1], crop='random').to_dict()  # by its number, each time
+  command = [sys.executable, '-c', ENDS, repr(given)]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+  assert (done.returncode, done.stdout) == (0, 'read\n'), done.stderr[-2000:]
 
 
 def test_scores_know_a_zip(made):

@@ -4,6 +4,8 @@ A lookup is traced by tf.data; what it returns depends on the number of the imag
 where a crop is random. TensorFlow is imported when it is first needed.
 """
 
+import atexit
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -12,7 +14,8 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import ml_collections
@@ -193,12 +196,29 @@ def pictures_digest(picture: Picture, num: int, name_of: Callable[[int], str]) -
   return words.hexdigest()
 
 
+LIVE: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+  """Ends what still reads while Python can: later, readers in Python are waited for forever."""
+  for rows in list(LIVE):
+    with contextlib.suppress(ValueError):  # one that a thread is in
+      rows.close()
+
+
 def readable(tf: Any, dataset: Any) -> Iterator[Any]:
-  """Yield the elements of a tf.data.Dataset as NumPy.
+  """The elements of a tf.data.Dataset as NumPy.
 
   Raises:
     UserError: what TensorFlow could not read.
   """
+  rows = _readable(tf, dataset)
+  LIVE.add(rows)
+  return rows
+
+
+def _readable(tf: Any, dataset: Any) -> Generator[Any, None, None]:
   failures = tf.errors.OpError  # by now: when the interpreter ends, its modules go first
   try:
     yield from dataset.as_numpy_iterator()
