@@ -262,17 +262,18 @@ def _scaled(values: tuple[float, ...]) -> tuple[float, ...]:
   return tuple(255 * value for value in values)
 
 
+_FID = functools.partial(
+  Inception,
+  resizer='tf1_bilinear',
+  mean=(128.0,) * 3,
+  std=(128.0,) * 3,
+  pool='average',
+  last_pool='max',
+  num_logits=1008,
+  bias_of_logits=False,
+)
 RECIPES: dict[str, Callable[[], Inception]] = {
-  'fid': functools.partial(
-    Inception,
-    resizer='tf1_bilinear',
-    mean=(128.0,) * 3,
-    std=(128.0,) * 3,
-    pool='average',
-    last_pool='max',
-    num_logits=1008,
-    bias_of_logits=False,
-  ),
+  'fid': _FID,
   'pytorch_fid': functools.partial(
     Inception,
     resizer='torch_bilinear',
@@ -283,17 +284,8 @@ RECIPES: dict[str, Callable[[], Inception]] = {
     num_logits=1008,
     bias_of_logits=True,  # pytorch-fid has no Inception score: all of the network
   ),
-  'clean': functools.partial(
-    Inception,
-    resizer='pil_bicubic',
-    mean=(128.0,) * 3,
-    std=(128.0,) * 3,
-    pool='average',
-    last_pool='max',
-    num_logits=1008,
-    bias_of_logits=False,  # clean-fid has no Inception score: as `fid`
-    clip=True,
-  ),
+  # clean-fid has no Inception score: logits are those of `fid`.
+  'clean': functools.partial(_FID, resizer='pil_bicubic', clip=True),
   'torchvision': functools.partial(
     Inception,
     resizer='torch_bilinear_corners',
