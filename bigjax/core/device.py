@@ -61,6 +61,9 @@ def _rates(path: str) -> dict[str, float]:
 
 
 ANY = 'any'
+# The scope (`jax.named_scope`) of a branch that is hardly ever taken: what estimates a program's
+# cost takes the others.
+SELDOM = 'seldom'
 
 
 def for_any_device() -> contextlib.AbstractContextManager:
@@ -78,6 +81,17 @@ def device_kind() -> str:
   """Return the kind of device that is being traced for: 'cpu', 'TPU v3', ..., or ANY."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.device_kind if device else jax.local_devices()[0].device_kind
+
+
+# What XLA is asked for where a step gains by it, by kind of device: benchmarks/README.md.
+_OPTIONS: dict[str, dict[str, bool]] = {
+  'TPU v3': {'xla_enable_async_all_gather': True},
+}
+
+
+def compiler_options(kind: str) -> dict[str, bool]:
+  """What programs of training steps are compiled with for a kind of device: {option: value}."""
+  return dict(_OPTIONS.get(kind, {}))
 
 
 def on_tpu() -> bool:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigjax.core import device
+from bigjax.core import device, trees
 from bigjax.nn.convolution import Array
 
 
@@ -26,36 +26,84 @@ def _logits(queries: Array, keys: Array) -> Array:
   return jnp.einsum('bqc,bkc->bqk', queries, keys, preferred_element_type=wide)
 
 
+SAMPLE = 8  # one in so many keys is looked at for a row's shift
+ABOVE, BELOW = 40.0, 64.0  # a shift is at most so far above a row's largest logit, and below it
+
+
+def row_shifts(queries: Array, keys: Array) -> Array:
+  """What is taken off each row's logits before they are exponentiated: [B, Q, 1].
+
+  Any shift gives the same softmax, so that the largest logit is not needed, which would be a pass
+  over all of them. It lies between the largest of a sample of keys and |q| max|k|, by Cauchy and
+  Schwarz; where that leaves the shift so uncertain that a sum might overflow or vanish, the largest
+  logits of all rows are found after all.
+  """
+  norms = lambda x: jnp.sqrt(jnp.square(trees.at_least_float32(x)).sum(-1, keepdims=True))
+  highest = norms(queries) * norms(keys).max(1, keepdims=True)
+  lowest = _logits(queries, keys[:, ::SAMPLE]).max(-1, keepdims=True)
+
+  def exact() -> Array:
+    with jax.named_scope(device.SELDOM):
+      return _logits(queries, keys).max(-1, keepdims=True)
+
+  certain = jnp.all(highest - lowest <= ABOVE + BELOW)
+  return lax.cond(certain, lambda: jnp.minimum(highest, lowest + ABOVE), exact)
+
+
+def _weights(queries: Array, keys: Array) -> Array:
+  """exp(logits - shift) in the dtype of the queries: [B, Q, K].
+
+  The shift is two more columns of the queries, of which the second is what rounds off the first.
+  """
+  shifts = lax.stop_gradient(row_shifts(queries, keys))
+  rounded = shifts.astype(queries.dtype)
+  rest = (shifts - rounded.astype(shifts.dtype)).astype(queries.dtype)
+  ones = jnp.ones_like(keys[..., :1])
+  shifted = _logits(
+    jnp.concatenate([queries, -rounded, -rest], -1), jnp.concatenate([keys, ones, ones], -1)
+  )
+  return jnp.exp(shifted).astype(queries.dtype)
+
+
+def _weighted(weights: Array, values: Array, wide: Any) -> tuple[Array, Array]:
+  """The means of values [B, Q, c] and the sums of weights [B, Q, 1]: a column more of values."""
+  more = jnp.concatenate([values, jnp.ones_like(values[..., :1])], -1)
+  out = jnp.einsum('bqk,bkc->bqc', weights, more, preferred_element_type=wide)
+  return out[..., :-1] / out[..., -1:], out[..., -1:]
+
+
 @jax.custom_vjp
 def attend_lean(queries: Array, keys: Array, values: Array) -> Array:
-  """The same as `attend_plain`; of its [B, Q, K] maps, one is kept: exp(logits - max), rounded.
+  """The same as `attend_plain`; of its [B, Q, K] maps, one at most is ever in memory.
 
-  The maximum is found from logits that are computed twice rather than stored. The softmax's sum is
-  one more column of values, so that no map is read to normalise it, forward or backward.
+  Forward none is, as both products and the exponential are one operation. For the gradient
+  exp(logits - shift) is kept, and the gradient of the logits formed once for each product that it
+  enters, which is again one operation. The softmax's sum is one more column of values, so that no
+  map is read to normalise it.
   """
-  return _attend_forward(queries, keys, values)[0]
+  wide = trees.at_least_float32(values[:0]).dtype
+  return _weighted(_weights(queries, keys), values, wide)[0].astype(values.dtype)
 
 
 def _attend_forward(queries: Array, keys: Array, values: Array) -> tuple[Array, tuple]:
-  again = lax.optimization_barrier((queries, keys))  # or the logits would be stored
-  largest = _logits(*again).max(-1, keepdims=True)
-  weights = jnp.exp(_logits(queries, keys) - largest).astype(values.dtype)
-  more = jnp.concatenate([values, jnp.ones_like(values[..., :1])], -1)
-  out = jnp.einsum('bqk,bkc->bqc', weights, more, preferred_element_type=largest.dtype)
-  out, total = out[..., :-1] / out[..., -1:], out[..., -1:]
+  weights = lax.optimization_barrier(_weights(queries, keys))  # or it would be formed twice
+  out, total = _weighted(weights, values, trees.at_least_float32(values[:0]).dtype)
   return out.astype(values.dtype), (queries, keys, values, weights, out, total)
 
 
 def _attend_backward(saved: tuple, d_out: Array) -> tuple[Array, Array, Array]:
   queries, keys, values, weights, out, total = saved
-  d_out = d_out.astype(total.dtype) / total
-  across = (d_out * out).sum(-1, keepdims=True)  # what the softmax's sum takes back
-  d_out = d_out.astype(values.dtype)
-  d_weights = jnp.einsum('bqc,bkc->bqk', d_out, values, preferred_element_type=total.dtype)
-  d_logits = ((d_weights - across) * weights.astype(total.dtype)).astype(values.dtype)
+  d_out = (d_out.astype(total.dtype) / total).astype(values.dtype)
+  across = (d_out.astype(total.dtype) * out).sum(-1, keepdims=True)  # what the sum takes back
+
+  def d_logits(values: Array, d_out: Array, across: Array) -> Array:
+    d_weights = jnp.einsum('bqc,bkc->bqk', d_out, values, preferred_element_type=total.dtype)
+    return ((d_weights - across) * weights.astype(total.dtype)).astype(values.dtype)
+
+  again = lax.optimization_barrier((values, d_out, across))  # or it would be stored
   return (
-    jnp.einsum('bqk,bkc->bqc', d_logits, keys),
-    jnp.einsum('bqk,bqc->bkc', d_logits, queries),
+    jnp.einsum('bqk,bkc->bqc', d_logits(values, d_out, across), keys),
+    jnp.einsum('bqk,bqc->bkc', d_logits(*again), queries),
     jnp.einsum('bqk,bqc->bkc', weights, d_out),
   )
 

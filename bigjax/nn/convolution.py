@@ -33,13 +33,55 @@ def mean_pool(x: Array) -> Array:
   return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-def max_pool(x: Array) -> Array:
-  """2x2 max pooling: [B, H, W, C] -> [B, H/2, W/2, C]."""
+def max_pool_plain(x: Array) -> Array:
+  """2x2 max pooling: [B, H, W, C] -> [B, H/2, W/2, C]; equal pixels share the gradient."""
   b, h, w, c = x.shape
   return x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
+_WINDOWS = (1, 2, 2, 1), (1, 2, 2, 1), 'VALID'
+
+
+@jax.custom_vjp
+def max_pool_windows(x: Array) -> Array:
+  """The same as `max_pool_plain`, and so is its gradient, without an array of six axes.
+
+  What XLA derives as the gradient of a maximum over windows has no estimate on TPUs, and gives all
+  to the first of equal pixels.
+  """
+  return lax.reduce_window(x, -jnp.inf, lax.max, *_WINDOWS)
+
+
+def _pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+  y = max_pool_windows(x)
+  return y, (x, y)
+
+
+def _pool_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
+  x, y = saved
+  zero = jnp.zeros((), dy.dtype)
+
+  def repeated(y: Array) -> Array:  # upsample(y): zeros between pixels, then sums of windows
+    apart = lax.pad(y, zero, ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)))
+    pads = (0, 0), (1, 0), (1, 0), (0, 0)
+    return lax.reduce_window(apart, zero, lax.add, (1, 2, 2, 1), (1, 1, 1, 1), pads)
+
+  largest = x == repeated(y)
+  num = lax.reduce_window(largest.astype(dy.dtype), zero, lax.add, *_WINDOWS)
+  return (jnp.where(largest, repeated(dy / num), zero),)
+
+
+max_pool_windows.defvjp(_pool_forward, _pool_backward)
+
+
+def max_pool(x: Array) -> Array:
+  """`max_pool_plain` or `max_pool_windows`, whichever is faster."""
+  return (max_pool_windows if device.on_tpu() else max_pool_plain)(x)
+
+
 LITE = ('TPU v5 lite', 'TPU v6 lite', 'TPU7x')  # where other forms win than on v3, v4 and v5p
+# Pixels a side up to which a TPU is faster with a strided convolution as four of stride 1.
+FOUR = {'TPU v3': 32, 'TPU v4': 64, 'TPU v5': 64, 'TPU v5 lite': 64, 'TPU v6 lite': 64}
 _PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
@@ -138,6 +180,23 @@ def conv_blocks(x: Array, kernel: Array) -> Array:
   y = conv(x, jnp.concatenate(kernels, -1), BLOCK, ((1, 1), (1, 1)))
   y = y.reshape(b, h // BLOCK, w // BLOCK, BLOCK, BLOCK, features)
   return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, features)
+
+
+def conv_biased(x: Array, kernel: Array, bias: Array) -> Array:
+  """`conv` of stride 1 plus a bias [N]."""
+  return conv(x, kernel) + bias.astype(x.dtype)[None, None, None]
+
+
+def conv_constant(x: Array, kernel: Array, bias: Array) -> Array:
+  """The same as `conv_biased`: the bias is the middle tap of one more channel, which is one.
+
+  For a few channels, which leave a matrix unit room: the gradient of the bias comes with the
+  kernel's, where it would be another pass over the map's.
+  """
+  (kh, kw), row = kernel.shape[:2], bias.astype(kernel.dtype)[None, None, None]
+  pads = ((kh - 1) // 2, kh // 2), ((kw - 1) // 2, kw // 2), (0, 0), (0, 0)
+  x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1)
+  return conv(x, jnp.concatenate([kernel, jnp.pad(row, pads)], 2))
 
 
 def depthwise_plain(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -> Array:
@@ -248,10 +307,18 @@ def down_conv_strided(x: Array, kernel: Array) -> Array:
 def _strided(kernel: Array, x: Array) -> Array:
   """4x4 convolution of stride 2: [B, H, W, C] -> [B, H/2, W/2, N].
 
-  XLA derives its gradient with respect to x as a convolution of an image full of zeros, three in
-  four; here it is four 2x2 convolutions, one for each position within 2x2 pixels.
+  Some TPUs are faster with four 2x2 convolutions, one of each position within 2x2 pixels. XLA
+  derives its gradient with respect to x as a convolution of an image full of zeros, three in four;
+  here that is four convolutions, too.
   """
-  return conv(x, kernel, stride=2, padding=((1, 1), (1, 1)))
+  if x.shape[1] > FOUR.get(device.device_kind(), 0):
+    return conv(x, kernel, stride=2, padding=((1, 1), (1, 1)))
+  # Taps 1 and 3 of output i see pixels 2i and 2i+2, taps 0 and 2 see 2i-1 and 2i+1.
+  of_phase = lambda p, q: lax.conv_general_dilated(
+    x[:, p::2, q::2], kernel[1 - p :: 2, 1 - q :: 2], (1, 1), ((p, 1 - p), (q, 1 - q)),
+    dimension_numbers=_NHWC, preferred_element_type=trees.at_least_float32(x[:0]).dtype,
+  )  # fmt: skip
+  return sum(of_phase(p, q) for p, q in _PHASES).astype(x.dtype)
 
 
 def _strided_forward(kernel: Array, x: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -284,6 +351,13 @@ def conv_fast(x: Array, kernel: Array, stride: int = 1, padding: Any = 'SAME') -
   blocks = usual and kernel.shape[:2] == (3, 3) and x.shape[1] % BLOCK == x.shape[2] % BLOCK == 0
   few = device.on_tpu() and kernel.shape[-1] <= FEW
   return conv_blocks(x, kernel) if blocks and few else conv(x, kernel, stride, padding)
+
+
+def conv_biased_fast(x: Array, kernel: Array, bias: Array) -> Array:
+  """`conv_biased` or `conv_constant`, whichever is faster, by the fastest convolution."""
+  if device.on_tpu() and x.shape[-1] < FEW and kernel.shape[0] > 1:
+    return conv_constant(x, kernel, bias)
+  return conv_fast(x, kernel) + bias.astype(x.dtype)[None, None, None]
 
 
 def up_conv(x: Array, kernel: Array) -> Array:

@@ -7,12 +7,16 @@ from bigjax.nn.attention import attend, attend_plain
 from bigjax.nn.convolution import (
   Array,
   conv,
+  conv_biased,
+  conv_biased_fast,
   conv_fast,
   depthwise_conv,
   depthwise_plain,
   down_conv,
   down_conv_plain,
   down_conv_strided,
+  max_pool,
+  max_pool_plain,
   up_conv,
   up_conv_phases,
   up_conv_plain,
@@ -28,15 +32,25 @@ class Kernels:
   """
 
   conv: Callable[[Array, Array], Array]
+  conv_biased: Callable[[Array, Array, Array], Array]  # with a bias
   up: Callable[[Array, Array], Array]  # 3x3 convolution of an upsampled image
   down: Callable[[Array, Array], Array]  # 3x3 convolution, then mean-pooling
   depthwise: Callable[[Array, Array], Array]  # convolution of each channel by itself
+  max_pool: Callable[[Array], Array]  # 2x2
   attend: Callable[[Array, Array, Array], Array]
 
 
-PLAIN = Kernels(conv, up_conv_plain, down_conv_plain, depthwise_plain, attend_plain)
-FEWEST = Kernels(  # multiplications
-  conv, up_conv_phases, down_conv_strided, depthwise_plain, attend_plain
+PLAIN = Kernels(
+  conv, conv_biased, up_conv_plain, down_conv_plain, depthwise_plain, max_pool_plain, attend_plain
 )
-FAST = Kernels(conv_fast, up_conv, down_conv, depthwise_conv, attend)
+FEWEST = Kernels(  # multiplications
+  conv,
+  conv_biased,
+  up_conv_phases,
+  down_conv_strided,
+  depthwise_plain,
+  max_pool_plain,
+  attend_plain,
+)
+FAST = Kernels(conv_fast, conv_biased_fast, up_conv, down_conv, depthwise_conv, max_pool, attend)
 KERNELS = {'fast': FAST, 'plain': PLAIN, 'fewest': FEWEST}

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bigjax.core import parallel, trees
 from bigjax.nn import microbatches
-from bigjax.nn.convolution import max_pool, mean_pool, upsample
+from bigjax.nn.convolution import mean_pool, upsample
 from bigjax.nn.kernels import FAST, Kernels
 
 Array = jax.Array
@@ -60,7 +60,12 @@ class Conv(nn.Module):
   def __call__(self, x: Array) -> Array:
     shape = (self.size, self.size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.initializer, shape, jnp.float32)
+    bias = None
+    if self.use_bias:
+      bias = self.param('bias', self.bias_initializer, (self.features,), jnp.float32)
     x = x.astype(self.dtype)
+    if self.size > 1 and self.resample == 'none' and bias is not None:
+      return self.kernels.conv_biased(x, kernel, bias)
     if self.size == 1:
       x = mean_pool(x) if self.resample == 'down' else x
       x = self.kernels.conv(x, kernel)
@@ -69,10 +74,7 @@ class Conv(nn.Module):
       x = {'none': self.kernels.conv, 'up': self.kernels.up, 'down': self.kernels.down}[
         self.resample
       ](x, kernel)
-    if self.use_bias:
-      bias = self.param('bias', self.bias_initializer, (self.features,), jnp.float32)
-      x = x + bias.astype(self.dtype)[None, None, None]
-    return x
+    return x if bias is None else x + bias.astype(self.dtype)[None, None, None]
 
 
 def torch_uniform(fan_in: int) -> Initializer:
@@ -371,11 +373,11 @@ class Attention(nn.Module):
     kernels = [Kernel(c, width, self.initializer, name=name)() for name, width in widths.items()]
     all_three = self.kernels.conv(x.astype(self.dtype), jnp.concatenate(kernels, -1))
     theta, phi_g = jnp.split(all_three, [c // 8], axis=-1)
-    phi, g = jnp.split(max_pool(phi_g).reshape(b, h * w // 4, -1), [c // 8], axis=-1)
+    phi, g = jnp.split(self.kernels.max_pool(phi_g).reshape(b, h * w // 4, -1), [c // 8], axis=-1)
     o = self.kernels.attend(theta.reshape(b, h * w, -1), phi, g).reshape(b, h, w, c // 2)
-    gamma = self.param('gamma', nn.initializers.zeros, (), jnp.float32).astype(self.dtype)
-    output = Conv(c, 1, 'none', False, self.kernels, self.dtype, self.initializer, name='o')
-    return x + gamma * output(o)
+    gamma = self.param('gamma', nn.initializers.zeros, (), jnp.float32)
+    # Gamma times the kernel, not the map: its gradient is a sum over the kernel's.
+    return x + self.kernels.conv(o, gamma * Kernel(c // 2, c, self.initializer, name='o')())
 
 
 class ImageOutput(nn.Module):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from bigjax.core import device
 from bigjax.preflight.flops import pairs
 
 COLLECTIVES = (
@@ -341,7 +342,8 @@ def _group(op: Instruction) -> int:
 def costs(module: Module) -> list[Cost]:
   """Return every instruction that does work, with how often it runs.
 
-  Of an asynchronous pair, the start carries the cost and what runs until its end.
+  Of an asynchronous pair, the start carries the cost and what runs until its end; of branches, the
+  dearest counts that is not marked as `device.SELDOM`.
 
   Raises:
     ValueError: the number of trips of a loop cannot be read.
@@ -361,7 +363,8 @@ def _walk(module: Module, computation: Computation, times: int) -> list[Cost]:
       found += _walk(module, module.computations[op.called['to_apply']], times)
     elif op.opcode == 'conditional':
       branches = [name for role, name in op.called.items() if role.startswith('branch')]
-      walked = [_walk(module, module.computations[name], times) for name in branches]
+      usual = [name for name in branches if not _seldom(module, name)] or branches
+      walked = [_walk(module, module.computations[name], times) for name in usual]
       found += max(walked, key=lambda costs: sum(cost.instruction.cycles or 0 for cost in costs))
     elif op.ends:
       at = open_at.pop(_start(computation, op), None)
@@ -374,6 +377,12 @@ def _walk(module: Module, computation: Computation, times: int) -> list[Cost]:
         open_at[op.name] = len(found)
       found.append(_cost(module, computation, op, times))
   return found
+
+
+def _seldom(module: Module, name: str) -> bool:
+  """Return whether a branch is one that is marked as hardly ever taken (`device.SELDOM`)."""
+  operations = module.computations[name].instructions.values()
+  return any(f'/{device.SELDOM}/' in op.op_name for op in operations)
 
 
 def _start(computation: Computation, op: Instruction) -> str:

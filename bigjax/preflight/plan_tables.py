@@ -70,9 +70,11 @@ def details(found: Mapping[str, Any]) -> str:
     (line['op_name'][-70:], *share(line['seconds']), str(line['times']), line['result'][:48])
     for line in found['dearest']
   ]
+  options = ', '.join(f'{key}={value}' for key, value in found['compiler_options'].items())
   lines = [
     f'\n{found["slice"]} ({found["topology"]}, {found["devices"]} devices), compiled in '
-    f'{found["compile_seconds"]:.0f} s; program {found["digest"]}',
+    f'{found["compile_seconds"]:.0f} s{f" with {options}" if options else ""}; '
+    f'program {found["digest"]}',
     f'per device and step: {found["executed_flops"] / 1e12:.3g} TFLOP executed, '
     f'{found["model_flops"] / found["devices"] / 1e12:.3g} TFLOP of the model, '
     f'{found["hbm_bytes"] / 1e9:.3g} GB to and from memory, {found["cycles"] / 1e6:.4g} Mcycles; '

@@ -51,12 +51,14 @@ class Line:
   estimated: bool  # by the compiler
 
 
-def compile_step(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-  """The compiled step of a lowered one, past JAX's cache."""
+def compile_step(
+  lowered: jax.stages.Lowered, options: Mapping[str, bool] | None = None
+) -> jax.stages.Compiled:
+  """The compiled step of a lowered one, with options of the compiler, past JAX's cache."""
   cached = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)  # it cannot read programs for TPUs here
   try:
-    return lowered.compile()
+    return lowered.compile(dict(options or {}))
   finally:
     jax.config.update('jax_enable_compilation_cache', cached)
 
@@ -200,6 +202,7 @@ def plan(config: ml_collections.ConfigDict, of: tpu_slices.Slice) -> dict[str, A
     'remat': config.run.get('remat', False),
     'peak_flops': of.generation.device_peak,
     'digest': ', '.join(one['digest'] for one in programs if 'digest' in one),
+    'compiler_options': dict(program.options),
     'compile_seconds': time.monotonic() - start,
   } | combined(programs, of, config.run.steps)
   return found | ({'programs': programs} if len(programs) > 1 else {})
@@ -225,10 +228,11 @@ def one_program(program: Program, pair: Pair, of: tpu_slices.Slice, wanted: int)
   """
   lowered = program.lower(*pair)
   digest = program_digest(lowered)
-  path = kept_at(digest, of, wanted)
+  path = kept_at(digest, of, wanted, program.options)
   with contextlib.suppress(OSError, ValueError), open(path, encoding='utf-8') as file:
     return json.load(file)  # or there is none, or it is damaged
-  found = {'digest': digest} | figures(lowered, of, pair[0].num_images, wanted)
+  images = pair[0].num_images
+  found = {'digest': digest} | figures(lowered, of, images, wanted, program.options)
   with contextlib.suppress(OSError):  # of no use to the next plan then
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with files.whole(path, 'w', shared=True) as file:
@@ -236,22 +240,35 @@ def one_program(program: Program, pair: Pair, of: tpu_slices.Slice, wanted: int)
   return found
 
 
-def kept_at(digest: str, of: tpu_slices.Slice, wanted: int) -> str:
+def kept_at(digest: str, of: tpu_slices.Slice, wanted: int, options: Mapping[str, bool]) -> str:
   """Where a program's figures are kept: those of this compiler, read as it is read today."""
   readers = (inspect.getsource(module) for module in (sys.modules[__name__], hlo, tpu_slices))
   flags = (os.environ.get(name, '') for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS'))
-  about = digest, of.name, wanted, jax.__version__, version('libtpu'), *flags, *readers
+  about = (
+    digest,
+    of.name,
+    wanted,
+    sorted(options.items()),
+    jax.__version__,
+    version('libtpu'),
+    *flags,
+    *readers,
+  )
   name = hashlib.sha256('\n'.join(map(str, about)).encode()).hexdigest()[:32]
   return os.path.join(files.cache_dir(), 'plans', f'{name}.json')
 
 
 def figures(
-  lowered: jax.stages.Lowered, of: tpu_slices.Slice, images: int, wanted: int
+  lowered: jax.stages.Lowered,
+  of: tpu_slices.Slice,
+  images: int,
+  wanted: int,
+  options: Mapping[str, bool] | None = None,
 ) -> dict[str, Any]:
   """Compiles a step and reads off what it needs; images and wanted: as in `totals`."""
   found: dict[str, Any] = {'model_flops': wanted, 'usable_bytes': of.generation.usable}
   try:
-    compiled = compile_step(lowered)
+    compiled = compile_step(lowered, options)
   except jax.errors.JaxRuntimeError as error:
     memory = out_of_memory(error)
     if memory is None:

@@ -435,6 +435,7 @@ def finish(
     **session.summary(),
     'config_hash': card['config_hash'],
     'bigjax': bigjax.__version__,
+    'compiler_options': dict(program.options),
   }
   if jax.process_index() == 0:
     files.write_json(os.path.join(workdir, 'summary.json'), summary)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,6 +66,7 @@ class Program:
     state: the state's tree of shapes with their shardings; see `shapes`.
     init: (key, given) -> state; see contract.Given.
     jitted_step: (state, batch, stage, due) -> state, metrics; the state is donated. See `step`.
+    options: that the compiler is given for it.
     probe: (state, batch, held_out, stage) -> metrics.
     gen: (state, stage) -> gen.
     batch_statistics: (batch) -> metrics.
@@ -78,6 +79,7 @@ class Program:
   state: Any
   init: Callable
   jitted_step: Callable
+  options: Mapping[str, bool]
   probe: Callable
   gen: Callable
   batch_statistics: Callable
@@ -138,6 +140,17 @@ class Program:
     with jax.set_mesh(self.mesh):
       return self.jitted_step.lower(self.shapes(), batch, stage, due)
 
+  def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The executable of a lowered step, with `options`, or without where the compiler has none."""
+    try:
+      return lowered.compile(dict(self.options))
+    except jax.errors.JaxRuntimeError as error:
+      if not self.options or 'No such compile option' not in str(error):
+        raise
+    given = ', '.join(self.options)
+    progress.say(f'warning: this compiler does not know all of {given}: the step may be slower')
+    return lowered.compile()
+
   def compiled(
     self, stage: Stage, due: Due = contract.NONE_DUE, what: str = ''
   ) -> tuple[Callable, str]:
@@ -153,7 +166,7 @@ class Program:
           lowered = self.lower(stage, due)
           text = lowered.as_text()
         with jax.set_mesh(self.mesh), device.compiling(what, len(text)):
-          self._steps[stage, due] = lowered.compile(), text_digest(text)
+          self._steps[stage, due] = self.compile(lowered), text_digest(text)
       return self._steps[stage, due]
 
   def step(self, state: Any, batch: Batch, step: int = 0) -> tuple[Any, Any]:
@@ -233,6 +246,8 @@ def make_program(
   # Initialisation runs once: on CPUs, optimising its code costs more than it saves.
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
   quick = {'xla_backend_optimization_level': 0} if on_cpu else None
+  plain = config.run.get('kernels') == 'plain'
+  options = {} if plain else device.compiler_options(mesh.devices.flat[0].device_kind)
   shard = {
     'init': {'out_shardings': state, 'compiler_options': quick},
     'probe': {
@@ -258,6 +273,7 @@ def make_program(
       in_shardings=(state, examples),
       out_shardings=(state, everywhere),
     ),
+    options=options,
     make_generator=module.make_generator,
     **{name: on_mesh(mesh, jax.jit(fn, **shard[name])) for name, fn in functions.items()},
   )

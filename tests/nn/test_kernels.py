@@ -1,10 +1,9 @@
-"""Every form of a convolution and of attention is the plain one; which is chosen where.
+"""Every form of a convolution is the plain one; which is chosen where.
 
 Sources: specs/biggan.md section 1.2 and T27-T31.
 """
 
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +11,26 @@ import numpy as np
 import pytest
 
 from bigjax.core import device
-from bigjax.nn import attention, convolution
+from bigjax.nn import convolution
 
-from plain import conv_reference, eqns, f32, pool_reference, rand, up_reference
+from plain import (
+  assert_same,
+  conv_reference,
+  eqns,
+  f32,
+  pool_reference,
+  rand,
+  to_second_order,
+  up_reference,
+)
 
 
 def test_resampling_against_numpy():
   x = rand(2, 4, 6, 3).astype(np.float32)
   np.testing.assert_array_equal(convolution.upsample(f32(x)), up_reference(x))
   np.testing.assert_allclose(convolution.mean_pool(f32(x)), pool_reference(x), atol=1e-6)
-  np.testing.assert_array_equal(convolution.max_pool(f32(x)), pool_reference(x, np.max))
+  for form in (convolution.max_pool_plain, convolution.max_pool_windows):
+    np.testing.assert_array_equal(form(f32(x)), pool_reference(x, np.max))
 
 
 def test_upsampling_a_constant_keeps_it():
@@ -105,24 +114,6 @@ def test_strided_equals_convolving_then_pooling(x64, put_together, h, w, cin, co
   )
 
 
-def to_second_order(fn, loss, *args):
-  """Values, gradients of all arguments, and the gradient of these squared."""
-
-  @jax.jit
-  def everything(*args):
-    every = tuple(range(len(args)))
-    grads = jax.grad(lambda *args: loss(fn(*args)), every)
-    squared = lambda *args: sum(jnp.square(g).sum() for g in grads(*args))
-    return fn(*args), grads(*args), jax.grad(squared, every)(*args)
-
-  return everything(*args)
-
-
-def assert_same(got, want):
-  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
-
-
 CONVS = {  # form: (kernel, channels in and out, stride and padding)
   'chunked': (convolution.conv_chunked, (3, 3, 6, 5), (1, 'SAME')),
   'chunked, 1x1': (convolution.conv_chunked, (1, 1, 6, 5), (1, 'SAME')),
@@ -167,8 +158,47 @@ def test_chunks_are_as_large_as_they_may_be(monkeypatch):
   assert num_chunks(32, 32) == 1
 
 
-def test_gradient_of_a_gradient_through_the_strided_form(x64):
+def test_forms_of_max_pooling(x64):
+  """To second order; equal pixels share the gradient, two, three or four of them."""
+  x = np.round(rand(3, 6, 8, 5))
+  x[0, :2, :2] = 1.0
+  x[1, 2:4, 2:4] = [[[0.0], [7.0]], [[7.0], [7.0]]]
+  loss = lambda y: jnp.sin(y * rand(3, 3, 4, 5, seed=1)).sum()
+  forms = convolution.max_pool_windows, convolution.max_pool_plain
+  got, want = (to_second_order(form, loss, x) for form in forms)
+  assert_same(got, want)
+  np.testing.assert_allclose(got[1][0][0, :2, :2], got[1][0][0, :1, :1] * np.ones((2, 2, 1)))
+
+
+@pytest.mark.parametrize('size', [1, 3])
+def test_a_bias_is_a_channel_of_ones(x64, size):
+  """To second order, at borders too, where the other taps of that channel would see zeros."""
+  args = rand(2, 5, 6, 3), rand(size, size, 3, 4, seed=1), rand(4, seed=2)
+  loss = lambda y: jnp.sin(y).sum()
+  forms = convolution.conv_constant, convolution.conv_biased
+  got, want = (to_second_order(form, loss, *args) for form in forms)
+  assert_same(got, want)
+  plain = conv_reference(args[0], args[1]) + args[2]
+  np.testing.assert_allclose(got[0], plain, rtol=1e-9)
+
+
+def test_the_bias_of_few_channels_is_a_channel_on_tpus(monkeypatch):
+  def channels(num):
+    args = jnp.zeros((1, 8, 8, num)), jnp.zeros((3, 3, num, 16)), jnp.zeros(16)
+    program = jax.make_jaxpr(lambda *args: convolution.conv_biased_fast(*args))(*args)
+    convs = [e for e in eqns(program.jaxpr) if e.primitive.name == 'conv_general_dilated']
+    return [eqn.invars[1].aval.shape[2] for eqn in convs]
+
+  monkeypatch.setattr(device, 'device_kind', lambda: 'TPU v3')
+  assert channels(3) == [4] and channels(16) == [16]
+  monkeypatch.setattr(device, 'device_kind', lambda: 'NVIDIA H200')
+  assert channels(3) == [3]
+
+
+@pytest.mark.parametrize('kind', ['cpu', 'TPU v3'])
+def test_gradient_of_a_gradient_through_the_strided_form(x64, monkeypatch, kind):
   """As R1 takes it: the gradient, for the kernel, of the squared gradient for the image."""
+  monkeypatch.setattr(device, 'device_kind', lambda: kind)
   x, kernel = rand(2, 4, 6, 3), rand(3, 3, 3, 5, seed=1)
 
   def penalty(kernel, x, down):
@@ -176,112 +206,10 @@ def test_gradient_of_a_gradient_through_the_strided_form(x64):
     return jnp.square(jax.grad(score)(x)).sum()
 
   got, want = (
-    jax.jit(jax.grad(penalty), static_argnums=2)(kernel, x, form)
+    jax.jit(jax.grad(functools.partial(penalty, down=form)))(kernel, x)
     for form in (convolution.down_conv_strided, convolution.down_conv_plain)
   )
   np.testing.assert_allclose(got, want, rtol=1e-9)
-
-
-def of_attention():
-  """Queries, keys and values."""
-  return [rand(2, *shape, seed=i) for i, shape in enumerate([(12, 4), (7, 4), (7, 5)])]
-
-
-@pytest.mark.parametrize('shift', [0.0, 300.0])  # of the logits: exp of which overflows
-def test_lean_attention_is_softmax_attention(x64, shift):
-  """Values and gradients, and the gradient of a squared gradient."""
-  args = queries, keys, _ = of_attention()
-  queries[..., 0] = shift
-  keys[..., 0] = 1.0
-  loss = lambda out: (out * rand(2, 12, 5, seed=3)).sum()
-  forms = attention.attend_lean, attention.attend_plain
-  got, want = (to_second_order(form, loss, *args) for form in forms)
-  assert_same(got, want)
-  assert np.isfinite(got[0]).all() and np.abs(got[1][0]).max() > 1e-3
-
-
-def test_lean_attention_in_bfloat16_is_as_near_as_plain():
-  """Values and gradients: no farther from those of float32 than twice what plain ones are."""
-  wide = *of_attention(), rand(2, 12, 5, seed=3)
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def with_vjp(form, *args):
-    out, vjp = jax.vjp(form, *args[:3])
-    return out, *vjp(args[3])
-
-  def everything(form, dtype):
-    found = with_vjp(form, *(x.astype(dtype) for x in wide))
-    assert found[0].dtype == dtype
-    return [np.asarray(leaf, np.float32) for leaf in found]
-
-  exact = everything(attention.attend_plain, jnp.float32)
-  plain, lean = (
-    everything(form, jnp.bfloat16) for form in (attention.attend_plain, attention.attend_lean)
-  )
-  for true, one, other in zip(exact, plain, lean, strict=True):
-    assert np.abs(other - true).max() < 2 * np.abs(one - true).max() + 1e-3
-
-
-@jax.custom_vjp
-def once(queries, keys, values):
-  """Attention whose gradient, like cuDNN's, has none."""
-  return attention.attend_plain(queries, keys, values)
-
-
-def _opaque(args, d_out):
-  grads = lambda *args: jax.vjp(attention.attend_plain, *args[:3])[1](args[3])
-  return jax.pure_callback(grads, args, *args, d_out)
-
-
-once.defvjp(lambda *args: (once(*args), args), _opaque)
-
-
-def test_attention_by_cudnn_can_be_differentiated_twice(x64, monkeypatch):
-  monkeypatch.setattr(attention, '_cudnn', once)
-  loss = lambda out: (out * rand(2, 12, 5, seed=3)).sum()
-  everything = lambda form: to_second_order(form, loss, *of_attention())
-  with pytest.raises(ValueError, match='JVP'):
-    everything(once)
-  assert_same(everything(attention.attend_fused), everything(attention.attend_plain))
-
-
-@pytest.mark.parametrize(('width', 'columns'), [(12, 48), (3, 5), (24, 7)])
-def test_what_cudnn_is_given_is_one_head_of_one_width(monkeypatch, width, columns):
-  given, of_jax = [], jax.nn.dot_product_attention
-
-  def stand_in(q, k, v, scale, implementation):
-    given.extend(x.shape[2:] for x in (q, k, v))
-    assert implementation == 'cudnn'
-    return of_jax(q, k, v, scale=scale, implementation='xla')
-
-  monkeypatch.setattr(jax.nn, 'dot_product_attention', stand_in)
-  args = rand(2, 12, width), rand(2, 7, width, seed=1), rand(2, 7, columns, seed=2)
-  args = [x.astype(np.float32) for x in args]
-  got, want = jax.jit(lambda *args: (attention._cudnn(*args), attention.attend_plain(*args)))(*args)
-  np.testing.assert_allclose(got, want, atol=1e-5)
-  ((heads, widest),) = set(given)
-  assert heads == 1 and widest % 8 == 0 and widest - max(width, columns) < 8
-
-
-def test_attention_is_cudnns_where_it_can_be(monkeypatch):
-  gpu = types.SimpleNamespace(device_kind='NVIDIA H200', compute_capability='9.0')
-  chosen = []
-  for form in ('attend_plain', 'attend_lean', 'attend_fused'):
-    monkeypatch.setattr(attention, form, lambda *_, form=form: chosen.append(form))
-
-  def choose(columns=48, dtype=jnp.bfloat16, traced_for=None, **other):
-    here = types.SimpleNamespace(**vars(gpu) | other)
-    monkeypatch.setattr(jax, 'local_devices', lambda: [here])
-    traced_for = traced_for or here.device_kind
-    monkeypatch.setattr(device, 'device_kind', lambda: traced_for)
-    attention.attend(*(jnp.zeros((1, 4, width), dtype) for width in (12, 12, columns)))
-    return chosen.pop().removeprefix('attend_')
-
-  assert choose() == choose(128) == choose(compute_capability='8.0') == 'fused'
-  assert choose(129) == choose(dtype=jnp.float32) == 'lean'
-  assert choose(compute_capability='7.5') == choose(compute_capability='gfx942') == 'lean'
-  assert choose(traced_for='TPU v3') == 'lean'
-  assert choose(traced_for='cpu') == choose(traced_for='any') == 'plain'
 
 
 def test_forms_are_chosen_for_tpus_by_size(monkeypatch):
@@ -296,17 +224,15 @@ def test_forms_are_chosen_for_tpus_by_size(monkeypatch):
   monkeypatch.setattr(device, 'device_kind', lambda: 'TPU v3')
   small, at_16 = jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 16, 16, 3))
   assert shapes(convolution.up_conv, small) == shapes(convolution.down_conv, x) == {(3, 3)}
-  assert shapes(convolution.up_conv, x) == {(2, 2)} and shapes(convolution.down_conv, at_16) == {
-    (4, 4)
-  }
-  assert shapes(convolution.up_conv, large) == {(2, 2)} and shapes(
-    convolution.down_conv, large
-  ) == {(4, 4)}
+  # Of 16 px on strided, up to 32 px as four convolutions of stride 1.
+  assert shapes(convolution.up_conv, x) == shapes(convolution.down_conv, at_16) == {(2, 2)}
+  assert shapes(convolution.up_conv, large) == shapes(convolution.down_conv, large) == {(2, 2)}
+  assert shapes(convolution.down_conv, jnp.zeros((1, 64, 64, 3))) == {(4, 4)}
   assert shapes(convolution.conv_fast, large) == {(6, 6)}  # 5 outputs
   monkeypatch.setattr(device, 'device_kind', lambda: 'TPU v6 lite')
-  assert shapes(convolution.down_conv, at_16) == {(3, 3)} and shapes(
-    convolution.down_conv, large
-  ) == {(4, 4)}
+  assert shapes(convolution.down_conv, at_16) == {(3, 3)}
+  assert shapes(convolution.down_conv, jnp.zeros((1, 64, 64, 3))) == {(2, 2)}
+  assert shapes(convolution.down_conv, jnp.zeros((1, 128, 128, 3))) == {(4, 4)}
   monkeypatch.setattr(device, 'device_kind', lambda: 'NVIDIA H200')
   assert shapes(convolution.conv_fast, large) == {(3, 3)}
 

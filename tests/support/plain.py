@@ -1,5 +1,8 @@
 """Layers in plain NumPy, and what else their tests share."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -43,3 +46,17 @@ def eqns(jaxpr):
         inner = getattr(inner, 'jaxpr', inner)
         if hasattr(inner, 'eqns'):
           yield from eqns(inner)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def to_second_order(fn, loss, *args):
+  """Values, gradients of all arguments, and the gradient of these squared."""
+  every = tuple(range(len(args)))
+  grads = jax.grad(lambda *args: loss(fn(*args)), every)
+  squared = lambda *args: sum(jnp.square(g).sum() for g in grads(*args))
+  return fn(*args), grads(*args), jax.grad(squared, every)(*args)
+
+
+def assert_same(got, want):
+  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
