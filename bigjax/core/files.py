@@ -227,8 +227,9 @@ def prepare_folder(option: str, path: str) -> None:
     os.makedirs(folder, exist_ok=True)
     if os.path.isdir(path):
       raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not os.access(folder, os.W_OK):
-      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with open(f'{path}.partial', 'wb'):  # as `whole` will
+      pass
+    os.remove(f'{path}.partial')
   except OSError as error:
     raise errors.UserError(f'{option}={path} cannot be written ({error.strerror}).') from None
 
