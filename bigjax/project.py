@@ -28,7 +28,7 @@ def arguments() -> errors.Arguments:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   options.add_generator(parser)
-  parser.add_argument('--images', required=True, help='a photo, or a folder of them')
+  parser.add_argument('--images', required=True, help='a photo, or a folder or a zip of them')
   parser.add_argument(
     '--classes',
     default='all',

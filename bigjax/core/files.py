@@ -1,6 +1,7 @@
 """Files of a run and of the cache: rows and values as JSON, arrays as .npz; endings of names."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -210,6 +211,27 @@ def ending(option: str, path: str, endings: Sequence[str], folder: bool = False)
     expected = f'a name that ends in {expected}, or ' if endings else ''
     raise errors.UserError(f'{option}={path}: give {expected}a folder, {path}/.')
   return known
+
+
+def prepare_folder(option: str, path: str) -> None:
+  """Make the folder of a file to be written, before work is done for it.
+
+  Args:
+    option: that gave the path.
+    path: of the file.
+  Raises:
+    UserError: nothing can be written there.
+  """
+  folder = os.path.dirname(path) or '.'
+  try:
+    os.makedirs(folder, exist_ok=True)
+    if os.path.isdir(path):
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    with open(f'{path}.partial', 'wb'):  # as `whole` will
+      pass
+    os.remove(f'{path}.partial')
+  except OSError as error:
+    raise errors.UserError(f'{option}={path} cannot be written ({error.strerror}).') from None
 
 
 def cache_dir() -> str:

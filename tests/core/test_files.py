@@ -75,6 +75,16 @@ def test_processes_may_write_one_whole_file_at_once(tmp_path):
   assert os.listdir(tmp_path) == ['x.txt']
 
 
+def test_a_folder_is_prepared_or_refused_before_work_is_done_for_it(tmp_path):
+  files.prepare_folder('--out', str(tmp_path / 'a' / 'b' / 'x.png'))
+  assert os.listdir(tmp_path / 'a' / 'b') == []
+  (tmp_path / 'file').touch()
+  long = 'x' * 300
+  for path in (tmp_path / 'file' / 'x.png', tmp_path / 'a', tmp_path / f'{long}.png'):
+    with pytest.raises(errors.UserError, match=r'--out=.* cannot be written \('):
+      files.prepare_folder('--out', str(path))
+
+
 def test_write_json_whole_or_not_at_all(tmp_path):
   path = str(tmp_path / 'x.json')
   files.write_json(path, {'a': [1, 2]})

@@ -43,7 +43,8 @@ class Directions:
     explained: float32 [k]. Of principal components, the share of the variance of what is seen that
       follows from latents along it: that of the component, times how much of it is linear in them.
       In closed form, the share of the eigenvalues.
-    linear: float32 [k], how much of its component's variance is linear in the latents; else 1.
+    linear: float32 [k], how much of its component's variance is linear in the latents, beyond what
+      chance makes of so few samples (the adjusted R^2, not below 0); else 1.
     method: how they were found, in words.
   """
 
@@ -110,6 +111,11 @@ class Moments:
   def num(self) -> float:
     return float(self._num.sum())
 
+  @property
+  def free(self) -> float:
+    """How many samples there are beyond those that the classes' means take up."""
+    return self.num - (self._num > 0).sum()
+
   def covariances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of latents [d, d], of them and what is seen [d, p], of that [p, p], within classes."""
     means = {name: self._sums[name] / np.maximum(self._num, 1)[:, None] for name in ('z', 'seen')}
@@ -147,10 +153,19 @@ def regressed(moments: Moments, num: int) -> tuple[np.ndarray, np.ndarray, np.nd
   values, components = eigen(seen_seen, num)
   slopes = np.linalg.pinv(zz, rcond=1e-6, hermitian=True) @ z_seen @ components.T  # [d, k]
   linear = np.einsum('dk,de,ek->k', slopes, zz, slopes) / np.maximum(values, 1e-30)
+  linear = adjusted(linear, moments.free, np.linalg.matrix_rank(zz, hermitian=True))
   explained = linear * values / max(np.trace(seen_seen), 1e-30)
   order = np.argsort(-explained, kind='stable')
   vectors = pointed(slopes.T[order])
   return vectors, deviations(zz, vectors), explained[order], linear[order]
+
+
+def adjusted(linear: np.ndarray, free: float, numbers: int) -> np.ndarray:
+  """Shares of a variance that are linear in so many numbers, without what chance explains of it.
+
+  Of nothing that is linear in d numbers, n samples show d / n: half of it at two for each number.
+  """
+  return np.maximum(1 - (1 - linear) * free / max(free - numbers, 1), 0)
 
 
 def deviations(zz: np.ndarray, vectors: np.ndarray) -> np.ndarray:

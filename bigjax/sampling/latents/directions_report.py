@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from bigjax.core import buckets, errors
+from bigjax.core import buckets, errors, files
 from bigjax.sampling import grids, options
 from bigjax.sampling.latents import direction_files, edits
 from bigjax.sampling.latents.directions import LATENTS, Directions, Finder, find
@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> None:
       'pixels, or --space w.'
     )
   spec = loaded.spec(**options.settings(args))
+  files.prepare_folder('--out', args.out)
   finder = Finder(loaded, space, spec, labels, args.seed, args.num, args.batch)
   found = find(finder, args.method, args.features, args.features_weights, args.count)
   loaded.prepare(spec)
   base = os.path.splitext(args.out)[0]
   try:
-    os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
     direction_files.write(base + '.npz', found, loaded, options.settings(args), labels)
     draw(base + '.png', found, loaded, args, labels)
   except OSError as error:

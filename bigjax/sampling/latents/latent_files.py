@@ -8,8 +8,6 @@ noise of the layers, as the latents `noise_of` [n, ...] that it is drawn for, or
 import dataclasses
 import json
 import sys
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,8 +129,7 @@ def arrays_of(path: str, option: str) -> dict[str, np.ndarray]:
       if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError('a single array')
       return {name: archive[name] for name in archive.files}
-  except (OSError, EOFError, ValueError, LookupError, AttributeError, TypeError,
-          zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+  except Exception as error:  # zipfile and NumPy have dozens of ways to say that a file is damaged
     why = getattr(error, 'strerror', None) or f'{error!s:.100}'
     raise errors.UserError(f'{option}={path} is no .npz of arrays ({why}); give another.') from None
 
@@ -164,7 +161,7 @@ def numbers(path: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> 
   Raises:
     UserError: it has another shape, or numbers that are not finite.
   """
-  fits = array.dtype.kind == 'f' and array.shape[1:] == shape and len(array)
+  fits = array.dtype.kind == 'f' and array.ndim > 0 and array.shape[1:] == shape and array.size
   if not fits or not np.isfinite(array).all():
     wrong = f'{array.dtype} {list(array.shape)}' if not fits else 'not finite'
     raise errors.UserError(

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,24 +19,17 @@ from bigjax.core import buckets, errors, files, plotting
 from bigjax.models.pretrained import taps
 from bigjax.sampling import grids, lettering, options
 from bigjax.sampling.latents import latent_files, photos, random_samples
+from bigjax.sampling.latents.descent import VERB, Descent
 from bigjax.sampling.latents.latent_files import Latents
 from bigjax.sampling.latents.projection import Projected, Projector
 from bigjax.sampling.latents.random_samples import RandomSamples, psnr, squares
-from bigjax.sampling.latents.search import VERB, Found, LatentSearch
+from bigjax.sampling.latents.search import Found, LatentSearch
 from bigjax.sampling.loaded import Loaded, generator_digest, of_options, parse_classes
 
 MOST_ROWS = 100  # of a strip
 SIDE = 96  # pixels of an image in it, at least, under what its column is called
 PIXEL_WEIGHT = 1.0  # of a search for z, unless told
 STARTS = 4
-
-
-class Search(Protocol):
-  """A Projector (of w) or a LatentSearch (of z)."""
-
-  name: str
-
-  def in_parts(self, images: np.ndarray, batch: int, what: str) -> Projected | Found: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Begun:
   Attributes:
     loaded: the generator.
     space: z or w.
-    search: in it.
+    search: in it, a Projector or a LatentSearch.
     random: samples to compare with.
     pixel_weight: what makes a sample the nearest, beside the distance.
     labels: the classes asked for.
@@ -55,7 +48,7 @@ class Begun:
 
   loaded: Loaded
   space: str
-  search: Search
+  search: Descent
   random: RandomSamples
   pixel_weight: float
   labels: np.ndarray
@@ -81,7 +74,6 @@ def begin(args: argparse.Namespace, loaded: Loaded) -> Begun:
   words = options.settings(args)
   spec, distance = loaded.spec(**words), taps.image_distance(args.distance, args.distance_weights)
   if args.space == 'w':
-    loaded.prepare(spec)
     projector = Projector(loaded, distance, args.steps, args.seed, labels, spec)
     random = RandomSamples(loaded, distance, args.random, args.seed, labels, spec)
     return Begun(loaded, args.space, projector, random, 0.0, labels, words)
@@ -233,7 +225,7 @@ def attribute(args: argparse.Namespace, begun: Begun, real: Projected | Found) -
   base, name = os.path.splitext(args.out)[0], begun.search.name
   names = [f'generated {i}' for i in range(num)]
   caption = f'{name}, {args.steps:,} steps: {own.after.mean():.4g} on average'
-  draw_strip(f'{base}_generated.png', own, 'start', names, caption)
+  draw_strip(f'{base}_generated.png', own, begun.search.begins_with, names, caption)
   draw_histogram(f'{base}_attribution.png', own.after, real.after, name)
   share = told_apart(own.after, real.after)
   numbers = {
@@ -257,11 +249,11 @@ def run(args: argparse.Namespace) -> None:
   args.workdir = args.workdir and buckets.local(args.workdir)
   loaded = of_options(args)
   check(args, loaded)
-  paths = photos.files(args.images)
-  images = np.stack([photos.read(path, loaded.shape, loaded.fit) for path in paths])
+  names, paths, store = photos.find(args.images)
+  images = np.stack([photos.read(path, loaded.shape, loaded.fit, store) for path in paths])
+  files.prepare_folder('--out', args.out)
   begun = begin(args, loaded)
   found = begun.search.in_parts(images, args.batch, 'given')
-  names = [os.path.basename(path) for path in paths]
   latents = begun.latents(found, names)
   # As `bigjax sample --latents` will draw them: in batches of the same shape.
   again = latent_files.images(loaded, latents, loaded.spec(**begun.words))
@@ -269,8 +261,7 @@ def run(args: argparse.Namespace) -> None:
   rows = figures(begun, found, args.batch)
   base, distance = os.path.splitext(args.out)[0], begun.search.name
   try:
-    os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
-    start = 'start' if begun.space == 'w' else f'best of {args.random:,}'
+    start = begun.search.begins_with
     average = f'{found.before.mean():.3g} -> {found.after.mean():.3g}'
     draw_strip(args.out, found, start, names, f'{distance}, {args.steps:,} steps: {average}')
     given = {'before': found.before, 'after': found.after, 'distance': distance}

@@ -1,11 +1,10 @@
 """The z whose image is nearest to a given one, of any generator that gradients flow through.
 
 Adam moves several z for each image at once: the nearest of many random latents, of whatever class
-each of them is, and what an encoder makes of the image, where there is one. What is made small is
-a distance of images, named by its network, and the squared difference of pixels; after each step z
-is put back where latents lie: between the smallest and largest numbers, and lengths, that 10,000 of
-them have. As in StyleGAN2's projection, whose rate it has, a noise on z fades away. The nearest of
-what was found, or begun with, is the result.
+each of them is, and beside them what an encoder makes of the image, where there is one. What is
+made small is a distance of images, named by its network, and the squared difference of pixels;
+after each step z is put back where latents lie: between the smallest and largest numbers, and
+lengths, that 10,000 of them have. The nearest of what was found, or begun with, is the result.
 """
 
 import dataclasses
@@ -21,14 +20,11 @@ from bigjax.algorithms.base.draws import with_noise_of
 from bigjax.algorithms.base.generators.parts import searchable_of
 from bigjax.core import parallel
 from bigjax.models.pretrained.taps import ImageDistance
-from bigjax.nn import optim
-from bigjax.sampling.latents import projection
+from bigjax.sampling.latents.descent import NUM_MEAN, VERB, Descent
 from bigjax.sampling.latents.random_samples import Nearness, RandomSamples
 from bigjax.sampling.loaded import Loaded
 
 Array = jax.Array
-
-VERB = '`bigjax project`'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,18 +87,15 @@ def place_of(z: np.ndarray) -> Place:
   return dataclasses.replace(place, short=float(lengths.min()), long=float(lengths.max()))
 
 
-class LatentSearch:
+class LatentSearch(Descent[Found]):
   """Looks for images in the z of a generator.
 
   Args:
-    loaded: the generator.
-    distance: of images.
-    steps: of Adam.
+    loaded, distance, steps, spec: see Descent.
     seed: of random latents and of all noise.
     labels: int32 [n], classes among which the result's is found: those of the nearest samples.
-    spec: sampling settings; None: the card's.
     num_random: latents, of these classes in turn, of which the nearest are begun with.
-    num_starts: how many of them for each image.
+    num_starts: how many of them for each image; what an encoder says is one more.
     pixel_weight: of the squared difference of pixels in [-1, 1], beside the distance.
   Raises:
     UserError: latents of the generator cannot be looked for.
@@ -120,22 +113,20 @@ class LatentSearch:
     num_starts: int = 4,
     pixel_weight: float = 1.0,
   ):
-    generator, sampler = loaded.sampler.generator, loaded.sampler
-    searchable_of(generator, VERB)
-    self.loaded, self.distance, self.steps, self.seed = loaded, distance, steps, seed
-    self.spec = loaded.spec() if spec is None else spec
-    loaded.prepare(self.spec)
+    searchable_of(loaded.sampler.generator, VERB)
+    super().__init__(loaded, distance, steps, seed, spec)
     self.num_starts, self.pixel_weight = min(num_starts, num_random), pixel_weight
-    self.name = distance.name_at(loaded.resolution)
-    self.place = place_of(sampler.latents(seed, projection.NUM_MEAN, self.spec))
-    self.noise_of = sampler.latents(seed, 1, self.spec)
+    self.place = place_of(loaded.sampler.latents(seed, NUM_MEAN, self.spec))
+    self.noise_of = loaded.sampler.latents(seed, 1, self.spec)
+    encoder = getattr(loaded.sampler.generator, 'encoder', None)
+    side, resolution = encoder.shape[0] if encoder else 0, loaded.resolution
+    self._times = 0 if side % resolution else side // resolution  # as large, for an encoder
+    self.begins_with = 'start' if self._times else f'best of {num_random:,}'
     given = seed, labels, self.spec, self.noise_of
     self.random = RandomSamples(loaded, distance, num_random, *given)
-    self._adam = optim.adam(lambda step: projection.learning_rate(step, steps), 0.9, 0.999, 1e-8)
-    self._variables = jax.device_put(distance.variables, parallel.replicated(sampler.mesh))
 
   def _away(self, z: Array, gen: Any, variables: Any, y: Array, target: Any, pixels: Array):
-    """Distances and squared differences [B] of z's images, and the images."""
+    """Distances and squared differences [B] of z's images from others."""
     noise = jnp.broadcast_to(self.noise_of, z.shape)
     images = with_noise_of(self.loaded.sampler.generator, gen, z, y, self.spec, noise)
     away = self.distance.between(self.distance.look(variables, images), target)
@@ -160,60 +151,44 @@ class LatentSearch:
       return (away + self.pixel_weight * square).sum(), away
 
     def run(z, state, gen, variables, y, target, pixels, step):
-      # One noise for all images: what is found of one does not depend on those beside it.
-      key = jax.random.fold_in(jax.random.key(self.seed), step)
-      added = jax.random.normal(key, (1, *z.shape[1:])) * self.place.deviation[None]
-      added = added * projection.w_noise(step, self.steps)
+      added = self._added(z.shape[1:], step) * self.place.deviation[None]
       given = gen, variables, y, target, pixels
       slopes, away = jax.grad(loss, has_aux=True)(z + added, *given)
       updates, state = self._adam.update(slopes, state)
       return self.place.nearest(z + updates), state, away.mean()
 
-    return jax.jit(run, donate_argnums=(0, 1))
-
-  def _encoded(self, images: np.ndarray) -> np.ndarray | None:
-    """What an encoder makes of images; None: there is none, or of another size."""
-    encoder = getattr(self.loaded.sampler.generator, 'encoder', None)
-    if encoder is None or encoder.shape[0] % images.shape[1]:
-      return None
-    times = encoder.shape[0] // images.shape[1]
-    z = self.loaded.encode(images.repeat(times, 1).repeat(times, 2), len(images))
-    return np.asarray(self.place.nearest(z))
+    return self._jitted(run)
 
   def _starts(self, images: np.ndarray, near: Nearness) -> tuple[np.ndarray, np.ndarray]:
-    """Latents and classes to begin with, [n * num_starts, ...]: several for each image."""
+    """Latents and classes to begin with, [n * k, ...]: k for each image, one after the other."""
     best = near.nearest(self.pixel_weight)[:, : self.num_starts]
     z, y = self.random.z[best], self.random.y[best]
-    encoded = self._encoded(images)
-    if encoded is not None:
-      z[:, -1], y[:, -1] = encoded, y[:, 0]
+    if self._times:
+      large = images.repeat(self._times, 1).repeat(self._times, 2)
+      encoded = np.asarray(self.place.nearest(self.loaded.encode(large, len(images))))
+      # Of the class of the nearest: an encoder tells none.
+      z, y = np.append(z, encoded[:, None], 1), np.append(y, y[:, :1], 1)
     return z.reshape(-1, *z.shape[2:]), y.reshape(-1)
 
   def __call__(self, images: np.ndarray, what: str = 'images') -> Found:
-    """Looks for uint8 images [n, H, W, C], all at once, and says how far it is.
-
-    `what` they are called in the line of progress.
-    """
     sampler, gen = self.loaded.sampler, self.loaded.gen
     z, y = self._starts(images, self.random.near(images))
-    each = np.repeat(images, self.num_starts, axis=0)
-    pad = lambda x: np.concatenate([x, np.repeat(x[-1:], -len(x) % sampler.mesh.size, axis=0)])
+    each = np.repeat(images, len(z) // len(images), axis=0)
     starts, rows = z, len(z)
     with jax.set_mesh(sampler.mesh):
-      z, y, each = parallel.shard_batch(sampler.mesh, tuple(map(pad, (z, y, each))))
+      z, y, each = parallel.shard_batch(sampler.mesh, tuple(map(self._padded, (z, y, each))))
       given = gen, self._variables, y, *self._look(self._variables, each)
       measured = lambda z: [x[:rows] for x in jax.device_get(self._measure(z, *given))]
       before = measured(z)
       step = lambda z, state, number: self._step(z, state, *given, number)
-      words = f'{what}: {self.steps:,} steps by {self.name}'
-      z = projection.descend(step, z, self._adam.init(z), self.steps, len(z), words)
+      z = self._descended(step, z, len(z), what)
       after = measured(z)
       z, y = (np.asarray(x)[:rows] for x in jax.device_get((z, y)))
     return self._chosen(images, (starts, *before), (z, *after), y)
 
   def _chosen(self, images: np.ndarray, begun: tuple, ended: tuple, y: np.ndarray) -> Found:
     """The nearest for each image, of starts and ends: (z, distances, squares) each, in rows."""
-    num, rows = len(images), np.arange(len(images)) * self.num_starts
+    num, rows = len(images), np.arange(0, len(y), len(y) // len(images))
     goal = lambda some: some[1] + self.pixel_weight * some[2]
     first = rows + goal(begun).reshape(num, -1).argmin(1)
     better = goal(ended) < goal(begun)
@@ -229,7 +204,3 @@ class LatentSearch:
       images, made(begun[0], first), made(z, last), z[last], y[last], noise, begun[1][first],
       away[last], lengths,
     )  # fmt: skip
-
-  def in_parts(self, images: np.ndarray, batch: int, what: str) -> Found:
-    """Looks for uint8 images [n, H, W, C], so many at a time."""
-    return projection.in_parts(self, Found, images, batch, what)

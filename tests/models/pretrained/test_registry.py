@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 
+import damaged_archives
 import jax
 import numpy as np
 import pytest
@@ -280,6 +281,12 @@ def test_damaged_files_are_refused(ending, tmp_path, published):
   os.remove(path)
   path.mkdir()
   fails(str(path), 'directory', path=str(path))
+
+
+@pytest.mark.parametrize('name', damaged_archives.NAMES)
+def test_no_kind_of_damage_ends_in_a_traceback(name, tmp_path):
+  damaged_archives.write(tmp_path)
+  fails('cannot read', name, path=str(tmp_path / name))
 
 
 def test_a_pickle_in_an_npz_is_not_run(tmp_path):

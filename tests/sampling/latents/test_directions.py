@@ -74,6 +74,21 @@ def test_moments_are_of_classes_whatever_parts_they_come_in():
     np.testing.assert_allclose(ours, centred[a].T @ centred[b] / 50, atol=1e-12)
 
 
+@pytest.mark.parametrize('times', [2, 10])
+def test_what_chance_makes_of_few_samples_is_not_called_linear(times):
+  """Of noise, samples of d numbers show d / n; half of what is seen is linear, half noise."""
+  rng = np.random.RandomState(0)
+  num, d = 60 * times, 60
+  z, y = rng.randn(num, d), np.arange(num) % 3
+  for share in (0.0, 0.5):
+    signal = z[:, :2] * np.sqrt(share)
+    moments = Moments(4)
+    moments.add(z, 5 * y[:, None] + signal + np.sqrt(1 - share) * rng.randn(num, 2), y)
+    *_, explained, linear = directions.regressed(moments, 2)
+    np.testing.assert_allclose(linear, share, atol=0.15)
+    np.testing.assert_allclose(explained.sum(), share, atol=0.12)
+
+
 def test_too_few_samples_are_refused():
   with pytest.raises(errors.UserError, match=r'--num=10 samples are too few .* at least 12'):
     found_in(linear_latents.loaded(), num=10)

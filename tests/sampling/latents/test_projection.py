@@ -1,6 +1,8 @@
-"""Projection: the official schedule, noise that stays noise, w that is found again, refusals."""
+"""Projection: noise that stays noise, w that is found again, photos, the verb, refusals."""
 
 import json
+import shutil
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -37,19 +39,7 @@ def of_config(name):
   return Loaded(sampler, gen, {'algorithm': name, 'class_names': names, 'sampling': {}})
 
 
-# --- The schedule of the official code
-
-
-def test_learning_rates_are_the_official_ones():
-  steps = [0, 25, 50, 500, 750, 875, 999]
-  rates = [float(projection.learning_rate(step, 1000)) for step in steps]
-  np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.1, 0.1, 0.05, 4e-6], rtol=2e-2, atol=1e-9)
-  assert rates[-1] == pytest.approx(0.1 * (0.5 - 0.5 * np.cos(np.pi * 0.004)), rel=1e-2)
-
-
-def test_noise_of_w_fades_as_in_the_official_code():
-  found = [float(projection.w_noise(step, 1000)) for step in (0, 375, 750, 999)]
-  np.testing.assert_allclose(found, [0.05, 0.05 / 4, 0, 0], atol=1e-8)
+# --- The penalty of the official code
 
 
 def test_the_penalty_is_of_neighbours_at_every_scale():
@@ -154,15 +144,16 @@ def test_strip_w_and_attribution(bigjax, tmp_path, monkeypatch):
   rng = np.random.RandomState(1)
   for i in range(3):  # noise, which the generator has none of
     Image.fromarray(rng.randint(0, 256, (16, 19, 3), np.uint8)).save(tmp_path / f'photos/{i}.png')
+  zipped = shutil.make_archive(str(tmp_path / 'zipped'), 'zip', tmp_path, 'photos')
   out = tmp_path / 'new' / 'p.png'
   status, said, err = bigjax(
-    'project', '--params=x.npz', f'--images={tmp_path / "photos"}', f'--out={out}', '--steps=150',
+    'project', '--params=x.npz', f'--images={zipped}', f'--out={out}', '--steps=150',
     '--distance=pixels', '--attribute', '--num=4', '--batch=2',
   )  # fmt: skip
   assert status == 0 and 'given 1 to 2 of 3: 150 steps by pixels' in err and ' left ' in err
   assert '0.png: pixels ' in said and 'told apart in 100.0% of pairs' in said
   with np.load(out.with_suffix('.npz')) as arrays:
-    assert arrays['w'].shape == (3, linear_styles.W) and arrays['names'].tolist()[0] == '0.png'
+    assert arrays['w'].shape == (3, linear_styles.W) and arrays['names'][0] == 'photos/0.png'
     assert str(arrays['distance']) == 'pixels' and arrays['noise00'].shape == (3, 16, 16, 1)
     assert (arrays['after'] < arrays['before']).all()
     assert loaded.synthesized(arrays['w']).shape == (3, 16, 16, 1)
@@ -191,10 +182,43 @@ def test_photos_are_read_as_for_training(tmp_path):
   (tmp_path / 'c.png').write_bytes(b'no picture')
   with pytest.raises(errors.UserError, match='cannot be read'):
     photos.read(str(tmp_path / 'c.png'), (8, 8, 1))
+  with pytest.raises(errors.UserError, match=r'the image .* cannot be read'):
+    photos.read(str(tmp_path / 'gone.png'), (8, 8, 1))
   for path in ('nowhere', 'empty'):
     (tmp_path / 'empty').mkdir(exist_ok=True)
     with pytest.raises(errors.UserError, match=r'there is no such file|no image is there'):
-      photos.files(str(tmp_path / path))
+      photos.find(str(tmp_path / path))
+
+
+def test_photos_of_a_zip_are_those_of_its_folder(tmp_path):
+  """By their names below it, which tell those of two folders apart."""
+  rng = np.random.RandomState(0)
+  for name in ('a/0.png', 'b/0.png', 'b/1.PNG'):
+    path = tmp_path / 'photos' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.randint(0, 256, (8, 9, 3), np.uint8)).save(path)
+  zipped = shutil.make_archive(str(tmp_path / 'zipped'), 'zip', tmp_path / 'photos')
+  found = [photos.find(str(path)) for path in (tmp_path / 'photos', zipped)]
+  assert found[0].names == found[1].names == ['a/0.png', 'b/0.png', 'b/1.PNG']
+  images = [[photos.read(path, (8, 8, 3), 'crop', of.store) for path in of.paths] for of in found]
+  np.testing.assert_array_equal(*images)
+  one = photos.find(found[0].paths[1])
+  assert one.names == ['0.png']
+  assert (photos.read(one.paths[0], (8, 8, 3), store=one.store) == images[0][1]).all()
+  with zipfile.ZipFile(tmp_path / 'out.zip', 'w') as file:
+    file.writestr('../a.png', b'')
+  with pytest.raises(errors.UserError, match='leads out of it'):
+    photos.find(str(tmp_path / 'out.zip'))
+
+
+def test_an_out_that_cannot_be_written_ends_it_before_the_search(bigjax, tmp_path, monkeypatch):
+  loaded = linear_styles.loaded()
+  monkeypatch.setattr(projection_report, 'of_options', lambda args: loaded)
+  monkeypatch.setattr(projection_report, 'begin', None)  # nothing is searched
+  Image.new('L', (8, 8)).save(tmp_path / 'a.png')
+  words = f'--images={tmp_path / "a.png"}', f'--out={tmp_path / "a.png" / "p.png"}'
+  status, out, err = bigjax('project', '--params=x.npz', *words)
+  assert status == 2 and not out and err.count('\n') == 1 and 'p.png cannot be written' in err
 
 
 # --- Those that have no w, or nothing that can be looked for

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import damaged_archives
 import linear_latents
 import linear_styles
 import numpy as np
@@ -85,6 +86,18 @@ def test_an_encoder_gives_a_start():
   images = loaded.images(z, np.zeros(2, np.int32), loaded.spec())
   found = LatentSearch(loaded, taps.pixels(), 1, 123, ALL[:1], num_random=8)(images)
   np.testing.assert_allclose(found.z, z, atol=0.05)
+
+
+def test_an_encoder_that_is_far_off_costs_nothing(monkeypatch):
+  """It is one start more: with a single one of the others, the nearest sample is still there."""
+  loaded = linear_latents.loaded(linear_latents.Encoded)
+  images = own(loaded)[0][:1]
+  how = {'num_random': 50, 'num_starts': 1}
+  plain = LatentSearch(linear_latents.loaded(), taps.pixels(), 1, 123, ALL, **how)
+  monkeypatch.setattr(linear_latents.Encoded, 'encode', lambda self, gen, x: 9 * x[:, :6, 0, 0])
+  of = LatentSearch(loaded, taps.pixels(), 1, 123, ALL, **how)
+  assert of(images).before[0] == pytest.approx(plain(images).before[0], rel=1e-5)
+  assert of.begins_with == 'start' and plain.begins_with == 'best of 50'
 
 
 def test_noise_of_layers_is_the_same_in_all_that_is_compared():
@@ -195,6 +208,8 @@ def test_w_of_a_file_have_their_noise(tmp_path):
     ({'z': np.zeros((2, linear_latents.Z)), 'labels': np.arange(3)}, 'labels is not of 2 samples'),
     ({'z': np.zeros((2, linear_latents.Z)), 'labels': np.array([0, 3])}, "no class '3'"),
     ({'z': np.zeros((2, linear_latents.Z)), 'labels': np.zeros(2)}, 'must be whole numbers'),
+    ({'z': np.float32(1)}, r'z is float32 \[\]'),
+    ({'z': np.zeros((0, linear_latents.Z))}, r'z is float64 \[0, 6\]'),
     ({'w': np.zeros((2, 4))}, 'of w, needs a generator with styles'),
   ],
 )
@@ -208,7 +223,8 @@ def test_what_is_no_file_of_arrays_is_refused(tmp_path):
   (tmp_path / 'a.npz').write_bytes(b'no archive')
   np.save(tmp_path / 'b.npy', np.zeros(3))
   np.savez(tmp_path / 'c.npz', z=np.array([{'a': 1}], object))
-  for name in ('a.npz', 'b.npy', 'c.npz', 'nowhere.npz', '.'):
+  damaged_archives.write(tmp_path)
+  for name in ('a.npz', 'b.npy', 'c.npz', 'nowhere.npz', '.', *damaged_archives.NAMES):
     with pytest.raises(errors.UserError, match=r'is no \.npz of arrays'):
       latent_files.read(str(tmp_path / name), linear_latents.loaded())
 

@@ -1,9 +1,10 @@
 """CLIP's image tower (Radford et al. 2021), ViT-L/14 at 336 px: what CMMD is a distance in.
 
-Jayasumana et al. 2024 (Rethinking FID) compare its unit embeddings. As their code: Pillow's bicubic
-resize of uint8 images, CLIP's own mean and deviation, the class token behind the last norm and the
-projection, divided by its length. Names are those of transformers' checkpoints, of which the text
-tower is left out. Products are of float32 on every backend, never of bfloat16 or TF32.
+Jayasumana et al. 2024 (Rethinking FID) compare its unit embeddings. As their code: the image's
+central square, Pillow's bicubic resize of uint8, CLIP's own mean and deviation, the class token
+behind the last norm and the projection, divided by its length. Names are those of transformers'
+checkpoints, of which the text tower is left out. Products are of float32 on every backend, never of
+bfloat16 or TF32.
 """
 
 import functools
@@ -151,6 +152,10 @@ class CLIPVision(nn.Module):
 
   def prepare(self, images: Array) -> Array:
     """What the network sees: float32 [B, side, side, 3]."""
+    _, h, w, _ = images.shape
+    least = min(h, w)
+    top, left = (h - least) // 2, (w - least) // 2
+    images = images[:, top : top + least, left : left + least]
     x = resizing.resize_uint8(images.astype(jnp.float32), self.side, 'pil_bicubic', EXACT)
     mean, std = (np.asarray(v, np.float32).reshape(1, 1, 1, 3) for v in (MEAN, STD))
     return (x / 255 - mean) / std

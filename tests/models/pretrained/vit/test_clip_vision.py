@@ -75,6 +75,13 @@ def test_features_are_the_references():
   assert distance(want[:1], want[1:]) > 100 * RTOL
 
 
+def test_the_network_sees_central_squares():
+  """As cmmd/io_util.py cuts them before it resizes them."""
+  wide = pictures(30, 41)
+  found, want = (np.asarray(net().prepare(x)) for x in (wide, wide[:, :, 5:35]))
+  assert found.shape == (2, 42, 42, 3) and (found == want).all()
+
+
 WRONG = {  # what is put in the place of what
   'gelu': (clip_vision, 'quick_gelu', jax.nn.gelu),
   'epsilon': (clip_vision, 'norm', functools.partial(clip_vision.norm, epsilon=1e-2)),
