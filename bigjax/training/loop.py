@@ -102,6 +102,7 @@ def train_alone(
   say = progress.say
   with saying_disk_trouble(workdir):
     base, history = prepare_workdir(workdir, config, about_data(source), change)
+    session.begin()
     for level, sentence in source.findings:
       if level != 'ok':
         say(f'{level}: {sentence}')
@@ -200,6 +201,7 @@ class Run:
     self, state: Any, gen: Any, stage: Stage, done: int, scores: Mapping[str, float] | None
   ) -> None:
     """Write a checkpoint."""
+    self.session.mark(done)  # which a bucket has, too; of one that is not finished, it is forgotten
     self.copies.push()
     meta = {
       'architecture': card_architecture(self.ready.program, stage),
@@ -230,6 +232,7 @@ def begin(
   main = jax.process_index() == 0
   if main:
     files.write_json(os.path.join(workdir, 'card.json'), card)
+  trackers = stack.enter_context(contextlib.ExitStack())  # last: no checkpoint waits for a server
   keep = config.run.keep, config.run.keep_every, config.run.best
   checkpoints = closing(stack, checkpoint.Checkpoints(workdir, *keep))
   # The state: of a checkpoint; else fresh, with given weights and GradInit's scales in it.
@@ -261,7 +264,7 @@ def begin(
     stream=Batches(
       program, ready.source, config, history, first, lambda s: session.watch.move(s, 'data')
     ),
-    log=closing(stack, Log(workdir, first, last, stage.num_images)),
+    log=closing(stack, Log(workdir, first, last, stage.num_images, session.of_steps)),
     alarms=closing(stack, rollback.AlarmHandler(config, program, workdir, history, first, say)),
     scorer=closing(
       stack, during_training.make_scorer(program.sampler(stage), config, workdir, card, first)
@@ -270,7 +273,7 @@ def begin(
     snapshots=snapshots.make_snapshots(program, workdir, first),
     copies=buckets.Copies(workdir if main else '', say),
     compiler=Compiler(program, first, last, say),
-    mirrors=closing(stack, writers.Mirrors(config, workdir, history, tags_of(card), say)),
+    mirrors=closing(trackers, writers.Mirrors(config, workdir, history, first, tags_of(card), say)),
     session=session,
     say=say,
   )

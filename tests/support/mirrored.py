@@ -69,13 +69,13 @@ def work(workdir, writer, first, last, history=START, scale=1.0, say=lambda word
   mirrors = None
   writing = write(workdir, first, last, lambda step: mirrors.push(step), scale)
   next(writing)
-  mirrors = writers.Mirrors(config_of(writer), workdir, history, {'config_hash': 'abc'}, say)
+  mirrors = writers.Mirrors(config_of(writer), workdir, history, first, {'config_hash': 'abc'}, say)
   next(writing)
   if last == LAST:
     mirrors.close()
   else:
     for mirror in mirrors._all:
-      mirror._thread.submit(mirror._sync).result()  # all that there is has been handed over
+      mirror._worker.submit(mirror._sync).result()  # all that there is has been handed over
   return mirrors
 
 
