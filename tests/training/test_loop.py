@@ -18,10 +18,11 @@ from bigjax.core import checkpoint, errors, parallel, trees
 from bigjax.evaluation import quick, reference_curves
 from bigjax.nn import optim
 from bigjax.nn.objectives import losses
-from bigjax.training import batches, logs, loop
+from bigjax.training import batches, loop
 from bigjax.training import history as history_of
 from bigjax.training.batches import Batches, load_data
 from bigjax.training.program import make_program
+from bigjax.training.records import logs
 
 from tiny_run import one_program_each
 

@@ -1,7 +1,7 @@
 """What a run writes down while it trains."""
 
 from bigjax.core import files
-from bigjax.training import logs
+from bigjax.training.records import logs
 
 
 def test_a_clock_that_is_set_changes_no_duration(monkeypatch, tmp_path):
