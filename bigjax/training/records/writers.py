@@ -9,7 +9,6 @@ a tracker has come.
 
 import concurrent.futures
 import json
-import math
 import os
 import queue
 import re
@@ -29,6 +28,10 @@ from bigjax.training.records.trackers import TRACKERS, About, Row
 
 CLOCK = ('seconds', 'time', 'stage_change')  # of timing.jsonl, which are no metrics
 MARKS = threading.Lock()  # of the one file in which several mirrors keep how far they are
+ROWS = ('metrics.jsonl', 'scores.jsonl')  # the files that a mirror sends
+NONE = [0, 0]  # of a file's rows: before the first
+NOTHING = {'rows': 0, 'samples': 0, **dict.fromkeys(ROWS, NONE)}  # has been sent
+MANY = 2**31  # more rows than a step has
 PATIENCE = 60.0  # seconds without a row sent, after which the end of a run waits no longer
 
 
@@ -128,7 +131,19 @@ class Worker:
     self._queue.put(None)
 
 
-def taken(rows: Sequence[tuple[int, Row]], most: int) -> int:
+def is_sent(found: Any) -> bool:
+  """Whether this is what `NOTHING` grows to."""
+  number = lambda value: isinstance(value, int)
+  return (
+    isinstance(found, dict)
+    and found.keys() == NOTHING.keys()
+    and all(isinstance(found[key], list) and list(map(number, found[key])) == [True] * 2
+            for key in ROWS)
+    and all(number(found[key]) for key in found if key not in ROWS)
+  )  # fmt: skip
+
+
+def taken(rows: Sequence[tuple[Any, Row]], most: int) -> int:
   """How many rows, at least one, have at most so many values."""
   num, values = 1, len(rows[0][1][1])
   while num < len(rows) and values + len(rows[num][1][1]) <= most:
@@ -187,8 +202,14 @@ class Mirror:
     self._step, self._last = first, last
     mark = self._read().get(name)
     mark = mark if isinstance(mark, dict) else {}
-    self._sent = {'rows': 0, 'metrics.jsonl': 0, 'scores.jsonl': 0, 'samples': 0}
-    self._sent |= mark.get('sent', {})
+    # Rows and grids that were sent, the step of the last grid, and of the last row of each file its
+    # step and which of that step's it is: whatever run.log_every was, and is now.
+    self._sent = mark.get('sent') or dict(NOTHING)
+    if not is_sent(self._sent):
+      raise errors.UserError(
+        f'{self._path!r} is damaged, or of another version of bigjax; without it, {name} gets a '
+        'new run with all rows.'
+      )
     try:
       self._tracker = TRACKERS[name](about, mark.get('run', ''), mark.get('open', ''))
     except Exception as error:  # whatever that library raises
@@ -198,10 +219,10 @@ class Mirror:
         f'WANDB_MODE=offline or MLFLOW_TRACKING_URI, or leave {name} out of run.writers.'
       ) from None
     if self._tracker.is_new:
-      self._sent = dict.fromkeys(self._sent, 0)
+      self._sent = dict(NOTHING)
     else:
       self._forget_after(histories.differ_after(mark.get('history'), self._history))
-    self._unsure = {'metrics.jsonl', 'scores.jsonl'} if mark.get('open') else set()
+    self._unsure = set(ROWS) if mark.get('open') else set()
     self._from_the_top()
     self._worker, self._left = Worker(), False
     self._pending: concurrent.futures.Future | None = None
@@ -211,19 +232,17 @@ class Mirror:
 
   def _from_the_top(self) -> None:
     """Read all files from their beginning; what was sent is passed over."""
-    names = ('metrics.jsonl', 'scores.jsonl', 'timing.jsonl')
+    names = (*ROWS, 'timing.jsonl')
     self._tails = {name: Tail(os.path.join(self._workdir, name)) for name in names}
-    self._seen = dict.fromkeys(names, 0)
+    self._seen = dict.fromkeys(names, NONE)
     self._times: dict[int, dict[str, float]] = {}  # of rows to come, by step
 
   def _forget_after(self, step: float) -> None:
     """What comes after a step is another run's now: rows of it are sent, whatever was before."""
-    if step == math.inf:
-      return
-    for key in ('metrics.jsonl', 'scores.jsonl'):
-      rows = files.read_rows(os.path.join(self._workdir, key))
-      self._sent[key] = min(self._sent[key], sum(row['step'] <= step for row in rows))
-    self._sent['samples'] = min(self._sent['samples'], int(step))
+    for key in ROWS:
+      if self._sent[key][0] > step:
+        self._sent[key] = [step, MANY]
+    self._sent['samples'] = min(self._sent['samples'], step)
 
   def _read(self) -> dict[str, Any]:
     found = files.read_json(self._path) if os.path.exists(self._path) else {}
@@ -257,7 +276,7 @@ class Mirror:
       self._warned = ''
     except Exception as error:  # days of training must not end for a tracker
       self._from_the_top()
-      self._unsure = {'metrics.jsonl', 'scores.jsonl'}  # only the answer may have been lost
+      self._unsure = set(ROWS)  # only the answer may have been lost
       words = f'warning: {self._name}: {type(error).__name__}: {str(error).strip()[:200]}'
       if words != self._warned:
         self._say(f'{words}; what was not sent will be tried again')
@@ -274,9 +293,10 @@ class Mirror:
     values_of: Callable[[Mapping[str, Any]], dict[str, float]],
   ) -> None:
     """Send those of a file's new rows that were not sent."""
-    rows: list[tuple[int, Row]] = []  # with the numbers of their lines
+    rows: list[tuple[list[int], Row]] = []  # with their step, and which of its rows they are
     for found in new:
-      self._seen[key] += 1
+      step, num = self._seen[key]
+      self._seen[key] = [found['step'], num + 1 if found['step'] == step else 1]
       values = values_of(found)
       if self._seen[key] > self._sent[key] and values:
         rows.append((self._seen[key], (found['step'], values)))
@@ -285,17 +305,13 @@ class Mirror:
       if not self._tracker.has(rows[0][1]):
         self._unsure.remove(key)
         break
-      rows.pop(0)
-      self._sent['rows'] += 1
+      self._sent |= {'rows': self._sent['rows'] + 1, key: rows.pop(0)[0]}
     while rows and not self._left:
       num = taken(rows, self._tracker.at_once)
       self._tracker.write(self._sent['rows'], [row for _, row in rows[:num]])
       self._sent |= {'rows': self._sent['rows'] + num, key: rows[num - 1][0]}
       self._keep()
       del rows[:num]
-    if not rows and self._seen[key] > self._sent[key]:
-      self._sent[key] = self._seen[key]
-      self._keep()
 
   def _send_pictures(self) -> None:
     folder = os.path.join(self._workdir, 'samples')

@@ -116,6 +116,24 @@ def test_a_run_may_go_back_further_than_before(fakes, tmp_path):
   assert sorted(losses) == sorted(before + [(step, 2 / step) for step in range(3, 11)])
 
 
+def test_rows_that_come_seldomer_after_a_kill_are_sent(fakes, tmp_path):
+  """run.log_every may change: a row is known by its step, not by its number in the file."""
+  _, mlflow = fakes
+  mirrored.work(str(tmp_path), 'mlflow', 0, 7)
+  mirrored.work(str(tmp_path), 'mlflow', 2, mirrored.LAST, every=3)
+  found = [metric.step for metric in list(mlflow.RUNS.values())[-1].metrics
+           if metric.key == 'd_loss']  # fmt: skip
+  assert found == [*range(1, 8), 9]
+
+
+@pytest.mark.parametrize('sent', [[], {'rows': 3}, {**writers.NOTHING, 'metrics.jsonl': 4}])
+def test_marks_of_another_version_are_refused(fakes, tmp_path, sent):
+  mark = {'wandb': {'run': 'x', 'open': '', 'history': [], 'sent': sent or [1]}}
+  (tmp_path / 'writers.json').write_text(json.dumps(mark))
+  with pytest.raises(errors.UserError, match='without it, wandb gets a new run'):
+    mirrored.work(str(tmp_path), 'wandb', 0, mirrored.LAST)
+
+
 def test_a_tracker_may_come_when_all_is_done(fakes, tmp_path):
   """And a run that has ended has ended in it, however often the command is given again."""
   _, mlflow = fakes
