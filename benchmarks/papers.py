@@ -236,16 +236,11 @@ def train(run: Run, workdir: str) -> str | None:
 
 
 def seconds(workdir: str, steps: int) -> float | None:
-  """Adds up how long a run trained, compilation included; None where it has no rows of that.
-
-  An interrupted run has several sessions, each with a clock from 0.
-  """
+  """How long a run trained so many steps, compilation included; None where it has no rows."""
   rows = files.read_rows(os.path.join(workdir, 'timing.jsonl'))
   if not rows:
     return None
-  clock = [row['seconds'] for row in rows]
-  ends = [now for now, then in itertools.pairwise([*clock, 0]) if then < now]
-  return round(sum(ends) * steps / rows[-1]['step'], 1)
+  return round(rows[-1]['seconds'] * steps / rows[-1]['step'], 1)
 
 
 def drawn_by(gen: loaded.Loaded) -> Callable[[np.ndarray, int], np.ndarray]:

@@ -70,11 +70,9 @@ def measured(
 
 
 def curve_of(workdir: str, score: str) -> list[tuple[float, float]]:
-  """[(seconds of training, compilation included, a score then)] of a run, whatever its sessions."""
+  """[(seconds of training, compilation included, a score then)] of a run."""
   clock = files.read_rows(os.path.join(workdir, 'timing.jsonl'))
   steps, seconds = (np.array([row[name] for row in clock]) for name in ('step', 'seconds'))
-  begins = np.append(False, np.diff(seconds) < 0)  # a session with a clock of its own
-  seconds = seconds + np.cumsum(np.where(begins, np.roll(seconds, 1), 0))
   rows = [r for r in files.read_rows(os.path.join(workdir, 'metrics.jsonl')) if score in r]
   at = np.interp([row['step'] for row in rows], steps, seconds)
   return [(float(when), row[score]) for when, row in zip(at, rows, strict=True)]

@@ -1,23 +1,20 @@
-"""Scores of a run's checkpoints, of an exported generator, of any images: what evaluate prints.
+"""Scores of a run's checkpoints, an exported generator, or any images, as `bigjax evaluate` asks.
 
 Samples are made and looked at on all devices, in one pass for all scores.
 """
 
-import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from bigjax import data
 from bigjax.algorithms.base.contract import Spec
 from bigjax.core import buckets, checkpoint, device, errors, files, parallel
 from bigjax.core.progress import say
-from bigjax.evaluation import class_scores, image_sets, patch_scores, plots
-from bigjax.evaluation.class_scores import ByClass, Record
+from bigjax.evaluation import class_scores, image_sets
+from bigjax.evaluation.class_scores import ByClass
 from bigjax.evaluation.feature_pass import FeaturePass, fitted
 from bigjax.evaluation.image_sets import ImageSet
 from bigjax.evaluation.metrics import frechet, registry
@@ -32,10 +29,8 @@ from bigjax.evaluation.of_networks import (
 from bigjax.evaluation.of_networks.generator_scores import Measure
 from bigjax.evaluation.protocol import (
   about_generator,
-  cell,
   floor_of,
   over_seeds,
-  protocol,
   refuse,
   refuse_clips,
   scored,
@@ -48,109 +43,11 @@ from bigjax.evaluation.reference import (
   open_network,
   read_statistics,
 )
+from bigjax.evaluation.results import Floor, Generated, at, report
 from bigjax.models.pretrained import taps
 from bigjax.sampling import generator_file, options
 from bigjax.sampling.loaded import Loaded, load, of_workdir
 from bigjax.sampling.sampler import shape_of
-from bigjax.sampling.sharing import addresses
-
-
-@dataclasses.dataclass(frozen=True)
-class Generated:
-  """One column of the table: a generator at one truncation, scored with every seed."""
-
-  what: str  # 'step 700', 'step 700, 0.5 (resample)'
-  step: int | None
-  spec: Spec | None
-  card: Mapping[str, Any]
-  scores: Mapping[str, Mapping[str, Any]]
-  digest: str | None = None  # of the generator and of all that it is made of
-  classes: Sequence[Record] = ()  # of --by_class
-  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more of its protocol
-
-
-def write(folder: str, rows: Sequence[Mapping[str, Any]], name: str = 'scores.jsonl') -> None:
-  """Add the rows to a file: of scores.jsonl, the protocol of each lies beside its scores.
-
-  Raises:
-    UserError: the folder cannot be written.
-  """
-  path = os.path.join(folder, name)
-  try:
-    os.makedirs(folder, exist_ok=True)
-    with open(path, 'a', encoding='utf-8') as file:
-      for row in rows:
-        file.write(json.dumps(row) + '\n')
-  except OSError as error:
-    raise errors.UserError(
-      f'{path!r} cannot be written ({error.strerror}); give another folder with --out.'
-    ) from None
-
-
-def at(spec: Spec | None) -> float | None:
-  """The truncation of sampling settings, None where they have none."""
-  return None if spec is None else spec.described().get('truncation') and spec.truncation
-
-
-def draw(args: Any, rows: Sequence[Generated], floor: Mapping[str, float], title: str) -> None:
-  """Draw scores against steps where there are several, and what truncation trades for what."""
-  frame = prediction_scores.is_of_one_frame  # drawn apart
-  scores = [{n: score for n, score in row.scores.items() if not frame(n)} for row in rows]
-  points = [
-    {'step': row.step, 'at': at(row.spec), 'scores': some}
-    for row, some in zip(rows, scores, strict=True)
-  ]
-  if len({row.step for row in rows}) > 1:
-    path = os.path.join(args.out, 'scores.png')
-    plots.scores(path, points, floor, title)
-    say(f'{path}: scores against step')
-  if args.sweep:
-    path = os.path.join(args.out, 'truncation.png')
-    plots.truncation(path, points, floor, f'{title}, truncation by {rows[0].spec.dialect}')
-    say(f'{path}: what truncation trades for what')
-  classes = [record for row in rows for record in row.classes]
-  if classes:
-    path = os.path.join(args.out, 'by_class.png')
-    plots.by_class(path, classes, title)
-    say(f'{path}: scores of each class')
-
-
-def shares(seconds: Mapping[str, float]) -> str:
-  """Return where the time went."""
-  total = max(sum(seconds.values()), 1e-9)
-  words = ', '.join(f'{name} {value / total:.0%}' for name, value in seconds.items())
-  return f'{total:.0f} s on the devices and with their results: {words}'
-
-
-def overview(rows: Sequence[Mapping[str, Any]], floor: Mapping[str, float], num: int) -> str:
-  """Return a Markdown table: a column per generator, a row per score, `num` real images last.
-
-  Scores of patches and pairs follow in a table of their own layout (evaluation/patch_scores.py).
-  """
-  names = list(dict.fromkeys(name for row in rows for name in row['scores']))
-  apart = [name for name in names if patch_scores.is_one(name)]
-  predicted = [name for name in names if prediction_scores.is_one(name)]  # a table of their own
-  names = [name for name in names if name not in (*apart, *predicted)]
-  tables = [by_score(names, rows, floor, num)] if names else []
-  if apart:
-    shown = [(row['what'], {n: cell(score) for n, score in row['scores'].items()}) for row in rows]
-    real_ones = (f'{num:,} real images', {n: f'{value:.4g}' for n, value in floor.items()})
-    tables.append(patch_scores.table([*shown, *([real_ones] if floor else [])]))
-  return '\n\n'.join(tables)
-
-
-def by_score(
-  names: Sequence[str], rows: Sequence[Mapping[str, Any]], floor: Mapping[str, float], num: int
-) -> str:
-  """A Markdown table with a row for each of these scores."""
-  heads = ['score', *[row['what'] for row in rows], *([f'{num:,} real images'] if floor else [])]
-  lines = ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
-  for name in names:
-    cells = [cell(row['scores'][name]) if name in row['scores'] else '' for row in rows]
-    kind = registry.without_num(name)
-    real_ones = [f'{v:.4g}' for n, v in floor.items() if registry.without_num(n) == kind][:1]
-    lines.append('| ' + ' | '.join([name, *cells, *(real_ones or [''] if floor else [])]) + ' |')
-  return '\n'.join(lines)
 
 
 def checkpoints_of(workdir: str, which: str) -> list[str]:
@@ -389,30 +286,22 @@ def run(args: Any) -> None:
     _run(args)
 
 
-def _run(args: Any) -> None:
-  # What is scored, and with what it is compared; refused before a network is loaded.
-  readers, first, images, size = begin(args)
-  generator_scores.refuse(args.of_generator, first)
-  encoder_scores.refuse(args.of_encoder, first)
-  likelihood_scores.refuse(args.of_likelihood, first)
-  prediction_scores.refuse(args.of_prediction, first)
-  compares = bool(args.metrics or args.by_class)
-  found = (None, {}, '')
-  if compares or separates(args):
-    of_classes = bool(first) and first.num_classes > 1 and reads_labels(args)
-    found = find_real(args, size, of_classes, first.fit if first else 'crop')
-  real_images, splits, statistics = found
-  split = real_images.split if real_images else 'stats' if statistics else ''
-  num_classes = first.num_classes if first else images.num_classes
-  refuse(args.metrics, split, num_classes)
-  if len(size) == 4:
-    refuse_clips(args.metrics)
-  if args.by_class:
-    class_scores.refuse(num_classes, real_images)
+def measures(
+  args: Any, first: Loaded | None, size: tuple[int, ...], splits: Mapping[str, ImageSet]
+) -> tuple[FeaturePass, Measure, tuple[Any, Any, Any]]:
+  """(What sees samples, what measures generators; and their encoders, likelihoods, predictions).
+
+  Args:
+    args: of the command.
+    first: of the generators; None of images.
+    size: of an image or clip.
+    splits: of the real images' source.
+  Raises:
+    UserError: a network is none for what is asked for.
+  """
   # The feature network, and what is kept of its answers.
-  seeing = registry.need_network(args.metrics) or separates(args)
   network = no_network()
-  if seeing or args.by_class:
+  if registry.need_network(args.metrics) or separates(args) or args.by_class:
     network = open_network(args.features, args.weights, splits.get('train'))
   keeps = frozenset(kept for name in args.metrics for kept in METRICS[name].keeps)
   keeps |= class_scores.KEEPS if args.by_class else frozenset()
@@ -422,64 +311,70 @@ def _run(args: Any) -> None:
   distance = taps.image_distance(args.distance, args.distance_weights) if paths else None
   network = fitted(network, size)
   look = FeaturePass(network, keeps, parallel.make_mesh(), args.batch)
-  measure = Measure(distance, args.crop, network, args.batch)
   others = (
     with_encoder(args, first),
     with_real(args, likelihood_scores, args.of_likelihood, first),
     with_real(args, prediction_scores, args.of_prediction, first),
   )
-  real_images = real_images if compares else None
+  return look, Measure(distance, args.crop, network, args.batch), others
+
+
+def find_floor(
+  args: Any, look: FeaturePass, real: ImageSet, splits: Mapping[str, ImageSet], reference: Any
+) -> Floor:
+  """What real images get that are not the reference: those of the other split, if there is one."""
+  if args.no_floor or real.split == 'all':
+    return Floor()
+  other = splits['test' if real.split == 'train' else 'train']
+  scores, seen = floor_of(look, other, reference, args.metrics, args.num)
+  words = f'floor: {seen.num:,} real images of {other.name}/{other.split}'
+  if registry.need_network(args.metrics) or separates(args):
+    itself = frechet.frechet(reference.seen.moments, reference.seen.moments)
+    words += f'; Frechet distance of the reference to itself: {itself:.2g}'
+  say(words)
+  return Floor(scores, seen.num, seen)
+
+
+def _run(args: Any) -> None:
+  # What is scored, and with what it is compared; refused before a network is loaded.
+  readers, first, images, size = begin(args)
+  generator_scores.refuse(args.of_generator, first)
+  encoder_scores.refuse(args.of_encoder, first)
+  likelihood_scores.refuse(args.of_likelihood, first)
+  prediction_scores.refuse(args.of_prediction, first)
+  compares = bool(args.metrics or args.by_class)
+  real_images, splits, statistics = None, {}, ''
+  if compares or separates(args):
+    of_classes = bool(first) and first.num_classes > 1 and reads_labels(args)
+    found = find_real(args, size, of_classes, first.fit if first else 'crop')
+    real_images, splits, statistics = found
+  split = real_images.split if real_images else 'stats' if statistics else ''
+  num_classes = first.num_classes if first else images.num_classes
+  refuse(args.metrics, split, num_classes)
+  if len(size) == 4:
+    refuse_clips(args.metrics)
+  if args.by_class:
+    class_scores.refuse(num_classes, real_images)
+  look, measure, others = measures(args, first, size, splits)
   # Real images: the reference, and others of the same set, whose scores are the floor.
-  spatial = network.spatial if 'spatial' in keeps else 0
-  reference = read_statistics(statistics, network.dim, spatial) if statistics else None
-  if real_images is not None:
-    reference = cached_reference(look, real_images, keeps, args.num)
-  floor, floor_num, floor_seen = {}, 0, None
-  if real_images is not None and not args.no_floor and real_images.split != 'all':
-    other = splits['test' if real_images.split == 'train' else 'train']
-    floor, floor_seen = floor_of(look, other, reference, args.metrics, args.num)
-    floor_num = floor_seen.num
-    words = f'floor: {floor_num:,} real images of {other.name}/{other.split}'
-    if seeing:
-      itself = frechet.frechet(reference.seen.moments, reference.seen.moments)
-      words += f'; Frechet distance of the reference to itself: {itself:.2g}'
-    say(words)
+  spatial = look.network.spatial if 'spatial' in look.keeps else 0
+  reference = read_statistics(statistics, look.network.dim, spatial) if statistics else None
+  floor = Floor()
+  if real_images is not None and compares:
+    reference = cached_reference(look, real_images, look.keeps, args.num)
+    floor = find_floor(args, look, real_images, splits, reference)
   # Samples.
   look.restart()
   by_class = None
   if args.by_class:
     counts = class_scores.counts_in(first.card if first else {}, num_classes)
-    per_class = class_scores.per_class(args.num, num_classes, floor_seen)
+    per_class = class_scores.per_class(args.num, num_classes, floor.seen)
     names = real_images.class_names
-    by_class = ByClass(reference, names, network, counts, per_class, floor_seen)
+    by_class = ByClass(reference, names, look.network, counts, per_class, floor.seen)
   if first:
     del first  # which its reader alone shall hold
     rows = of_generators(args, readers, look, reference, by_class, measure, *others, size[-3])
   else:
     rows = of_images(args, images, look, reference, by_class)
   # The records, each with its protocol; pictures and tables.
-  written = []
-  for row in rows:
-    record = {'what': row.what, 'scores': row.scores, 'floor': floor, 'floor_num': floor_num}
-    about = protocol(
-      look, reference, args.num, args.seeds, row.spec, {**row.card, 'step': row.step}
-    )
-    about |= {'generator_digest': row.digest, **row.about}
-    for one in (measure, *others):
-      about |= one.about()
-    written.append({**record, 'protocol': about})
-  write(args.out, written)
-  if by_class:
-    write(args.out, [record for row in rows for record in row.classes], 'by_class.jsonl')
-  given = args.workdir or addresses.shown(args.params or '') or args.images
-  name = os.path.basename(os.path.normpath(given))
-  draw(args, rows, floor, f'{data.printable(name)}, {args.num:,} samples')
-  if told := overview(written, floor, floor_num):
-    print(told)
-  predictions = [(row.what, row.scores) for row in rows]
-  prediction_scores.report(args.out, predictions, f'{data.printable(name)}, predictions')
-  for row in rows if by_class else ():
-    groups = by_class.groups(row.classes)
-    print(f'\n{row.what}, by class\n\n{class_scores.table(row.classes, groups)}\n')
-  if any(look.seconds.values()):
-    print(shares(look.seconds))
+  report(args, rows, look, reference, (measure, *others), floor, by_class)

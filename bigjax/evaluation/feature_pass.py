@@ -40,7 +40,7 @@ class FeaturePass:
     self.network, self.mesh = network, mesh
     self.batch = samples.whole_batches(batch, mesh.size)
     self.restart()
-    self._keeps = keeps
+    self.keeps = keeps
     if 'logits' in keeps and not network.num_logits:
       raise errors.UserError(
         'the Inception score, and whatever else is of classes, needs a network that tells some '
@@ -82,8 +82,8 @@ class FeaturePass:
     found = self.network.apply(variables, images)
     sums = {name: frechet.batch_sums(found[name], mask, shift) for name, shift in shifts.items()}
     seen = {'sums': sums}
-    seen |= {name: found[name] for name in ('features', 'logits') if name in self._keeps}
-    return seen | ({'images': images} if 'images' in self._keeps else {})
+    seen |= {name: found[name] for name in ('features', 'logits') if name in self.keeps}
+    return seen | ({'images': images} if 'images' in self.keeps else {})
 
   def __call__(
     self, batches: Iterator[ImageBatch], total: int, what: str, kept: np.ndarray | None = None

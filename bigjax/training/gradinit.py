@@ -26,8 +26,8 @@ from bigjax.core import errors, files, parallel, progress, trees
 from bigjax.training import history as histories
 from bigjax.training import plots
 from bigjax.training.batches import Batches
-from bigjax.training.logs import Say
 from bigjax.training.program import Program, on_mesh
+from bigjax.training.records.logs import Say
 
 Array = jax.Array
 Params = Mapping[str, Array]  # by path

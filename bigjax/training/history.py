@@ -5,6 +5,8 @@ run began with decide everything: which config holds at a step, in which order i
 latents are drawn. A run that was never changed has the one entry it began with.
 """
 
+import itertools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -169,6 +171,20 @@ def match_run_config(
 def newest(history: History) -> int:
   """Return the step from which on the run is what it is now."""
   return history[-1]['from_step']
+
+
+def differ_after(before: Any, now: History) -> float:
+  """The step after which a run is another than it was; inf where it is the same.
+
+  Args:
+    before: its history as somebody kept it as JSON; one that is none counts as the same.
+    now: its history, as of JSON too.
+  """
+  if not isinstance(before, list):
+    return math.inf
+  pairs = itertools.zip_longest(before, now)
+  other = next((pair for pair in pairs if pair[0] != pair[1]), ())
+  return min((entry['from_step'] for entry in other if entry), default=math.inf)
 
 
 def format_patch(patch: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ import ml_collections
 from bigjax.core import checkpoint, errors, files, processes, ranges
 from bigjax.training import history as histories
 from bigjax.training import watchdog
-from bigjax.training.logs import Say
 from bigjax.training.program import Program
+from bigjax.training.records.logs import Say
 
 BACK = 'rolled back'
 

@@ -16,8 +16,8 @@ from bigjax.core import checkpoint, errors, files, processes, trees
 from bigjax.core import config as core_config
 from bigjax.training import history as histories
 from bigjax.training.init_from import WeightsByPlayer, begin
-from bigjax.training.logs import Say
 from bigjax.training.program import Program
+from bigjax.training.records.logs import Say
 
 
 def prepare_workdir(

@@ -188,12 +188,12 @@ def test_a_failed_run_is_a_row_that_says_so(tmp_path, systems, unit, monkeypatch
   assert papers.row_of(run, str(tmp_path), Real()) is None
 
 
-def test_seconds_add_up_over_sessions(tmp_path):
-  clock = [(25, 10.0), (50, 19.0), (75, 4.0), (100, 9.0), (125, 3.0)]
+def test_seconds_are_of_the_run_and_of_so_many_steps(tmp_path):
+  clock = [(25, 10.0), (50, 19.0), (75, 23.0), (100, 28.0), (125, 31.0)]
   lines = [json.dumps({'step': step, 'seconds': now}) + '\n' for step, now in clock]
   (tmp_path / 'timing.jsonl').write_text(''.join(lines))
-  assert papers.seconds(str(tmp_path), 125) == 19 + 9 + 3
-  assert papers.seconds(str(tmp_path), 250) == 2 * (19 + 9 + 3)
+  assert papers.seconds(str(tmp_path), 125) == 31
+  assert papers.seconds(str(tmp_path), 250) == 2 * 31
   assert papers.seconds(str(tmp_path / 'none'), 1) is None
 
 

@@ -23,6 +23,7 @@ from bigjax.evaluation.samples import SEED
 from bigjax.models.pretrained import registry
 from bigjax.sampling import grids
 from bigjax.training import batches, loop, quick_evaluation, ready
+from bigjax.training import run as runs
 from bigjax.training.program import Program, make_program
 
 import toys
@@ -105,7 +106,7 @@ def test_stages_reach_data_programs_held_out_batch_and_clock(monkeypatch, tmp_pa
     )[1],
   )  # fmt: skip
   monkeypatch.setattr(
-    loop, 'held_out_batch', lambda *args: (held.append(args[-1].image), make(*args))[1]
+    runs, 'held_out_batch', lambda *args: (held.append(args[-1].image), make(*args))[1]
   )
   said = []
   monkeypatch.setattr(loop.progress.Progress, 'say', lambda self, text, **_: said.append(text))

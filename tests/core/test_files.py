@@ -13,7 +13,7 @@ import pytest
 from bigjax.core import errors, files, progress
 from bigjax.core.progress import Progress
 from bigjax.sampling import grids
-from bigjax.training import logs
+from bigjax.training.records import logs
 
 
 def write(path, text):
@@ -225,7 +225,7 @@ def test_null_writes_nothing(tmp_path, monkeypatch):
 def test_importing_report_is_light(tmp_path):
   """Sampling imports it, where there is no TensorFlow and no time for Matplotlib."""
   code = (
-    'import sys; from bigjax.training import logs\n'
+    'import sys; from bigjax.training.records import logs\n'
     "logs.TensorBoard('unused').close()\n"
     "heavy = {'tensorflow', 'matplotlib', 'clu'} & set(sys.modules)\n"
     'assert not heavy, heavy'

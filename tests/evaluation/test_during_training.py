@@ -15,7 +15,8 @@ from bigjax.core import errors
 from bigjax.evaluation import during_training, protocol, samples
 from bigjax.evaluation.quick import classifier
 from bigjax.sampling import grids, loaded
-from bigjax.training import logs, loop, quick_evaluation
+from bigjax.training import loop, quick_evaluation
+from bigjax.training.records import logs
 
 pytestmark = pytest.mark.usefixtures('no_pictures', 'shared_programs')
 

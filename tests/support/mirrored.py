@@ -28,15 +28,16 @@ def evaluation(step):
   return {'coverage': step / 7}
 
 
-def write(workdir, first, last, push, scale=1.0):
+def write(workdir, first, last, push, scale=1.0, every=1):
   """Rows and grids of the steps after `first`, as the loop writes them, up to `last`."""
   os.makedirs(os.path.join(workdir, 'samples'), exist_ok=True)
   names = ('metrics.jsonl', 'timing.jsonl', 'scores.jsonl')
   rows, clock, scores = (files.JsonLines(os.path.join(workdir, name), first) for name in names)
   yield
   for step in range(first + 1, last + 1):
-    clock.write({'step': step, 'images_per_second': 9.5, 'seconds': 1.0, 'time': 2.0})
-    rows.write({'step': step, 'd_loss': scale / step, 'skipped': 0.0})
+    if step % every == 0:
+      clock.write({'step': step, 'images_per_second': 9.5, 'seconds': 1.0, 'time': 2.0})
+      rows.write({'step': step, 'd_loss': scale / step, 'skipped': 0.0})
     if step % 2 == 0:
       Image.new('L', (8, 8), step).save(os.path.join(workdir, 'samples', f'{step:08d}.png'))
       rows.write({'step': step, **evaluation(step)})
@@ -64,18 +65,18 @@ def in_order(rows):
   return sorted(rows, key=lambda row: (row[0], sorted(row[1])))
 
 
-def work(workdir, writer, first, last, history=START, scale=1.0, say=lambda words: None):
+def work(workdir, writer, first, last, history=START, scale=1.0, say=lambda words: None, every=1):
   """Work from a step to another; return the mirrors, not closed where that is not the last."""
   mirrors = None
-  writing = write(workdir, first, last, lambda step: mirrors.push(step), scale)
+  writing = write(workdir, first, last, lambda step: mirrors.push(step), scale, every)
   next(writing)
-  mirrors = writers.Mirrors(config_of(writer), workdir, history, {'config_hash': 'abc'}, say)
+  mirrors = writers.Mirrors(config_of(writer), workdir, history, first, {'config_hash': 'abc'}, say)
   next(writing)
   if last == LAST:
     mirrors.close()
   else:
     for mirror in mirrors._all:
-      mirror._thread.submit(mirror._sync).result()  # all that there is has been handed over
+      mirror._worker.submit(mirror._sync).result()  # all that there is has been handed over
   return mirrors
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors
-from bigjax.training import logs, loop
+from bigjax.training import loop
+from bigjax.training.records import logs
 
 import compile_flags
 import places

@@ -108,11 +108,11 @@ if phase == 'importing':
 else:
   from bigjax import data
   from bigjax.core import checkpoint
-  from bigjax.training import loop, program
+  from bigjax.training import loop, program, run
   watch(*{
     'data': (data, 'load'), 'compiling': (program.Program, 'lower'),
-    'steps': (program.Program, 'step'), 'evaluation': (loop.Run, 'evaluate'),
-    'saving': (checkpoint.Checkpoints, 'save'), 'saved': (loop.Run, 'log_scores'),
+    'steps': (program.Program, 'step'), 'evaluation': (run.Run, 'evaluate'),
+    'saving': (checkpoint.Checkpoints, 'save'), 'saved': (run.Run, 'log_scores'),
     'closing': (checkpoint.Checkpoints, 'close'), 'exporting': (loop, 'finish'),
   }[phase])
 

@@ -1,6 +1,7 @@
 """What a run was from which step on: changes, seeds, positions, roll-backs, and what is refused."""
 
 import json
+import math
 
 import jax
 import pytest
@@ -35,6 +36,17 @@ def test_the_last_change_holds():
   history = histories.append_entry(history, 20, 2, {'optim.gen_lr': 1e-4}, 1280, 'rolled back')
   assert histories.patched(tiny(), history).optim.gen_lr == 1e-4
   assert [histories.seed_at(history, step) for step in (0, 9, 10, 19, 20, 99)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_where_histories_part():
+  start = histories.begin(0)
+  one, other = (
+    histories.append_entry(start, step, 1, {}, 64 * step, 'rolled back') for step in (100, 40)
+  )
+  after = histories.differ_after
+  assert after(one, one) == after(None, one) == after(2, one) == math.inf
+  assert after(start, one) == 100
+  assert after(one, other) == after(other, one) == 40
 
 
 def test_going_back_forgets_what_came_after():

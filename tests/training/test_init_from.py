@@ -19,7 +19,7 @@ from bigjax.nn import linalg, spectral_norm
 from bigjax.sampling import generator_file
 from bigjax.sampling import generator_file as cards
 from bigjax.sampling.importers import conversion
-from bigjax.training import init_from, loop, workdir
+from bigjax.training import init_from, loop, run, workdir
 from bigjax.training.program import make_program
 
 from counts import num_params
@@ -381,7 +381,7 @@ def test_a_run_from_other_weights_trains_and_resumes_without_them(
 
   shutil.rmtree(source)
   begins = 'the first batch is asked for'
-  monkeypatch.setattr(loop, 'Batches', stop := mock.Mock(side_effect=errors.UserError(begins)))
+  monkeypatch.setattr(run, 'Batches', stop := mock.Mock(side_effect=errors.UserError(begins)))
   more = (*ask, '--config.run.steps=4')
   status, _, err = bigjax(*more, f'--config.init_from={source}')
   assert 'resuming at step 2' in err and 'weights of' not in err and begins in err
@@ -399,7 +399,7 @@ def test_a_run_from_other_weights_trains_and_resumes_without_them(
 @pytest.fixture
 def refused(bigjax, on_one_device, tmp_path, monkeypatch):
   """Begin a run from `init_from`, which must be refused before anything is trained."""
-  monkeypatch.setattr(loop, 'Batches', mock.Mock(side_effect=AssertionError('training began')))
+  monkeypatch.setattr(run, 'Batches', mock.Mock(side_effect=AssertionError('training began')))
   numbers = itertools.count()
 
   def refused(init_from, *words, out=None):

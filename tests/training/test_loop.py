@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import ml_collections
@@ -18,10 +19,12 @@ from bigjax.core import checkpoint, errors, parallel, trees
 from bigjax.evaluation import quick, reference_curves
 from bigjax.nn import optim
 from bigjax.nn.objectives import losses
-from bigjax.training import batches, logs, loop
+from bigjax.training import batches, loop
 from bigjax.training import history as history_of
+from bigjax.training import run as runs
 from bigjax.training.batches import Batches, load_data
 from bigjax.training.program import make_program
+from bigjax.training.records import logs, writers
 
 from tiny_run import one_program_each
 
@@ -75,8 +78,10 @@ def test_resumed_run_equals_the_uninterrupted_one(uninterrupted, tmp_path, stop,
   assert ours.keys() == theirs.keys()
   for path, leaf in theirs.items():
     np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
-  steps = [json.loads(line)['step'] for line in read(workdir, 'timing.jsonl').splitlines()]
-  assert steps == [1, 2, 3, 4, 5, 6]  # no row doubled or lost
+  clock = [json.loads(line) for line in read(workdir, 'timing.jsonl').splitlines()]
+  assert [row['step'] for row in clock] == [1, 2, 3, 4, 5, 6]  # no row doubled or lost
+  seconds = [row['seconds'] for row in clock]  # of the run, not of a session
+  assert seconds == sorted(seconds) and seconds[-1] < whole
   exports = [read(w, 'export/generator.safetensors') for w in (workdir, uninterrupted)]
   assert exports[0] == exports[1]
   # The clock is of both, its parts are all of it, and nothing was done twice.
@@ -117,16 +122,33 @@ def test_workdir_holds_what_the_readme_promises(uninterrupted):
   assert history == history_of.begin(0)
 
 
+def test_the_copy_of_a_checkpoint_has_its_mark(monkeypatch):
+  """Of the clock; what a bucket has is copied as the checkpoint begins to be written there."""
+  monkeypatch.setattr(runs, 'card_architecture', lambda *_: {})
+  monkeypatch.setattr(runs.histories, 'position_at', lambda *_: 0)
+  parts = mock.MagicMock(frozen='')
+  runs.Run.save(parts, {'frozen': {}}, None, None, 4, None)
+  calls = [name for name, *_ in parts.mock_calls]
+  order = [calls.index(name) for name in ('session.mark', 'copies.push', 'checkpoints.save')]
+  assert order == sorted(order)
+
+
 def test_history_decides_the_seed():
   history = [{'from_step': 0, 'seed': 3}, {'from_step': 100, 'seed': 9}]
   assert [history_of.seed_at(history, step) for step in (0, 99, 100, 5000)] == [3, 3, 9, 9]
 
 
 @pytest.mark.usefixtures('no_pictures', 'shared_programs')
-def test_a_finished_run_is_left_as_it_is(uninterrupted, capsys):
+def test_a_finished_run_is_left_as_it_is(uninterrupted, capsys, monkeypatch):
+  closed = []
+  for owner in (checkpoint.Checkpoints, logs.Log, writers.Mirrors):
+    monkeypatch.setattr(
+      owner, 'close', lambda self, close=owner.close: closed.append(type(self)) or close(self)
+    )
   before = read(uninterrupted, 'metrics.jsonl'), read(uninterrupted, 'export/generator.safetensors')
   train(tiny(steps=6), uninterrupted)
   assert 'is at step 6 already' in capsys.readouterr().err
+  assert closed[-1] == writers.Mirrors and len(closed) == 3  # no checkpoint waits for a server
   after = read(uninterrupted, 'metrics.jsonl'), read(uninterrupted, 'export/generator.safetensors')
   assert before == after
 

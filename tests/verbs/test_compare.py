@@ -104,6 +104,34 @@ def test_curves_are_means_within_their_spread(bigjax, runs, tmp_path, monkeypatc
   assert words == [f'1: optim.gen_lr={rate} (2 runs)', '2: optim.gen_lr=0.001 (1 run)']
 
 
+def test_a_run_whose_scores_are_not_finite_is_compared(bigjax, tmp_path):
+  """As one that diverged: its group has no spread, and JSON no NaN."""
+  nan, inf = float('nan'), float('inf')
+  paths = [
+    make(tmp_path / 'a', 0), make(tmp_path / 'b', 1, [(100, 0.3), (200, nan)]),
+    make(tmp_path / 'c', 0, [(100, 0.3), (200, inf)], **{'optim.gen_lr': 0.1}),
+  ]  # fmt: skip
+  status, out, err = bigjax(
+    'compare', *paths, '--scores=coverage', f'--json={tmp_path}/x.json', f'--out={tmp_path}/x.png'
+  )
+  assert status == 0 and err == ''
+  cells = [line.split() for line in out.splitlines()]
+  assert ['1', 'nan', '+-', 'nan'] in cells and ['2', 'inf'] in cells
+  best = statistics.stdev([0.6, 0.3])
+  assert ['1', '0.45', '+-', f'{best:.2g}'] in cells
+  refuse = lambda name: pytest.fail(f'{name} is no JSON')
+  found = json.loads((tmp_path / 'x.json').read_text(), parse_constant=refuse)
+  assert found['groups'][0]['scores']['coverage']['final'] == {'mean': None, 'std': None, 'num': 2}
+  assert found['groups'][1]['runs'][0]['scores']['coverage']['final'] is None
+
+
+def test_a_run_is_one_however_often_it_is_given(bigjax, runs, tmp_path, monkeypatch):
+  """`runs/* runs/a/`: else it would have no spread with itself."""
+  monkeypatch.chdir(tmp_path)
+  out = bigjax('compare', 'c', *runs, 'a/', f'{tmp_path}/../{tmp_path.name}/b')[1]
+  assert [line.split()[2] for line in out.splitlines()[1:3]] == ['0', '0,3']
+
+
 def test_a_change_within_a_run_counts_and_a_version_before_does_not(tmp_path):
   change = {'from_step': 100, 'seed': 0, 'patch': {'optim.gen_lr': 0.01}, 'position': 1,
             'reason': 'asked for'}  # fmt: skip
@@ -153,10 +181,12 @@ def test_what_is_no_run_gets_a_sentence(bigjax, runs, tmp_path):
   assert err.splitlines()[0].startswith('left out: ') and 'has no config.json' in err
   assert len(err.splitlines()) == 2
   (tmp_path / 'c' / 'metrics.jsonl').write_text('{"d_loss": 1}\n')
+  (tmp_path / 'b' / 'metrics.jsonl').write_text('{"step": 1, "coverage": [2]}\n')
   for words, sentence in (
     ([str(tmp_path / 'photos')], 'is no workdir of a run'),
-    ([*runs[:2], 'absent'], "there is no folder 'absent'"),
+    ([runs[0], 'absent'], "there is no folder 'absent'"),
     ([runs[2]], 'is damaged, or of another version'),
+    ([runs[1]], 'is damaged, or of another version'),
     ([runs[0], '--scores=coverge'], 'did you mean coverage?'),
   ):
     status, _, err = bigjax('compare', *words)

@@ -7,6 +7,7 @@ own folders can be asked for, and none that a link leads out of it.
 import dataclasses
 import functools
 import json
+import math
 import os
 import re
 import stat
@@ -267,6 +268,6 @@ def summary(workdir: str) -> dict[str, Any]:
 
 
 def seconds(workdir: str) -> float:
-  """The wall clock of the run's last process, as far as it has written it down."""
-  rows = list(tail(os.path.join(workdir, 'timing.jsonl')))
-  return max((float(row.get('seconds', 0)) for row in rows), default=0.0)
+  """The run's wall clock, over all its sessions; 0 where it has none."""
+  found = _object(os.path.join(workdir, 'clock.json')).get('seconds')
+  return float(found) if isinstance(found, int | float) and 0 <= found < math.inf else 0.0

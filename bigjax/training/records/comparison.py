@@ -104,7 +104,11 @@ def _read(workdir: str) -> Run:
     images=_position(folder),
     seconds=clock['seconds'] if clock['sessions'] else None,
     clock=summary.get('clock', {}),
-    scores={name: curve for name, curve in scores.items() if curve},
+    scores={
+      name: [(int(step), float(value)) for step, value in curve]
+      for name, curve in scores.items()
+      if curve
+    },
     real=summary.get('real', {}),
     real_of=summary.get('floor_of', 'real'),
   )
@@ -197,11 +201,17 @@ def values(group: Sequence[Run], name: str, which: str) -> list[float]:
   return [getattr(figures(curve, name), which) for curve in curves]
 
 
+def deviation(some: Sequence[float]) -> float:
+  """The standard deviation of several values; NaN of one, or where one is not finite."""
+  known = len(some) > 1 and all(map(math.isfinite, some))
+  return statistics.stdev(some) if known else math.nan
+
+
 def spread(some: Sequence[float]) -> str:
   """'mean +- standard deviation' of several values, the value of one, '-' of none."""
   if len(some) < 2:
     return f'{some[0]:.4g}' if some else '-'
-  return f'{statistics.fmean(some):.4g} +- {statistics.stdev(some):.2g}'
+  return f'{statistics.fmean(some):.4g} +- {deviation(some):.2g}'
 
 
 def label(number: int, group: Sequence[Run], keys: Sequence[str]) -> str:
@@ -278,7 +288,8 @@ def between(numbers: Sequence[int]) -> str:
 def as_json(
   groups: Sequence[Sequence[Run]], keys: Sequence[str], names: Sequence[str]
 ) -> dict[str, Any]:
-  """Everything, as JSON has it."""
+  """Everything, as JSON has it: what is not finite is null."""
+  number = lambda value: value if math.isfinite(value) else None
   of = lambda run: {name: figures(run.scores[name], name) for name in names if name in run.scores}
   found = []
   for group in groups:
@@ -287,14 +298,17 @@ def as_json(
     for name in names:
       for which in ('final', 'best'):
         if some := values(group, name, which):
-          std = statistics.stdev(some) if len(some) > 1 else None
-          about = {'mean': statistics.fmean(some), 'std': std, 'num': len(some)}
+          mean, std = number(statistics.fmean(some)), number(deviation(some))
+          about = {'mean': mean, 'std': std, 'num': len(some)}
           scores.setdefault(name, {})[which] = about
     runs = [
       {
         **{key: getattr(run, key) for key in ('workdir', 'seed', 'step', 'last', 'images')},
         **{key: getattr(run, key) for key in ('seconds', 'clock')},
-        'scores': {name: dataclasses.asdict(one) for name, one in its.items()},
+        'scores': {
+          name: {key: number(value) for key, value in dataclasses.asdict(one).items()}
+          for name, one in its.items()
+        },
       }
       for run, its in zip(group, every, strict=True)
     ]
@@ -386,7 +400,11 @@ def run(args: argparse.Namespace) -> None:
     UserError: none of what is given is a run, or a score is unknown.
   """
   runs: list[Run] = []
-  for workdir in dict.fromkeys(args.runs):
+  # Each once, though given as runs/* and as runs/a/ too: a run has no spread with itself.
+  places: dict[str, str] = {}
+  for given in args.runs:
+    places.setdefault(os.path.realpath(given), given)
+  for workdir in places.values():
     try:
       runs.append(read(workdir))
     except errors.UserError as error:

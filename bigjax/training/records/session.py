@@ -7,6 +7,7 @@ the time between two processes.
 
 import contextlib
 import json
+import math
 import os
 import threading
 from typing import Any
@@ -44,10 +45,13 @@ def read(path: str) -> dict[str, Any]:
       str(int(step)): added({name: float(s) for name, s in parts.items()})
       for step, parts in found['marks'].items()
     }
-    return {
-      'sessions': int(found['sessions']), 'seconds': float(found['seconds']), 'marks': marks,
-    }  # fmt: skip
-  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    seconds = float(found['seconds'])
+    every = [seconds, *(s for parts in marks.values() for s in parts.values())]
+    if not all(0 <= s < math.inf for s in every):
+      raise ValueError
+    return {'sessions': int(found['sessions']), 'seconds': seconds, 'marks': marks}
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError,
+          RecursionError):  # fmt: skip
     return {'sessions': 0, 'seconds': 0.0, 'marks': {}}
 
 
@@ -70,26 +74,29 @@ class Session:
     self._lock, self._end = threading.Lock(), threading.Event()
     self._beats: threading.Thread | None = None
 
-  def goes_on_from(self, step: int) -> None:
-    """Begin at a step, or go on from it: again, after a roll-back; what came after it is lost."""
-    if self.first is None:
-      known = read(self._path)
-      self._sessions = known['sessions'] + 1
-      self._marks, reached = known['marks'], known['seconds']
-    else:
-      reached = sum(self.parts().values())
-      self._discarded = added(self._discarded, self.watch.read())
-      self.watch.clear()
-    # A roll-back goes on from an earlier one than the process began with, or a later one.
-    self.first = step if self.first is None else min(step, self.first)
-    self._marks = {at: parts for at, parts in self._marks.items() if int(at) <= step}
-    kept = self._marks.get(str(max(map(int, self._marks), default=0)), {})
-    lost = max(reached - sum(kept.values()), 0.0)
-    self._before = added(kept, {'lost': lost})
-    self.mark(step)
-    if self._beats is None and jax.process_index() == 0:
+  def begin(self) -> None:
+    """Take up the clock of the sessions before, and write down from here on how far this comes."""
+    known = read(self._path)
+    self._sessions, self._marks = known['sessions'] + 1, known['marks']
+    self._before = {'lost': known['seconds']}  # until it is known what of it was not
+    if jax.process_index() == 0:
       self._beats = threading.Thread(target=self._beat, daemon=True)
       self._beats.start()
+
+  def goes_on_from(self, step: int) -> None:
+    """Begin at a step, or go on from it: again, after a roll-back; what came after it is lost."""
+    with self._lock:
+      if self.first is not None:  # all that this process did is before the roll-back
+        own = self.watch.clear()
+        self._discarded = added(self._discarded, own)
+        self._before = added(self._before, own)
+      # A roll-back goes on from an earlier one than the process began with, or a later one.
+      self.first = step if self.first is None else min(step, self.first)
+      self._marks = {at: parts for at, parts in self._marks.items() if int(at) <= step}
+      kept = self._marks.get(str(max(map(int, self._marks), default=0)), {})
+      lost = sum(self._before.values()) - sum(kept.values())
+      self._before = added(kept, {'lost': max(lost, 0.0)})
+    self.mark(step)
 
   def mark(self, step: int) -> None:
     """A run can go on from this step: keep what the clock says."""
@@ -100,6 +107,14 @@ class Session:
   def parts(self) -> Seconds:
     """Seconds of the run by part, over all sessions."""
     return added(self._before, self.watch.read())
+
+  def of_steps(self) -> float:
+    """Seconds of the run so far, over all sessions, without what was lost.
+
+    So they grow with its steps, wherever it was stopped: the clock of timing.jsonl.
+    """
+    parts = self.parts()
+    return sum(parts.values()) - parts['lost']
 
   @property
   def seconds(self) -> float:

@@ -37,11 +37,12 @@ class Stopwatch:
       self._charge()
       return dict(self._spent)
 
-  def clear(self) -> None:
-    """Count from 0 on."""
+  def clear(self) -> dict[str, float]:
+    """As `read`, and count from 0 on."""
     with self._lock:
       self._charge()
-      self._spent = {}
+      spent, self._spent = self._spent, {}
+      return spent
 
   def goes_on(self, part: str) -> None:
     """From here on this part runs in place of the one that did."""

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from bigjax.core import progress
+
 Row = tuple[int, dict[str, float]]  # step, values
 MOST = 1000  # values that mlflow takes at once
 
@@ -107,6 +109,7 @@ class Wandb:
 class Mlflow:
   """A run of MLflow, in the store that MLFLOW_TRACKING_URI names (else mlflow's own default)."""
 
+  @progress.ticking('mlflow begins')  # which may wait for its server for minutes
   def __init__(self, about: About, run: str, unfinished: str):
     del unfinished
     import mlflow
@@ -160,6 +163,7 @@ class Mlflow:
 
   def write(self, first: int, rows: Sequence[Row]) -> None:
     del first
+    self._known.clear()
     now = int(1000 * time.time())
     metrics = [
       self._metric(self._name(name), value, now, step)

@@ -10,6 +10,7 @@ a tracker has come.
 import concurrent.futures
 import json
 import os
+import queue
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,17 @@ import numpy as np
 from PIL import Image
 
 from bigjax.core import config as core_config
-from bigjax.core import errors, files
+from bigjax.core import errors, files, progress
 from bigjax.training import history as histories
 from bigjax.training.records.trackers import TRACKERS, About, Row
 
 CLOCK = ('seconds', 'time', 'stage_change')  # of timing.jsonl, which are no metrics
 MARKS = threading.Lock()  # of the one file in which several mirrors keep how far they are
+ROWS = ('metrics.jsonl', 'scores.jsonl')  # the files that a mirror sends
+NONE = [0, 0]  # of a file's rows: before the first
+NOTHING = {'rows': 0, 'samples': 0, **dict.fromkeys(ROWS, NONE)}  # has been sent
+MANY = 2**31  # more rows than a step has
+PATIENCE = 60.0  # seconds without a row sent, after which the end of a run waits no longer
 
 
 class TensorBoard:
@@ -100,7 +106,44 @@ def check(config: ml_collections.ConfigDict) -> None:
 # --- Mirrors of a workdir
 
 
-def taken(rows: Sequence[tuple[int, Row]], most: int) -> int:
+class Worker:
+  """A thread that does one thing after another, and that the end of a process does not wait for."""
+
+  def __init__(self):
+    self._queue: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=self._work, name='tracker', daemon=True).start()
+
+  def submit(self, do: Callable[[], None]) -> concurrent.futures.Future:
+    future: concurrent.futures.Future = concurrent.futures.Future()
+    self._queue.put((do, future))
+    return future
+
+  def _work(self) -> None:
+    while (found := self._queue.get()) is not None:
+      do, future = found
+      try:
+        future.set_result(do())
+      except BaseException as error:
+        future.set_exception(error)
+
+  def end(self) -> None:
+    """Do nothing more once all is done."""
+    self._queue.put(None)
+
+
+def is_sent(found: Any) -> bool:
+  """Whether this is what `NOTHING` grows to."""
+  number = lambda value: isinstance(value, int)
+  return (
+    isinstance(found, dict)
+    and found.keys() == NOTHING.keys()
+    and all(isinstance(found[key], list) and list(map(number, found[key])) == [True] * 2
+            for key in ROWS)
+    and all(number(found[key]) for key in found if key not in ROWS)
+  )  # fmt: skip
+
+
+def taken(rows: Sequence[tuple[Any, Row]], most: int) -> int:
   """How many rows, at least one, have at most so many values."""
   num, values = 1, len(rows[0][1][1])
   while num < len(rows) and values + len(rows[num][1][1]) <= most:
@@ -138,21 +181,35 @@ class Mirror:
     name: of TRACKERS.
     about: the run.
     history: of the run: where that has changed, what comes after the change is sent anew.
-    last: the run's last step.
+    first, last: the step that this process begins or goes on at, and the run's last.
     say: prints a line.
   Raises:
     UserError: the tracker refuses to begin.
   """
 
   def __init__(
-    self, name: str, about: About, history: histories.History, last: int, say: Callable[[str], None]
+    self,
+    name: str,
+    about: About,
+    history: histories.History,
+    first: int,
+    last: int,
+    say: Callable[[str], None],
   ):
-    self._name, self._workdir, self._last, self._say = name, about.workdir, last, say
-    self._path, self._history = os.path.join(about.workdir, 'writers.json'), len(history)
+    self._name, self._workdir, self._say = name, about.workdir, say
+    self._path = os.path.join(about.workdir, 'writers.json')
+    self._history = json.loads(json.dumps(history))  # as it is read again
+    self._step, self._last = first, last
     mark = self._read().get(name)
     mark = mark if isinstance(mark, dict) else {}
-    self._sent = {'rows': 0, 'metrics.jsonl': 0, 'scores.jsonl': 0, 'samples': 0}
-    self._sent |= mark.get('sent', {})
+    # Rows and grids that were sent, the step of the last grid, and of the last row of each file its
+    # step and which of that step's it is: whatever run.log_every was, and is now.
+    self._sent = mark.get('sent') or dict(NOTHING)
+    if not is_sent(self._sent):
+      raise errors.UserError(
+        f'{self._path!r} is damaged, or of another version of bigjax; without it, {name} gets a '
+        'new run with all rows.'
+      )
     try:
       self._tracker = TRACKERS[name](about, mark.get('run', ''), mark.get('open', ''))
     except Exception as error:  # whatever that library raises
@@ -162,13 +219,12 @@ class Mirror:
         f'WANDB_MODE=offline or MLFLOW_TRACKING_URI, or leave {name} out of run.writers.'
       ) from None
     if self._tracker.is_new:
-      self._sent = dict.fromkeys(self._sent, 0)
-    elif mark.get('history', 1) != self._history:
-      self._forget_after(histories.newest(history))
-    self._unsure = {'metrics.jsonl', 'scores.jsonl'} if mark.get('open') else set()
-    self._step = 0
+      self._sent = dict(NOTHING)
+    else:
+      self._forget_after(histories.differ_after(mark.get('history'), self._history))
+    self._unsure = set(ROWS) if mark.get('open') else set()
     self._from_the_top()
-    self._thread = concurrent.futures.ThreadPoolExecutor(1)
+    self._worker, self._left = Worker(), False
     self._pending: concurrent.futures.Future | None = None
     self._warned = ''
     self._write(self._tracker.place)
@@ -176,16 +232,16 @@ class Mirror:
 
   def _from_the_top(self) -> None:
     """Read all files from their beginning; what was sent is passed over."""
-    names = ('metrics.jsonl', 'scores.jsonl', 'timing.jsonl')
+    names = (*ROWS, 'timing.jsonl')
     self._tails = {name: Tail(os.path.join(self._workdir, name)) for name in names}
-    self._seen = dict.fromkeys(names, 0)
+    self._seen = dict.fromkeys(names, NONE)
     self._times: dict[int, dict[str, float]] = {}  # of rows to come, by step
 
-  def _forget_after(self, step: int) -> None:
+  def _forget_after(self, step: float) -> None:
     """What comes after a step is another run's now: rows of it are sent, whatever was before."""
-    for key in ('metrics.jsonl', 'scores.jsonl'):
-      rows = files.read_rows(os.path.join(self._workdir, key))
-      self._sent[key] = min(self._sent[key], sum(row['step'] <= step for row in rows))
+    for key in ROWS:
+      if self._sent[key][0] > step:
+        self._sent[key] = [step, MANY]
     self._sent['samples'] = min(self._sent['samples'], step)
 
   def _read(self) -> dict[str, Any]:
@@ -204,7 +260,7 @@ class Mirror:
     """Begin to send what there is up to a step, unless that is still under way."""
     self._step = step
     if self._pending is None or self._pending.done():
-      self._pending = self._thread.submit(self._sync)
+      self._pending = self._worker.submit(self._sync)
 
   def _sync(self) -> None:
     """Send everything that is new; what fails is tried again the next time."""
@@ -220,6 +276,7 @@ class Mirror:
       self._warned = ''
     except Exception as error:  # days of training must not end for a tracker
       self._from_the_top()
+      self._unsure = set(ROWS)  # only the answer may have been lost
       words = f'warning: {self._name}: {type(error).__name__}: {str(error).strip()[:200]}'
       if words != self._warned:
         self._say(f'{words}; what was not sent will be tried again')
@@ -236,9 +293,10 @@ class Mirror:
     values_of: Callable[[Mapping[str, Any]], dict[str, float]],
   ) -> None:
     """Send those of a file's new rows that were not sent."""
-    rows: list[tuple[int, Row]] = []  # with the numbers of their lines
+    rows: list[tuple[list[int], Row]] = []  # with their step, and which of its rows they are
     for found in new:
-      self._seen[key] += 1
+      step, num = self._seen[key]
+      self._seen[key] = [found['step'], num + 1 if found['step'] == step else 1]
       values = values_of(found)
       if self._seen[key] > self._sent[key] and values:
         rows.append((self._seen[key], (found['step'], values)))
@@ -247,24 +305,20 @@ class Mirror:
       if not self._tracker.has(rows[0][1]):
         self._unsure.remove(key)
         break
-      rows.pop(0)
-      self._sent['rows'] += 1
-    while rows:
+      self._sent |= {'rows': self._sent['rows'] + 1, key: rows.pop(0)[0]}
+    while rows and not self._left:
       num = taken(rows, self._tracker.at_once)
       self._tracker.write(self._sent['rows'], [row for _, row in rows[:num]])
       self._sent |= {'rows': self._sent['rows'] + num, key: rows[num - 1][0]}
       self._keep()
       del rows[:num]
-    if self._seen[key] > self._sent[key]:
-      self._sent[key] = self._seen[key]
-      self._keep()
 
   def _send_pictures(self) -> None:
     folder = os.path.join(self._workdir, 'samples')
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = sorted(int(name[:-4]) for name in names if re.fullmatch(r'\d+\.png', name))
     for step in steps:
-      if self._sent['samples'] < step <= self._step:
+      if self._sent['samples'] < step <= self._step and not self._left:
         self._tracker.picture(self._sent['rows'], step, os.path.join(folder, f'{step:08d}.png'))
         self._sent |= {'samples': step, 'rows': self._sent['rows'] + 1}
         self._keep()
@@ -273,15 +327,29 @@ class Mirror:
     if self._tracker.keeps:
       self._write(self._tracker.place)
 
-  def close(self) -> None:
+  def _end(self) -> None:
     """Send the rest, and end."""
-    self._thread.submit(self._sync).result()
-    self._thread.shutdown()
+    self._sync()
+    if self._left:
+      return
     try:
       self._tracker.close(self._step >= self._last)
       self._write('')
     except Exception as error:
       self._say(f'warning: {self._name} did not end well: {type(error).__name__}: {error}')
+
+  def close(self) -> None:
+    """Send the rest, and end; what a tracker does not take is left to the next session."""
+    ended, before = self._worker.submit(self._end), None
+    self._worker.end()
+    while before != (before := dict(self._sent)):  # as long as it takes some
+      if concurrent.futures.wait([ended], PATIENCE).done:
+        return
+    self._left = True
+    self._say(
+      f'warning: {self._name} has taken nothing for {progress.duration(PATIENCE)}; what was not '
+      'sent will be when the same command is given again'
+    )
 
 
 class Mirrors:
@@ -292,6 +360,7 @@ class Mirrors:
     config: ml_collections.ConfigDict,
     workdir: str,
     history: histories.History,
+    first: int,
     tags: Mapping[str, str],
     say: Callable[[str], None],
   ):
@@ -300,7 +369,7 @@ class Mirrors:
     about = About(name, workdir, core_config.flatten(config), tags)
     try:
       for writer in names_of(config) if jax.process_index() == 0 else ():
-        self._all.append(Mirror(writer, about, history, config.run.steps, say))
+        self._all.append(Mirror(writer, about, history, first, config.run.steps, say))
     except BaseException:
       self.close()
       raise

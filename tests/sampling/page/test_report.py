@@ -8,7 +8,7 @@ import re
 import pytest
 from PIL import Image
 
-from bigjax.core import files
+from bigjax.core import files, progress
 from bigjax.sampling.page import run_files
 
 from tiny_run import bigjax  # noqa: F401 - a fixture
@@ -67,6 +67,8 @@ def test_a_run_with_its_pictures(bigjax, workdir, tmp_path):  # noqa: F811
   assert f'{summary["real"]["coverage"]:.4g}' in reader.text
   for word in ('biggan on digits, step 4 of 4', 'optim.d_steps', '1,347', 'Card'):
     assert word in text
+  clock = files.read_json(str(workdir / 'clock.json'))['seconds']
+  assert reader.text[reader.text.index('wall clock') + 1].strip() == progress.duration(clock)
 
 
 def test_an_export_has_a_grid_made_for_it(bigjax, params, tmp_path):  # noqa: F811

@@ -12,7 +12,7 @@ import safetensors.numpy
 from bigjax.algorithms.base import configs
 from bigjax.core import checkpoint, errors, trees
 from bigjax.sampling import generator_file
-from bigjax.training import loop
+from bigjax.training import loop, quick_evaluation
 from bigjax.training.posthoc import reconstruction, snapshots
 
 import toys
@@ -41,7 +41,7 @@ def state(workdir, step=STEPS):
 def no_pictures():
   with pytest.MonkeyPatch.context() as patch:
     for name in ('curves', 'vital_signs'):
-      patch.setattr(loop.quick_evaluation, 'draw_growth', lambda *_: None)
+      patch.setattr(quick_evaluation, 'draw_growth', lambda *_: None)
       patch.setattr(f'bigjax.training.plots.{name}', lambda *args, **kwargs: None)
     yield
 

@@ -30,6 +30,7 @@ def clock(monkeypatch):
 )
 def test_the_time_is_that_of_the_steps_it_is_said_with(clock, tmp_path, firsts, words):
   session = sessions.Session(str(tmp_path), began=1000)
+  session.begin()
   for first in firsts:
     session.goes_on_from(first)
   clock[0] += 851
@@ -40,6 +41,7 @@ def test_the_time_is_that_of_the_steps_it_is_said_with(clock, tmp_path, firsts, 
 def test_the_clock_adds_over_sessions_and_knows_what_was_lost(clock, tmp_path):
   """A run of 20 steps of 1 s with checkpoints at 10, killed at 17, then told to end at 15."""
   first = sessions.Session(str(tmp_path), began=995)  # 5 s of imports
+  first.begin()
   first.goes_on_from(0)
   first.watch.goes_on('steps')
   clock[0] += 10
@@ -49,6 +51,7 @@ def test_the_clock_adds_over_sessions_and_knows_what_was_lost(clock, tmp_path):
   first._end.set()  # killed
   clock[0] += 5000  # nobody's time
   second = sessions.Session(str(tmp_path))
+  second.begin()
   clock[0] += 3
   second.goes_on_from(10)
   second.watch.goes_on('steps')
@@ -58,6 +61,7 @@ def test_the_clock_adds_over_sessions_and_knows_what_was_lost(clock, tmp_path):
     second.mark(15)
   second.close()
   third = sessions.Session(str(tmp_path))
+  third.begin()
   clock[0] += 3
   third.goes_on_from(15)
   third.watch.goes_on('steps')
@@ -75,9 +79,54 @@ def test_the_clock_adds_over_sessions_and_knows_what_was_lost(clock, tmp_path):
   third.close()
 
 
+def test_a_process_that_is_killed_before_its_first_step_is_counted(clock, tmp_path):
+  """Whatever it restored and drew until then has to be done again."""
+  first = sessions.Session(str(tmp_path))
+  first.begin()
+  first.goes_on_from(0)
+  first.watch.goes_on('steps')
+  clock[0] += 10
+  first.mark(10)
+  first.close()
+  second = sessions.Session(str(tmp_path))
+  clock[0] += 2
+  second.begin()
+  clock[0] += 30
+  second._write()  # its last beat
+  second._end.set()
+  third = sessions.Session(str(tmp_path))
+  third.begin()
+  clock[0] += 4
+  third.goes_on_from(10)
+  found = third.summary()
+  assert (found['seconds'], found['sessions']) == (46, 3)
+  assert {name: s for name, s in found['clock'].items() if s} == {
+    'steps': 10, 'start': 4, 'lost': 32,
+  }  # fmt: skip
+  third.close()
+
+
+def test_seconds_of_steps_grow_with_them_whatever_is_lost(clock, tmp_path):
+  """What timing.jsonl has: rows after a checkpoint are written again, with the time of these."""
+  rows = {}
+  for first, steps in ((0, 17), (10, 15), (10, 20)):
+    session = sessions.Session(str(tmp_path))
+    session.begin()
+    session.goes_on_from(first)
+    rows = {step: seconds for step, seconds in rows.items() if step <= first}
+    for step in range(first + 1, steps + 1):
+      clock[0] += 1
+      rows[step] = session.of_steps()
+      if step % 10 == 0:
+        session.mark(step)
+    session.close()
+  assert rows == {step: step for step in range(1, 21)}
+
+
 def test_what_is_rolled_back_is_lost(clock, tmp_path):
   """And killed after that, it stays lost."""
   session = sessions.Session(str(tmp_path))
+  session.begin()
   session.goes_on_from(0)
   session.watch.goes_on('steps')
   clock[0] += 10
@@ -90,6 +139,7 @@ def test_what_is_rolled_back_is_lost(clock, tmp_path):
   session._write()
   session._end.set()
   other = sessions.Session(str(tmp_path))
+  other.begin()
   other.goes_on_from(10)
   parts = other.parts()
   assert (parts['steps'], parts['lost']) == (10, 8)
@@ -97,11 +147,21 @@ def test_what_is_rolled_back_is_lost(clock, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'text', ['', '[]', '{"sessions": 1}', '{"sessions": 1, "seconds": 2, "marks": {"a": 1}}']
+  'text',
+  [
+    '',
+    '[]',
+    '{"sessions": 1}',
+    '{"sessions": 1, "seconds": 2, "marks": {"a": 1}}',
+    '{"sessions": Infinity, "seconds": 2, "marks": {}}',
+    '{"sessions": 1, "seconds": NaN, "marks": {}}',
+    '{"sessions": 1, "seconds": 2, "marks": {"1": {"steps": -9}}}',
+  ],
 )
 def test_a_damaged_clock_ends_no_run(clock, tmp_path, text):
   (tmp_path / 'clock.json').write_text(text)
   session = sessions.Session(str(tmp_path))
+  session.begin()
   session.goes_on_from(10)
   clock[0] += 1
   assert session.summary()['seconds'] == 1
@@ -111,6 +171,7 @@ def test_a_damaged_clock_ends_no_run(clock, tmp_path, text):
 def test_beats_tell_how_far_a_killed_process_came(tmp_path, monkeypatch):
   monkeypatch.setattr(sessions, 'BEAT', 0.01)
   session = sessions.Session(str(tmp_path))
+  session.begin()
   session.goes_on_from(0)
   before = (tmp_path / 'clock.json').read_text()
   for _ in range(2000):
@@ -124,6 +185,7 @@ def test_beats_tell_how_far_a_killed_process_came(tmp_path, monkeypatch):
 def test_other_processes_write_no_clock(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   session = sessions.Session(str(tmp_path))
+  session.begin()
   session.goes_on_from(0)
   session.mark(2)
   session.close()

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -101,6 +102,48 @@ def test_a_run_that_has_gone_back_is_another_from_there(fakes, tmp_path):
   assert sorted(losses) == sorted(before + [(step, 2 / step) for step in range(5, 11)])
 
 
+def test_a_run_may_go_back_further_than_before(fakes, tmp_path):
+  """Its history is as long as that before; rows after 2 are sent though there were some."""
+  back = lambda step, seed: [
+    *mirrored.START,
+    {**mirrored.START[0], 'from_step': step, 'seed': seed},
+  ]
+  mirrored.work(str(tmp_path), 'wandb', 0, 6, back(4, 1)).close()
+  mirrored.work(str(tmp_path), 'wandb', 2, mirrored.LAST, back(2, 2), scale=2.0)
+  rows, _ = of_wandb(tmp_path)
+  losses = [(step, values['d_loss']) for step, values in rows if 'd_loss' in values]
+  before = [(step, 1 / step) for step in range(1, 7)]
+  assert sorted(losses) == sorted(before + [(step, 2 / step) for step in range(3, 11)])
+
+
+def test_rows_that_come_seldomer_after_a_kill_are_sent(fakes, tmp_path):
+  """run.log_every may change: a row is known by its step, not by its number in the file."""
+  _, mlflow = fakes
+  mirrored.work(str(tmp_path), 'mlflow', 0, 7)
+  mirrored.work(str(tmp_path), 'mlflow', 2, mirrored.LAST, every=3)
+  found = [metric.step for metric in list(mlflow.RUNS.values())[-1].metrics
+           if metric.key == 'd_loss']  # fmt: skip
+  assert found == [*range(1, 8), 9]
+
+
+@pytest.mark.parametrize('sent', [[], {'rows': 3}, {**writers.NOTHING, 'metrics.jsonl': 4}])
+def test_marks_of_another_version_are_refused(fakes, tmp_path, sent):
+  mark = {'wandb': {'run': 'x', 'open': '', 'history': [], 'sent': sent or [1]}}
+  (tmp_path / 'writers.json').write_text(json.dumps(mark))
+  with pytest.raises(errors.UserError, match='without it, wandb gets a new run'):
+    mirrored.work(str(tmp_path), 'wandb', 0, mirrored.LAST)
+
+
+def test_a_tracker_may_come_when_all_is_done(fakes, tmp_path):
+  """And a run that has ended has ended in it, however often the command is given again."""
+  _, mlflow = fakes
+  mirrored.work(str(tmp_path), '', 0, mirrored.LAST)
+  for _ in range(2):
+    mirrored.work(str(tmp_path), 'mlflow', mirrored.LAST, mirrored.LAST)
+    run = list(mlflow.RUNS.values())[-1]
+    assert of_mlflow(run) == flat(mirrored.expected()) and run.info.status == 'FINISHED'
+
+
 def test_a_tracker_may_come_in_the_middle(fakes, tmp_path):
   mirrored.work(str(tmp_path), '', 0, 6)
   mirrored.work(str(tmp_path), 'wandb', 6, mirrored.LAST)
@@ -110,7 +153,7 @@ def test_a_tracker_may_come_in_the_middle(fakes, tmp_path):
 def push(mirror, step):
   """As Mirror.push, and one at a time."""
   mirror._step = step
-  return mirror._thread.submit(mirror._sync)
+  return mirror._worker.submit(mirror._sync)
 
 
 def test_what_a_tracker_refuses_is_sent_later(fakes, tmp_path, monkeypatch):
@@ -125,6 +168,40 @@ def test_what_a_tracker_refuses_is_sent_later(fakes, tmp_path, monkeypatch):
     f'warning: wandb: OSError: {why}; what was not sent will be tried again'
     for why in ('no route', 'busy')
   ]
+
+
+def test_a_row_is_not_doubled_where_only_the_answer_was_lost(fakes, tmp_path, monkeypatch):
+  """The server has them, and the line breaks before it says so."""
+  _, mlflow = fakes
+  monkeypatch.setattr(writers.Mirror, 'push', lambda self, step: push(self, step).result())
+  take, calls = mlflow.MlflowClient.log_batch, []
+
+  def breaks(self, run_id, metrics=(), params=()):
+    take(self, run_id, metrics, params)
+    calls.append(metrics)
+    if metrics and len(calls) % 2:
+      raise OSError('timed out')
+
+  monkeypatch.setattr(mlflow.MlflowClient, 'log_batch', breaks)
+  mirrored.work(str(tmp_path), 'mlflow', 0, mirrored.LAST)
+  assert len(calls) > 5
+  assert of_mlflow(list(mlflow.RUNS.values())[-1]) == flat(mirrored.expected())
+
+
+def test_a_tracker_that_hangs_keeps_no_run_from_its_end(fakes, tmp_path, monkeypatch):
+  """The process is not kept either: its thread is nobody's to wait for; all is sent later."""
+  wandb, _ = fakes
+  never, said = threading.Event(), []
+  monkeypatch.setattr(writers, 'PATIENCE', 0.05)
+  with monkeypatch.context() as patch:
+    patch.setattr(wandb.Run, 'log', lambda *args, **kwargs: never.wait())
+    mirrored.work(str(tmp_path), 'wandb', 0, mirrored.LAST, say=said.append)
+    assert said[-1].startswith('warning: wandb has taken nothing for 0s; what was not sent')
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == 'tracker')
+  monkeypatch.setattr(writers, 'PATIENCE', 60)
+  mirrored.work(str(tmp_path), 'wandb', mirrored.LAST, mirrored.LAST)
+  assert of_wandb(tmp_path)[0] == mirrored.expected()
+  never.set()
 
 
 def test_only_the_first_process_has_trackers(fakes, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """What a run writes down while it trains."""
 
 from bigjax.core import files
-from bigjax.training import logs
+from bigjax.training.records import logs
 
 
 def test_a_clock_that_is_set_changes_no_duration(monkeypatch, tmp_path):
@@ -10,7 +10,7 @@ def test_a_clock_that_is_set_changes_no_duration(monkeypatch, tmp_path):
   monkeypatch.setattr(logs.time, 'time', lambda: next(clock))
   monkeypatch.setattr(logs.time, 'monotonic', lambda: next(spent))
   monkeypatch.setattr(logs, 'TensorBoard', lambda path: files.Null())
-  log = logs.Log(str(tmp_path), 0, 3, 64)
+  log = logs.Log(str(tmp_path), 0, 3, 64, lambda: next(spent))
   for step in (1, 2, 3):
     log.metrics(step, {'d_loss': 1.0}, waited=0.0)
   log.close()

@@ -18,9 +18,23 @@ Say = Callable[[str], None]
 
 
 class Log:
-  """metrics.jsonl (values), timing.jsonl (clock), TensorBoard and the progress line."""
+  """metrics.jsonl (values), timing.jsonl (clock), TensorBoard and the progress line.
 
-  def __init__(self, workdir: str, first: int, last: int, images_per_step: int):
+  Args:
+    workdir: of the run.
+    first, last: the steps between which this process works; rows after the first are dropped.
+    images_per_step: real images consumed by a step.
+    clock: seconds of the run so far, over all sessions.
+  """
+
+  def __init__(
+    self,
+    workdir: str,
+    first: int,
+    last: int,
+    images_per_step: int,
+    clock: Callable[[], float],
+  ):
     self._main = main = jax.process_index() == 0
     self._path = os.path.join(workdir, 'metrics.jsonl')
     self._values = files.JsonLines(self._path, first) if main else files.Null()
@@ -29,7 +43,7 @@ class Log:
     )
     self._events = TensorBoard(os.path.join(workdir, 'tensorboard')) if main else files.Null()
     self.progress = progress.Progress(first, last, images_per_step, sys.stderr if main else None)
-    self._start = time.monotonic()  # no clock that somebody sets
+    self._seconds = clock  # none that somebody sets
     self._last = time.monotonic()  # when the time began that the next row's `waiting` is a share of
 
   def restart(self, step: int, images_per_step: int) -> None:
@@ -44,7 +58,7 @@ class Log:
 
   def _write_clock(self, step: int, values: Mapping[str, float]) -> None:
     """Write a row of timing.jsonl, with the run's clock and the machine's."""
-    clock = {'seconds': round(time.monotonic() - self._start, 3), 'time': round(time.time(), 3)}
+    clock = {'seconds': round(self._seconds(), 3), 'time': round(time.time(), 3)}
     self._clock.write({'step': step, **values, **clock})
 
   def skip(self, seconds: float) -> None:
