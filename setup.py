@@ -33,6 +33,7 @@ TRAIN = [
   'tensorflow-cpu>=2.20; platform_system != "Darwin"',
   'tensorflow>=2.20; platform_system == "Darwin"',
   'tensorflow-datasets>=4.9.10',
+  'google-crc32c>=1.5',  # verifies TFRecords that are read many at once
   'importlib_resources',  # tensorflow-datasets needs it and does not say so
   'clu>=0.0.12',
   'tensorboard',  # clu's writers need it; TensorFlow no longer brings it

@@ -301,7 +301,9 @@ def without_labels(source: Source) -> Source:
       images, _ = lookup(tf, indices, chance)
       return images, tf.zeros(tf.shape(images)[:1], tf.int32)
 
-    return Named(looked_up, lookup.name_of) if isinstance(lookup, Named) else looked_up
+    if isinstance(lookup, Named):
+      return dataclasses.replace(lookup, lookup=looked_up)
+    return looked_up
 
   def plain(images: Callable[..., Labelled]) -> Callable[..., Labelled]:
     def some(most=None):
@@ -361,7 +363,8 @@ def _renumbered(lookup: Lookup, numbers: np.ndarray) -> Lookup:
     return lookup(tf, tf.gather(table, indices), chance)
 
   if isinstance(lookup, Named):
-    return Named(renumbered, lambda i: lookup.name_of(numbers[i]))
+    name_of = lambda i: lookup.name_of(numbers[i])
+    return dataclasses.replace(lookup, lookup=renumbered, name_of=name_of)
   return renumbered
 
 

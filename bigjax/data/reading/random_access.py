@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import re
 import sys
@@ -29,6 +30,7 @@ Lookup = Callable[[Any, Any, Any], tuple[Any, Any]]
 Picture = Callable[[Any, Any], tuple[Any, Any, Any]]
 JOINERS = '\u200c\u200d'  # which scripts and emoji need within words
 MOST_HASHED, HASHED = 100_000, 10_000  # pictures of which all, or so many, make a digest
+MOST_AT_ONCE, PIXELS = 64, 2**18  # images that are looked up in one call, and pixels of these
 PATIENCE = 60.0  # seconds until a stream says that it waits
 
 
@@ -39,13 +41,21 @@ class Named:
   Attributes:
     lookup: of the images.
     name_of: number of an image -> words, such as its path.
+    most: images that are to be looked up in one call, where they are so small that a call for each
+      would cost as much as they do.
   """
 
   lookup: Lookup
   name_of: Callable[[int], str]
+  most: int = 1
 
   def __call__(self, tf: Any, indices: Any, chance: Any) -> tuple[Any, Any]:
     return self.lookup(tf, indices, chance)
+
+
+def per_call(lookup: Lookup) -> int:
+  """The number of images to look up in one call."""
+  return lookup.most if isinstance(lookup, Named) else 1
 
 
 def tensorflow() -> Any:
@@ -74,21 +84,41 @@ def from_pictures(
   """Return the lookup of images that are decoded, cropped and resized at every visit.
 
   Args:
-    picture: (tf, scalar index) -> (encoded image, EXIF orientation, label).
+    picture: (tf, scalar index) -> (encoded image, EXIF orientation, label). It may have `many`, the
+      same of indices [n], where many are read in one call for little more than one.
     config: the group `data`: resolution, channels, crop, fit.
     name_of: see Named.
   """
 
   fit = config.get('fit', 'crop')
 
-  def lookup(tf, indices, chance):
-    encoded, orientation, label = picture(tf, indices[0])
+  def decoded(tf, encoded, orientation, label, chance=None):
     image = decode.decode(tf, encoded, orientation)
-    chance = chance[0] if config.crop == 'random' and chance is not None else None
     image = decode.square(tf, image, config.resolution, config.channels, chance, fit)
-    return image[None], tf.cast(label, tf.int32)[None]
+    return image, tf.cast(label, tf.int32)
 
-  return Named(lookup, name_of)
+  def lookup(tf, indices, chance):
+    chances = (chance,) if config.crop == 'random' and chance is not None else ()
+    if indices.shape[0] == 1:  # without a loop, which takes longer to be made
+      one = decoded(tf, *picture(tf, indices[0]), *(x[0] for x in chances))
+      return tuple(x[None] for x in one)
+    several = []  # the labels of an image, [] or [m]
+
+    def one(given):
+      index_or_picture, *chance = given
+      of_one = index_or_picture if many else picture(tf, index_or_picture)
+      image, label = decoded(tf, *of_one, *chance)
+      several[:] = label.shape
+      return image, label
+
+    many = getattr(picture, 'many', None)
+    given = (many(tf, indices) if many else indices, *chances)
+    images, labels = tf.map_fn(one, given, fn_output_signature=(tf.uint8, tf.int32))
+    shape = config.resolution, config.resolution, config.channels
+    lead = indices.shape[0]
+    return tf.ensure_shape(images, [lead, *shape]), tf.ensure_shape(labels, [lead, *several])
+
+  return Named(lookup, name_of, max(min(MOST_AT_ONCE, PIXELS // config.resolution**2), 1))
 
 
 def read(lookup: Lookup, indices: np.ndarray) -> Labelled:
@@ -110,15 +140,18 @@ def in_batches(lookup: Lookup, indices: np.ndarray, size: int) -> Iterator[Label
   tf = tensorflow()
   indices = np.asarray(indices, np.int64)
 
-  @tf.autograph.experimental.do_not_convert
-  def one(index):
-    image, label = lookup(tf, index[None], None)
-    return image[0], label[0]
+  together = math.gcd(size, per_call(lookup))  # or what cannot be read would end another batch
 
-  dataset = tf.data.Dataset.from_tensor_slices(indices).map(
-    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  @tf.autograph.experimental.do_not_convert
+  def some(indices):
+    return lookup(tf, indices, None)
+
+  dataset = tf.data.Dataset.from_tensor_slices(indices)
+  dataset = dataset.batch(together).map(
+    some, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
-  rows = readable(tf, with_options(tf, dataset.batch(size).prefetch(2)))
+  dataset = dataset.unbatch().batch(size).prefetch(2)
+  rows = readable(tf, with_options(tf, dataset))
   yield from blamed(rows, lookup, lambda i: indices[i * size : (i + 1) * size])
 
 
@@ -151,15 +184,33 @@ def read_labels(picture: Picture, numbers: np.ndarray, name_of: Callable[[int], 
   Raises:
     UserError: one cannot be read.
   """
+  rows = _undecoded(picture, numbers, name_of, lambda tf, encoded, label: tf.cast(label, tf.int32))
+  return np.array([next(rows) for _ in progress.counted(numbers, 'reading labels')], np.int32)
+
+
+def _undecoded(
+  picture: Picture,
+  numbers: np.ndarray,
+  name_of: Callable[[int], str],
+  what: Callable[[Any, Any, Any], Any],
+) -> Iterator[Any]:
+  """Yields `what` (tf, encoded, label) says of each of these pictures, in their order."""
   tf = tensorflow()
-  one = tf.autograph.experimental.do_not_convert(lambda i: tf.cast(picture(tf, i)[2], tf.int32))
-  dataset = tf.data.Dataset.from_tensor_slices(np.asarray(numbers, np.int64)).map(
-    one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-  )
+  many = getattr(picture, 'many', None)
+
+  @tf.autograph.experimental.do_not_convert
+  def some(i):
+    encoded, _, label = many(tf, i) if many else picture(tf, i)
+    return what(tf, encoded, label)
+
+  dataset = tf.data.Dataset.from_tensor_slices(np.asarray(numbers, np.int64))
+  dataset = dataset.batch(MOST_AT_ONCE) if many else dataset
+  dataset = dataset.map(some, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  dataset = dataset.unbatch() if many else dataset
   lookup = Named(lambda tf, i, chance: (picture(tf, i[0])[2][None],) * 2, name_of)
   rows = readable(tf, with_options(tf, dataset))
-  rows = blamed(rows, lookup, lambda i: numbers[i : i + 1])
-  return np.array([next(rows) for _ in progress.counted(numbers, 'reading labels')], np.int32)
+  # Where some are read in one call, any of these may be to blame.
+  return blamed(rows, lookup, lambda i: numbers[i : i + (MOST_AT_ONCE if many else 1)])
 
 
 def pictures_digest(picture: Picture, num: int, name_of: Callable[[int], str]) -> str:
@@ -171,23 +222,12 @@ def pictures_digest(picture: Picture, num: int, name_of: Callable[[int], str]) -
   Raises:
     UserError: one cannot be read.
   """
-  tf = tensorflow()
   numbers = np.arange(num)
   if num > MOST_HASHED:
     numbers = np.sort(np.random.RandomState(0).permutation(num)[:HASHED])
 
-  def both(index):
-    encoded, _, label = picture(tf, index)
-    return encoded, tf.cast(label, tf.int64)
-
-  dataset = tf.data.Dataset.from_tensor_slices(numbers).map(
-    tf.autograph.experimental.do_not_convert(both),
-    num_parallel_calls=tf.data.AUTOTUNE,
-    deterministic=True,
-  )
-  lookup = Named(lambda tf, i, chance: (picture(tf, i[0])[2][None],) * 2, name_of)
-  rows = readable(tf, with_options(tf, dataset))
-  rows = blamed(rows, lookup, lambda i: numbers[i : i + 1])
+  both = lambda tf, encoded, label: (encoded, tf.cast(label, tf.int64))
+  rows = _undecoded(picture, numbers, name_of, both)
   words = hashlib.blake2b(f'{num} '.encode(), digest_size=12)
   for _ in progress.counted(numbers, 'reading contents'):
     encoded, label = next(rows)

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data.reading.random_access import blamed, readable, tensorflow, watched, with_options
+from bigjax.data.reading.random_access import (
+  blamed,
+  per_call,
+  readable,
+  tensorflow,
+  watched,
+  with_options,
+)
 from bigjax.data.reading.sizes import Sized, by_decoding
 
 Batch = dict[str, np.ndarray]
@@ -50,15 +57,15 @@ def _shuffled(tf: Any, num: int, seed: int, visit: Any) -> Any:
   )
 
 
-def _sized(source: Any, wanted: Mapping[str, int]) -> tuple[Sized, bool]:
-  """(The lookup of these sizes, whether a whole step's go in one call.)
+def _sized(source: Any, wanted: Mapping[str, int]) -> tuple[Sized, bool, int]:
+  """(The lookup of these sizes, whether a whole step's go in one call, or else how many do.)
 
   Small images that the source keeps are not decoded again.
   """
-  small = source.small
+  small, lookup = source.small, source.lookup
   if small and small.have(wanted):
-    return small.lookup(source.lookup, wanted), small.complete
-  return by_decoding(source.lookup, wanted), source.at_once
+    return small.lookup(lookup, wanted), small.complete, 1
+  return by_decoding(lookup, wanted), source.at_once, per_call(lookup)
 
 
 def stream(
@@ -94,13 +101,15 @@ def stream(
   num_minibatches, num_examples = batch
   offsets = np.arange(num_minibatches)[:, None] * num_examples + np.asarray(rows)[None, :]
   offsets = offsets.reshape(-1).astype(np.int64)
-  look_up, at_once = _sized(source, sizes or {})
-  per_call = len(offsets) if at_once else 1
-  calls = len(offsets) // per_call  # per step
+  look_up, at_once, most = _sized(source, sizes or {})
+  # Each step is looked up in so many calls of one size, the last of which may begin it again.
+  calls = 1 if at_once else -(-len(offsets) // most)
+  together = -(-len(offsets) // calls)
+  parts = np.resize(offsets, (calls, together))
 
   @tf.autograph.experimental.do_not_convert
   def look(call):
-    mine = tf.constant(offsets.reshape(calls, per_call))[call % calls]
+    mine = tf.constant(parts)[call % calls]
     visit = position + (call // calls) * (num_minibatches * num_examples) + mine
     shuffled = _shuffled(tf, source.num_train, seed, visit)
     images, labels = look_up(tf, shuffled, _hash(tf, 'crop', seed, visit))
@@ -111,10 +120,11 @@ def stream(
     return images, labels
 
   def shaped(images, labels):
-    lead = num_minibatches, len(rows)
-    # Here each is [calls, per call, ...].
-    sized = {name: tf.reshape(x, (*lead, *x.shape[2:])) for name, x in images.items()}
-    return {**sized, 'label': tf.reshape(labels, lead)}
+    def one(x):  # [calls, together, ...]
+      x = tf.reshape(x, (calls * together, *x.shape[2:]))[: len(offsets)]
+      return tf.reshape(x, (num_minibatches, len(rows), *x.shape[1:]))
+
+    return {**{name: one(x) for name, x in images.items()}, 'label': one(labels)}
 
   dataset = tf.data.Dataset.range(2**62 // len(offsets) * calls)
   dataset = dataset.map(look, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

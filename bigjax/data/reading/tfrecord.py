@@ -1,22 +1,25 @@
 """Random access to the records of a prepared TFDS split, whichever of its formats it is stored in.
 
 ArrayRecord has it built in. Of TFRecord files the offsets of all records are found once, by reading
-their lengths, and kept in bigjax's cache.
+their lengths, and kept in bigjax's cache. Many records of either are read in one call, but of
+TFRecord files in buckets, which TensorFlow reads, one after the other is.
 """
 
+import dataclasses
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from bigjax.core import errors, files, progress
+from bigjax.data.reading import shards
+from bigjax.data.reading.shards import FOOTER, HEADER
 
 # (tf, scalar int64) -> (encoded image, or all of a video's; int64 label)
 Read = Callable[[Any, Any], tuple[Any, Any]]
-HEADER, FOOTER = 12, 4  # bytes around a TFRecord's data: length and its checksum, checksum
 SMALL_READ = 2**12  # bytes per read at least: what is read beyond a small record is for nothing
 REMOTE_READ = 2**18  # where every read is a request
 
@@ -59,16 +62,53 @@ def refuse_outside(folder: str, paths: Iterable[Any]) -> None:
       )
 
 
+@dataclasses.dataclass(frozen=True)
+class InBatches:
+  """A Read of records that Python reads, many in one call.
+
+  Attributes:
+    records: int64 [n] -> their bytes.
+    labelled: whether a label is asked for; else it is 0.
+    video: see `open_split`; of videos only one is read at a time.
+  """
+
+  records: Callable[[np.ndarray], Sequence[bytes]]
+  labelled: bool
+  video: str = ''
+
+  def __call__(self, tf: Any, index: Any) -> tuple[Any, Any]:
+    if self.video:
+      return _video_in(tf, self._read(tf, index[None])[0], self.video, self.labelled)
+    encoded, labels = self.many(tf, index[None])
+    return encoded[0], labels[0]
+
+  def many(self, tf: Any, indices: Any) -> tuple[Any, Any]:
+    """The encoded images and the labels, string and int64 [n], of these records, int64 [n]."""
+    wanted = {'image': tf.io.FixedLenFeature([], tf.string)}
+    if self.labelled:
+      wanted['label'] = tf.io.FixedLenFeature([], tf.int64)
+    found = tf.io.parse_example(self._read(tf, indices), wanted)
+    return found['image'], found['label'] if self.labelled else tf.zeros_like(indices)
+
+  def _read(self, tf: Any, indices: Any) -> Any:
+    def read(numbers):
+      return np.array([*self.records(numbers), None], object)[:-1]  # of bytes alone: fixed widths
+
+    return tf.ensure_shape(
+      tf.numpy_function(read, [indices], tf.string, stateful=False), indices.shape
+    )
+
+
+def _has_labels(builder: Any) -> bool:
+  return hasattr(dict(builder.info.features.items()).get('label'), 'names')
+
+
 def _from_array_records(builder: Any, split: str, video: str) -> Read:
   import tensorflow_datasets as tfds
 
-  how = (
-    {'deserialize_method': tfds.decode.DeserializeMethod.RAW_BYTES}
-    if video
-    else {'decoders': {'image': tfds.decode.SkipDecoding()}}
-  )
+  raw = tfds.decode.DeserializeMethod.RAW_BYTES
   try:
-    rows = builder.as_data_source(split, **how)
+    rows = builder.as_data_source(split, deserialize_method=raw)
   except (OSError, RuntimeError, ValueError) as error:  # as it is raised where a shard is missing
     raise errors.UserError(
       f'{builder.info.full_name}, split {split!r}, cannot be read: {" ".join(str(error).split())}; '
@@ -85,27 +125,15 @@ def _from_array_records(builder: Any, split: str, video: str) -> Read:
     strict=True,
   ):
     refuse_other_number(path, num, expected)
-
-  def fetch(index):
-    row = rows[int(index)]
-    return row['image'], np.int64(row.get('label', 0))
-
-  def read(tf, index):
-    encoded, label = tf.numpy_function(fetch, [index], [tf.string, tf.int64], stateful=False)
-    return tf.ensure_shape(encoded, []), tf.ensure_shape(label, [])
-
-  def read_video(tf, index):
-    whole = lambda index: rows[int(index)]
-    record = tf.numpy_function(whole, [index], tf.string, stateful=False)
-    return _video_in(tf, builder, tf.ensure_shape(record, []), video)
-
-  return read_video if video else read
+  # Not by `__getitems__`, whose threads cost three times as much for records of a few kB.
+  records = lambda numbers: [rows[i] for i in numbers.tolist()]
+  return InBatches(records, _has_labels(builder), video)
 
 
-def _video_in(tf: Any, builder: Any, record: Any, video: str) -> tuple[Any, Any]:
+def _video_in(tf: Any, record: Any, video: str, labelled: bool) -> tuple[Any, Any]:
   """The encoded frames [T] and the label of a record, an example of TensorFlow's; 0 without one."""
   wanted = {video: tf.io.VarLenFeature(tf.string)}
-  if hasattr(dict(builder.info.features.items()).get('label'), 'names'):
+  if labelled:
     wanted['label'] = tf.io.FixedLenFeature([], tf.int64)
   found = tf.io.parse_single_example(record, wanted)
   return found[video].values, found.get('label', tf.constant(0, tf.int64))
@@ -128,7 +156,11 @@ def _from_tfrecords(tf: Any, builder: Any, split: str, video: str) -> Read:
   info = builder.info.splits[split]
   paths = [str(path) for path in info.filepaths]
   known = cached('tfrecord', fingerprint(paths), lambda: index(paths, info.shard_lengths))
-  least = REMOTE_READ if any(map(_remote, paths)) else SMALL_READ
+  remote = any(map(_remote, paths))
+  if shards.able() and not remote:
+    of_all = shards.Shards(paths, known['shards'], known['offsets'])
+    return InBatches(of_all.read, _has_labels(builder), video)
+  least = REMOTE_READ if remote else SMALL_READ
   buffer = max(least, sum(map(_size, paths)) // max(len(known['offsets']), 1))  # a record's size
   if not video:
     names = {'image', 'label'} & set(builder.info.features)
@@ -137,10 +169,10 @@ def _from_tfrecords(tf: Any, builder: Any, split: str, video: str) -> Read:
 
   def read(tf, index):
     with tf.init_scope():
-      files, shards, offsets = map(tf.constant, (paths, known['shards'], known['offsets']))
+      names, of, offsets = map(tf.constant, (paths, known['shards'], known['offsets']))
     # The one operation that reads at an offset, and it verifies the record's checksum.
     record = tf.raw_ops.TFRecordDatasetV2(
-      filenames=[files[shards[index]]],
+      filenames=[names[of[index]]],
       compression_type='',
       buffer_size=buffer,
       byte_offsets=[offsets[index]],
@@ -150,7 +182,7 @@ def _from_tfrecords(tf: Any, builder: Any, split: str, video: str) -> Read:
     # Not within a dataset that ignores errors: over a file that is gone, that one never ends.
     (record,) = tf.raw_ops.DatasetToSingleElement(dataset=record, **one)
     if video:
-      return _video_in(tf, builder, record, video)
+      return _video_in(tf, record, video, _has_labels(builder))
     example = features.deserialize_example(record, decoders={'image': tfds.decode.SkipDecoding()})
     return example['image'], example.get('label', tf.constant(0, tf.int64))
 
@@ -200,8 +232,8 @@ def index(paths: list[str], lengths: list[int]) -> dict[str, np.ndarray]:
     found = record_offsets(path)
     refuse_other_number(path, len(found), expected)
     offsets.append(found)
-  shards = np.repeat(np.arange(len(paths), dtype=np.int32), [len(found) for found in offsets])
-  return {'shards': shards, 'offsets': np.concatenate(offsets)}
+  of = np.repeat(np.arange(len(paths), dtype=np.int32), [len(found) for found in offsets])
+  return {'shards': of, 'offsets': np.concatenate(offsets)}
 
 
 def record_offsets(path: str) -> np.ndarray:

@@ -6,6 +6,7 @@ decoded once and held in memory, others at every visit, by random access to Arra
 files. With `data.frames`, clips of a set's videos (`reading.record_clips`).
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -314,11 +315,34 @@ def pictures(
   return upright(record_clips.as_picture(read, whole) if video else read, blind)
 
 
-def upright(read: tfrecord.Read, blind: bool = False) -> data.Picture:
-  """Return the pictures of records: TFDS says nothing of how a camera was held.
+@dataclasses.dataclass(frozen=True)
+class Upright:
+  """The pictures of records, many in one call: TFDS says nothing of how a camera was held.
 
-  `blind` ones have label 0, whatever theirs is.
+  Attributes:
+    read: of the records.
+    blind: whether all have label 0, whatever theirs is.
   """
+
+  read: tfrecord.InBatches
+  blind: bool
+
+  def __call__(self, tf: Any, index: Any) -> tuple[Any, Any, Any]:
+    return self._upright(tf, *self.read(tf, index))
+
+  def many(self, tf: Any, indices: Any) -> tuple[Any, Any, Any]:
+    """The pictures of these indices, int64 [n]."""
+    return self._upright(tf, *self.read.many(tf, indices))
+
+  def _upright(self, tf: Any, encoded: Any, label: Any) -> tuple[Any, Any, Any]:
+    one = tf.ones_like(label, tf.int32)
+    return encoded, one, tf.zeros_like(label) if self.blind else label
+
+
+def upright(read: tfrecord.Read, blind: bool = False) -> data.Picture:
+  """The pictures of records; many in one call where these can be read so."""
+  if isinstance(read, tfrecord.InBatches) and not read.video:
+    return Upright(read, blind)
 
   def picture(tf, index):
     encoded, label = read(tf, index)
