@@ -1,12 +1,15 @@
 """The walk of a compiled program: loops, nested calls, FLOPs, bytes, collectives."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from bigjax.core import parallel
+from bigjax.core import device, parallel
+from bigjax.nn import attention
 from bigjax.preflight import flops, hlo, tpu_slices
 
 LOOP = """HloModule test
@@ -208,3 +211,52 @@ def test_collectives_are_found_wherever_the_compiler_put_them(mesh):
   (found,) = (cost for cost in costs if cost.collective)
   assert found.collective == 'all-reduce' and found.group in (0, 8)
   assert sum(array.num_bytes for array in found.wire) == 2 * 256 * 4
+
+
+BRANCHES = """HloModule test
+
+%often.1 (a.1: f32[8,8]) -> f32[8,8] {
+  %a.1 = f32[8,8]{1,0} parameter(0)
+  ROOT %y.1 = f32[8,8]{1,0} dot(%a.1, %a.1), lhs_contracting_dims={1}, CHEAP
+}
+
+%dear.1 (b.1: f32[8,8]) -> f32[8,8] {
+  %b.1 = f32[8,8]{1,0} parameter(0)
+  ROOT %y.2 = f32[8,8]{1,0} dot(%b.1, %b.1), lhs_contracting_dims={1}, METADATA, DEAR
+}
+
+ENTRY %main.1 (p.1: pred[], x.1: f32[8,8]) -> f32[8,8] {
+  %p.1 = pred[] parameter(0)
+  %x.1 = f32[8,8]{1,0} parameter(1)
+  ROOT %y.3 = f32[8,8]{1,0} conditional(%p.1, %x.1, %x.1), branch_computations={%dear.1, %often.1}
+}
+"""
+
+
+@pytest.mark.parametrize(('scope', 'cycles'), [('common', 100), (device.SELDOM, 10)])
+def test_of_branches_the_dearest_counts_that_is_not_seldom(scope, cycles):
+  text = BRANCHES.replace('METADATA', f'metadata={{op_name="jit(f)/cond/{scope}/dot_general"}}')
+  for name, value in (('CHEAP', 10), ('DEAR', 100)):
+    config = f'backend_config={{"window_config":{{"estimated_cycles":"{value}"}}}}'
+    text = text.replace(name, config)
+  (cost,) = hlo.costs(hlo.parse(text))
+  assert cost.instruction.cycles == cycles
+
+
+def test_attentions_exact_shift_is_a_branch_that_is_seldom_taken():
+  """On a TPU the whole of it is inside of the branch that plans leave out."""
+  pytest.importorskip('libtpu')
+  core = tpu_slices.find('v3-8').devices()[0]
+  shaped = lambda *shape: jax.ShapeDtypeStruct(
+    shape, jnp.bfloat16, sharding=jax.sharding.SingleDeviceSharding(core)
+  )
+  with device.for_kind(core.device_kind):
+    args = shaped(2, 1024, 12), shaped(2, 256, 12), shaped(2, 256, 48)
+    program = jax.jit(attention.attend_lean).lower(*args).compile()
+  counted = hlo.costs(hlo.parse(program.as_text()))
+  assert 'conditional(' in program.as_text()
+  assert not any(device.SELDOM in cost.instruction.op_name for cost in counted)
+  # The maps: of the logits' sample no more than an eighth, and none of all in memory.
+  whole = 2 * 1024 * 256
+  stored = [array for cost in counted for array in cost.instruction.results if array.in_hbm]
+  assert max(math.prod(array.dims) for array in stored) < whole

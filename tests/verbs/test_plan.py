@@ -160,6 +160,7 @@ def test_command_line(asked, planned):
     'peak_bytes',
     'fits',
     'compile_seconds',
+    'compiler_options',
   ):
     assert key in planned
   assert (folder / 'plan.png').stat().st_size > 5000
