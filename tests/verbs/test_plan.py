@@ -107,7 +107,7 @@ def test_what_is_frozen_has_shapes_without_a_device():
 
 
 def test_what_does_not_fit_says_how_much_is_needed(monkeypatch, libtpu, tmp_path):
-  def refuse(lowered):
+  def refuse(lowered, options):
     raise jax.errors.JaxRuntimeError(REFUSAL)
 
   monkeypatch.setenv('BIGJAX_CACHE', str(tmp_path))  # nothing that an earlier plan kept
@@ -129,8 +129,9 @@ def test_figures_of_a_program_are_kept(monkeypatch, tmp_path):
   monkeypatch.setattr(step_cost, 'figures', figures)
   stage = types.SimpleNamespace(num_images=8)
 
-  def planned(step=jax.numpy.sin, name='v3-8', wanted=1):
-    made = types.SimpleNamespace(lower=lambda stage, due: jax.jit(step).lower(1.0))
+  def planned(step=jax.numpy.sin, name='v3-8', wanted=1, **options):
+    lower = lambda stage, due: jax.jit(step).lower(1.0)
+    made = types.SimpleNamespace(lower=lower, options=options)
     return step_cost.one_program(made, (stage, frozenset()), tpu_slices.find(name), wanted)
 
   first = planned()
@@ -142,8 +143,10 @@ def test_figures_of_a_program_are_kept(monkeypatch, tmp_path):
   assert planned(jax.numpy.cos)['digest'] != first['digest'] and len(compiled) == 3
   assert planned(name='v4-8') == first and len(compiled) == 4
   assert planned(wanted=2) == first and len(compiled) == 5
+  assert planned(xla_new=True) == first and len(compiled) == 6
+  assert compiled[-1][-1] == {'xla_new': True}
   monkeypatch.setattr(step_cost, 'version', lambda name: '2')
-  assert planned() == first and len(compiled) == 6
+  assert planned() == first and len(compiled) == 7
 
 
 @needs_libtpu
