@@ -414,6 +414,50 @@ def test_the_index_is_made_once(prepared, tmp_path, cache, monkeypatch):
     tfrecord.open_split(tf, builder, 'train')
 
 
+# Many records in one call.
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_a_step_of_several_calls(four, kind):
+  """Of 67 images, which two calls of 34 look up; as in memory, bit by bit."""
+  given = 3, 2**33 + 5, (1, 134), np.arange(0, 134, 2)
+  sources = four['tfrecord', True][0], four[kind, False][0]
+  streams = [data.stream(source, *given, flip=True) for source in sources]
+  for _ in range(2):
+    one, other = map(next, streams)
+    for name, array in one.items():
+      np.testing.assert_array_equal(array, other[name])
+
+
+def test_many_records_are_read_in_one_call(prepared, four, monkeypatch):
+  """Of images of 8 px up to 64, and of 256 px four; labels and digests need few calls, too."""
+  monkeypatch.setattr(ours, 'MOST_MIB', 0)
+  calls, whole = [], tfrecord.InBatches._read
+
+  def noted(self, tf, indices):
+    note = tf.numpy_function(lambda i: calls.append(len(i)) or i, [indices], tf.int64)
+    return whole(self, tf, tf.ensure_shape(note, indices.shape))
+
+  monkeypatch.setattr(tfrecord.InBatches, '_read', noted)
+  other = data.load(config('mixed', prepared['tfrecord'], resolution=256))
+  assert other.lookup.most == 4 and len(other.labels()) == 25
+  assert calls.count(25) == 2  # the digest of `train`, and its labels
+  calls.clear()
+  source = four['tfrecord', False][0]
+  next(data.stream(source, 0, 0, (1, 128), np.arange(128)))
+  assert source.lookup.most == 64 and {*calls} == {64}
+
+
+def test_without_the_checksums_library_tensorflow_reads(prepared, four, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'google_crc32c', None)  # importing it raises ImportError
+  monkeypatch.setattr(ours, 'MOST_MIB', 0)
+  monkeypatch.setattr(tfrecord.shards, 'Shards', None)
+  source = data.load(config('mixed', prepared['tfrecord']))
+  batch = next(data.stream(source, 3, 170, (2, 8), np.array([0, 1, 2, 5, 7]), flip=True))
+  for name, array in four['tfrecord', True][3].items():
+    np.testing.assert_array_equal(batch[name], array)
+
+
 # Sets that mean nothing, or are not there.
 
 
