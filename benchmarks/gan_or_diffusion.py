@@ -1,7 +1,7 @@
 """A GAN and a diffusion: scores against FLOPs of training, and against what an image costs.
 
   nice -n 15 python benchmarks/gan_or_diffusion.py          # digits: half an hour of a CPU core
-  python benchmarks/gan_or_diffusion.py --set cifar10 --data_dir /data/tfds
+  python benchmarks/gan_or_diffusion.py --set cifar10 --data_dir /data/tfds  # two hours
 
 The claim that it is about is that of ADM's abstract: diffusion comes near BigGAN-deep with 25 calls
 of its network. BigGAN is the set's own config for a laptop, the diffusion `iddpm:digits` on the
