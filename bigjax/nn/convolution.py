@@ -59,7 +59,7 @@ def _pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _pool_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
   x, y = saved
-  zero = jnp.zeros((), dy.dtype)
+  zero = np.zeros((), dy.dtype)  # known while tracing: else JAX has no gradient of the sums
 
   def repeated(y: Array) -> Array:  # upsample(y): zeros between pixels, then sums of windows
     apart = lax.pad(y, zero, ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)))
