@@ -222,16 +222,10 @@ def prepare_folder(option: str, path: str) -> None:
   Raises:
     UserError: nothing can be written there.
   """
-  folder = os.path.dirname(path) or '.'
-  try:
-    os.makedirs(folder, exist_ok=True)
-    if os.path.isdir(path):
-      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    with open(f'{path}.partial', 'wb'):  # as `whole` will
-      pass
-    os.remove(f'{path}.partial')
-  except OSError as error:
-    raise errors.UserError(f'{option}={path} cannot be written ({error.strerror}).') from None
+  is_folder = os.path.isdir(path)
+  why = os.strerror(errno.EISDIR) if is_folder else _refusal(f'{path}.partial')  # as `whole` begins
+  if why:
+    raise errors.UserError(f'{option}={path} cannot be written ({why}).')
 
 
 def cache_dir() -> str:
@@ -242,15 +236,33 @@ def cache_dir() -> str:
 
 def unwritable(folder: str) -> str:
   """Why no file can be made in a folder, which is made where it is missing; '' if one can."""
-  probe = os.path.join(folder, f'.writable-{secrets.token_hex(4)}')
+  return _refusal(os.path.join(folder, f'.writable-{secrets.token_hex(4)}'))
+
+
+def _refusal(path: str) -> str:
+  """Why no file can be made at a path, whose folder is made where it is missing; '' if one can."""
   try:
-    os.makedirs(folder, exist_ok=True)
-    with open(probe, 'wb'):
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    with open(path, 'wb'):
       pass
-    os.remove(probe)
+    os.remove(path)
   except OSError as error:
     return error.strerror or type(error).__name__
   return ''
+
+
+def read_npz(path: str) -> dict[str, np.ndarray]:
+  """The arrays of an .npz by name; nothing in it is run.
+
+  Raises:
+    ValueError: it is none, or damaged: why, in words.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return {name: file[name] for name in file.files}  # checks the CRC of each
+  except Exception as error:  # zipfile and NumPy have dozens of ways to say that a file is damaged
+    why = getattr(error, 'strerror', None) or f'{type(error).__name__}: {error!s:.200}'
+    raise ValueError(why) from None
 
 
 def read_cache(path: str) -> dict[str, np.ndarray] | None:
@@ -259,11 +271,10 @@ def read_cache(path: str) -> dict[str, np.ndarray] | None:
   Damaged is one, too, that holds numbers which are not finite.
   """
   try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in file.files}  # checks the CRC of each
+    arrays = read_npz(path)
     floats = [array for array in arrays.values() if array.dtype.kind == 'f']
     return arrays if all(np.isfinite(array).all() for array in floats) else None
-  except Exception:  # zipfile has a dozen ways to say that a file is damaged
+  except ValueError:
     return None
 
 

@@ -147,11 +147,9 @@ def read(path: str) -> dict[str, np.ndarray]:
   if not path.endswith('.npz'):
     return torch_pickle.read(path)
   try:
-    with np.load(path, allow_pickle=False) as arrays:
-      return dict(arrays)
-  except Exception as error:  # zipfile and NumPy have dozens of ways to say that a file is damaged
-    why = getattr(error, 'strerror', None) or f'{type(error).__name__}: {error!s:.200}'
-    raise errors.UserError(f'cannot read {path!r} ({why}); copy or download it again.') from None
+    return files.read_npz(path)
+  except ValueError as error:
+    raise errors.UserError(f'cannot read {path!r} ({error}); copy or download it again.') from None
 
 
 def _note_if_not_published(path: str, weights: PublishedFile) -> None:

@@ -59,8 +59,7 @@ def read_arrays(path: str) -> Arrays:
     raise errors.UserError(f'there is no file {path!r}.')
   try:
     if path.endswith('.npz'):
-      with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+      arrays = files.read_npz(path)
     elif path.endswith('.safetensors'):
       arrays = safetensors.numpy.load_file(path)
     else:

@@ -125,13 +125,11 @@ def arrays_of(path: str, option: str) -> dict[str, np.ndarray]:
     UserError: it is none, or damaged.
   """
   try:
-    with np.load(path, allow_pickle=False) as archive:
-      if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError('a single array')
-      return {name: archive[name] for name in archive.files}
-  except Exception as error:  # zipfile and NumPy have dozens of ways to say that a file is damaged
-    why = getattr(error, 'strerror', None) or f'{error!s:.100}'
-    raise errors.UserError(f'{option}={path} is no .npz of arrays ({why}); give another.') from None
+    return files.read_npz(path)
+  except ValueError as error:
+    raise errors.UserError(
+      f'{option}={path} is no .npz of arrays ({error}); give another.'
+    ) from None
 
 
 def text_of(arrays: Mapping[str, np.ndarray], name: str, otherwise: str = '') -> str:

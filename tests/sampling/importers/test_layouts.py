@@ -12,6 +12,7 @@ import functools
 import json
 import os
 
+import damaged_archives
 import jax
 import numpy as np
 import pytest
@@ -559,3 +560,10 @@ def test_an_npz_file_that_runs_code_is_refused(bigjax, tmp_path):
   status, out, err = bigjax('convert', '--gen', path, '--out', tmp_path / 'x.safetensors')
   assert status == 2 and out == '' and err.count('\n') == 1 and 'hub.npz' in err
   assert not sentinel.exists() and not (tmp_path / 'x.safetensors').exists()
+
+
+@pytest.mark.parametrize('name', damaged_archives.NAMES)
+def test_no_kind_of_damage_ends_in_a_traceback(name, tmp_path):
+  damaged_archives.write(tmp_path)
+  with pytest.raises(errors.UserError, match='cannot be read'):
+    conversion.read_arrays(str(tmp_path / name))
