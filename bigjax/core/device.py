@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -92,6 +92,18 @@ _OPTIONS: dict[str, dict[str, bool]] = {
 def compiler_options(kind: str) -> dict[str, bool]:
   """What programs of training steps are compiled with for a kind of device: {option: value}."""
   return dict(_OPTIONS.get(kind, {}))
+
+
+def compiled(lowered: jax.stages.Lowered, options: Mapping[str, bool]) -> jax.stages.Compiled:
+  """The executable of a lowered program, with options, or without where the compiler has none."""
+  try:
+    return lowered.compile(dict(options))
+  except jax.errors.JaxRuntimeError as error:
+    if not options or 'No such compile option' not in str(error):
+      raise
+  given = ', '.join(options)
+  progress.say(f'warning: this compiler does not know all of {given}: the step may be slower')
+  return lowered.compile()
 
 
 def on_tpu() -> bool:

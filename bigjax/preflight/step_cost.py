@@ -18,7 +18,7 @@ import jax
 import ml_collections
 
 from bigjax.algorithms.base import contract
-from bigjax.core import files, progress
+from bigjax.core import device, files, progress
 from bigjax.preflight import flops, hlo, tpu_slices
 from bigjax.training.program import Pair, Program, make_program, program_digest
 
@@ -58,7 +58,7 @@ def compile_step(
   cached = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)  # it cannot read programs for TPUs here
   try:
-    return lowered.compile(dict(options or {}))
+    return device.compiled(lowered, options or {})
   finally:
     jax.config.update('jax_enable_compilation_cache', cached)
 

@@ -142,14 +142,7 @@ class Program:
 
   def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """The executable of a lowered step, with `options`, or without where the compiler has none."""
-    try:
-      return lowered.compile(dict(self.options))
-    except jax.errors.JaxRuntimeError as error:
-      if not self.options or 'No such compile option' not in str(error):
-        raise
-    given = ', '.join(self.options)
-    progress.say(f'warning: this compiler does not know all of {given}: the step may be slower')
-    return lowered.compile()
+    return device.compiled(lowered, self.options)
 
   def compiled(
     self, stage: Stage, due: Due = contract.NONE_DUE, what: str = ''
