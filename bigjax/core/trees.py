@@ -58,6 +58,11 @@ def stable_hash(name: str) -> int:
   return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
+def wide_dtype(x: jax.Array) -> Any:
+  """The dtype that `at_least_float32` gives x."""
+  return x.dtype if x.dtype.itemsize >= 4 else jnp.float32
+
+
 def at_least_float32(x: jax.Array) -> jax.Array:
   """Return x in at least float32: for moments, softmax, scores and reductions."""
   return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)

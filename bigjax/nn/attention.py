@@ -22,7 +22,7 @@ def attend_plain(queries: Array, keys: Array, values: Array) -> Array:
 
 
 def _logits(queries: Array, keys: Array) -> Array:
-  wide = jnp.float64 if queries.dtype == jnp.float64 else jnp.float32
+  wide = trees.wide_dtype(queries)
   return jnp.einsum('bqc,bkc->bqk', queries, keys, preferred_element_type=wide)
 
 
@@ -65,9 +65,10 @@ def _weights(queries: Array, keys: Array) -> Array:
   return jnp.exp(shifted).astype(queries.dtype)
 
 
-def _weighted(weights: Array, values: Array, wide: Any) -> tuple[Array, Array]:
+def _weighted(weights: Array, values: Array) -> tuple[Array, Array]:
   """The means of values [B, Q, c] and the sums of weights [B, Q, 1]: a column more of values."""
   more = jnp.concatenate([values, jnp.ones_like(values[..., :1])], -1)
+  wide = trees.wide_dtype(values)
   out = jnp.einsum('bqk,bkc->bqc', weights, more, preferred_element_type=wide)
   return out[..., :-1] / out[..., -1:], out[..., -1:]
 
@@ -81,13 +82,12 @@ def attend_lean(queries: Array, keys: Array, values: Array) -> Array:
   enters, which is again one operation. The softmax's sum is one more column of values, so that no
   map is read to normalise it.
   """
-  wide = trees.at_least_float32(values[:0]).dtype
-  return _weighted(_weights(queries, keys), values, wide)[0].astype(values.dtype)
+  return _weighted(_weights(queries, keys), values)[0].astype(values.dtype)
 
 
 def _attend_forward(queries: Array, keys: Array, values: Array) -> tuple[Array, tuple]:
   weights = lax.optimization_barrier(_weights(queries, keys))  # or it would be formed twice
-  out, total = _weighted(weights, values, trees.at_least_float32(values[:0]).dtype)
+  out, total = _weighted(weights, values)
   return out.astype(values.dtype), (queries, keys, values, weights, out, total)
 
 

@@ -182,8 +182,8 @@ def conv_blocks(x: Array, kernel: Array) -> Array:
   return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, features)
 
 
-def conv_biased(x: Array, kernel: Array, bias: Array) -> Array:
-  """`conv` of stride 1 plus a bias [N]."""
+def conv_biased(x: Array, kernel: Array, bias: Array, conv: Callable[..., Array] = conv) -> Array:
+  """A convolution of stride 1 plus a bias [N]."""
   return conv(x, kernel) + bias.astype(x.dtype)[None, None, None]
 
 
@@ -316,7 +316,7 @@ def _strided(kernel: Array, x: Array) -> Array:
   # Taps 1 and 3 of output i see pixels 2i and 2i+2, taps 0 and 2 see 2i-1 and 2i+1.
   of_phase = lambda p, q: lax.conv_general_dilated(
     x[:, p::2, q::2], kernel[1 - p :: 2, 1 - q :: 2], (1, 1), ((p, 1 - p), (q, 1 - q)),
-    dimension_numbers=_NHWC, preferred_element_type=trees.at_least_float32(x[:0]).dtype,
+    dimension_numbers=_NHWC, preferred_element_type=trees.wide_dtype(x),
   )  # fmt: skip
   return sum(of_phase(p, q) for p, q in _PHASES).astype(x.dtype)
 
@@ -357,7 +357,7 @@ def conv_biased_fast(x: Array, kernel: Array, bias: Array) -> Array:
   """`conv_biased` or `conv_constant`, whichever is faster, by the fastest convolution."""
   if device.on_tpu() and x.shape[-1] < FEW and kernel.shape[0] > 1:
     return conv_constant(x, kernel, bias)
-  return conv_fast(x, kernel) + bias.astype(x.dtype)[None, None, None]
+  return conv_biased(x, kernel, bias, conv_fast)
 
 
 def up_conv(x: Array, kernel: Array) -> Array:

@@ -275,13 +275,10 @@ _FID = functools.partial(
 RECIPES: dict[str, Callable[[], Inception]] = {
   'fid': _FID,
   'pytorch_fid': functools.partial(
-    Inception,
+    _FID,
     resizer='torch_bilinear',
     mean=(127.5,) * 3,
     std=(127.5,) * 3,
-    pool='average',
-    last_pool='max',
-    num_logits=1008,
     bias_of_logits=True,  # pytorch-fid has no Inception score: all of the network
   ),
   # clean-fid has no Inception score: logits are those of `fid`.

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bigjax.core import trees
 from bigjax.nn import attention
 from bigjax.nn.layers import Initializer, glorot
 
@@ -87,7 +88,7 @@ def attend(
     bias: [heads, tokens, tokens] of the logits; None: none.
     region: of each token, [windows, tokens]: those of others are not seen; None: all are.
   """
-  wide = jnp.float64 if queries.dtype == jnp.float64 else jnp.float32
+  wide = trees.wide_dtype(queries)
   queries = queries * queries.shape[-1] ** -0.5
   if bias is None and region is None and queries.shape[-2] >= MANY:
     fold = lambda x: x.reshape(-1, *x.shape[-2:])
