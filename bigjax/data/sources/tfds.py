@@ -317,35 +317,35 @@ def pictures(
 
 @dataclasses.dataclass(frozen=True)
 class Upright:
-  """The pictures of records, many in one call: TFDS says nothing of how a camera was held.
+  """The pictures of records: TFDS says nothing of how a camera was held.
 
   Attributes:
     read: of the records.
     blind: whether all have label 0, whatever theirs is.
   """
 
-  read: tfrecord.InBatches
+  read: tfrecord.Read
   blind: bool
 
   def __call__(self, tf: Any, index: Any) -> tuple[Any, Any, Any]:
     return self._upright(tf, *self.read(tf, index))
-
-  def many(self, tf: Any, indices: Any) -> tuple[Any, Any, Any]:
-    """The pictures of these indices, int64 [n]."""
-    return self._upright(tf, *self.read.many(tf, indices))
 
   def _upright(self, tf: Any, encoded: Any, label: Any) -> tuple[Any, Any, Any]:
     one = tf.ones_like(label, tf.int32)
     return encoded, one, tf.zeros_like(label) if self.blind else label
 
 
+class UprightInBatches(Upright):
+  """The same, many in one call."""
+
+  read: tfrecord.InBatches
+
+  def many(self, tf: Any, indices: Any) -> tuple[Any, Any, Any]:
+    """The pictures of these indices, int64 [n]."""
+    return self._upright(tf, *self.read.many(tf, indices))
+
+
 def upright(read: tfrecord.Read, blind: bool = False) -> data.Picture:
   """The pictures of records; many in one call where these can be read so."""
-  if isinstance(read, tfrecord.InBatches) and not read.video:
-    return Upright(read, blind)
-
-  def picture(tf, index):
-    encoded, label = read(tf, index)
-    return encoded, tf.constant(1), tf.zeros_like(label) if blind else label
-
-  return picture
+  many = isinstance(read, tfrecord.InBatches) and not read.video
+  return (UprightInBatches if many else Upright)(read, blind)

@@ -5,6 +5,7 @@ and falls along a cosine at the end; a noise on the latents that fades away, so 
 first.
 """
 
+import abc
 import sys
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def noise_scale(step: Array | float, steps: int) -> Array:
   return NOISE * jnp.square(jnp.maximum(0.0, 1 - done / NOISE_END))
 
 
-class Descent(Generic[Result]):
+class Descent(abc.ABC, Generic[Result]):
   """Looks for images among those of a generator.
 
   Args:
@@ -71,12 +72,12 @@ class Descent(Generic[Result]):
     mesh = loaded.sampler.mesh
     self._variables = jax.device_put(distance.variables, parallel.replicated(mesh))
 
+  @abc.abstractmethod
   def __call__(self, images: np.ndarray, what: str = 'images') -> Result:
     """Looks for uint8 images [n, H, W, C], all at once, and says how far it is.
 
     `what` they are called in the line of progress.
     """
-    raise NotImplementedError
 
   def in_parts(self, images: np.ndarray, batch: int, what: str) -> Result:
     """Looks for uint8 images [n, H, W, C], so many at a time."""
