@@ -31,9 +31,9 @@ from bigjax.data.sources import synthetic, tfds
 BATCH = 64
 SECONDS = 4.0  # of each measurement
 Rate = tuple[float, float]  # images per second of the clock, and per second of a processor
-# Batch 2048 and two discriminator steps in the 228 ms that the compiler estimates (README.md), on
+# Batch 2048 and two discriminator steps in the 206 ms that the compiler estimates (README.md), on
 # the 16 hosts of a v3-128. At the paper's pace, 150,000 steps in 42 hours, it is 256.
-POD_HOST = 2 * 2048 / 16 / 0.228
+POD_HOST = 2 * 2048 / 16 / 0.206
 
 
 def settings(
